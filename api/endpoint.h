@@ -1,0 +1,26 @@
+// The endpoints as data: one row each, from which routing, 404, 405 (with Allow) and the documentation come.
+#ifndef API_ENDPOINT_H
+#define API_ENDPOINT_H
+
+#include "api/generation.h"
+#include "api/reply.h"
+#include "engine/engine.h"
+
+struct api_context {    // what an immediate answer may look at; owned by the server
+    struct engine *engine;
+    bool shutting_down; // draining: /ready says no
+};
+
+struct endpoint {
+    const char *method; // "GET" (which answers HEAD too) or "POST"
+    const char *path;   // "/v1/models/{id}": {id} takes one or more path segments, percent-decoded
+    const char *help;   // one line for the documentation
+    // Exactly one of the two:
+    void (*answer)(const struct api_context *context, const char *parameter, struct api_reply *reply); // loop thread
+    const struct generation_kind *generation;
+};
+
+extern const struct endpoint ENDPOINTS[];
+extern const size_t ENDPOINT_COUNT;
+
+#endif

@@ -1,0 +1,27 @@
+// What the API answers: a status, a content type and a body. Owned by whoever declared it.
+#ifndef API_REPLY_H
+#define API_REPLY_H
+
+#include "base/buffer.h"
+#include "base/error.h"
+
+struct api_reply {
+    int status;               // HTTP
+    const char *content_type; // static text
+    struct buffer body;       // the owner calls buffer_finish
+    double retry_after_seconds; // > 0: tell the client when to come back
+    bool never_retry;         // a failure that would repeat: tells SDKs not to try again
+};
+
+enum { API_REPLY_BYTES_MAX = 64 * 1024 * 1024 };
+
+void api_reply_init(struct api_reply *reply); // 200, application/json, empty
+
+// Turns the reply into the OpenAI error object for this cause, dropping what was in it.
+void api_reply_error(struct api_reply *reply, const struct error *error);
+
+// The error object alone, {"error": {"message", "type", "param", "code"}}, as SSE needs it in mid-stream.
+void api_error_json(const struct error *error, struct buffer *out);
+int api_error_status(enum error_code code);
+
+#endif

@@ -1,0 +1,25 @@
+// One step's work as flat arrays: which tokens, at which positions, of which sequences, and whose logits are
+// wanted. Built by the engine for each step, read by the architecture and the stages; owned by the engine.
+#ifndef ENGINE_BATCH_H
+#define ENGINE_BATCH_H
+
+#include <stdint.h>
+
+// A run of rows that belong to one sequence, at consecutive positions.
+struct batch_sequence {
+    int first, count;   // rows [first, first + count)
+    int position;       // of the first row; keys [0, position) are in the cache already
+    const int32_t *pages; // KV page of position p: pages[p / KV_PAGE_TOKENS]; covers position + count
+};
+
+struct batch {
+    int tokens;               // rows in all, at least 1
+    const int32_t *token;     // [tokens]
+    const int32_t *position;  // [tokens]
+    int sequences;
+    const struct batch_sequence *sequence; // [sequences], rows in order, together all of them
+    int outputs;              // rows whose logits are wanted
+    const int32_t *output;    // [outputs] row numbers, ascending
+};
+
+#endif

@@ -1,0 +1,221 @@
+// The engine: tokens in, tokens out. The only engine header that server/ and cli/ include.
+//
+// One thread inside the engine owns the model's devices and the KV cache and runs the step loop; everything
+// here that takes a `const struct engine *` is a pure reader and may be called from any thread at once.
+// A job belongs to the engine from engine_submit until its last event (DONE or ERROR) has been queued, and
+// its handle to the caller until engine_job_release. Which calls a thread may make is said at each.
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    ENGINE_TOP_LOGPROBS_MAX = 20, // alternatives a request may ask for at each token
+    ENGINE_STOPS_MAX = 4,         // stop strings a request may bring
+    ENGINE_JOB_EVENTS_MAX = 64,   // events a job may hold unread; then its sequence pauses
+};
+
+// ---- Opening a model
+
+// How weights are held in memory. One row a format: name on the command line, bytes a weight.
+#define WEIGHT_FORMATS(X) \
+    X(WEIGHTS_F32, "f32", 4) \
+    X(WEIGHTS_BF16, "bf16", 2)
+
+enum weight_format {
+#define WEIGHT_ENUM(name, text, bytes) name,
+    WEIGHT_FORMATS(WEIGHT_ENUM)
+#undef WEIGHT_ENUM
+};
+
+struct engine_options {
+    const char *model_dir;      // a Hugging Face model directory
+    enum weight_format weights; // what matrices are held in
+    const char *stages;         // "cpu" (the fast one, also for NULL) or "reference"
+    int threads;                // OpenMP threads; 0: one for each physical core this process may use
+    int sequences_max;          // sequences decoding at once; 0: 16
+    int queue_max;              // jobs waiting beyond those; 0: 64
+    size_t kv_tokens;           // capacity of the KV cache; 0: chosen from the context and the memory that is free
+    int prefill_tokens_max;     // prompt tokens in one step; 0: 256
+
+    // Called from the opening thread while loading takes long: what is being done, and the share done (0..1).
+    void (*progress)(void *user, const char *what, double share);
+    void *progress_user;
+};
+
+struct engine;
+
+// Loads, checks and binds a model and starts the engine thread. The cause of a failure names the file, the
+// tensor or key, what was found and what was expected.
+int engine_open(struct engine **out, const struct engine_options *options, struct error *error);
+
+// Stops the engine thread. Jobs that still run end with ERROR_SHUTDOWN. Handles must be released before. Takes NULL.
+void engine_close(struct engine *engine);
+
+struct engine_info {
+    const char *model_name;   // the directory's last component: the id that clients use
+    const char *architecture; // "phimoe"
+    const char *weights;      // "bf16"
+    const char *device;       // one line for a person: which kernels run where, on how many threads
+    int context_tokens;
+    int vocab_size;
+    int threads;
+    uint64_t parameters;        // all of them
+    uint64_t parameters_active; // used for one token
+    size_t weight_bytes;        // held in memory or mapped
+    size_t kv_tokens;           // capacity of the KV cache
+    int64_t created;            // modification time of the model's files, seconds since 1970
+    double load_seconds;
+};
+const struct engine_info *engine_info(const struct engine *engine); // lives as long as the engine
+
+struct engine_stats {
+    int running, waiting;          // sequences and jobs, now
+    size_t kv_pages, kv_pages_used;
+    uint64_t steps;                // finished steps since the start
+    uint64_t prompt_tokens, completion_tokens; // computed since the start
+    double step_running_seconds;   // how long the step in progress has been running; 0: none is
+};
+void engine_stats(struct engine *engine, struct engine_stats *out); // any thread; never waits for a step
+
+// ---- Text and tokens: pure, any thread. Not on the server's loop thread: a long text takes milliseconds.
+
+struct token_list {
+    int32_t *ids;
+    size_t count, capacity;
+};
+void token_list_finish(struct token_list *list); // frees what a call below has put there
+
+struct chat_message {
+    const char *role;    // "system", "user" or "assistant"
+    const char *content; // UTF-8, may hold NUL
+    size_t content_bytes;
+};
+
+// The model's chat format around the messages, ready for the assistant's turn. Content never becomes a
+// special token, whatever it spells.
+int engine_chat_tokens(const struct engine *engine, const struct chat_message *messages, size_t count,
+                       struct token_list *out, struct error *error);
+
+// Text as it stands. parse_special: whether "<|end|>" and its like become special tokens.
+int engine_text_tokens(const struct engine *engine, const char *text, size_t bytes, bool parse_special,
+                       struct token_list *out, struct error *error);
+
+// The bytes of one token as they appear inside a text (a piece of a character for byte tokens; the written
+// form, such as "<|end|>", for special tokens). Lives as long as the engine. NULL for an id out of range.
+const char *engine_token_text(const struct engine *engine, int32_t id, size_t *bytes);
+
+// ---- Jobs
+
+struct logit_bias {
+    int32_t token;
+    float bias; // added to the token's logit
+};
+
+// How the next token is chosen. Every field is honoured; see engine/sampler.h for the order.
+struct sampling {
+    float temperature;        // 0: always the most likely
+    float top_p;              // 1: off
+    float min_p;              // 0: off
+    int top_k;                // 0: off
+    float repetition_penalty; // 1: off; divides or multiplies the logits of tokens seen in prompt and answer
+    float presence_penalty;   // 0: off; taken from the logit of each token seen in the answer
+    float frequency_penalty;  // 0: off; the same, times how often
+    uint64_t seed;            // the same seed, model and settings give the same text
+    const struct logit_bias *bias;
+    size_t bias_count;
+};
+
+struct text_span {
+    const char *text;
+    size_t bytes;
+};
+
+struct engine_request {
+    const int32_t *prompt; // copied
+    size_t prompt_tokens;  // at least 1
+    int tokens_max;        // new tokens; -1: as many as the context has room for; 0 only with prompt_logprobs
+    struct sampling sampling; // copied, the bias too
+    struct text_span stops[ENGINE_STOPS_MAX]; // copied; the answer ends before the first of them
+    int stop_count;
+    bool ignore_eos;      // go on after the model's end-of-turn tokens
+    bool want_logprobs;   // each token's log-probability
+    int top_logprobs;     // and that many alternatives, 0..20
+    bool prompt_logprobs; // the prompt's tokens too, before the first new one
+
+    // Called from the engine thread (or from engine_submit's) when an event is queued where there was none.
+    // Must return at once and may not call the engine.
+    void (*wake)(void *user);
+    void *wake_user;
+};
+
+struct engine_job;
+
+// Checks and queues a request. Any thread. ERROR_CONTEXT_LENGTH names both numbers; ERROR_BUSY: the queue is full.
+int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
+                  struct error *error);
+
+enum engine_event_type {
+    ENGINE_EVENT_PROMPT, // log-probabilities of prompt tokens, in order, possibly in several events
+    ENGINE_EVENT_TEXT,   // new text and the tokens it came from; either may be empty
+    ENGINE_EVENT_DONE,   // the last event of a job that went well
+    ENGINE_EVENT_ERROR,  // the last event of one that did not
+};
+
+enum finish_reason { FINISH_STOP, FINISH_LENGTH };
+
+struct token_logprob {
+    int32_t token;
+    float logprob; // natural logarithm, of the model's own distribution (before penalties and temperature)
+};
+
+struct engine_token {
+    int32_t token;
+    float logprob; // NAN for the prompt's first token: nothing comes before it
+    int top_count;
+    struct token_logprob *top; // [top_count], most likely first
+};
+
+struct engine_usage {
+    size_t prompt_tokens, cached_tokens, completion_tokens;
+    double queue_seconds, prompt_seconds, decode_seconds;
+};
+
+struct engine_event {
+    enum engine_event_type type;
+    char *text; // whole UTF-8 characters; what might be the start of a stop string is held back
+    size_t text_bytes;
+    struct engine_token *tokens; // [token_count]
+    int token_count;
+    enum finish_reason finish; // DONE
+    struct engine_usage usage; // DONE and ERROR
+    struct error error;        // ERROR
+};
+
+// The job's next event, in order; NULL when there is none now. One consumer thread per job at a time.
+struct engine_event *engine_job_next(struct engine_job *job);
+void engine_event_destroy(struct engine_event *event); // takes NULL
+
+// As engine_job_next, but waits for one. For command-line programs; never on the loop thread.
+struct engine_event *engine_job_wait(struct engine_job *job);
+
+// Asks for an early end: the sequence and its KV pages are free within one step, and the job ends with
+// ERROR_CANCELLED unless it had ended already. Any thread, any number of times.
+void engine_job_cancel(struct engine_job *job);
+
+// Gives the handle back, cancelling what still runs. No wake call is under way or will come once this returns.
+void engine_job_release(struct engine_job *job); // takes NULL
+
+// A one-line name for a finish reason as OpenAI spells it: "stop", "length".
+const char *finish_reason_text(enum finish_reason reason);
+
+// Name and lookup of weight formats, from the table above. weight_format_parse returns false for an unknown name.
+const char *weight_format_name(enum weight_format format);
+size_t weight_format_bytes(enum weight_format format);
+bool weight_format_parse(const char *name, enum weight_format *out);
+
+#endif

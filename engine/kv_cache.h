@@ -1,0 +1,41 @@
+// The KV cache: a pool of pages of KV_PAGE_TOKENS positions that sequences draw from and give back.
+// The engine thread alone touches it. Memory is reserved at creation and becomes resident when first written.
+#ifndef ENGINE_KV_CACHE_H
+#define ENGINE_KV_CACHE_H
+
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { KV_PAGE_TOKENS = 32 };
+
+struct kv_cache {
+    int layers, kv_heads, head_dim;
+    int pages;          // capacity
+    int pages_used;
+    int32_t *free_pages; // stack of the free ones, [pages - pages_used]
+    float *data;        // [layers][pages][2: keys, values][kv_heads][KV_PAGE_TOKENS][head_dim]
+    size_t data_bytes;
+};
+
+int kv_cache_init(struct kv_cache *cache, int layers, int kv_heads, int head_dim, int pages, struct error *error);
+void kv_cache_finish(struct kv_cache *cache); // takes one that is all zeros too
+
+// Takes a page; -1 when none is free. Its content is undefined.
+int32_t kv_cache_take(struct kv_cache *cache);
+void kv_cache_give(struct kv_cache *cache, int32_t page);
+
+// Pages that so many tokens need.
+static inline int kv_cache_pages_for(size_t tokens) {
+    return (int)((tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
+}
+
+// Keys (part 0) or values (part 1) of one page and head: [KV_PAGE_TOKENS][head_dim].
+static inline float *kv_cache_block(const struct kv_cache *cache, int layer, int32_t page, int part, int kv_head) {
+    size_t block = ((size_t)layer * (size_t)cache->pages + (size_t)page) * 2 + (size_t)part;
+    size_t head = block * (size_t)cache->kv_heads + (size_t)kv_head;
+    return cache->data + head * KV_PAGE_TOKENS * (size_t)cache->head_dim;
+}
+
+#endif

@@ -1,0 +1,56 @@
+// A model: a checkpoint whose every tensor has been found, checked against the config and bound.
+// Opened once, then read-only: any thread may read, the engine owns it.
+#ifndef ENGINE_MODEL_H
+#define ENGINE_MODEL_H
+
+#include "engine/stages.h"
+#include "engine/weights.h"
+
+struct model_config { // from config.json and generation_config.json, every value checked
+    int layers, hidden, heads, kv_heads, head_dim, intermediate, experts, experts_per_token;
+    int vocab, context; // tokens
+    int window;         // of attention; the context where the config has none
+    float norm_epsilon, router_jitter;
+    double rope_theta;
+    bool attention_bias, head_bias;
+    int32_t eos[8]; // tokens that end an answer
+    int eos_count;
+};
+
+struct architecture;
+
+struct model {
+    const struct architecture *architecture;
+    struct model_config config;
+    struct matrix embedding; // [vocab][hidden]
+    struct layer *layers;    // [config.layers]
+    struct norm final_norm;
+    struct linear head;      // [vocab][hidden]
+    float *rope_cos, *rope_sin; // [context][head_dim / 2]
+    uint64_t parameters, parameters_active;
+    size_t weight_bytes;     // mapped or allocated
+    int64_t created;         // seconds since 1970
+    struct model_storage *storage; // mappings and allocations behind the pointers
+};
+
+struct model_options {
+    const char *dir;
+    enum weight_format weights;
+    void (*progress)(void *user, const char *what, double share); // may be NULL
+    void *progress_user;
+};
+
+int model_open(struct model **out, const struct model_options *options, struct error *error);
+void model_close(struct model *model); // takes NULL
+
+// Buffers of a forward pass for up to tokens_max rows, of which outputs_max are given logits at once.
+struct forward;
+int forward_create(struct forward **out, const struct model *model, const struct stages *stages, void *stages_state,
+                   int tokens_max, int outputs_max, struct error *error);
+void forward_destroy(struct forward *forward); // takes NULL
+
+// Runs all layers over the batch and leaves the logits of batch->output in logits: [batch->outputs][vocab].
+// The engine thread. Adds the keys and values of the batch's tokens to the cache.
+void forward_run(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits);
+
+#endif

@@ -1,0 +1,33 @@
+// The scheduler: who runs in the next step. Pure and deterministic: it is shown every live sequence and names
+// the rows of the next step; it calls no device, reads no clock, allocates nothing.
+//
+// Two kinds of step take turns while both have work: one token for every sequence that decodes, or one bounded
+// chunk of one prompt. So a running stream waits for at most one chunk, and prompts take their chunks in turn.
+#ifndef ENGINE_SCHEDULER_H
+#define ENGINE_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct scheduler_sequence { // what the scheduler needs to know of a sequence
+    size_t prompt_left;     // prompt tokens not yet computed; 0: it decodes
+    bool paused;            // its reader is slow: leave it out
+};
+
+enum scheduler_kind { SCHEDULE_NOTHING, SCHEDULE_PREFILL, SCHEDULE_DECODE };
+
+struct scheduler {
+    int prefill_tokens_max;
+    bool decoded_last; // the step before was a decode step
+    size_t turn;       // the prompt whose turn it is, counted over all sequences
+};
+
+struct schedule {
+    enum scheduler_kind kind;
+    size_t sequence; // PREFILL: which one
+    int tokens;      // PREFILL: how many of its prompt tokens
+};
+
+struct schedule scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count);
+
+#endif

@@ -1,0 +1,66 @@
+// The contract of a device: the stages that a model's forward pass is made of.
+//
+// reference/ implements it in plain C and is the oracle of every test; cpu/ (and later opencl/) implement it
+// fast. All activations are fp32 and row-major; no stage keeps a pointer past its call. The engine thread
+// alone calls stages, one at a time; a stage may use threads of its own inside.
+#ifndef ENGINE_STAGES_H
+#define ENGINE_STAGES_H
+
+#include "engine/batch.h"
+#include "engine/kv_cache.h"
+#include "engine/weights.h"
+
+enum { ROUTE_TOP_K_MAX = 2 }; // SparseMixer as the family defines it picks two
+
+// The shapes that a device prepares for.
+struct stage_limits {
+    int tokens_max;  // rows in one call
+    int context_max; // positions of one sequence
+    int hidden, heads, kv_heads, head_dim, intermediate, experts, vocab;
+    int threads;
+};
+
+struct attention {
+    int heads, kv_heads, head_dim;
+    int window;          // a query at i sees keys j with i - window < j <= i
+    const float *rope_cos; // [context_max][head_dim / 2]
+    const float *rope_sin; // the same
+};
+
+// What the router decided for each row.
+struct routing {
+    int rows, top_k;
+    int32_t *expert; // [rows][top_k]
+    float *weight;   // [rows][top_k], not normalised
+};
+
+struct stages {
+    const char *name;
+    // One line for a person about what runs: kernels, instruction set, threads. Lives as long as the state.
+    const char *(*describe)(const void *state);
+
+    int (*open)(void **state, const struct stage_limits *limits, struct error *error);
+    void (*close)(void *state); // takes NULL
+
+    // x[r] = table[token[r]]
+    void (*embed)(void *state, const struct matrix *table, const int32_t *token, int rows, float *x);
+    // y[r] = LayerNorm(x[r]); y may be x
+    void (*norm)(void *state, const struct norm *norm, const float *x, float *y, int rows);
+    // y[r] = W x[r] + bias, or y[r] += … with accumulate
+    void (*linear)(void *state, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
+    // Rotates q and k, writes k and v into the batch's pages of `layer`, then
+    // out[r] = softmax(q[r] · keys / √head_dim) · values for every head.
+    // q, out: [tokens][heads * head_dim]; k, v: [tokens][kv_heads * head_dim]; q and k are overwritten.
+    void (*attention)(void *state, const struct attention *attention, const struct batch *batch,
+                      const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out);
+    // SparseMixer on router · x: fills routing->expert and ->weight
+    void (*route)(void *state, const struct router *router, const float *x, int rows, struct routing *routing);
+    // y[r] += Σ_slot weight · down(silu(gate x[r]) ⊙ up x[r]), slots added in order
+    void (*experts)(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
+                    int rows);
+};
+
+extern const struct stages reference_stages;
+extern const struct stages cpu_stages;
+
+#endif
