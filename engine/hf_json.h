@@ -9,12 +9,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-// Parses a file of at most bytes_max bytes whose top is an object; nesting is bounded. The caller owns *out.
+// Parses a file of at most bytes_max bytes whose top is an object; nesting and the number of values are bounded,
+// a key may not come twice. ERROR_NOT_FOUND: there is no such file. The caller owns *out.
 int hf_json_load(const char *path, size_t bytes_max, json_t **out, struct error *error);
 // The same from memory; `path` is for messages.
 int hf_json_parse(const char *text, size_t bytes, const char *path, json_t **out, struct error *error);
 
-// A required integer in [min, max].
+// A required integer in [min, max]. 4096.0 is one too: files with an integer beyond 64 bits are read as reals.
 int hf_json_int(const json_t *object, const char *path, const char *key, int64_t min, int64_t max, int64_t *out,
                 struct error *error);
 // The same, with `otherwise` where the key is absent or null.

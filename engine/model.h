@@ -13,6 +13,7 @@ struct model_config { // from config.json and generation_config.json, every valu
     float norm_epsilon, router_jitter;
     double rope_theta;
     bool attention_bias, head_bias;
+    bool tied; // the head's matrix is the embedding
     int32_t eos[8]; // tokens that end an answer
     int eos_count;
 };
@@ -40,17 +41,19 @@ struct model_options {
     void *progress_user;
 };
 
+// A failure's message names the file, the tensor or key, what was found and what was expected.
 int model_open(struct model **out, const struct model_options *options, struct error *error);
 void model_close(struct model *model); // takes NULL
 
-// Buffers of a forward pass for up to tokens_max rows, of which outputs_max are given logits at once.
+// Buffers of a forward pass (engine/forward.h) for up to tokens_max rows, outputs_max of which get logits at once.
+// The model and the stages' state must outlive it.
 struct forward;
 int forward_create(struct forward **out, const struct model *model, const struct stages *stages, void *stages_state,
                    int tokens_max, int outputs_max, struct error *error);
 void forward_destroy(struct forward *forward); // takes NULL
 
 // Runs all layers over the batch and leaves the logits of batch->output in logits: [batch->outputs][vocab].
-// The engine thread. Adds the keys and values of the batch's tokens to the cache.
+// The engine thread. Adds the keys and values of the batch's tokens to the cache. Allocates nothing.
 void forward_run(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits);
 
 #endif

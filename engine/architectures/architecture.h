@@ -7,8 +7,7 @@
 
 #include <jansson.h>
 
-struct forward_buffers; // see engine/model.c
-struct binder;          // finds, checks and converts tensors; engine/binder.h
+struct binder; // finds, checks and converts tensors; engine/binder.h
 
 struct architecture {
     const char *name; // config.json's model_type

@@ -1,0 +1,295 @@
+// Phi-MoE (Phi-tiny-MoE, Phi-mini-MoE, Phi-3.5-MoE):
+//
+//     h   = x + o(attention(rope(q), rope(k), v)),  q, k, v from LayerNorm(x)
+//     out = h + Σ_slot weight · down(silu(gate y) ⊙ up y),  y = LayerNorm(h), two experts picked by SparseMixer
+//
+// The norms are LayerNorms, though the config calls their epsilon rms_norm_eps. heads × head_dim need not be hidden.
+#include "engine/architectures/architecture.h"
+#include "engine/binder.h"
+#include "engine/forward.h"
+#include "engine/hf_json.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- config.json
+
+// What a file may ask for: some ten times the largest model of the family.
+enum {
+    LAYERS_MAX = 1024,
+    WIDTH_MAX = 1 << 16, // hidden, intermediate
+    HEADS_MAX = 1024,
+    HEAD_DIM_MAX = 512,
+    EXPERTS_MAX = 1024,
+    VOCAB_MAX = 1 << 22,
+    CONTEXT_MAX = 1 << 20,
+};
+
+static int read_int(const json_t *json, const char *path, const char *key, int min, int max, int *out,
+                    struct error *error) {
+    int64_t value;
+    int rc = hf_json_int(json, path, key, min, max, &value, error);
+    if (!rc) *out = (int)value;
+    return rc;
+}
+
+static int read_shapes(const json_t *json, const char *path, struct model_config *config, struct error *error) {
+    const struct {
+        const char *key;
+        int min, max, *out;
+    } fields[] = {
+        {"num_hidden_layers", 1, LAYERS_MAX, &config->layers},
+        {"hidden_size", 1, WIDTH_MAX, &config->hidden},
+        {"num_attention_heads", 1, HEADS_MAX, &config->heads},
+        {"num_key_value_heads", 1, HEADS_MAX, &config->kv_heads},
+        {"intermediate_size", 1, WIDTH_MAX, &config->intermediate},
+        {"num_local_experts", 2, EXPERTS_MAX, &config->experts},
+        {"num_experts_per_tok", 2, 2, &config->experts_per_token},
+        {"vocab_size", 2, VOCAB_MAX, &config->vocab},
+        {"max_position_embeddings", 1, CONTEXT_MAX, &config->context},
+    };
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        int rc = read_int(json, path, fields[i].key, fields[i].min, fields[i].max, fields[i].out, error);
+        if (rc) return rc;
+    }
+    if (config->heads % config->kv_heads != 0)
+        return error_set(error, ERROR_FORMAT,
+                         "%s: num_key_value_heads: expected a divisor of num_attention_heads %d, found %d", path,
+                         config->heads, config->kv_heads);
+    return 0;
+}
+
+static int read_attention(const json_t *json, const char *path, struct model_config *config, struct error *error) {
+    int64_t head_dim, window;
+    int rc = hf_json_int_or(json, path, "head_dim", 2, HEAD_DIM_MAX, config->hidden / config->heads, &head_dim, error);
+    if (rc) return rc;
+    if (head_dim < 2 || head_dim > HEAD_DIM_MAX || head_dim % 2 != 0) // rotary position turns its two halves
+        return error_set(error, ERROR_FORMAT, "%s: head_dim: expected an even number from 2 to %d, found %d", path,
+                         HEAD_DIM_MAX, (int)head_dim);
+    config->head_dim = (int)head_dim;
+
+    rc = hf_json_int_or(json, path, "sliding_window", 1, INT32_MAX, config->context, &window, error);
+    if (rc) return rc;
+    config->window = window < config->context ? (int)window : config->context;
+    return 0;
+}
+
+// Only rotary positions without scaling. `key` holds null or {rope_type or type, …}.
+static int check_rope(const json_t *json, const char *path, const char *key, struct error *error) {
+    const json_t *rope = json_object_get(json, key);
+    if (!rope || json_is_null(rope)) return 0;
+    if (!json_is_object(rope))
+        return error_set(error, ERROR_FORMAT, "%s: %s: expected null or an object, found %s", path, key,
+                         hf_json_kind(rope));
+    const char *const type_keys[] = {"rope_type", "type"};
+    for (int i = 0; i < 2; i++) {
+        const json_t *type = json_object_get(rope, type_keys[i]);
+        if (!type || json_is_null(type)) continue;
+        if (!json_is_string(type))
+            return error_set(error, ERROR_FORMAT, "%s: %s.%s: expected a string, found %s", path, key, type_keys[i],
+                             hf_json_kind(type));
+        if (strcmp(json_string_value(type), "default") != 0)
+            return error_set(error, ERROR_UNSUPPORTED,
+                             "%s: %s.%s: expected \"default\", found \"%.40s\": such models are not supported yet", path,
+                             key, type_keys[i], json_string_value(type));
+    }
+    return 0;
+}
+
+static int read_rope(const json_t *json, const char *path, struct model_config *config, struct error *error) {
+    const double theta_default = 1e6; // transformers' for this family
+    int rc = check_rope(json, path, "rope_scaling", error);
+    if (!rc) rc = check_rope(json, path, "rope_parameters", error);
+    if (!rc) rc = hf_json_real_or(json, path, "rope_theta", 1, 1e12, theta_default, &config->rope_theta, error);
+    if (rc) return rc;
+    const json_t *parameters = json_object_get(json, "rope_parameters"); // where newer files keep it
+    if (!json_is_object(parameters)) return 0;
+    rc = hf_json_real_or(parameters, path, "rope_theta", 1, 1e12, config->rope_theta, &config->rope_theta, error);
+    return rc ? error_prefix(error, "rope_parameters") : 0;
+}
+
+static int read_rest(const json_t *json, const char *path, struct model_config *config, struct error *error) {
+    double epsilon, jitter;
+    int rc = hf_json_real_or(json, path, "rms_norm_eps", 0, 1, 1e-5, &epsilon, error);
+    if (!rc) rc = hf_json_real_or(json, path, "router_jitter_noise", 0, 1, 0.01, &jitter, error);
+    if (!rc) rc = hf_json_bool_or(json, path, "attention_bias", false, &config->attention_bias, error);
+    if (!rc) rc = hf_json_bool_or(json, path, "lm_head_bias", false, &config->head_bias, error);
+    if (!rc) rc = hf_json_bool_or(json, path, "tie_word_embeddings", false, &config->tied, error);
+    if (rc) return rc;
+    config->norm_epsilon = (float)epsilon;
+    config->router_jitter = (float)jitter;
+
+    const json_t *activation = json_object_get(json, "hidden_act");
+    if (activation && (!json_is_string(activation) || strcmp(json_string_value(activation), "silu") != 0))
+        return error_set(error, ERROR_UNSUPPORTED, "%s: hidden_act: expected \"silu\", found %s%.40s", path,
+                         json_is_string(activation) ? "" : hf_json_kind(activation),
+                         json_is_string(activation) ? json_string_value(activation) : "");
+    const json_t *quantized = json_object_get(json, "quantization_config");
+    if (quantized && !json_is_null(quantized))
+        return error_set(error, ERROR_UNSUPPORTED, "%s: quantization_config: expected none, found %s", path,
+                         hf_json_kind(quantized));
+    return 0;
+}
+
+static int read_config(const json_t *json, const char *path, struct model_config *config, struct error *error) {
+    int rc = read_shapes(json, path, config, error);
+    if (!rc) rc = read_attention(json, path, config, error);
+    if (!rc) rc = read_rope(json, path, config, error);
+    if (!rc) rc = read_rest(json, path, config, error);
+    return rc;
+}
+
+// ---- Tensors
+
+static int bind_norm(struct binder *binder, const struct model_config *config, struct norm *norm, const char *name,
+                     struct error *error) {
+    norm->width = config->hidden;
+    norm->epsilon = config->norm_epsilon;
+    int rc = binder_floats(binder, &norm->weight, config->hidden, 0, error, "%s.weight", name);
+    return rc ? rc : binder_floats(binder, &norm->bias, config->hidden, 0, error, "%s.bias", name);
+}
+
+static int bind_layer_norm(struct binder *binder, const struct model_config *config, struct norm *norm, int l,
+                           const char *name, struct error *error) {
+    char full[64];
+    snprintf(full, sizeof full, "model.layers.%d.%s", l, name);
+    return bind_norm(binder, config, norm, full, error);
+}
+
+static int bind_projection(struct binder *binder, const struct model_config *config, struct linear *linear, int rows,
+                           int columns, int l, char letter, struct error *error) {
+    int rc = binder_matrix(binder, &linear->weight, rows, columns, error, "model.layers.%d.self_attn.%c_proj.weight",
+                           l, letter);
+    if (rc || !config->attention_bias) return rc;
+    return binder_floats(binder, &linear->bias, rows, 0, error, "model.layers.%d.self_attn.%c_proj.bias", l, letter);
+}
+
+// One tensor a matrix: w1 is the gate, w2 down, w3 up.
+static int bind_separate_expert(struct binder *binder, const struct model_config *config, struct expert *expert, int l,
+                                int e, struct error *error) {
+    static const char FORMAT[] = "model.layers.%d.block_sparse_moe.experts.%d.w%d.weight";
+    int hidden = config->hidden, intermediate = config->intermediate;
+    int rc = binder_matrix(binder, &expert->gate, intermediate, hidden, error, FORMAT, l, e, 1);
+    if (!rc) rc = binder_matrix(binder, &expert->down, hidden, intermediate, error, FORMAT, l, e, 2);
+    if (!rc) rc = binder_matrix(binder, &expert->up, intermediate, hidden, error, FORMAT, l, e, 3);
+    return rc;
+}
+
+// As transformers holds them: all gates and ups of a layer in one tensor, all downs in another.
+static int bind_stacked_expert(struct binder *binder, const struct model_config *config, struct expert *expert, int l,
+                               int e, struct error *error) {
+    static const char GATE_UP[] = "model.layers.%d.mlp.experts.gate_up_proj";
+    int hidden = config->hidden, intermediate = config->intermediate;
+    struct stack gate = {config->experts, 2 * intermediate, hidden, e, 0, intermediate};
+    struct stack up = {config->experts, 2 * intermediate, hidden, e, intermediate, intermediate};
+    struct stack down = {config->experts, hidden, intermediate, e, 0, hidden};
+    int rc = binder_stacked(binder, &expert->gate, &gate, error, GATE_UP, l);
+    if (!rc) rc = binder_stacked(binder, &expert->up, &up, error, GATE_UP, l);
+    if (!rc) rc = binder_stacked(binder, &expert->down, &down, error, "model.layers.%d.mlp.experts.down_proj", l);
+    return rc;
+}
+
+static int bind_experts(struct binder *binder, const struct model_config *config, struct layer *layer, int l,
+                        struct error *error) {
+    bool stacked = binder_has(binder, "model.layers.%d.mlp.experts.gate_up_proj", l);
+    layer->router = (struct router){.experts = config->experts,
+                                    .top_k = config->experts_per_token,
+                                    .jitter = config->router_jitter,
+                                    .hidden = config->hidden};
+    int rc = binder_floats(binder, &layer->router.weight, config->experts, config->hidden, error,
+                           stacked ? "model.layers.%d.mlp.router.weight" : "model.layers.%d.block_sparse_moe.gate.weight",
+                           l);
+    if (rc) return rc;
+    layer->experts = calloc((size_t)config->experts, sizeof *layer->experts);
+    if (!layer->experts) return error_set(error, ERROR_MEMORY, "out of memory for layer %d", l);
+    for (int e = 0; !rc && e < config->experts; e++)
+        rc = stacked ? bind_stacked_expert(binder, config, &layer->experts[e], l, e, error)
+                     : bind_separate_expert(binder, config, &layer->experts[e], l, e, error);
+    return rc;
+}
+
+static int bind_layer(struct binder *binder, const struct model_config *config, struct layer *layer, int l,
+                      struct error *error) {
+    int hidden = config->hidden, q = config->heads * config->head_dim, kv = config->kv_heads * config->head_dim;
+    int rc = bind_layer_norm(binder, config, &layer->attention_norm, l, "input_layernorm", error);
+    if (!rc) rc = bind_projection(binder, config, &layer->q, q, hidden, l, 'q', error);
+    if (!rc) rc = bind_projection(binder, config, &layer->k, kv, hidden, l, 'k', error);
+    if (!rc) rc = bind_projection(binder, config, &layer->v, kv, hidden, l, 'v', error);
+    if (!rc) rc = bind_projection(binder, config, &layer->o, hidden, q, l, 'o', error);
+    if (!rc) rc = bind_layer_norm(binder, config, &layer->expert_norm, l, "post_attention_layernorm", error);
+    if (!rc) rc = bind_experts(binder, config, layer, l, error);
+    return rc;
+}
+
+static int bind_head(struct binder *binder, struct model *model, struct error *error) {
+    const struct model_config *config = &model->config;
+    int rc = 0;
+    if (config->tied)
+        model->head.weight = model->embedding;
+    else
+        rc = binder_matrix(binder, &model->head.weight, config->vocab, config->hidden, error, "lm_head.weight");
+    if (rc || !config->head_bias) return rc;
+    return binder_floats(binder, &model->head.bias, config->vocab, 0, error, "lm_head.bias");
+}
+
+static int bind(struct model *model, struct binder *binder, struct error *error) {
+    static const char *const HARMLESS[] = {".rotary_emb.inv_freq", NULL}; // old files keep what the config says
+    const struct model_config *config = &model->config;
+    int rc = binder_matrix(binder, &model->embedding, config->vocab, config->hidden, error, "model.embed_tokens.weight");
+    for (int l = 0; !rc && l < config->layers; l++) rc = bind_layer(binder, config, &model->layers[l], l, error);
+    if (!rc) rc = bind_norm(binder, config, &model->final_norm, "model.norm", error);
+    if (!rc) rc = bind_head(binder, model, error);
+    if (!rc) rc = binder_finish(binder, HARMLESS, error);
+    return rc;
+}
+
+// ---- The forward pass
+
+static void run_layer(struct forward *f, const struct batch *batch, const struct kv_cache *cache, int l) {
+    const struct model *model = f->model;
+    const struct model_config *config = &model->config;
+    const struct stages *stages = f->stages;
+    const struct layer *layer = &model->layers[l];
+    const struct attention attention = {.heads = config->heads,
+                                        .kv_heads = config->kv_heads,
+                                        .head_dim = config->head_dim,
+                                        .window = config->window,
+                                        .rope_cos = model->rope_cos,
+                                        .rope_sin = model->rope_sin};
+    int rows = batch->tokens;
+
+    stages->norm(f->state, &layer->attention_norm, f->x, f->normed, rows);
+    stages->linear(f->state, &layer->q, f->normed, f->q, rows, false);
+    stages->linear(f->state, &layer->k, f->normed, f->k, rows, false);
+    stages->linear(f->state, &layer->v, f->normed, f->v, rows, false);
+    stages->attention(f->state, &attention, batch, cache, l, f->q, f->k, f->v, f->attended);
+    stages->linear(f->state, &layer->o, f->attended, f->x, rows, true);
+
+    stages->norm(f->state, &layer->expert_norm, f->x, f->normed, rows);
+    stages->route(f->state, &layer->router, f->normed, rows, &f->routing);
+    stages->experts(f->state, layer, &f->routing, f->normed, f->x, rows);
+}
+
+static void run(struct forward *f, const struct batch *batch, const struct kv_cache *cache, float *logits) {
+    const struct model *model = f->model;
+    const struct stages *stages = f->stages;
+    size_t hidden = (size_t)model->config.hidden;
+
+    f->routing.rows = batch->tokens;
+    stages->embed(f->state, &model->embedding, batch->token, batch->tokens, f->x);
+    for (int l = 0; l < model->config.layers; l++) run_layer(f, batch, cache, l);
+
+    if (batch->outputs == 0) return;
+    for (int i = 0; i < batch->outputs; i++)
+        memcpy(f->wanted + (size_t)i * hidden, f->x + (size_t)batch->output[i] * hidden, hidden * sizeof(float));
+    stages->norm(f->state, &model->final_norm, f->wanted, f->wanted, batch->outputs);
+    stages->linear(f->state, &model->head, f->wanted, logits, batch->outputs, false);
+}
+
+const struct architecture phimoe_architecture = {
+    .name = "phimoe",
+    .read_config = read_config,
+    .bind = bind,
+    .forward = run,
+};

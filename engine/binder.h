@@ -1,0 +1,55 @@
+// The binder: gives a checkpoint's tensors their place in a model. Each is found by name, its shape and type are
+// checked, and it is bound straight into the mapped file where it is held as wished, or else converted once.
+// Works in two turns, so that a checkpoint that does not fit costs no memory: while an architecture binds, only
+// checks and reservations are made; binder_load then converts, and lets go of the pages it has read.
+// One thread; lives while a model is opened.
+#ifndef ENGINE_BINDER_H
+#define ENGINE_BINDER_H
+
+#include "engine/checkpoints/checkpoint.h"
+#include "engine/weights.h"
+
+#include <stdbool.h>
+
+struct binder;
+
+// What stays behind the bound pointers; the model owns it.
+struct model_storage {
+    struct checkpoint checkpoint;
+    void **blocks; // [block_count] conversions
+    size_t block_count, block_capacity;
+};
+void model_storage_finish(struct model_storage *storage); // takes one that is all zeros too
+
+// Binds from storage->checkpoint, which must outlive the binder, with matrices held in `weights`.
+int binder_create(struct binder **out, struct model_storage *storage, enum weight_format weights, struct error *error);
+void binder_destroy(struct binder *binder); // takes NULL
+
+// Where tensors go. Names are written as with printf.
+int binder_matrix(struct binder *binder, struct matrix *out, int rows, int columns, struct error *error,
+                  const char *name, ...) __attribute__((format(printf, 6, 7)));
+// Held in fp32, whatever the file's type. With columns 0, a vector of `rows`.
+int binder_floats(struct binder *binder, const float **out, int rows, int columns, struct error *error,
+                  const char *name, ...) __attribute__((format(printf, 6, 7)));
+// `rows` rows from row `first` of part `part` of a stack of matrices: the tensor is [parts][part_rows][columns].
+struct stack {
+    int parts, part_rows, columns;
+    int part, first, rows;
+};
+int binder_stacked(struct binder *binder, struct matrix *out, const struct stack *stack, struct error *error,
+                   const char *name, ...) __attribute__((format(printf, 5, 6)));
+
+bool binder_has(const struct binder *binder, const char *name, ...) __attribute__((format(printf, 2, 3)));
+
+// Every tensor must have been bound; one that was not is an error that names it, unless its name ends in one of
+// harmless (NULL-terminated): what may lie unused.
+int binder_finish(const struct binder *binder, const char *const *harmless, struct error *error);
+
+// Converts what has to be, and reads what stays mapped, so that the first answer need not wait for the disk.
+// progress may be NULL; it is called once this takes more than a second.
+void binder_load(struct binder *binder, void (*progress)(void *user, const char *what, double share), void *user);
+
+uint64_t binder_parameters(const struct binder *binder); // elements bound
+size_t binder_bytes(const struct binder *binder);        // held for them, mapped or converted
+
+#endif

@@ -1,0 +1,167 @@
+#include "engine/model.h"
+
+#include "engine/architectures/architecture.h"
+#include "engine/binder.h"
+#include "engine/hf_json.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CONFIG_BYTES_MAX = 1 << 20 };
+
+static int file_path(char path[PATH_MAX], const char *dir, const char *name, struct error *error) {
+    int length = snprintf(path, PATH_MAX, "%s/%s", dir, name);
+    if (length < 0 || length >= PATH_MAX)
+        return error_set(error, ERROR_ARGUMENT, "%.100s…: expected a path of fewer than %d bytes", dir, PATH_MAX);
+    return 0;
+}
+
+// ---- config.json, generation_config.json
+
+static int add_eos(const json_t *value, const char *path, struct model_config *config, struct error *error) {
+    const int max = sizeof config->eos / sizeof *config->eos;
+    if (config->eos_count == max)
+        return error_set(error, ERROR_FORMAT, "%s: eos_token_id: expected at most %d tokens", path, max);
+    if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= config->vocab)
+        return error_set(error, ERROR_FORMAT, "%s: eos_token_id: expected token ids from 0 to %d, found %s", path,
+                         config->vocab - 1, json_is_integer(value) ? "one beyond them" : hf_json_kind(value));
+    config->eos[config->eos_count++] = (int32_t)json_integer_value(value);
+    return 0;
+}
+
+// One id, a list of them, or none.
+static int read_eos(const json_t *json, const char *path, struct model_config *config, struct error *error) {
+    const json_t *value = json_object_get(json, "eos_token_id");
+    if (!value || json_is_null(value)) return 0;
+    if (!json_is_array(value)) return add_eos(value, path, config, error);
+    int rc = 0;
+    for (size_t i = 0; !rc && i < json_array_size(value); i++)
+        rc = add_eos(json_array_get(value, i), path, config, error);
+    return rc;
+}
+
+// generation_config.json has the last word on where an answer ends, config.json where it says nothing.
+static int read_ends(const char *dir, const json_t *config_json, const char *config_path, struct model_config *config,
+                     struct error *error) {
+    char path[PATH_MAX];
+    json_t *json = NULL;
+    int rc = file_path(path, dir, "generation_config.json", error);
+    if (!rc) rc = hf_json_load(path, CONFIG_BYTES_MAX, &json, error);
+    if (rc && rc != ERROR_NOT_FOUND) return rc;
+    rc = json ? read_eos(json, path, config, error) : 0;
+    json_decref(json);
+    if (!rc && config->eos_count == 0) rc = read_eos(config_json, config_path, config, error);
+    if (!rc && config->eos_count == 0)
+        rc = error_set(error, ERROR_FORMAT, "%s: eos_token_id: expected a token id, here or in generation_config.json",
+                       config_path);
+    return rc;
+}
+
+static int read_configs(struct model *model, const char *dir, struct error *error) {
+    char path[PATH_MAX];
+    json_t *json = NULL;
+    const char *type, *known;
+    int rc = file_path(path, dir, "config.json", error);
+    if (!rc) rc = hf_json_load(path, CONFIG_BYTES_MAX, &json, error);
+    if (!rc) rc = hf_json_string(json, path, "model_type", &type, error);
+    if (rc) goto done;
+    model->architecture = architecture_find(type, &known);
+    if (!model->architecture) {
+        rc = error_set(error, ERROR_UNSUPPORTED, "%s: model_type: expected one of: %s, found \"%.40s\"", path, known,
+                       type);
+        goto done;
+    }
+    rc = model->architecture->read_config(json, path, &model->config, error);
+    if (!rc) rc = read_ends(dir, json, path, &model->config, error);
+done:
+    json_decref(json);
+    return rc;
+}
+
+// ---- Weights
+
+static int load_weights(struct model *model, const struct model_options *options, struct error *error) {
+    struct binder *binder = NULL;
+    model->storage = calloc(1, sizeof *model->storage);
+    model->layers = calloc((size_t)model->config.layers, sizeof *model->layers);
+    if (!model->storage || !model->layers) return error_set(error, ERROR_MEMORY, "out of memory for the model");
+
+    int rc = safetensors_open(&model->storage->checkpoint, options->dir, error);
+    if (!rc) rc = binder_create(&binder, model->storage, options->weights, error);
+    if (!rc) rc = model->architecture->bind(model, binder, error);
+    if (rc) goto done;
+    binder_load(binder, options->progress, options->progress_user);
+    model->parameters = binder_parameters(binder);
+    model->weight_bytes = binder_bytes(binder);
+    model->created = model->storage->checkpoint.modified;
+done:
+    binder_destroy(binder);
+    return rc;
+}
+
+// What one token passes through: one row of the embedding, and the experts it is sent to.
+static uint64_t count_active(const struct model *model) {
+    const struct model_config *config = &model->config;
+    uint64_t hidden = (uint64_t)config->hidden, expert = 3 * hidden * (uint64_t)config->intermediate;
+    uint64_t idle = (uint64_t)config->layers * (uint64_t)(config->experts - config->experts_per_token) * expert;
+    uint64_t lookup = config->tied ? 0 : ((uint64_t)config->vocab - 1) * hidden;
+    return model->parameters - idle - lookup;
+}
+
+// Rotary angles, rounded to fp32 at the same steps as transformers rounds them: an angle of position 100,000 that
+// is right to the last bit of a double would differ from the one that models were trained with.
+static int make_rope(struct model *model, struct error *error) {
+    const struct model_config *config = &model->config;
+    size_t half = (size_t)config->head_dim / 2, positions = (size_t)config->context;
+    model->rope_cos = calloc(positions * half, sizeof(float));
+    model->rope_sin = calloc(positions * half, sizeof(float));
+    float *frequency = calloc(half, sizeof *frequency);
+    int rc = 0;
+    if (!model->rope_cos || !model->rope_sin || !frequency) {
+        rc = error_set(error, ERROR_MEMORY, "out of memory for the rotary angles of %zu positions", positions);
+        goto done;
+    }
+    for (size_t i = 0; i < half; i++) {
+        float exponent = (float)(2 * i) / (float)config->head_dim;
+        frequency[i] = 1.0f / (float)pow((float)config->rope_theta, exponent);
+    }
+#pragma omp parallel for schedule(static)
+    for (size_t p = 0; p < positions; p++)
+        for (size_t i = 0; i < half; i++) {
+            float angle = (float)p * frequency[i];
+            model->rope_cos[p * half + i] = cosf(angle);
+            model->rope_sin[p * half + i] = sinf(angle);
+        }
+done:
+    free(frequency);
+    return rc;
+}
+
+int model_open(struct model **out, const struct model_options *options, struct error *error) {
+    struct model *model = calloc(1, sizeof *model);
+    if (!model) return error_set(error, ERROR_MEMORY, "out of memory for the model");
+    int rc = read_configs(model, options->dir, error);
+    if (!rc) rc = load_weights(model, options, error);
+    if (!rc) rc = make_rope(model, error);
+    if (rc) {
+        model_close(model);
+        return rc;
+    }
+    model->parameters_active = count_active(model);
+    *out = model;
+    return 0;
+}
+
+void model_close(struct model *model) {
+    if (!model) return;
+    free(model->rope_cos);
+    free(model->rope_sin);
+    for (int l = 0; model->layers && l < model->config.layers; l++) free(model->layers[l].experts);
+    free(model->layers);
+    if (model->storage) model_storage_finish(model->storage);
+    free(model->storage);
+    free(model);
+}
