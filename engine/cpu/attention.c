@@ -1,0 +1,285 @@
+// Attention over the paged cache, without ever holding a whole row of scores: keys are taken a page at a time,
+// and each query keeps its largest score so far, the sum of the exponentials relative to it, and the sum of the
+// values weighted with them; when a larger score turns up, both sums are scaled down to it.
+//
+// The unit of work is a block of up to ATTENTION_ROWS query rows that share one key and value head (all heads
+// of a group, a few positions), so that each page is loaded once for all of them. Few queries with many keys
+// have their keys dealt out in parts, whose results are put together at the end; how many parts depends on the
+// sequence alone, so that its result does not depend on its company.
+#include "engine/cpu/cpu.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+enum { TRANSPOSE_ROWS_MIN = 9 }; // from so many query rows a page of keys is worth turning around
+
+struct attention_task {
+    const struct batch_sequence *sequence;
+    int kv_head;
+    int first, rows;           // query rows: position-major, the heads of the group inside
+    int page_first, page_last; // key pages [first, last) within the sequence
+    int part, parts;           // of the keys
+    size_t partial;            // first row in cpu->partial, where there are several parts
+};
+
+// What a thread needs for one task.
+struct scratch {
+    float *q;         // [ATTENTION_ROWS][head_dim], scaled
+    float *sum;       // [ATTENTION_ROWS][head_dim] weighted values
+    float *score;     // [ATTENTION_ROWS][KV_PAGE_TOKENS]
+    float *keys;      // [head_dim][KV_PAGE_TOKENS]
+    float *largest;   // [ATTENTION_ROWS]
+    float *total;     // [ATTENTION_ROWS]
+};
+
+// What a call works on.
+struct call {
+    const struct cpu *cpu;
+    const struct attention *attention;
+    const struct kv_cache *cache;
+    int layer, group; // query heads for each key and value head
+    float *q, *k, *out;
+    const float *v;
+};
+
+size_t attention_scratch_floats(const struct stage_limits *limits) {
+    size_t width = (size_t)limits->head_dim;
+    return ATTENTION_ROWS * (2 * width + KV_PAGE_TOKENS + 2) + width * KV_PAGE_TOKENS;
+}
+
+size_t attention_tasks_max(const struct stage_limits *limits) {
+    // For each key and value head: every row a sequence of its own in parts, or whole blocks and one more each.
+    size_t group = (size_t)(limits->heads / limits->kv_heads);
+    return (size_t)limits->tokens_max * (size_t)limits->kv_heads * (ATTENTION_SPLITS + group / ATTENTION_ROWS + 1);
+}
+
+size_t attention_task_bytes(void) {
+    return sizeof(struct attention_task);
+}
+
+static struct scratch scratch_of(const struct call *call) {
+    size_t width = (size_t)call->attention->head_dim;
+    float *at = call->cpu->attention + (size_t)omp_get_thread_num() * call->cpu->attention_floats;
+    struct scratch scratch;
+    scratch.q = at;
+    scratch.sum = scratch.q + ATTENTION_ROWS * width;
+    scratch.score = scratch.sum + ATTENTION_ROWS * width;
+    scratch.keys = scratch.score + ATTENTION_ROWS * KV_PAGE_TOKENS;
+    scratch.largest = scratch.keys + width * KV_PAGE_TOKENS;
+    scratch.total = scratch.largest + ATTENTION_ROWS;
+    return scratch;
+}
+
+// ---- Keys and values into the cache
+
+static void store_row(const struct call *call, const struct batch_sequence *sequence, int i) {
+    const struct attention *attention = call->attention;
+    const struct kernels *kernels = call->cpu->kernels;
+    int position = sequence->position + i, half = attention->head_dim / 2;
+    size_t row = (size_t)(sequence->first + i), width = (size_t)attention->head_dim;
+    const float *cosine = attention->rope_cos + (size_t)position * (size_t)half;
+    const float *sine = attention->rope_sin + (size_t)position * (size_t)half;
+    float *q = call->q + row * (size_t)attention->heads * width;
+    float *k = call->k + row * (size_t)attention->kv_heads * width;
+    const float *v = call->v + row * (size_t)attention->kv_heads * width;
+
+    for (int h = 0; h < attention->heads; h++) kernels->rotate(cosine, sine, half, q + (size_t)h * width);
+    int32_t page = sequence->pages[position / KV_PAGE_TOKENS];
+    size_t offset = (size_t)(position % KV_PAGE_TOKENS) * width;
+    for (int h = 0; h < attention->kv_heads; h++) {
+        kernels->rotate(cosine, sine, half, k + (size_t)h * width);
+        memcpy(kv_cache_block(call->cache, call->layer, page, 0, h) + offset, k + (size_t)h * width, width * sizeof *k);
+        memcpy(kv_cache_block(call->cache, call->layer, page, 1, h) + offset, v + (size_t)h * width, width * sizeof *v);
+    }
+}
+
+// ---- Tasks
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+static int larger(int a, int b) {
+    return a > b ? a : b;
+}
+
+// First and last position + 1 of the keys that query rows [first, last) of a sequence see.
+static struct share keys_of(const struct call *call, const struct batch_sequence *sequence, int first, int last) {
+    int from = sequence->position + first / call->group - call->attention->window + 1;
+    return (struct share){larger(from, 0), sequence->position + (last - 1) / call->group + 1};
+}
+
+static size_t plan_block(const struct call *call, const struct batch_sequence *sequence, int kv_head, int first,
+                         int rows, bool split, size_t *partial, struct attention_task *tasks) {
+    struct share keys = keys_of(call, sequence, first, first + rows);
+    int page_first = keys.first / KV_PAGE_TOKENS, page_last = kv_cache_pages_for((size_t)keys.last);
+    int parts = 1;
+    if (split) parts = larger(1, smaller(ATTENTION_SPLITS, (keys.last - keys.first) / ATTENTION_SPLIT_KEYS));
+    for (int part = 0; part < parts; part++) {
+        struct share pages = share_of(page_last - page_first, part, parts, 1);
+        tasks[part] = (struct attention_task){sequence,
+                                              kv_head,
+                                              first,
+                                              rows,
+                                              page_first + pages.first,
+                                              page_first + pages.last,
+                                              part,
+                                              parts,
+                                              *partial};
+        if (parts > 1) *partial += (size_t)rows;
+    }
+    return (size_t)parts;
+}
+
+static size_t plan(const struct call *call, const struct batch *batch, struct attention_task *tasks) {
+    size_t count = 0, partial = 0;
+    for (int s = 0; s < batch->sequences; s++) {
+        const struct batch_sequence *sequence = &batch->sequence[s];
+        int rows = sequence->count * call->group;
+        for (int h = 0; h < call->attention->kv_heads; h++)
+            for (int first = 0; first < rows; first += ATTENTION_ROWS)
+                count += plan_block(call, sequence, h, first, smaller(ATTENTION_ROWS, rows - first),
+                                    rows <= ATTENTION_ROWS && sequence->count == 1, &partial, tasks + count);
+    }
+    return count;
+}
+
+// ---- One task
+
+// Where the values of a query row lie in q and out.
+static size_t row_offset(const struct call *call, const struct attention_task *task, int r) {
+    const struct attention *attention = call->attention;
+    int row = task->first + r;
+    size_t token = (size_t)(task->sequence->first + row / call->group);
+    size_t head = (size_t)(task->kv_head * call->group + row % call->group);
+    return (token * (size_t)attention->heads + head) * (size_t)attention->head_dim;
+}
+
+// score[r][j] = q[r] · key[j] for the first `count` keys of a page.
+static void page_scores(const struct call *call, const struct attention_task *task, const struct scratch *scratch,
+                        const float *keys, int count) {
+    const struct kernels *kernels = call->cpu->kernels;
+    int width = call->attention->head_dim;
+    if (task->rows < TRANSPOSE_ROWS_MIN) {
+        kernels->dot_f32(&(struct dot){.weight = keys, .outputs = count, .columns = width, .x = scratch->q,
+                                       .rows = task->rows, .y = scratch->score, .y_stride = KV_PAGE_TOKENS});
+        return;
+    }
+    kernels->transpose(keys, (size_t)width, count, width, scratch->keys, KV_PAGE_TOKENS);
+    memset(scratch->score, 0, (size_t)task->rows * KV_PAGE_TOKENS * sizeof *scratch->score);
+    kernels->product(&(struct product){
+        .a = scratch->q, .a_stride = (size_t)width, .b = scratch->keys, .b_stride = KV_PAGE_TOKENS,
+        .c = scratch->score, .c_stride = KV_PAGE_TOKENS, .rows = task->rows, .depth = width, .columns = count});
+}
+
+// Turns the scores of one row into weights, of which those outside [first, last) are 0.
+static void page_weights(const struct call *call, const struct scratch *scratch, int r, int first, int last,
+                         int count) {
+    const struct kernels *kernels = call->cpu->kernels;
+    size_t width = (size_t)call->attention->head_dim;
+    float *score = scratch->score + (size_t)r * KV_PAGE_TOKENS;
+    for (int j = 0; j < smaller(first, count); j++) score[j] = 0;
+    for (int j = larger(last, 0); j < count; j++) score[j] = 0;
+    if (first >= last) return;
+
+    float largest = kernels->maximum(score + first, (size_t)(last - first));
+    if (largest > scratch->largest[r]) {
+        float factor = expf(scratch->largest[r] - largest);
+        kernels->scale(scratch->sum + (size_t)r * width, factor, width);
+        scratch->total[r] *= factor;
+        scratch->largest[r] = largest;
+    }
+    scratch->total[r] += kernels->exponentials(score + first, scratch->largest[r], (size_t)(last - first));
+}
+
+static void load_queries(const struct call *call, const struct attention_task *task, const struct scratch *scratch) {
+    size_t width = (size_t)call->attention->head_dim;
+    float scale = 1 / sqrtf((float)width);
+    for (int r = 0; r < task->rows; r++) {
+        float *q = scratch->q + (size_t)r * width;
+        memcpy(q, call->q + row_offset(call, task, r), width * sizeof *q);
+        call->cpu->kernels->scale(q, scale, width);
+        scratch->largest[r] = -INFINITY;
+        scratch->total[r] = 0;
+    }
+    memset(scratch->sum, 0, (size_t)task->rows * width * sizeof *scratch->sum);
+}
+
+static void store_results(const struct call *call, const struct attention_task *task, const struct scratch *scratch) {
+    size_t width = (size_t)call->attention->head_dim;
+    for (int r = 0; r < task->rows; r++) {
+        float *sum = scratch->sum + (size_t)r * width;
+        if (task->parts == 1) {
+            call->cpu->kernels->scale(sum, 1 / scratch->total[r], width);
+            memcpy(call->out + row_offset(call, task, r), sum, width * sizeof *sum);
+        } else {
+            float *partial = call->cpu->partial + (task->partial + (size_t)r) * (width + 2);
+            partial[0] = scratch->largest[r];
+            partial[1] = scratch->total[r];
+            memcpy(partial + 2, sum, width * sizeof *sum);
+        }
+    }
+}
+
+static void run_task(const struct call *call, const struct attention_task *task) {
+    const struct batch_sequence *sequence = task->sequence;
+    struct scratch scratch = scratch_of(call);
+    size_t width = (size_t)call->attention->head_dim;
+    load_queries(call, task, &scratch);
+
+    struct share all = keys_of(call, sequence, task->first, task->first + task->rows);
+    for (int page = task->page_first; page < task->page_last; page++) {
+        int base = page * KV_PAGE_TOKENS, count = smaller(KV_PAGE_TOKENS, all.last - base);
+        int32_t block = sequence->pages[page];
+        page_scores(call, task, &scratch, kv_cache_block(call->cache, call->layer, block, 0, task->kv_head), count);
+        for (int r = 0; r < task->rows; r++) {
+            struct share seen = keys_of(call, sequence, task->first + r, task->first + r + 1);
+            page_weights(call, &scratch, r, larger(seen.first - base, 0), smaller(seen.last - base, count), count);
+        }
+        call->cpu->kernels->product(&(struct product){
+            .a = scratch.score, .a_stride = KV_PAGE_TOKENS,
+            .b = kv_cache_block(call->cache, call->layer, block, 1, task->kv_head), .b_stride = width,
+            .c = scratch.sum, .c_stride = width, .rows = task->rows, .depth = count, .columns = (int)width});
+    }
+    store_results(call, task, &scratch);
+}
+
+// Puts the parts of a block together, the first part's task standing for all.
+static void combine(const struct call *call, const struct attention_task *task) {
+    size_t width = (size_t)call->attention->head_dim, step = (size_t)task->rows * (width + 2);
+    for (int r = 0; r < task->rows; r++) {
+        const float *first = call->cpu->partial + (task->partial + (size_t)r) * (width + 2);
+        float *out = call->out + row_offset(call, task, r);
+        float largest = -INFINITY, total = 0;
+        for (int part = 0; part < task->parts; part++) largest = fmaxf(largest, first[(size_t)part * step]);
+        memset(out, 0, width * sizeof *out);
+        for (int part = 0; part < task->parts; part++) {
+            const float *partial = first + (size_t)part * step;
+            float factor = expf(partial[0] - largest);
+            total += factor * partial[1];
+            call->cpu->kernels->add_scaled(out, partial + 2, factor, width);
+        }
+        call->cpu->kernels->scale(out, 1 / total, width);
+    }
+}
+
+void cpu_attention(void *state, const struct attention *attention, const struct batch *batch,
+                   const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out) {
+    struct cpu *cpu = state;
+    const struct call call = {cpu, attention, cache, layer, attention->heads / attention->kv_heads, q, k, out, v};
+    int threads = cpu->limits.threads;
+
+    for (int s = 0; s < batch->sequences; s++) {
+        const struct batch_sequence *sequence = &batch->sequence[s];
+#pragma omp parallel for schedule(static) num_threads(threads) if (sequence->count > 4)
+        for (int i = 0; i < sequence->count; i++) store_row(&call, sequence, i);
+    }
+    struct attention_task *tasks = cpu->tasks;
+    int count = (int)plan(&call, batch, tasks);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int i = 0; i < count; i++) run_task(&call, &tasks[i]);
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > 64)
+    for (int i = 0; i < count; i++)
+        if (tasks[i].parts > 1 && tasks[i].part == 0) combine(&call, &tasks[i]);
+}

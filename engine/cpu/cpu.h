@@ -1,0 +1,103 @@
+// The CPU's state, shared by its files. Owned by the engine thread, which alone calls in here; the work is
+// spread over one OpenMP team, which oneDNN shares.
+#ifndef ENGINE_CPU_CPU_H
+#define ENGINE_CPU_CPU_H
+
+#include "engine/cpu/kernels.h"
+#include "engine/cpu/onednn.h"
+#include "engine/stages.h"
+
+enum {
+    // Up to so many rows a matrix product runs on our own kernels, which read each weight once and give a row
+    // the same result in any company; beyond, on oneDNN. A decode step of up to so many sequences is therefore
+    // reproducible to the bit, whoever decodes along.
+    FEW_ROWS = 16,
+    ATTENTION_ROWS = 64,    // queries times heads that share keys, in one block
+    ATTENTION_SPLITS = 8,   // parts that the keys of a block of few queries are dealt out in
+    ATTENTION_SPLIT_KEYS = 256, // and the least of keys in a part
+};
+
+struct attention_task; // attention.c
+
+struct expert_rows { // one expert's share of the sorted rows
+    int expert, first, rows;
+};
+
+struct cpu {
+    struct stage_limits limits;
+    const struct kernels *kernels;
+    struct onednn *onednn; // NULL: our own kernels do everything
+    bool bf16;             // oneDNN multiplies bf16
+    char description[128];
+
+    // Scratch, sized at opening for the largest call. "Sorted rows" are those of all tokens' slots, by expert,
+    // each expert's padded to a multiple of ONEDNN_ROW_STEP.
+    void *scratch;          // the one block that all of it lies in
+    float *panel;           // [threads][PANEL_FLOATS] a piece of a weight, transposed
+    uint16_t *narrow;       // [sorted rows][widest input] activations in bf16
+    float *wide;            // [ONEDNN_ROWS_MAX][widest output] results whose rows had to be padded
+
+    float *attention;       // [threads][attention_floats]
+    size_t attention_floats;
+    struct attention_task *tasks;
+    float *partial;         // [tokens_max * heads * ATTENTION_SPLITS][head_dim + 2]
+
+    float *score;           // [tokens_max][experts] of the router
+    struct expert_rows *expert_rows; // [experts]
+    int *expert_next;       // [experts]
+    int *sorted_row;        // [tokens_max][top_k] where a token's slot is computed
+    float *sorted;          // [sorted rows][hidden] inputs of the experts, then their outputs
+    float *gate, *up;       // [sorted rows][intermediate]
+    uint16_t *narrow_gated; // [sorted rows][intermediate]
+};
+
+struct cpu_options {
+    enum kernel_level level;
+    bool onednn, onednn_bf16; // whether to use it at all, and for bf16 (where the machine can)
+};
+
+// cpu_stages.open with choices of one's own: for tests and benchmarks. ERROR_UNSUPPORTED: not on this machine.
+int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_options *options, struct error *error);
+
+// A share of `count` things: the part'th of `parts`, cut at multiples of `grain`.
+struct share {
+    int first, last;
+};
+
+static inline struct share share_of(int count, int part, int parts, int grain) {
+    int64_t grains = ((int64_t)count + grain - 1) / grain;
+    int64_t first = grains * part / parts * grain, last = grains * (part + 1) / parts * grain;
+    return (struct share){(int)(first < count ? first : count), (int)(last < count ? last : count)};
+}
+
+// ---- matmul.c
+
+enum { PANEL_DEPTH = 256, PANEL_OUTPUTS = 32, PANEL_FLOATS = (PANEL_DEPTH + 4) * PANEL_OUTPUTS + 4 * PANEL_DEPTH };
+
+// How a product of so many rows with this matrix is computed.
+enum matmul_way { MATMUL_DOTS, MATMUL_SGEMM, MATMUL_BF16, MATMUL_PANELS };
+enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows);
+
+// The dot products of one thread's share of the outputs.
+void matmul_dots(const struct cpu *cpu, const struct dot *dot, enum weight_format format, struct share outputs);
+
+// y[r] (+)= W x[r] + bias
+void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
+
+// y[r] = W x[r] with x in bf16 already; rows a multiple of ONEDNN_ROW_STEP, and there is room for all of them in y.
+// false when oneDNN failed.
+bool matmul_bf16(struct cpu *cpu, const struct matrix *weight, const uint16_t *x, float *y, int rows);
+
+// ---- attention.c and experts.c: stages
+
+size_t attention_tasks_max(const struct stage_limits *limits);
+size_t attention_task_bytes(void);
+size_t attention_scratch_floats(const struct stage_limits *limits); // of one thread
+
+void cpu_attention(void *state, const struct attention *attention, const struct batch *batch,
+                   const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out);
+void cpu_route(void *state, const struct router *router, const float *x, int rows, struct routing *routing);
+void cpu_experts(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
+                 int rows);
+
+#endif

@@ -1,0 +1,125 @@
+// AVX2 with FMA.
+#include "engine/cpu/kernels.h"
+
+#if defined __x86_64__
+#include <immintrin.h>
+
+#if defined __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+
+#define KERNELS kernels_avx2
+#define KERNELS_NAME "AVX2"
+#define DOT_OUTPUTS(rows) ((rows) == 1 ? 8 : (rows) == 2 ? 4 : 2) // at most 8 sums in 16 registers
+
+enum { LANES = 8, PRODUCT_ROWS = 6 };
+
+typedef __m256 vec;
+
+static inline __m256i mask(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+static inline vec vec_zero(void) {
+    return _mm256_setzero_ps();
+}
+
+static inline vec vec_set(float value) {
+    return _mm256_set1_ps(value);
+}
+
+static inline vec vec_load(const float *x) {
+    return _mm256_loadu_ps(x);
+}
+
+static inline vec vec_load_part(const float *x, int n) {
+    return _mm256_maskload_ps(x, mask(n));
+}
+
+static inline void vec_store(float *x, vec value) {
+    _mm256_storeu_ps(x, value);
+}
+
+static inline void vec_store_part(float *x, vec value, int n) {
+    _mm256_maskstore_ps(x, mask(n), value);
+}
+
+static inline vec vec_load_bf16(const uint16_t *bf16) {
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)bf16));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+
+static inline vec vec_load_bf16_part(const uint16_t *bf16, int n) {
+    uint16_t padded[8] = {0};
+    __builtin_memcpy(padded, bf16, (size_t)n * sizeof *padded);
+    return vec_load_bf16(padded);
+}
+
+static inline void vec_store_bf16(uint16_t *bf16, vec value) {
+    __m256i bits = _mm256_castps_si256(value);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+    rounded = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), nan);
+    rounded = _mm256_srli_epi32(rounded, 16);
+    __m128i low = _mm256_castsi256_si128(rounded), high = _mm256_extracti128_si256(rounded, 1);
+    _mm_storeu_si128((__m128i *)bf16, _mm_packus_epi32(low, high));
+}
+
+static inline vec vec_add(vec a, vec b) {
+    return _mm256_add_ps(a, b);
+}
+
+static inline vec vec_sub(vec a, vec b) {
+    return _mm256_sub_ps(a, b);
+}
+
+static inline vec vec_mul(vec a, vec b) {
+    return _mm256_mul_ps(a, b);
+}
+
+static inline vec vec_div(vec a, vec b) {
+    return _mm256_div_ps(a, b);
+}
+
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline vec vec_min(vec a, vec b) {
+    return _mm256_min_ps(a, b);
+}
+
+static inline vec vec_max(vec a, vec b) {
+    return _mm256_max_ps(a, b);
+}
+
+static inline vec vec_round(vec x) {
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline vec vec_power(vec n) {
+    __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+
+static inline float vec_sum(vec x) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline float vec_largest(vec x) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+#include "engine/cpu/kernels_template.h"
+
+#if defined __clang__
+#pragma clang attribute pop
+#endif
+#endif

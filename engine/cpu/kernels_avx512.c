@@ -1,0 +1,120 @@
+// AVX-512 (F, BW, DQ, VL).
+#include "engine/cpu/kernels.h"
+
+#if defined __x86_64__
+#include <immintrin.h>
+
+#if defined __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+#endif
+
+#define KERNELS kernels_avx512
+#define KERNELS_NAME "AVX-512"
+#define DOT_OUTPUTS(rows) ((rows) <= 2 ? 8 : 4) // at most 16 sums in 32 registers
+
+enum { LANES = 16, PRODUCT_ROWS = 12 };
+
+typedef __m512 vec;
+
+static inline __mmask16 mask(int n) {
+    return (__mmask16)((1u << n) - 1);
+}
+
+static inline vec vec_zero(void) {
+    return _mm512_setzero_ps();
+}
+
+static inline vec vec_set(float value) {
+    return _mm512_set1_ps(value);
+}
+
+static inline vec vec_load(const float *x) {
+    return _mm512_loadu_ps(x);
+}
+
+static inline vec vec_load_part(const float *x, int n) {
+    return _mm512_maskz_loadu_ps(mask(n), x);
+}
+
+static inline void vec_store(float *x, vec value) {
+    _mm512_storeu_ps(x, value);
+}
+
+static inline void vec_store_part(float *x, vec value, int n) {
+    _mm512_mask_storeu_ps(x, mask(n), value);
+}
+
+static inline vec widened(__m256i bf16) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
+}
+
+static inline vec vec_load_bf16(const uint16_t *bf16) {
+    return widened(_mm256_loadu_si256((const __m256i *)bf16));
+}
+
+static inline vec vec_load_bf16_part(const uint16_t *bf16, int n) {
+    return widened(_mm256_maskz_loadu_epi16(mask(n), bf16));
+}
+
+static inline void vec_store_bf16(uint16_t *bf16, vec value) {
+    __m512i bits = _mm512_castps_si512(value);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
+    _mm256_storeu_si256((__m256i *)bf16, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+}
+
+static inline vec vec_add(vec a, vec b) {
+    return _mm512_add_ps(a, b);
+}
+
+static inline vec vec_sub(vec a, vec b) {
+    return _mm512_sub_ps(a, b);
+}
+
+static inline vec vec_mul(vec a, vec b) {
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vec vec_div(vec a, vec b) {
+    return _mm512_div_ps(a, b);
+}
+
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline vec vec_min(vec a, vec b) {
+    return _mm512_min_ps(a, b);
+}
+
+static inline vec vec_max(vec a, vec b) {
+    return _mm512_max_ps(a, b);
+}
+
+static inline vec vec_round(vec x) {
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline vec vec_power(vec n) {
+    __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
+}
+
+static inline float vec_sum(vec x) {
+    return _mm512_reduce_add_ps(x);
+}
+
+static inline float vec_largest(vec x) {
+    return _mm512_reduce_max_ps(x);
+}
+
+#include "engine/cpu/kernels_template.h"
+
+#if defined __clang__
+#pragma clang attribute pop
+#endif
+#endif

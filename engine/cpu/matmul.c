@@ -1,0 +1,189 @@
+// Matrix products, four ways:
+// - few rows: dot products on our own kernels, f32 activations and f32 or bf16 weights, each weight read once;
+// - many rows, f32 weights: oneDNN's sgemm;
+// - many rows, bf16 weights, a machine with bf16 instructions: oneDNN's matmul. The activations are rounded to
+//   bf16 (nearest even, a relative 2^-9 each), the sums are f32, so |error| ≤ (2^-9 + columns · 2^-24) Σ|w · x|;
+// - many rows without any of that: pieces of the weight, widened and transposed into the cache, times f32
+//   activations on our own kernel.
+#include "engine/cpu/cpu.h"
+
+#include <omp.h>
+
+enum {
+    SHARE_GRAIN = 16,            // outputs: a cache line of results
+    PARALLEL_WEIGHTS_MIN = 8192, // with fewer weights, waking the team costs more than it saves
+};
+
+enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
+    if (rows <= FEW_ROWS) return MATMUL_DOTS;
+    if (!cpu->onednn) return MATMUL_PANELS;
+    if (format == WEIGHTS_F32) return MATMUL_SGEMM;
+    return cpu->bf16 ? MATMUL_BF16 : MATMUL_PANELS;
+}
+
+// ---- Few rows
+
+static const void *weight_rows(const struct matrix *matrix, int row) {
+    size_t index = (size_t)row * (size_t)matrix->columns;
+    if (matrix->format == WEIGHTS_F32) return (const float *)matrix->data + index;
+    return (const uint16_t *)matrix->data + index;
+}
+
+void matmul_dots(const struct cpu *cpu, const struct dot *dot, enum weight_format format, struct share outputs) {
+    if (outputs.first == outputs.last) return;
+    struct matrix weight = {format, dot->outputs, dot->columns, dot->weight};
+    struct dot part = *dot;
+    part.weight = weight_rows(&weight, outputs.first);
+    part.outputs = outputs.last - outputs.first;
+    part.y += outputs.first;
+    if (part.bias) part.bias += outputs.first;
+    if (format == WEIGHTS_F32) cpu->kernels->dot_f32(&part);
+    else cpu->kernels->dot_bf16(&part);
+}
+
+static void dots(const struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows,
+                 bool accumulate) {
+    const struct matrix *weight = &linear->weight;
+    const struct dot dot = {weight->data, weight->rows, weight->columns,      x,         rows,
+                            y,            (size_t)weight->rows, linear->bias, accumulate};
+    int threads = cpu->limits.threads;
+    bool alone = (int64_t)weight->rows * weight->columns < PARALLEL_WEIGHTS_MIN;
+#pragma omp parallel for schedule(static) num_threads(threads) if (!alone)
+    for (int part = 0; part < threads; part++)
+        matmul_dots(cpu, &dot, weight->format, share_of(weight->rows, part, threads, SHARE_GRAIN));
+}
+
+// ---- Many rows
+
+static void add_bias(const struct cpu *cpu, const float *bias, float *y, int rows, int outputs) {
+#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads)
+    for (int r = 0; r < rows; r++)
+        cpu->kernels->add_scaled(y + (size_t)r * (size_t)outputs, bias, 1, (size_t)outputs);
+}
+
+static bool sgemm(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
+    const struct matrix *weight = &linear->weight;
+    omp_set_num_threads(cpu->limits.threads);
+    if (!onednn_f32(cpu->onednn, weight->data, weight->rows, weight->columns, x, rows, y, accumulate)) return false;
+    if (linear->bias) add_bias(cpu, linear->bias, y, rows, weight->rows);
+    return true;
+}
+
+static void narrow(const struct cpu *cpu, const float *x, uint16_t *to, size_t count) {
+    const size_t piece = 4096;
+    int pieces = (int)((count + piece - 1) / piece);
+#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads)
+    for (int i = 0; i < pieces; i++) {
+        size_t first = (size_t)i * piece, left = count - first;
+        cpu->kernels->narrow(x + first, to + first, left < piece ? left : piece);
+    }
+}
+
+static int padded(int rows) {
+    return (rows + ONEDNN_ROW_STEP - 1) / ONEDNN_ROW_STEP * ONEDNN_ROW_STEP;
+}
+
+// Up to ONEDNN_ROWS_MAX rows. A number of rows for which there is no product takes a detour over a buffer with
+// room for more: the rows that pad are computed from what lies there, and dropped.
+static bool bf16_rows(struct cpu *cpu, const struct linear *linear, const uint16_t *x, float *y, int rows,
+                      bool accumulate) {
+    const struct matrix *weight = &linear->weight;
+    int outputs = weight->rows, columns = weight->columns;
+    if (rows == padded(rows))
+        return onednn_bf16(cpu->onednn, weight->data, outputs, columns, linear->bias, x, rows, y, accumulate);
+    if (!onednn_bf16(cpu->onednn, weight->data, outputs, columns, NULL, x, padded(rows), cpu->wide, false))
+        return false;
+#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads)
+    for (int r = 0; r < rows; r++) {
+        const float *from = cpu->wide + (size_t)r * (size_t)outputs;
+        float *to = y + (size_t)r * (size_t)outputs;
+        for (int o = 0; o < outputs; o++)
+            to[o] = (accumulate ? to[o] : 0) + from[o] + (linear->bias ? linear->bias[o] : 0);
+    }
+    return true;
+}
+
+bool matmul_bf16(struct cpu *cpu, const struct matrix *weight, const uint16_t *x, float *y, int rows) {
+    omp_set_num_threads(cpu->limits.threads);
+    for (int first = 0; first < rows; first += ONEDNN_ROWS_MAX) {
+        int count = rows - first < ONEDNN_ROWS_MAX ? rows - first : ONEDNN_ROWS_MAX;
+        if (!onednn_bf16(cpu->onednn, weight->data, weight->rows, weight->columns, NULL,
+                         x + (size_t)first * (size_t)weight->columns, count,
+                         y + (size_t)first * (size_t)weight->rows, false))
+            return false;
+    }
+    return true;
+}
+
+// panel[k][o] = W[first_output + o][first_column + k]
+static void fill_panel(const struct cpu *cpu, const struct matrix *weight, int first_output, int outputs,
+                       int first_column, int depth, float *panel) {
+    if (weight->format == WEIGHTS_F32) {
+        const float *from = (const float *)weight_rows(weight, first_output) + first_column;
+        cpu->kernels->transpose(from, (size_t)weight->columns, outputs, depth, panel, PANEL_OUTPUTS);
+        return;
+    }
+    float *four = panel + PANEL_DEPTH * PANEL_OUTPUTS; // [4][depth] rows, widened
+    for (int o = 0; o < outputs; o += 4) {
+        int rows = outputs - o < 4 ? outputs - o : 4;
+        for (int r = 0; r < rows; r++) {
+            const uint16_t *from = (const uint16_t *)weight_rows(weight, first_output + o + r) + first_column;
+            cpu->kernels->widen(from, four + (size_t)r * PANEL_DEPTH, (size_t)depth);
+        }
+        cpu->kernels->transpose(four, PANEL_DEPTH, rows, depth, panel + o, PANEL_OUTPUTS);
+    }
+}
+
+// All rows of up to PANEL_OUTPUTS outputs.
+static void panel_outputs(const struct cpu *cpu, const struct linear *linear, int first, const float *x, float *y,
+                          int rows, bool accumulate, float *panel) {
+    const struct matrix *weight = &linear->weight;
+    int outputs = weight->rows - first < PANEL_OUTPUTS ? weight->rows - first : PANEL_OUTPUTS;
+    size_t y_stride = (size_t)weight->rows, x_stride = (size_t)weight->columns;
+    for (int r = 0; r < rows; r++) {
+        float *to = y + (size_t)r * y_stride + first;
+        for (int o = 0; o < outputs; o++)
+            to[o] = (accumulate ? to[o] : 0) + (linear->bias ? linear->bias[first + o] : 0);
+    }
+    for (int k = 0; k < weight->columns; k += PANEL_DEPTH) {
+        int depth = weight->columns - k < PANEL_DEPTH ? weight->columns - k : PANEL_DEPTH;
+        fill_panel(cpu, weight, first, outputs, k, depth, panel);
+        cpu->kernels->product(&(struct product){
+            .a = x + k, .a_stride = x_stride, .b = panel, .b_stride = PANEL_OUTPUTS, .c = y + first,
+            .c_stride = y_stride, .rows = rows, .depth = depth, .columns = outputs});
+    }
+}
+
+static void panels(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows,
+                   bool accumulate) {
+    int blocks = (linear->weight.rows + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS;
+#pragma omp parallel for schedule(dynamic) num_threads(cpu->limits.threads)
+    for (int block = 0; block < blocks; block++)
+        panel_outputs(cpu, linear, block * PANEL_OUTPUTS, x, y, rows, accumulate,
+                      cpu->panel + (size_t)omp_get_thread_num() * PANEL_FLOATS);
+}
+
+static void many_bf16(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows,
+                      bool accumulate) {
+    size_t columns = (size_t)linear->weight.columns, outputs = (size_t)linear->weight.rows;
+    omp_set_num_threads(cpu->limits.threads);
+    for (int first = 0; first < rows; first += ONEDNN_ROWS_MAX) {
+        int count = rows - first < ONEDNN_ROWS_MAX ? rows - first : ONEDNN_ROWS_MAX;
+        const float *from = x + (size_t)first * columns;
+        float *to = y + (size_t)first * outputs;
+        narrow(cpu, from, cpu->narrow, (size_t)count * columns);
+        if (!bf16_rows(cpu, linear, cpu->narrow, to, count, accumulate))
+            panels(cpu, linear, from, to, count, accumulate);
+    }
+}
+
+void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
+    switch (matmul_way(cpu, linear->weight.format, rows)) {
+    case MATMUL_DOTS: dots(cpu, linear, x, y, rows, accumulate); break;
+    case MATMUL_BF16: many_bf16(cpu, linear, x, y, rows, accumulate); break;
+    case MATMUL_SGEMM:
+        if (sgemm(cpu, linear, x, y, rows, accumulate)) break;
+        __attribute__((fallthrough));
+    case MATMUL_PANELS: panels(cpu, linear, x, y, rows, accumulate); break;
+    }
+}
