@@ -1,5 +1,11 @@
-// Chat formats. A template that tokenizer_config.json carries is recognised, never executed: one row a known
-// format, told apart by the special tokens it uses. Pure; any thread.
+// Chat formats. A template that the model's files carry is recognised, never executed: it is read as words,
+// strings and white space, and accepted as Phi-3's format
+//
+//     <|system|>\n{content}<|end|>\n<|user|>\n{content}<|end|>\n<|assistant|>\n
+//
+// when it is made of nothing but what that format needs. What differs between the published templates of the
+// family is taken from it: a <s> in front, whether there is a system role, whether an empty system message
+// counts. A word, a marker or a default text that the format does not know is refused by name. Pure; any thread.
 #ifndef ENGINE_CHAT_TEMPLATE_H
 #define ENGINE_CHAT_TEMPLATE_H
 
@@ -7,12 +13,13 @@
 
 struct chat_template;
 
-// The format of this tokenizer's chat_template; an error names the file when it is none that we know.
-// Without a template but with Phi-3's special tokens, it is Phi-3's.
+// The format of this tokenizer's chat_template; an error says what in it is not known. Without a template but
+// with Phi-3's special tokens, it is Phi-3's. What it points to is constant.
 int chat_template_find(const struct tokenizer *tokenizer, const struct chat_template **out, struct error *error);
 const char *chat_template_name(const struct chat_template *format);
 
 // Appends the prompt for the assistant's next turn. Contents are encoded as plain text, never as special tokens.
+// A role that the format does not have is refused by name.
 int chat_template_render(const struct chat_template *format, const struct tokenizer *tokenizer,
                          const struct chat_message *messages, size_t count, struct token_list *out,
                          struct error *error);

@@ -1,20 +1,28 @@
-// Stop strings in a stream of text: lets through what cannot be part of one, holds back a true prefix, ends
-// at the first match wherever it is split. Embedded in its sequence; one thread.
+// Stop strings in a stream of text: lets through what cannot be part of one, holds back a true prefix, ends at
+// the first to become complete wherever it is split (of several that end at the same byte, the longest).
+// Embedded in its sequence; one thread. Time is linear in the text, whatever the strings.
 #ifndef ENGINE_STOP_MATCHER_H
 #define ENGINE_STOP_MATCHER_H
 
 #include "base/buffer.h"
 #include "engine/engine.h"
 
+struct stop_string {
+    char *text; // owned, never empty
+    size_t bytes;
+    size_t *border; // [bytes] length of the longest proper prefix of text[0..i] that it also ends with
+    size_t matched; // how much of it the text so far ends with
+};
+
 struct stop_matcher {
-    struct text_span stops[ENGINE_STOPS_MAX]; // owned copies, none empty
+    struct stop_string stops[ENGINE_STOPS_MAX];
     int stop_count;
-    struct buffer held; // the longest suffix so far that is a proper prefix of a stop string
     bool stopped;
 };
 
+// Copies the strings. On failure nothing is left to finish.
 int stop_matcher_init(struct stop_matcher *matcher, const struct text_span *stops, int count, struct error *error);
-void stop_matcher_finish(struct stop_matcher *matcher);
+void stop_matcher_finish(struct stop_matcher *matcher); // takes one that is all zeros too
 
 // Appends to out what is now certain not to belong to a stop string. True once a stop string is complete:
 // what came before it is in out, the string and what follows are dropped. On no memory out->failed is set.

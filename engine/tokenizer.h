@@ -22,20 +22,30 @@ int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t
 int tokenizer_encode_after(const struct tokenizer *tokenizer, int32_t special, const char *text, size_t bytes,
                            struct token_list *out, struct error *error);
 
-// What the file's post-processor or add_bos_token puts in front of and behind a prompt; -1: nothing.
+// What add_bos_token, or else the file's post-processor, puts in front of a prompt; -1: nothing.
 int32_t tokenizer_bos(const struct tokenizer *tokenizer);
+
+// What tokenizer_config.json names as bos_token, whether or not it goes before a prompt; -1: nothing.
+int32_t tokenizer_bos_token(const struct tokenizer *tokenizer);
 
 // Id of an added token by its exact content; -1: none.
 int32_t tokenizer_special(const struct tokenizer *tokenizer, const char *content);
 
+// Whether an added token, found in a text, leaves the text before it as it is (no lstrip, not normalized).
+bool tokenizer_leaves_text_before(const struct tokenizer *tokenizer, int32_t id);
+
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
 
-// Bytes of a token inside a running text ("▁the" is " the", <0xE2> is one byte). NULL for an id out of range.
+// Bytes of a token inside a running text ("▁the" is " the", <0xE2> is one byte). NULL for an id that the files
+// do not know.
 const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_t *bytes);
 
 int tokenizer_size(const struct tokenizer *tokenizer); // ids [0, size) are known; the rest up to vocab_size is padding
 
-// tokenizer_config.json's chat_template, or NULL.
+// Whether the file's decoder drops one space at the start of a text.
+bool tokenizer_strips_space(const struct tokenizer *tokenizer);
+
+// chat_template.jinja, or tokenizer_config.json's chat_template ("default" where it names several), or NULL.
 const char *tokenizer_chat_template(const struct tokenizer *tokenizer);
 
 // Appends one id; false when out of memory.
