@@ -53,7 +53,8 @@ struct engine;
 // tensor or key, what was found and what was expected.
 int engine_open(struct engine **out, const struct engine_options *options, struct error *error);
 
-// Stops the engine thread. Jobs that still run end with ERROR_SHUTDOWN. Handles must be released before. Takes NULL.
+// Stops the engine thread. Jobs that still run end with ERROR_SHUTDOWN: their handles can be read and released
+// afterwards too. No other call may be under way. Takes NULL.
 void engine_close(struct engine *engine);
 
 struct engine_info {
@@ -67,7 +68,7 @@ struct engine_info {
     uint64_t parameters;        // all of them
     uint64_t parameters_active; // used for one token
     size_t weight_bytes;        // held in memory or mapped
-    size_t kv_tokens;           // capacity of the KV cache
+    size_t kv_tokens;           // capacity of the KV cache, of all sequences together
     int64_t created;            // modification time of the model's files, seconds since 1970
     double load_seconds;
 };
@@ -146,9 +147,11 @@ struct engine_request {
     bool want_logprobs;   // each token's log-probability
     int top_logprobs;     // and that many alternatives, 0..20
     bool prompt_logprobs; // the prompt's tokens too, before the first new one
+    bool strip_space;     // the answer is a text of its own, as in a chat: the one space that the tokenizer puts in
+                          // front of a text is not part of it. Otherwise the answer continues the prompt's text
 
-    // Called from the engine thread (or from engine_submit's) when an event is queued where there was none.
-    // Must return at once and may not call the engine.
+    // Called from the engine thread when an event is queued where there was none. Must return at once, may not
+    // call the engine, and may not wait for a lock that its owner holds while releasing the job. NULL: never.
     void (*wake)(void *user);
     void *wake_user;
 };
@@ -161,7 +164,8 @@ int engine_submit(struct engine *engine, const struct engine_request *request, s
 
 enum engine_event_type {
     ENGINE_EVENT_PROMPT, // log-probabilities of prompt tokens, in order, possibly in several events
-    ENGINE_EVENT_TEXT,   // new text and the tokens it came from; either may be empty
+    ENGINE_EVENT_TEXT,   // new text, and the tokens generated since the last event; either may be empty: text can
+                         // be held back when its tokens are told, and comes with later ones or alone at the end
     ENGINE_EVENT_DONE,   // the last event of a job that went well
     ENGINE_EVENT_ERROR,  // the last event of one that did not
 };
@@ -175,19 +179,20 @@ struct token_logprob {
 
 struct engine_token {
     int32_t token;
-    float logprob; // NAN for the prompt's first token: nothing comes before it
+    float logprob; // NAN where it was not asked for, and for the prompt's first token: nothing comes before it
     int top_count;
     struct token_logprob *top; // [top_count], most likely first
 };
 
 struct engine_usage {
-    size_t prompt_tokens, cached_tokens, completion_tokens;
+    size_t prompt_tokens, cached_tokens;
+    size_t completion_tokens; // those that events told of; the end-of-turn token is not among them
     double queue_seconds, prompt_seconds, decode_seconds;
 };
 
 struct engine_event {
     enum engine_event_type type;
-    char *text; // whole UTF-8 characters; what might be the start of a stop string is held back
+    char *text; // whole UTF-8 characters and a NUL; what might be the start of a stop string is held back
     size_t text_bytes;
     struct engine_token *tokens; // [token_count]
     int token_count;

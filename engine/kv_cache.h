@@ -1,10 +1,12 @@
 // The KV cache: a pool of pages of KV_PAGE_TOKENS positions that sequences draw from and give back.
-// The engine thread alone touches it. Memory is reserved at creation and becomes resident when first written.
+// The engine thread alone touches it. Memory is reserved at creation and becomes resident when first written;
+// it starts out as zeros and stays finite (see kv_cache_clear), so that a masked position can be read safely.
 #ifndef ENGINE_KV_CACHE_H
 #define ENGINE_KV_CACHE_H
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,6 +17,7 @@ struct kv_cache {
     int pages;          // capacity
     int pages_used;
     int32_t *free_pages; // stack of the free ones, [pages - pages_used]
+    bool *taken;        // [pages]
     float *data;        // [layers][pages][2: keys, values][kv_heads][KV_PAGE_TOKENS][head_dim]
     size_t data_bytes;
 };
@@ -22,9 +25,17 @@ struct kv_cache {
 int kv_cache_init(struct kv_cache *cache, int layers, int kv_heads, int head_dim, int pages, struct error *error);
 void kv_cache_finish(struct kv_cache *cache); // takes one that is all zeros too
 
-// Takes a page; -1 when none is free. Its content is undefined.
+// Bytes of one page, over all layers; 0 when the product overflows.
+size_t kv_cache_page_bytes(int layers, int kv_heads, int head_dim);
+
+// Takes a page; -1 when none is free. Its content is what its last owner left: finite, but without meaning.
 int32_t kv_cache_take(struct kv_cache *cache);
-void kv_cache_give(struct kv_cache *cache, int32_t page);
+
+// Gives it back. False, and nothing has changed, for a page that is not taken or does not exist: a caller's bug.
+bool kv_cache_give(struct kv_cache *cache, int32_t page);
+
+// Zeros a page in all layers: for the pages of a sequence that met NaN or infinite numbers, before they go back.
+void kv_cache_clear(struct kv_cache *cache, int32_t page);
 
 // Pages that so many tokens need.
 static inline int kv_cache_pages_for(size_t tokens) {

@@ -1,0 +1,294 @@
+// Opening and closing an engine, and what other threads ask of it. The engine thread's work is in steps.c; the
+// life of a job is told at its top.
+#include "engine/engine_private.h"
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/utf8.h"
+#include "engine/architectures/architecture.h"
+#include "engine/machine.h"
+
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SEQUENCES_DEFAULT = 16,
+    SEQUENCES_MAX = 1024,
+    QUEUE_DEFAULT = 64,
+    QUEUE_MAX = 65536,
+    PREFILL_TOKENS_DEFAULT = 256,
+    PREFILL_TOKENS_MAX = 65536,
+    THREADS_MAX = 1024,
+    PROMPT_LOGPROB_ROWS = 64, // logits of a prompt that are held at once
+    KV_SHARE = 4,             // the KV cache takes at most one part in so many of the memory that is free
+};
+
+// ---- The engine thread
+
+// The devices are opened, used and closed by one thread: that is what OpenMP's and oneDNN's own state follow.
+static int start_thread(struct engine *engine, struct error *error) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); // signals are the business of the threads that others started
+    int failed = pthread_create(&engine->thread, NULL, engine_run, engine);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) return error_set(error, ERROR_INTERNAL, "the engine thread can not be started: %s", strerror(failed));
+    engine->started = true;
+
+    job_bell_wait(&engine->opened);
+    if (engine->open_error.code == ERROR_NONE) return 0;
+    if (error) *error = engine->open_error;
+    return engine->open_error.code;
+}
+
+// ---- Opening
+
+static int pick(int given, int otherwise, int most, const char *name, int *out, struct error *error) {
+    if (given < 0 || given > most)
+        return error_set_param(error, ERROR_ARGUMENT, name, "%s is %d; it has to be between 0 (the default) and %d",
+                               name, given, most);
+    *out = given > 0 ? given : otherwise;
+    return 0;
+}
+
+static int read_options(struct engine *engine, const struct engine_options *options, struct error *error) {
+    int code;
+    if ((code = pick(options->sequences_max, SEQUENCES_DEFAULT, SEQUENCES_MAX, "sequences_max", &engine->sequences_max,
+                     error)))
+        return code;
+    if ((code = pick(options->queue_max, QUEUE_DEFAULT, QUEUE_MAX, "queue_max", &engine->queue_max, error)))
+        return code;
+    if ((code = pick(options->prefill_tokens_max, PREFILL_TOKENS_DEFAULT, PREFILL_TOKENS_MAX, "prefill_tokens_max",
+                     &engine->prefill_tokens_max, error)))
+        return code;
+    if ((code = pick(options->threads, machine_cores(""), THREADS_MAX, "threads", &engine->threads, error)))
+        return code;
+
+    int prompt_rows =
+        engine->prefill_tokens_max < PROMPT_LOGPROB_ROWS ? engine->prefill_tokens_max : PROMPT_LOGPROB_ROWS;
+    engine->rows_max =
+        engine->prefill_tokens_max > engine->sequences_max ? engine->prefill_tokens_max : engine->sequences_max;
+    engine->outputs_max = prompt_rows > engine->sequences_max ? prompt_rows : engine->sequences_max;
+    engine->scheduler.prefill_tokens_max = engine->prefill_tokens_max;
+
+    const char *name = options->stages ? options->stages : cpu_stages.name;
+    static const struct stages *const ALL[] = {&cpu_stages, &reference_stages};
+    for (size_t i = 0; i < sizeof ALL / sizeof *ALL; i++)
+        if (strcmp(name, ALL[i]->name) == 0) engine->stages = ALL[i];
+    if (!engine->stages)
+        return error_set_param(error, ERROR_ARGUMENT, "stages", "stages are \"%s\"; there are \"%s\" and \"%s\"", name,
+                               cpu_stages.name, reference_stages.name);
+    return 0;
+}
+
+// Enough for all sequences at full length, unless that is more than its share of the free memory; at least one
+// full context, or nothing the model can do would fit.
+static size_t choose_kv_tokens(const struct engine *engine, size_t page_bytes) {
+    size_t context = (size_t)engine->model->config.context, all;
+    if (!checked_mul(context, (size_t)engine->sequences_max, &all)) all = context;
+    size_t room = machine_memory_available("") / KV_SHARE / page_bytes * KV_PAGE_TOKENS;
+    if (all > room) all = room;
+    return all > context ? all : context;
+}
+
+static int open_cache(struct engine *engine, size_t tokens, struct error *error) {
+    const struct model_config *config = &engine->model->config;
+    size_t page_bytes = kv_cache_page_bytes(config->layers, config->kv_heads, config->head_dim);
+    if (page_bytes > 0 && tokens == 0) tokens = choose_kv_tokens(engine, page_bytes);
+    if (page_bytes == 0 || tokens > (size_t)INT_MAX - KV_PAGE_TOKENS)
+        return error_set_param(error, ERROR_ARGUMENT, "kv_tokens", "a KV cache of %zu tokens is not possible", tokens);
+    int code = kv_cache_init(&engine->cache, config->layers, config->kv_heads, config->head_dim,
+                             kv_cache_pages_for(tokens), error);
+    if (code) return code;
+    engine->stats.kv_pages = (size_t)engine->cache.pages;
+    engine->info.kv_tokens = (size_t)engine->cache.pages * KV_PAGE_TOKENS;
+    return 0;
+}
+
+static int allocate(struct engine *engine, struct error *error) {
+    size_t sequences = (size_t)engine->sequences_max, rows = (size_t)engine->rows_max;
+    size_t outputs = (size_t)engine->outputs_max, logits;
+    engine->places = calloc(sequences, sizeof *engine->places);
+    engine->shown = calloc(sequences, sizeof *engine->shown);
+    engine->run = calloc(sequences, sizeof *engine->run);
+    engine->place_of = calloc(sequences, sizeof *engine->place_of);
+    engine->token = calloc(rows, sizeof *engine->token);
+    engine->position = calloc(rows, sizeof *engine->position);
+    engine->output = calloc(outputs, sizeof *engine->output);
+    if (checked_mul(outputs, (size_t)engine->model->config.vocab, &logits))
+        engine->logits = calloc(logits, sizeof *engine->logits);
+    engine->waiting = calloc(sequences + (size_t)engine->queue_max, sizeof *engine->waiting);
+    if (engine->places && engine->shown && engine->run && engine->place_of && engine->token && engine->position &&
+        engine->output && engine->logits && engine->waiting)
+        return 0;
+    return error_set(error, ERROR_MEMORY, "no memory for batches of %d rows and %d outputs", engine->rows_max,
+                     engine->outputs_max);
+}
+
+// The last component of the real path: "models/demo/" and "." have one too.
+static char *name_of(const char *dir) {
+    char *path = realpath(dir, NULL);
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    const char *last = slash ? slash + 1 : "";
+    char *name = strdup(*last && utf8_valid(last, strlen(last)) ? last : "model");
+    free(path);
+    return name;
+}
+
+static int open_model(struct engine *engine, const struct engine_options *options, struct error *error) {
+    int code = model_open(&engine->model,
+                          &(struct model_options){.dir = options->model_dir,
+                                                  .weights = options->weights,
+                                                  .progress = options->progress,
+                                                  .progress_user = options->progress_user},
+                          error);
+    if (code) return code;
+    const struct model_config *config = &engine->model->config;
+    code = tokenizer_open(&engine->tokenizer, options->model_dir, config->vocab, error);
+    if (code) return code;
+    code = chat_template_find(engine->tokenizer, &engine->chat_template, error);
+    if (code) return code;
+    engine->model_name = name_of(options->model_dir);
+    if (!engine->model_name) return error_set(error, ERROR_MEMORY, "no memory for the model's name");
+    engine->sequence_model = (struct sequence_model){.tokenizer = engine->tokenizer,
+                                                     .vocab_size = config->vocab,
+                                                     .eos = config->eos,
+                                                     .eos_count = config->eos_count};
+    return 0;
+}
+
+static void fill_info(struct engine *engine, const struct engine_options *options, double began_at) {
+    const struct model *model = engine->model;
+    struct engine_info *info = &engine->info; // device and kv_tokens are set already
+    info->model_name = engine->model_name;
+    info->architecture = model->architecture->name;
+    info->weights = weight_format_name(options->weights);
+    info->context_tokens = model->config.context;
+    info->vocab_size = model->config.vocab;
+    info->threads = engine->threads;
+    info->parameters = model->parameters;
+    info->parameters_active = model->parameters_active;
+    info->weight_bytes = model->weight_bytes;
+    info->created = model->created;
+    info->load_seconds = clock_seconds() - began_at;
+}
+
+int engine_open(struct engine **out, const struct engine_options *options, struct error *error) {
+    double began_at = clock_seconds();
+    struct engine *engine = calloc(1, sizeof *engine);
+    if (!engine) return error_set(error, ERROR_MEMORY, "no memory for the engine");
+    job_bell_init(&engine->bell);
+    job_bell_init(&engine->opened);
+    pthread_mutex_init(&engine->lock, NULL);
+
+    int code;
+    if ((code = read_options(engine, options, error))) goto failed;
+    if ((code = open_model(engine, options, error))) goto failed;
+    if ((code = open_cache(engine, options->kv_tokens, error))) goto failed;
+    if ((code = allocate(engine, error))) goto failed;
+    engine->limits = (struct admission_limits){.vocab_size = engine->model->config.vocab,
+                                               .context_tokens = (size_t)engine->model->config.context,
+                                               .kv_tokens = engine->info.kv_tokens};
+    if ((code = start_thread(engine, error))) goto failed;
+    fill_info(engine, options, began_at);
+    *out = engine;
+    return 0;
+
+failed:
+    engine_close(engine);
+    return code;
+}
+
+void engine_close(struct engine *engine) {
+    if (!engine) return;
+    if (engine->started) {
+        pthread_mutex_lock(&engine->lock);
+        engine->closing = true;
+        pthread_mutex_unlock(&engine->lock);
+        job_bell_ring(&engine->bell);
+        pthread_join(engine->thread, NULL);
+    }
+    free(engine->waiting);
+    free(engine->logits);
+    free(engine->output);
+    free(engine->position);
+    free(engine->token);
+    free(engine->place_of);
+    free(engine->run);
+    free(engine->shown);
+    free(engine->places);
+    kv_cache_finish(&engine->cache);
+    tokenizer_close(engine->tokenizer);
+    model_close(engine->model);
+    free(engine->model_name);
+    pthread_mutex_destroy(&engine->lock);
+    job_bell_finish(&engine->opened);
+    job_bell_finish(&engine->bell);
+    free(engine);
+}
+
+// ---- What others may ask for
+
+const struct engine_info *engine_info(const struct engine *engine) {
+    return &engine->info;
+}
+
+void engine_stats(struct engine *engine, struct engine_stats *out) {
+    pthread_mutex_lock(&engine->lock);
+    *out = engine->stats;
+    double started_at = engine->step_started_at;
+    pthread_mutex_unlock(&engine->lock);
+    out->step_running_seconds = started_at > 0 ? clock_seconds() - started_at : 0;
+}
+
+// Puts it at the end of the line, unless as many as can run and wait are there already.
+static int enter_line(struct engine *engine, struct sequence *sequence, struct error *error) {
+    int code = 0;
+    pthread_mutex_lock(&engine->lock);
+    if (engine->closing)
+        code = error_set(error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
+    else if (engine->stats.running + engine->stats.waiting >= engine->sequences_max + engine->queue_max)
+        code = error_set(error, ERROR_BUSY, "%d requests are running and %d are waiting; try again later",
+                         engine->stats.running, engine->stats.waiting);
+    else
+        engine->waiting[engine->stats.waiting++] = sequence;
+    pthread_mutex_unlock(&engine->lock);
+    return code;
+}
+
+int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
+                  struct error *error) {
+    size_t tokens_max;
+    int code = admission_check(request, &engine->limits, &tokens_max, error);
+    if (code) return code;
+    struct sequence *sequence;
+    code = sequence_create(&sequence, request, tokens_max, &engine->sequence_model, &engine->bell, error);
+    if (code) return code;
+
+    struct engine_job *job = sequence->job; // the sequence may end before this function does
+    code = enter_line(engine, sequence, error);
+    if (code) {
+        sequence_destroy(sequence);
+        engine_job_release(job);
+        return code;
+    }
+    job_bell_ring(&engine->bell);
+    *out = job;
+    return 0;
+}
+
+int engine_chat_tokens(const struct engine *engine, const struct chat_message *messages, size_t count,
+                       struct token_list *out, struct error *error) {
+    return chat_template_render(engine->chat_template, engine->tokenizer, messages, count, out, error);
+}
+
+int engine_text_tokens(const struct engine *engine, const char *text, size_t bytes, bool parse_special,
+                       struct token_list *out, struct error *error) {
+    return tokenizer_encode(engine->tokenizer, text, bytes, parse_special, out, error);
+}
+
+const char *engine_token_text(const struct engine *engine, int32_t id, size_t *bytes) {
+    return tokenizer_piece(engine->tokenizer, id, bytes);
+}

@@ -1,0 +1,60 @@
+// What an engine is made of: shared by engine.c, which opens it and takes requests, and steps.c, its thread.
+#ifndef ENGINE_ENGINE_PRIVATE_H
+#define ENGINE_ENGINE_PRIVATE_H
+
+#include "engine/admission.h"
+#include "engine/chat_template.h"
+#include "engine/job.h"
+#include "engine/kv_cache.h"
+#include "engine/model.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
+#include "engine/stages.h"
+#include "engine/tokenizer.h"
+
+#include <pthread.h>
+
+struct engine {
+    // Read-only once open.
+    struct engine_info info;
+    char *model_name;
+    struct model *model;
+    struct tokenizer *tokenizer;
+    const struct chat_template *chat_template;
+    const struct stages *stages;
+    struct sequence_model sequence_model;
+    struct admission_limits limits;
+    int threads, sequences_max, queue_max, prefill_tokens_max;
+    int rows_max, outputs_max; // of one batch
+
+    // The engine thread's alone.
+    void *stages_state;
+    struct forward *forward;
+    struct kv_cache cache;
+    int pages_reserved; // promised to the running sequences
+    struct scheduler scheduler;
+    struct sequence **places;         // [sequences_max] the running ones; NULL: free
+    struct scheduler_sequence *shown; // [sequences_max] what the scheduler saw of them
+    int32_t *token, *position;        // [rows_max] the batch
+    int32_t *output;                  // [outputs_max]
+    struct batch_sequence *run;       // [sequences_max]
+    int *place_of;                    // [sequences_max] whose run it is
+    float *logits;                    // [outputs_max][vocab]
+
+    pthread_t thread;
+    bool started;
+    struct job_bell bell;   // there is something to look at
+    struct job_bell opened; // the engine thread has its devices, or open_error
+    struct error open_error;
+
+    pthread_mutex_t lock; // guards what follows; held for moments, never during a step or with another lock
+    bool closing;
+    struct sequence **waiting; // [sequences_max + queue_max] the line, its head first
+    struct engine_stats stats; // waiting is its length
+    double step_started_at;    // 0: no step is in progress
+};
+
+// The engine thread, from devices opened (or open_error) to devices closed. argument: the engine.
+void *engine_run(void *argument);
+
+#endif

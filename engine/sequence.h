@@ -1,0 +1,71 @@
+// A sequence: one request on its way through the steps. It knows what is computed, what comes next and what its
+// job is told; it calls no device. Created by the submitting thread, then the engine thread's alone.
+#ifndef ENGINE_SEQUENCE_H
+#define ENGINE_SEQUENCE_H
+
+#include "engine/detokenizer.h"
+#include "engine/job.h"
+#include "engine/kv_cache.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "engine/stop_matcher.h"
+
+// What sequences need to know of the model; outlives them.
+struct sequence_model {
+    const struct tokenizer *tokenizer;
+    int vocab_size;
+    const int32_t *eos; // [eos_count] tokens that end an answer
+    int eos_count;
+};
+
+struct sequence {
+    const struct sequence_model *model;
+    struct engine_job *job; // the engine's reference
+
+    int32_t *prompt; // [prompt_tokens]
+    size_t prompt_tokens, tokens_max;
+    bool ignore_eos, want_logprobs, prompt_logprobs;
+    int top_logprobs;
+
+    size_t computed;     // positions in the cache: of the prompt, then of the answer
+    size_t generated;    // tokens of the answer
+    int32_t newest;      // the last of them, which the next decode step computes
+    bool finished;       // nothing more will come, for this reason:
+    enum finish_reason finish;
+
+    int32_t *pages;      // [pages_max] KV pages; the first page_count are taken
+    int page_count;
+    int pages_max;       // what prompt and answer can need at most; reserved at admission
+
+    struct sampler *sampler;
+    struct detokenizer detokenizer;
+    struct stop_matcher stop_matcher;
+    struct buffer piece, text; // of the newest token: as detokenized, and as it may be given out
+
+    double submitted_at, admitted_at, answering_at; // clock_seconds(); 0: not yet
+};
+
+// request is checked already (engine/admission.h); tokens_max is what it may generate at most.
+int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max,
+                    const struct sequence_model *model, struct job_bell *bell, struct error *error);
+void sequence_destroy(struct sequence *sequence); // drops the job; pages must be back. Takes NULL
+
+static inline size_t sequence_prompt_left(const struct sequence *sequence) {
+    return sequence->computed < sequence->prompt_tokens ? sequence->prompt_tokens - sequence->computed : 0;
+}
+
+// Takes pages until they cover so many more positions. False when the pool is empty, which the reservation excludes.
+bool sequence_take_pages(struct sequence *sequence, struct kv_cache *cache, int positions);
+// Gives all of them back; `clear` zeros them before (see kv_cache_clear).
+void sequence_give_pages(struct sequence *sequence, struct kv_cache *cache, bool clear);
+
+// Tells of a computed chunk of the prompt. logits: [rows][vocab] with prompt_logprobs; otherwise [1][vocab], of
+// the last row, once the prompt is complete. Chooses the first token then. On an error the sequence has to end.
+int sequence_prefilled(struct sequence *sequence, int rows, const float *logits, struct error *error);
+
+// Tells of a computed token of the answer, and chooses the next from logits [vocab].
+int sequence_decoded(struct sequence *sequence, const float *logits, struct error *error);
+
+struct engine_usage sequence_usage(const struct sequence *sequence);
+
+#endif

@@ -1,0 +1,275 @@
+// The engine thread: it opens the devices, runs the step loop, and closes them.
+//
+// The life of a job. engine_submit checks the request (admission.c), makes a sequence of it with all that it will
+// need (sequence.c) and puts it at the end of the waiting line; the caller gets the job (job.c), which both sides
+// share. The engine thread does the rest, in rounds:
+//
+//   1. sequences whose job was cancelled end, waiting or running, and their pages are free again;
+//   2. the head of the line is admitted while a place is free and the KV pages that it can need at most are not
+//      promised to others. So what was admitted never runs out of pages half-way, and nobody overtakes: a head
+//      that does not fit now waits, and the line behind it too;
+//   3. the scheduler names the next step (scheduler.c): a chunk of one prompt, or one token for all that decode;
+//   4. the step becomes a batch (batch.h), the model's forward pass runs, and each sequence gets its logits,
+//      chooses its token and posts an event to its job. A sequence whose reader is behind is left out;
+//   5. a sequence that is finished or has failed gives its pages back and posts its last event.
+//
+// With nothing to do it sleeps until the bell rings. A request without a limit of its own (tokens_max -1) reserves
+// the rest of the context, which is why the KV cache is by default as large as all sequences can need together,
+// unless that is more than a quarter of the memory that is free.
+#include "engine/engine_private.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+
+// ---- Ends
+
+// The place is free, and anybody who looks at the statistics sees so, before the job hears of its end.
+static void end_running(struct engine *engine, int place, const struct error *error) {
+    struct sequence *sequence = engine->places[place];
+    sequence_give_pages(sequence, &engine->cache, error && error->code == ERROR_NUMERIC);
+    engine->pages_reserved -= sequence->pages_max;
+    engine->places[place] = NULL;
+
+    pthread_mutex_lock(&engine->lock);
+    engine->stats.running--;
+    engine->stats.kv_pages_used = (size_t)engine->cache.pages_used;
+    pthread_mutex_unlock(&engine->lock);
+
+    struct engine_usage usage = sequence_usage(sequence);
+    job_end(sequence->job, sequence->finish, &usage, error);
+    sequence_destroy(sequence);
+}
+
+static void end_waiting(struct sequence *sequence, const struct error *error) {
+    struct engine_usage usage = sequence_usage(sequence);
+    job_end(sequence->job, FINISH_STOP, &usage, error);
+    sequence_destroy(sequence);
+}
+
+// Takes the first waiting sequence out of the line that is cancelled, or any with `all`; NULL: none.
+static struct sequence *leave_line(struct engine *engine, bool all) {
+    struct sequence *found = NULL;
+    pthread_mutex_lock(&engine->lock);
+    int length = engine->stats.waiting;
+    for (int i = 0; i < length && !found; i++) {
+        if (!all && !job_is_cancelled(engine->waiting[i]->job)) continue;
+        found = engine->waiting[i];
+        engine->stats.waiting--;
+        memmove(engine->waiting + i, engine->waiting + i + 1, (size_t)(length - i - 1) * sizeof(struct sequence *));
+    }
+    pthread_mutex_unlock(&engine->lock);
+    return found;
+}
+
+static void end_cancelled(struct engine *engine) {
+    struct error error;
+    error_set(&error, ERROR_CANCELLED, "%s", error_text(ERROR_CANCELLED));
+    for (struct sequence *sequence; (sequence = leave_line(engine, false));) end_waiting(sequence, &error);
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (engine->places[i] && job_is_cancelled(engine->places[i]->job)) end_running(engine, i, &error);
+}
+
+static void end_all(struct engine *engine) {
+    struct error error;
+    error_set(&error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
+    for (struct sequence *sequence; (sequence = leave_line(engine, true));) end_waiting(sequence, &error);
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (engine->places[i]) end_running(engine, i, &error);
+}
+
+// ---- Admission to the steps
+
+static int find_free_place(const struct engine *engine) {
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (!engine->places[i]) return i;
+    return -1;
+}
+
+// The head of the line, when its pages can be promised.
+static struct sequence *take_head(struct engine *engine) {
+    struct sequence *head = NULL;
+    pthread_mutex_lock(&engine->lock);
+    if (engine->stats.waiting > 0 && engine->waiting[0]->pages_max <= engine->cache.pages - engine->pages_reserved) {
+        head = engine->waiting[0];
+        engine->stats.waiting--;
+        engine->stats.running++;
+        memmove(engine->waiting, engine->waiting + 1, (size_t)engine->stats.waiting * sizeof(struct sequence *));
+    }
+    pthread_mutex_unlock(&engine->lock);
+    return head;
+}
+
+static void admit(struct engine *engine) {
+    for (int place; (place = find_free_place(engine)) >= 0;) {
+        struct sequence *sequence = take_head(engine);
+        if (!sequence) return;
+        sequence->admitted_at = clock_seconds();
+        engine->pages_reserved += sequence->pages_max;
+        engine->places[place] = sequence;
+    }
+}
+
+static struct schedule plan(struct engine *engine) {
+    for (int i = 0; i < engine->sequences_max; i++) {
+        struct sequence *sequence = engine->places[i];
+        engine->shown[i] = (struct scheduler_sequence){.paused = true};
+        if (!sequence) continue;
+        engine->shown[i].prompt_left = sequence_prompt_left(sequence);
+        engine->shown[i].paused = job_is_paused(sequence->job);
+    }
+    return scheduler_next(&engine->scheduler, engine->shown, (size_t)engine->sequences_max);
+}
+
+// ---- Steps
+
+static void run_forward(struct engine *engine, const struct batch *batch) {
+    pthread_mutex_lock(&engine->lock);
+    engine->step_started_at = clock_seconds();
+    engine->stats.kv_pages_used = (size_t)engine->cache.pages_used;
+    pthread_mutex_unlock(&engine->lock);
+
+    forward_run(engine->forward, batch, &engine->cache, engine->logits);
+
+    pthread_mutex_lock(&engine->lock);
+    engine->step_started_at = 0;
+    engine->stats.steps++;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+// The pages that a sequence's next positions need. The reservation makes sure of them: failing is a bug, and ends
+// this sequence alone.
+static bool take_pages(struct engine *engine, int place, int positions) {
+    if (sequence_take_pages(engine->places[place], &engine->cache, positions)) return true;
+    struct error error;
+    error_set(&error, ERROR_INTERNAL, "the KV cache has fewer free pages than were reserved");
+    end_running(engine, place, &error);
+    return false;
+}
+
+// A sequence's part of a step is over: it is counted, and the sequence ends where it has failed or is finished.
+static void conclude(struct engine *engine, int place, size_t prompt_tokens, size_t completion_tokens, int code,
+                     const struct error *error) {
+    pthread_mutex_lock(&engine->lock);
+    engine->stats.prompt_tokens += prompt_tokens;
+    engine->stats.completion_tokens += completion_tokens;
+    pthread_mutex_unlock(&engine->lock);
+    if (code || engine->places[place]->finished) end_running(engine, place, code ? error : NULL);
+}
+
+static void prefill_step(struct engine *engine, int place, int rows) {
+    struct sequence *sequence = engine->places[place];
+    if (sequence->prompt_logprobs && rows > engine->outputs_max) rows = engine->outputs_max;
+    if (!take_pages(engine, place, rows)) return;
+
+    bool completes = (size_t)rows == sequence_prompt_left(sequence);
+    int outputs = sequence->prompt_logprobs ? rows : completes ? 1 : 0;
+    for (int i = 0; i < rows; i++) engine->position[i] = (int32_t)sequence->computed + i;
+    for (int i = 0; i < outputs; i++) engine->output[i] = rows - outputs + i;
+    engine->run[0] = (struct batch_sequence){
+        .first = 0, .count = rows, .position = (int)sequence->computed, .pages = sequence->pages};
+    run_forward(engine, &(struct batch){.tokens = rows,
+                                        .token = sequence->prompt + sequence->computed,
+                                        .position = engine->position,
+                                        .sequences = 1,
+                                        .sequence = engine->run,
+                                        .outputs = outputs,
+                                        .output = engine->output});
+
+    struct error error;
+    int code = sequence_prefilled(sequence, rows, engine->logits, &error);
+    conclude(engine, place, (size_t)rows, sequence->generated, code, &error);
+}
+
+static void decode_step(struct engine *engine) {
+    int rows = 0;
+    for (int i = 0; i < engine->sequences_max; i++) {
+        if (engine->shown[i].paused || engine->shown[i].prompt_left > 0 || !take_pages(engine, i, 1)) continue;
+        const struct sequence *sequence = engine->places[i];
+        engine->place_of[rows] = i;
+        engine->token[rows] = sequence->newest;
+        engine->position[rows] = (int32_t)sequence->computed;
+        engine->output[rows] = rows;
+        engine->run[rows] = (struct batch_sequence){
+            .first = rows, .count = 1, .position = (int)sequence->computed, .pages = sequence->pages};
+        rows++;
+    }
+    if (rows == 0) return;
+    run_forward(engine, &(struct batch){.tokens = rows,
+                                        .token = engine->token,
+                                        .position = engine->position,
+                                        .sequences = rows,
+                                        .sequence = engine->run,
+                                        .outputs = rows,
+                                        .output = engine->output});
+
+    for (int row = 0; row < rows; row++) {
+        int place = engine->place_of[row];
+        struct sequence *sequence = engine->places[place];
+        size_t generated = sequence->generated;
+        struct error error;
+        int code = sequence_decoded(sequence, engine->logits + (size_t)row * (size_t)engine->sequence_model.vocab_size,
+                                    &error);
+        conclude(engine, place, 0, sequence->generated - generated, code, &error);
+    }
+}
+
+static bool is_closing(struct engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    bool closing = engine->closing;
+    pthread_mutex_unlock(&engine->lock);
+    return closing;
+}
+
+static void run_steps(struct engine *engine) {
+    while (!is_closing(engine)) {
+        end_cancelled(engine);
+        admit(engine);
+        struct schedule next = plan(engine);
+        switch (next.kind) {
+        case SCHEDULE_NOTHING:
+            job_bell_wait(&engine->bell);
+            break;
+        case SCHEDULE_PREFILL:
+            prefill_step(engine, (int)next.sequence, next.tokens);
+            break;
+        case SCHEDULE_DECODE:
+            decode_step(engine);
+            break;
+        }
+    }
+    end_all(engine);
+}
+
+// ---- The thread
+
+static int open_devices(struct engine *engine, struct error *error) {
+    const struct model_config *config = &engine->model->config;
+    struct stage_limits limits = {
+        .tokens_max = engine->rows_max,
+        .context_max = config->context,
+        .hidden = config->hidden,
+        .heads = config->heads,
+        .kv_heads = config->kv_heads,
+        .head_dim = config->head_dim,
+        .intermediate = config->intermediate,
+        .experts = config->experts,
+        .vocab = config->vocab,
+        .threads = engine->threads,
+    };
+    int code = engine->stages->open(&engine->stages_state, &limits, error);
+    if (code) return code;
+    return forward_create(&engine->forward, engine->model, engine->stages, engine->stages_state, engine->rows_max,
+                          engine->outputs_max, error);
+}
+
+void *engine_run(void *argument) {
+    struct engine *engine = argument;
+    int code = open_devices(engine, &engine->open_error);
+    if (!code) engine->info.device = engine->stages->describe(engine->stages_state);
+    job_bell_ring(&engine->opened); // engine_open goes on
+    if (!code) run_steps(engine);
+    forward_destroy(engine->forward);
+    engine->stages->close(engine->stages_state);
+    return NULL;
+}
