@@ -6,7 +6,7 @@
 #include "api/reply.h"
 #include "engine/engine.h"
 
-struct api_context {    // what an immediate answer may look at; owned by the server
+struct api_context { // what an immediate answer may look at; owned by the server
     struct engine *engine;
     bool shutting_down; // draining: /ready says no
 };

@@ -1,6 +1,6 @@
 // One generating request (chat or completion), from its JSON body to the bytes of its answer.
 // Pure: it names the engine jobs it wants and turns their events into bytes; the server submits the jobs and
-// moves the bytes. Parsed on a worker thread, then used on the loop thread alone. Its memory is one arena.
+// moves the bytes. Parsed on a worker thread, then used on the loop thread alone. Its memory dies with it.
 #ifndef API_GENERATION_H
 #define API_GENERATION_H
 
@@ -27,8 +27,7 @@ void generation_job(const struct generation *generation, size_t job, struct engi
 
 // Takes an event of a job. A stream's bytes are appended to out, ready to send; otherwise it is only noted.
 // A failure (also of memory) ends a stream with an error event. Loop thread, as all that follows.
-void generation_event(struct generation *generation, size_t job, const struct engine_event *event,
-                      struct buffer *out);
+void generation_event(struct generation *generation, size_t job, const struct engine_event *event, struct buffer *out);
 
 // Ends it at once for a reason from outside a job (shutdown, timeout, a job that could not be submitted):
 // an error event to the stream, or the error as the result. Nothing happens when it is complete already.
@@ -37,7 +36,8 @@ void generation_fail(struct generation *generation, const struct error *error, s
 // Every job has ended, or one has failed: nothing more will come. (The server cancels what still runs.)
 bool generation_complete(const struct generation *generation);
 
-// The whole answer of one that does not stream, once complete.
+// The whole answer of one that does not stream, once complete; of any that has failed, its error (for a stream, as
+// long as nothing has been sent).
 void generation_result(struct generation *generation, struct api_reply *reply);
 
 // For the log, never any text: tokens so far and how it ended.
@@ -45,7 +45,7 @@ struct generation_summary {
     const char *model;
     size_t prompt_tokens, completion_tokens;
     double queue_seconds, prompt_seconds, decode_seconds; // of the slowest job
-    const char *finish; // "stop", "length", "error", or "" while it runs
+    const char *finish;                                   // "stop", "length", "error", or "" while it runs
 };
 struct generation_summary generation_summary(const struct generation *generation);
 

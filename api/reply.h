@@ -6,11 +6,11 @@
 #include "base/error.h"
 
 struct api_reply {
-    int status;               // HTTP
-    const char *content_type; // static text
-    struct buffer body;       // the owner calls buffer_finish
+    int status;                 // HTTP
+    const char *content_type;   // static text
+    struct buffer body;         // the owner calls buffer_finish
     double retry_after_seconds; // > 0: tell the client when to come back
-    bool never_retry;         // a failure that would repeat: tells SDKs not to try again
+    bool never_retry;           // a failure that would repeat: tells SDKs not to try again
 };
 
 enum { API_REPLY_BYTES_MAX = 64 * 1024 * 1024 };
@@ -22,6 +22,7 @@ void api_reply_error(struct api_reply *reply, const struct error *error);
 
 // The error object alone, {"error": {"message", "type", "param", "code"}}, as SSE needs it in mid-stream.
 void api_error_json(const struct error *error, struct buffer *out);
+void api_error_object(const struct error *error, struct buffer *out); // the inner object, for an answer that says more
 int api_error_status(enum error_code code);
 
 #endif

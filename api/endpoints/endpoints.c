@@ -1,0 +1,33 @@
+#include "api/endpoint.h"
+
+#include "api/endpoints/answers.h"
+#include "api/json.h"
+
+static void greet(const struct api_context *context, const char *parameter, struct api_reply *reply);
+
+const struct endpoint ENDPOINTS[] = {
+    {"POST", "/v1/chat/completions", "the next message of a conversation", NULL, &chat_generation},
+    {"POST", "/v1/completions", "the continuation of a text", NULL, &completion_generation},
+    {"GET", "/v1/models", "the loaded model, as a list", models_list, NULL},
+    {"GET", "/v1/models/{id}", "the loaded model", models_one, NULL},
+    {"GET", "/health", "200 while the process answers", health_answer, NULL},
+    {"GET", "/ready", "200 while it makes progress and takes requests, else 503 and why", ready_answer, NULL},
+    {"GET", "/", "this list", greet, NULL},
+};
+const size_t ENDPOINT_COUNT = sizeof ENDPOINTS / sizeof *ENDPOINTS;
+
+static void greet(const struct api_context *context, const char *parameter, struct api_reply *reply) {
+    (void)parameter;
+    struct buffer *out = &reply->body;
+    buffer_text(out, "{\"name\":\"tandem\",\"model\":");
+    json_write_text(out, engine_info(context->engine)->model_name);
+    buffer_text(out, ",\"endpoints\":[");
+    for (size_t i = 0; i < ENDPOINT_COUNT; i++) {
+        buffer_format(out, "%s{\"method\":\"%s\",\"path\":", i ? "," : "", ENDPOINTS[i].method);
+        json_write_text(out, ENDPOINTS[i].path);
+        buffer_text(out, ",\"help\":");
+        json_write_text(out, ENDPOINTS[i].help);
+        buffer_text(out, "}");
+    }
+    buffer_text(out, "]}");
+}

@@ -1,0 +1,83 @@
+#include "api/json.h"
+#include "api/reply.h"
+
+// What a client sees of an error code. Codes that should never reach one are told as an internal error.
+struct row {
+    enum error_code code;
+    int status;
+    const char *type, *openai_code; // openai_code NULL: null
+    double retry_after_seconds;     // 0: do not say
+    bool never_retry;               // the same request would fail again, so SDKs must not try
+};
+
+#define INVALID "invalid_request_error"
+#define SERVER "server_error"
+
+static const struct row ROWS[] = {
+    {ERROR_INTERNAL, 500, SERVER, "internal_error", 0, false}, // first: stands for what is not listed
+    {ERROR_ARGUMENT, 400, INVALID, NULL, 0, false},
+    {ERROR_UNSUPPORTED, 400, INVALID, "unsupported_parameter", 0, false},
+    {ERROR_CONTEXT_LENGTH, 400, INVALID, "context_length_exceeded", 0, false},
+    {ERROR_KV_CAPACITY, 400, INVALID, "kv_capacity_exceeded", 0, false},
+    {ERROR_HEADERS, 400, INVALID, "invalid_headers", 0, false},
+    {ERROR_FORBIDDEN_HOST, 403, "permission_error", "forbidden_host", 0, false},
+    {ERROR_NOT_FOUND, 404, INVALID, "not_found", 0, false},
+    {ERROR_MODEL_NOT_FOUND, 404, INVALID, "model_not_found", 0, false},
+    {ERROR_METHOD, 405, INVALID, "method_not_allowed", 0, false},
+    {ERROR_TIMEOUT, 408, INVALID, "request_timeout", 0, false},
+    {ERROR_TOO_LARGE, 413, INVALID, "too_large", 0, false},
+    {ERROR_MEDIA_TYPE, 415, INVALID, "unsupported_media_type", 0, false},
+    {ERROR_BUSY, 429, "rate_limit_error", "rate_limit_exceeded", 1, false},
+    {ERROR_CANCELLED, 499, INVALID, "request_cancelled", 0, false},
+    {ERROR_NUMERIC, 500, SERVER, "numeric_error", 0, true},
+    {ERROR_MEMORY, 503, SERVER, "out_of_memory", 2, false},
+    {ERROR_SHUTDOWN, 503, SERVER, "shutting_down", 2, false},
+};
+
+static const struct row *find(enum error_code code) {
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++)
+        if (ROWS[i].code == code) return &ROWS[i];
+    return &ROWS[0];
+}
+
+int api_error_status(enum error_code code) {
+    return find(code)->status;
+}
+
+void api_error_object(const struct error *error, struct buffer *out) {
+    const struct row *row = find(error->code);
+    buffer_text(out, "{\"message\":");
+    json_write_text(out, error->message[0] ? error->message : error_text(row->code));
+    buffer_format(out, ",\"type\":\"%s\",\"param\":", row->type);
+    if (error->param[0])
+        json_write_text(out, error->param);
+    else
+        buffer_text(out, "null");
+    buffer_text(out, ",\"code\":");
+    if (row->openai_code)
+        json_write_text(out, row->openai_code);
+    else
+        buffer_text(out, "null");
+    buffer_text(out, "}");
+}
+
+void api_error_json(const struct error *error, struct buffer *out) {
+    buffer_text(out, "{\"error\":");
+    api_error_object(error, out);
+    buffer_text(out, "}");
+}
+
+void api_reply_init(struct api_reply *reply) {
+    *reply = (struct api_reply){.status = 200, .content_type = "application/json"};
+    buffer_init(&reply->body, API_REPLY_BYTES_MAX);
+}
+
+void api_reply_error(struct api_reply *reply, const struct error *error) {
+    const struct row *row = find(error->code);
+    reply->status = row->status;
+    reply->content_type = "application/json";
+    reply->retry_after_seconds = row->retry_after_seconds;
+    reply->never_retry = row->never_retry;
+    buffer_clear(&reply->body);
+    api_error_json(error, &reply->body);
+}

@@ -1,0 +1,142 @@
+#include "api/json.h"
+
+#include "base/utf8.h"
+
+#include <stdint.h>
+#include <string.h>
+
+// ---- Reading
+
+// Counts brackets and commas outside strings. Whether they match is the parser's business.
+static int check_bounds(const char *body, size_t bytes, struct error *error) {
+    size_t depth = 0, containers = 0, values = 1;
+    bool in_string = false;
+    for (size_t i = 0; i < bytes; i++) {
+        char c = body[i];
+        if (in_string) {
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == ',') {
+            values++;
+        } else if (c == '[' || c == '{') {
+            containers++;
+            if (++depth > JSON_DEPTH_MAX)
+                return error_set(error, ERROR_ARGUMENT, "The body nests deeper than %d levels", JSON_DEPTH_MAX);
+        } else if ((c == ']' || c == '}') && depth > 0) {
+            depth--;
+        }
+    }
+    if (containers > JSON_CONTAINERS_MAX)
+        return error_set(error, ERROR_ARGUMENT, "The body holds %zu objects and arrays, at most %d are allowed",
+                         containers, JSON_CONTAINERS_MAX);
+    if (values > JSON_VALUES_MAX)
+        return error_set(error, ERROR_ARGUMENT, "The body holds more than %d values", JSON_VALUES_MAX);
+    return ERROR_NONE;
+}
+
+// Words of our own: the parser's would quote the body.
+static const char *syntax_text(const json_error_t *cause) {
+    switch (json_error_code(cause)) {
+    case json_error_invalid_utf8:
+        return "it is not valid UTF-8";
+    case json_error_premature_end_of_input:
+        return "it ends too early";
+    case json_error_end_of_input_expected:
+        return "something follows the object";
+    case json_error_null_character:
+    case json_error_null_byte_in_key:
+        return "NUL characters (\\u0000) are not allowed";
+    case json_error_duplicate_key:
+        return "a key is given twice";
+    case json_error_numeric_overflow:
+        return "a number is too large";
+    default:
+        break;
+    }
+    if (strstr(cause->text, "Unicode")) return "a surrogate (\\ud800 to \\udfff) stands alone";
+    return "it does not parse";
+}
+
+json_t *json_read(const char *body, size_t bytes, struct error *error) {
+    if (bytes == 0) {
+        error_set(error, ERROR_ARGUMENT, "The body is empty, a JSON object was expected");
+        return NULL;
+    }
+    if (check_bounds(body, bytes, error) != 0) return NULL;
+
+    json_error_t cause;
+    json_t *root = json_loadb(body, bytes, JSON_REJECT_DUPLICATES, &cause);
+    bool no_memory = json_error_code(&cause) == json_error_out_of_memory || cause.text[0] == '\0';
+    if (!root && no_memory) { // the parser gives no reason when it runs out of memory
+        error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    } else if (!root) {
+        error_set(error, ERROR_ARGUMENT, "The body is not valid JSON: %s (line %d, column %d)", syntax_text(&cause),
+                  cause.line, cause.column);
+    } else if (!json_is_object(root)) {
+        error_set(error, ERROR_ARGUMENT, "The body must be a JSON object, got an array");
+        json_decref(root);
+        root = NULL;
+    }
+    return root;
+}
+
+// ---- Writing
+
+// What must not stand in a string as it is. Beyond JSON's own list these are the characters that some clients'
+// line readers take for the end of a line, which would tear an event of a stream: U+0085, U+2028, U+2029.
+static bool is_escaped(uint32_t c) {
+    return c < 0x20 || c == '"' || c == '\\' || c == 0x85 || c == 0x2028 || c == 0x2029;
+}
+
+static void write_escaped(struct buffer *out, uint32_t c) {
+    switch (c) {
+    case '"':
+        buffer_append(out, "\\\"", 2);
+        break;
+    case '\\':
+        buffer_append(out, "\\\\", 2);
+        break;
+    case '\n':
+        buffer_append(out, "\\n", 2);
+        break;
+    case '\r':
+        buffer_append(out, "\\r", 2);
+        break;
+    case '\t':
+        buffer_append(out, "\\t", 2);
+        break;
+    default:
+        buffer_format(out, "\\u%04x", (unsigned)c);
+    }
+}
+
+void json_write_string(struct buffer *out, const char *text, size_t bytes) {
+    buffer_append(out, "\"", 1);
+    if (bytes == 0) text = ""; // it may be NULL
+    size_t plain = 0;          // start of the run that can be copied as it is
+    for (size_t at = 0; at < bytes;) {
+        uint32_t c = 0;
+        size_t width = utf8_decode(text + at, bytes - at, &c);
+        if (width > 0 && !is_escaped(c)) {
+            at += width;
+            continue;
+        }
+        buffer_append(out, text + plain, at - plain);
+        if (width > 0)
+            write_escaped(out, c);
+        else
+            buffer_append(out, "\xef\xbf\xbd", 3);
+        at += width > 0 ? width : 1;
+        plain = at;
+    }
+    buffer_append(out, text + plain, bytes - plain);
+    buffer_append(out, "\"", 1);
+}
+
+void json_write_text(struct buffer *out, const char *text) {
+    json_write_string(out, text, strlen(text));
+}

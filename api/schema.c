@@ -1,0 +1,494 @@
+#include "api/schema.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+// What is at hand while a field is read.
+struct reading {
+    struct parameters *out;
+    struct arena *arena;
+    const struct engine_info *info;
+};
+
+enum field_type { FIELD_BOOLEAN, FIELD_INTEGER, FIELD_NUMBER, FIELD_STRING, FIELD_OBJECT, FIELD_VALUE };
+
+enum field_use {
+    USE_STORE,   // checked against type and range, stored at offset
+    USE_READ,    // by a function
+    USE_NOTHING, // checked against the type; without effect
+    USE_REFUSE,  // unless the value is one of `accepts`
+};
+
+struct field {
+    const char *name;
+    unsigned endpoints;
+    enum field_use use;
+    enum field_type type;
+    double min, max; // FIELD_INTEGER and FIELD_NUMBER
+    double standard; // USE_STORE: the value when absent; NAN: none
+    size_t offset;   // USE_STORE: in struct parameters
+    int (*read)(const struct reading *reading, const json_t *value, struct error *error); // USE_READ
+    const char *accepts; // USE_REFUSE: a JSON array of the values that ask for nothing; NULL: none
+    const char *value;   // words for type and range where those do not say it all
+    const char *absent;  // words for the default, likewise
+    const char *help;    // the meaning, or why it is refused
+};
+
+static int read_model(const struct reading *reading, const json_t *value, struct error *error);
+static int read_seed(const struct reading *reading, const json_t *value, struct error *error);
+static int read_stop(const struct reading *reading, const json_t *value, struct error *error);
+static int read_logit_bias(const struct reading *reading, const json_t *value, struct error *error);
+static int read_stream_options(const struct reading *reading, const json_t *value, struct error *error);
+
+#define AT(member) USE_STORE, .offset = offsetof(struct parameters, member)
+#define BOOLEAN(member, ...) AT(member), .type = FIELD_BOOLEAN, .help = __VA_ARGS__
+#define VALUE(member, words, ...) \
+    AT(member), .type = FIELD_VALUE, .value = words, .absent = "required", .help = __VA_ARGS__
+#define INTEGER(member, low, high, otherwise, ...) \
+    AT(member), .type = FIELD_INTEGER, .min = low, .max = high, .standard = otherwise, .help = __VA_ARGS__
+#define NUMBER(member, low, high, otherwise, ...) \
+    AT(member), .type = FIELD_NUMBER, .min = low, .max = high, .standard = otherwise, .help = __VA_ARGS__
+#define READ(function, words, otherwise, ...) \
+    USE_READ, .type = FIELD_VALUE, .read = function, .value = words, .absent = otherwise, .help = __VA_ARGS__
+#define NOTHING(kind, ...) USE_NOTHING, .type = kind, .help = __VA_ARGS__
+#define REFUSE(values, ...) USE_REFUSE, .type = FIELD_VALUE, .accepts = values, .help = __VA_ARGS__
+
+// clang-format off
+static const struct field FIELDS[] = {
+    {"model", FOR_BOTH, READ(read_model, "a string", "the loaded model", "Must name the loaded model.")},
+    {"messages", FOR_CHAT, VALUE(messages, "an array of messages",
+        "Roles system, developer (the same), user, assistant; content: a string, or parts of type text (joined by "
+        "line breaks). A message's name is without effect.")},
+    {"prompt", FOR_COMPLETION, VALUE(prompt, "a string, an array of strings, an array of token ids, or an array of those",
+        "Text or tokens to continue.")},
+    {"stream", FOR_BOTH, BOOLEAN(stream, "Answer by server-sent events while the text comes.")},
+    {"stream_options", FOR_BOTH, READ(read_stream_options, "an object", "{}",
+        "Only with stream. include_usage: a last chunk with the usage; include_obfuscation is without effect.")},
+    {"max_tokens", FOR_CHAT, INTEGER(tokens_max, 1, INT32_MAX, NAN, "New tokens at most.",
+        .absent = "what the context has room for")},
+    {"max_tokens", FOR_COMPLETION, INTEGER(tokens_max, 0, INT32_MAX, NAN, "New tokens at most.", .absent = "16")},
+    {"max_completion_tokens", FOR_BOTH, INTEGER(max_completion_tokens, 1, INT32_MAX, NAN,
+        "The same as max_tokens.", .absent = "max_tokens")},
+    {"n", FOR_BOTH, INTEGER(n, 1, SCHEMA_CHOICES_MAX, 1, "Answers to each prompt.")},
+    {"temperature", FOR_BOTH, NUMBER(temperature, 0, 2, 1, "0: always the most likely token.")},
+    {"top_p", FOR_BOTH, NUMBER(top_p, 0, 1, 1, "Choose among the most likely tokens that make up this share.")},
+    {"top_k", FOR_BOTH, INTEGER(top_k, -1, INT32_MAX, 0, "Choose among so many of the most likely; 0 and -1: all.")},
+    {"min_p", FOR_BOTH, NUMBER(min_p, 0, 1, 0, "Drop what is less likely than this share of the most likely.")},
+    {"repetition_penalty", FOR_BOTH, NUMBER(repetition_penalty, 0.1, 10, NAN,
+        "Divides the logits of tokens seen in prompt and answer; 1: off.", .absent = "1")},
+    {"repeat_penalty", FOR_BOTH, NUMBER(repeat_penalty, 0.1, 10, NAN, "The same as repetition_penalty.",
+        .absent = "repetition_penalty")},
+    {"presence_penalty", FOR_BOTH, NUMBER(presence_penalty, -2, 2, 0, "Taken from the logit of each token in the answer.")},
+    {"frequency_penalty", FOR_BOTH, NUMBER(frequency_penalty, -2, 2, 0, "The same, times how often it occurs there.")},
+    {"logit_bias", FOR_BOTH, READ(read_logit_bias, "an object from token ids to numbers between -100 and 100", "{}",
+        "Added to the tokens' logits.")},
+    {"seed", FOR_BOTH, READ(read_seed, "an integer of 64 bits", "random",
+        "The same seed and request give the same text; choice i of a prompt takes seed + i.")},
+    {"stop", FOR_BOTH, READ(read_stop, "a string or an array of at most 4 strings", "none",
+        "The answer ends before the first of these.")},
+    {"logprobs", FOR_CHAT, BOOLEAN(logprobs, "Tell each token's log-probability.")},
+    {"top_logprobs", FOR_CHAT, INTEGER(top_logprobs, 0, ENGINE_TOP_LOGPROBS_MAX, NAN,
+        "And so many alternatives; only with logprobs.", .absent = "0")},
+    {"logprobs", FOR_COMPLETION, INTEGER(top_logprobs, 0, ENGINE_TOP_LOGPROBS_MAX, NAN,
+        "Tell each token's log-probability and so many alternatives.", .absent = "none")},
+    {"echo", FOR_COMPLETION, BOOLEAN(echo, "Put the prompt in front of the answer, with log-probabilities too.")},
+    {"ignore_eos", FOR_BOTH, BOOLEAN(ignore_eos, "Go on after the model's end of turn.")},
+    {"parse_special", FOR_COMPLETION, BOOLEAN(parse_special,
+        "Where the prompt spells a special token, take it for that token.")},
+    {"best_of", FOR_COMPLETION, INTEGER(best_of, 1, SCHEMA_CHOICES_MAX, NAN, "Must equal n.", .absent = "n")},
+
+    {"user", FOR_BOTH, NOTHING(FIELD_STRING, "No users are told apart.")},
+    {"safety_identifier", FOR_BOTH, NOTHING(FIELD_STRING, "No users are told apart.")},
+    {"metadata", FOR_BOTH, NOTHING(FIELD_OBJECT, "Nothing is stored.")},
+    {"store", FOR_BOTH, NOTHING(FIELD_BOOLEAN, "Nothing is stored.")},
+    {"service_tier", FOR_BOTH, NOTHING(FIELD_STRING, "There is one.")},
+    {"prompt_cache_key", FOR_BOTH, NOTHING(FIELD_STRING, "Never changes an answer.")},
+    {"prompt_cache_options", FOR_BOTH, NOTHING(FIELD_OBJECT, "Never changes an answer.")},
+    {"prompt_cache_retention", FOR_BOTH, NOTHING(FIELD_STRING, "Never changes an answer.")},
+    {"cache_prompt", FOR_BOTH, NOTHING(FIELD_BOOLEAN, "Never changes an answer.")},
+    {"prediction", FOR_CHAT, NOTHING(FIELD_OBJECT, "Never changes an answer.")},
+    {"parallel_tool_calls", FOR_CHAT, NOTHING(FIELD_BOOLEAN, "There are no tool calls.")},
+
+    {"tools", FOR_CHAT, REFUSE("[[]]", "tool calls are not supported")},
+    {"tool_choice", FOR_CHAT, REFUSE("[\"none\", \"auto\"]", "tool calls are not supported")},
+    {"functions", FOR_CHAT, REFUSE("[[]]", "function calls are not supported")},
+    {"function_call", FOR_CHAT, REFUSE("[\"none\", \"auto\"]", "function calls are not supported")},
+    {"response_format", FOR_CHAT, REFUSE("[{\"type\": \"text\"}]", "only plain text is generated, JSON is not enforced")},
+    {"modalities", FOR_CHAT, REFUSE("[[\"text\"]]", "only text is generated")},
+    {"audio", FOR_CHAT, REFUSE(NULL, "only text is generated")},
+    {"web_search_options", FOR_CHAT, REFUSE(NULL, "the server does not search")},
+    {"moderation", FOR_CHAT, REFUSE(NULL, "the server does not moderate")},
+    {"reasoning_effort", FOR_CHAT, REFUSE("[\"none\"]", "the model does not reason before it answers")},
+    {"verbosity", FOR_CHAT, REFUSE("[\"medium\"]", "the model has one verbosity")},
+    {"suffix", FOR_COMPLETION, REFUSE("[\"\"]", "the model does not fill in the middle")},
+    {"typical_p", FOR_BOTH, REFUSE("[1, 1.0]", "typical sampling is not supported")},
+    {"min_tokens", FOR_BOTH, REFUSE("[0]", "a least number of tokens is not supported")},
+    {"skip_special_tokens", FOR_BOTH, REFUSE("[true]", "special tokens have no text")},
+};
+// clang-format on
+
+enum { FIELD_COUNT = sizeof FIELDS / sizeof *FIELDS };
+
+// ---- Words
+
+// Type and range: "a number between 0 and 2".
+static void describe_field(const struct field *field, char *out, size_t bytes) {
+    const char *words = field->value ? field->value : "";
+    switch (field->type) {
+    case FIELD_INTEGER:
+        snprintf(out, bytes, "an integer between %.0f and %.0f", field->min, field->max);
+        return;
+    case FIELD_NUMBER:
+        snprintf(out, bytes, "a number between %g and %g", field->min, field->max);
+        return;
+    case FIELD_BOOLEAN:
+        words = "true or false";
+        break;
+    case FIELD_STRING:
+        words = "a string";
+        break;
+    case FIELD_OBJECT:
+        words = "an object";
+        break;
+    case FIELD_VALUE:
+        break;
+    }
+    snprintf(out, bytes, "%s", words);
+}
+
+static void describe_value(const json_t *value, char *out, size_t bytes) {
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+        snprintf(out, bytes, "an object");
+        break;
+    case JSON_ARRAY:
+        snprintf(out, bytes, "an array of %zu", json_array_size(value));
+        break;
+    case JSON_STRING:
+        snprintf(out, bytes, json_string_length(value) > 40 ? "\"%.40s…\"" : "\"%s\"", json_string_value(value));
+        break;
+    case JSON_INTEGER:
+        snprintf(out, bytes, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        break;
+    case JSON_REAL:
+        snprintf(out, bytes, "%.12g", json_real_value(value));
+        break;
+    case JSON_TRUE:
+        snprintf(out, bytes, "true");
+        break;
+    case JSON_FALSE:
+        snprintf(out, bytes, "false");
+        break;
+    case JSON_NULL:
+        snprintf(out, bytes, "null");
+        break;
+    }
+}
+
+int schema_mismatch(struct error *error, const char *field, const char *expected, const json_t *value) {
+    char found[64];
+    describe_value(value, found, sizeof found);
+    return error_set_param(error, ERROR_ARGUMENT, field, "'%s' must be %s, got %s", field, expected, found);
+}
+
+// ---- Fields that a function reads
+
+static int out_of_memory(struct error *error) {
+    return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+}
+
+static int read_model(const struct reading *reading, const json_t *value, struct error *error) {
+    if (!json_is_string(value)) return schema_mismatch(error, "model", "a string", value);
+    if (strcmp(json_string_value(value), reading->info->model_name) == 0) return ERROR_NONE;
+    return error_set_param(error, ERROR_MODEL_NOT_FOUND, "model",
+                           "The model '%.64s' does not exist; this server has '%.128s'", json_string_value(value),
+                           reading->info->model_name);
+}
+
+// A whole number, whether written 3 or 3.0.
+static bool whole_number(const json_t *value, int64_t *out) {
+    if (json_is_integer(value)) {
+        *out = json_integer_value(value);
+        return true;
+    }
+    if (!json_is_real(value)) return false;
+    double real = json_real_value(value);
+    if (real != floor(real) || fabs(real) > 9007199254740992.0)
+        return false; // 2^53: every integer is exact up to there
+    *out = (int64_t)real;
+    return true;
+}
+
+static int read_seed(const struct reading *reading, const json_t *value, struct error *error) {
+    if (!whole_number(value, &reading->out->seed))
+        return schema_mismatch(error, "seed", "an integer of 64 bits", value);
+    reading->out->seed_given = true;
+    return ERROR_NONE;
+}
+
+static int add_stop(const struct reading *reading, const json_t *value, struct error *error) {
+    struct parameters *out = reading->out;
+    size_t bytes = json_string_length(value);
+    if (!json_is_string(value) || bytes == 0)
+        return schema_mismatch(error, "stop", "a string or an array of at most 4 strings, none of them empty", value);
+    if (bytes > SCHEMA_STOP_BYTES_MAX)
+        return error_set_param(error, ERROR_ARGUMENT, "stop",
+                               "'stop' has a string of %zu bytes, at most %d are allowed", bytes,
+                               SCHEMA_STOP_BYTES_MAX);
+    char *text = arena_copy(reading->arena, json_string_value(value), bytes);
+    if (!text) return out_of_memory(error);
+    out->stops[out->stop_count++] = (struct text_span){text, bytes};
+    return ERROR_NONE;
+}
+
+static int read_stop(const struct reading *reading, const json_t *value, struct error *error) {
+    if (!json_is_array(value)) return add_stop(reading, value, error);
+    if (json_array_size(value) > ENGINE_STOPS_MAX)
+        return schema_mismatch(error, "stop", "a string or an array of at most 4 strings", value);
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        int code = add_stop(reading, json_array_get(value, i), error);
+        if (code != 0) return code;
+    }
+    return ERROR_NONE;
+}
+
+// A token id as a JSON key: decimal digits without leading zeros.
+static bool token_key(const char *key, int vocab_size, int32_t *out) {
+    size_t digits = strspn(key, "0123456789");
+    if (digits == 0 || digits > 9 || key[digits] != '\0' || (digits > 1 && key[0] == '0')) return false;
+    int32_t id = 0;
+    for (size_t i = 0; i < digits; i++) id = 10 * id + (key[i] - '0');
+    *out = id;
+    return id < vocab_size;
+}
+
+static int read_logit_bias(const struct reading *reading, const json_t *value, struct error *error) {
+    if (!json_is_object(value))
+        return schema_mismatch(error, "logit_bias", "an object from token ids to numbers", value);
+    size_t count = json_object_size(value);
+    if (count > SCHEMA_BIASES_MAX)
+        return error_set_param(error, ERROR_ARGUMENT, "logit_bias",
+                               "'logit_bias' has %zu entries, at most %d are allowed", count, SCHEMA_BIASES_MAX);
+    struct logit_bias *biases = ARENA_ARRAY(reading->arena, struct logit_bias, count);
+    if (!biases) return out_of_memory(error);
+
+    size_t used = 0;
+    for (void *at = json_object_iter((json_t *)value); at; at = json_object_iter_next((json_t *)value, at)) {
+        const char *key = json_object_iter_key(at);
+        const json_t *bias = json_object_iter_value(at);
+        if (!token_key(key, reading->info->vocab_size, &biases[used].token))
+            return error_set_param(error, ERROR_ARGUMENT, "logit_bias",
+                                   "'logit_bias' must have token ids between 0 and %d as keys, got \"%.40s\"",
+                                   reading->info->vocab_size - 1, key);
+        double number = json_number_value(bias);
+        if (!json_is_number(bias) || number < -100 || number > 100)
+            return schema_mismatch(error, "logit_bias", "an object of numbers between -100 and 100", bias);
+        biases[used++].bias = (float)number;
+    }
+    reading->out->bias = biases;
+    reading->out->bias_count = used;
+    return ERROR_NONE;
+}
+
+static int read_stream_options(const struct reading *reading, const json_t *value, struct error *error) {
+    if (!json_is_object(value)) return schema_mismatch(error, "stream_options", "an object", value);
+    if (!reading->out->stream)
+        return error_set_param(error, ERROR_ARGUMENT, "stream_options",
+                               "'stream_options' is only allowed when 'stream' is true");
+    for (void *at = json_object_iter((json_t *)value); at; at = json_object_iter_next((json_t *)value, at)) {
+        const char *key = json_object_iter_key(at);
+        const json_t *option = json_object_iter_value(at);
+        char name[ERROR_PARAM_BYTES];
+        snprintf(name, sizeof name, "stream_options.%.40s", key);
+        bool usage = strcmp(key, "include_usage") == 0;
+        if (json_is_null(option)) continue;
+        if (!usage && strcmp(key, "include_obfuscation") != 0)
+            return error_set_param(error, ERROR_ARGUMENT, name, "Unrecognized request argument supplied: %s", name);
+        if (!json_is_boolean(option)) return schema_mismatch(error, name, "true or false", option);
+        if (usage) reading->out->include_usage = json_is_true(option);
+    }
+    return ERROR_NONE;
+}
+
+// ---- The rest
+
+static void *place(const struct field *field, struct parameters *out) {
+    return (char *)out + field->offset;
+}
+
+static void store_standard(const struct field *field, struct parameters *out) {
+    switch (field->type) {
+    case FIELD_BOOLEAN:
+        *(bool *)place(field, out) = false;
+        break;
+    case FIELD_INTEGER:
+        *(int64_t *)place(field, out) = isnan(field->standard) ? PARAMETER_ABSENT : (int64_t)field->standard;
+        break;
+    case FIELD_NUMBER:
+        *(double *)place(field, out) = field->standard;
+        break;
+    default:
+        *(const json_t **)place(field, out) = NULL;
+    }
+}
+
+static bool type_fits(const struct field *field, const json_t *value) {
+    int64_t whole;
+    switch (field->type) {
+    case FIELD_BOOLEAN:
+        return json_is_boolean(value);
+    case FIELD_INTEGER:
+        return whole_number(value, &whole) && (double)whole >= field->min && (double)whole <= field->max;
+    case FIELD_NUMBER:
+        return json_is_number(value) && json_number_value(value) >= field->min &&
+               json_number_value(value) <= field->max;
+    case FIELD_STRING:
+        return json_is_string(value);
+    case FIELD_OBJECT:
+        return json_is_object(value);
+    case FIELD_VALUE:
+        return true;
+    }
+    return false;
+}
+
+static void store(const struct field *field, const json_t *value, struct parameters *out) {
+    switch (field->type) {
+    case FIELD_BOOLEAN:
+        *(bool *)place(field, out) = json_is_true(value);
+        break;
+    case FIELD_INTEGER:
+        whole_number(value, place(field, out));
+        break;
+    case FIELD_NUMBER:
+        *(double *)place(field, out) = json_number_value(value);
+        break;
+    default:
+        *(const json_t **)place(field, out) = value;
+    }
+}
+
+static int refuse(const struct field *field, const json_t *value, struct error *error) {
+    bool asks_nothing = false;
+    json_t *accepted = field->accepts ? json_loads(field->accepts, 0, NULL) : NULL;
+    if (field->accepts && !accepted) return out_of_memory(error);
+    for (size_t i = 0; i < json_array_size(accepted); i++)
+        asks_nothing |= json_equal(json_array_get(accepted, i), value);
+    json_decref(accepted);
+    if (asks_nothing) return ERROR_NONE;
+    return error_set_param(error, ERROR_UNSUPPORTED, field->name, "'%s' is refused: %s", field->name, field->help);
+}
+
+static int read_field(const struct field *field, const struct reading *reading, const json_t *value,
+                      struct error *error) {
+    char expected[160];
+    if (!type_fits(field, value)) {
+        describe_field(field, expected, sizeof expected);
+        return schema_mismatch(error, field->name, expected, value);
+    }
+    switch (field->use) {
+    case USE_STORE:
+        store(field, value, reading->out);
+        break;
+    case USE_READ:
+        return field->read(reading, value, error);
+    case USE_NOTHING:
+        break;
+    case USE_REFUSE:
+        return refuse(field, value, error);
+    }
+    return ERROR_NONE;
+}
+
+static const struct field *find(unsigned endpoint, const char *name) {
+    for (size_t i = 0; i < FIELD_COUNT; i++)
+        if (FIELDS[i].endpoints & endpoint && strcmp(FIELDS[i].name, name) == 0) return &FIELDS[i];
+    return NULL;
+}
+
+// What one field means beside another.
+static int merge(unsigned endpoint, struct parameters *p, struct error *error) {
+    if (p->tokens_max == PARAMETER_ABSENT) p->tokens_max = p->max_completion_tokens;
+    if (p->max_completion_tokens != PARAMETER_ABSENT && p->max_completion_tokens != p->tokens_max)
+        return error_set_param(error, ERROR_ARGUMENT, "max_tokens",
+                               "'max_tokens' (%" PRId64 ") and 'max_completion_tokens' (%" PRId64
+                               ") mean the same and differ; give one of them",
+                               p->tokens_max, p->max_completion_tokens);
+    if (p->tokens_max == PARAMETER_ABSENT) p->tokens_max = endpoint == FOR_CHAT ? -1 : 16;
+
+    if (isnan(p->repetition_penalty)) p->repetition_penalty = p->repeat_penalty;
+    if (!isnan(p->repeat_penalty) && p->repeat_penalty != p->repetition_penalty)
+        return error_set_param(error, ERROR_ARGUMENT, "repetition_penalty",
+                               "'repetition_penalty' (%g) and 'repeat_penalty' (%g) mean the same and differ; "
+                               "give one of them",
+                               p->repetition_penalty, p->repeat_penalty);
+    if (isnan(p->repetition_penalty)) p->repetition_penalty = 1;
+
+    if (p->best_of != PARAMETER_ABSENT && p->best_of != p->n)
+        return error_set_param(error, ERROR_UNSUPPORTED, "best_of",
+                               "'best_of' (%" PRId64 ") must equal 'n' (%" PRId64 ")", p->best_of, p->n);
+
+    if (endpoint == FOR_COMPLETION) p->logprobs = p->top_logprobs != PARAMETER_ABSENT;
+    if (p->top_logprobs != PARAMETER_ABSENT && !p->logprobs)
+        return error_set_param(error, ERROR_ARGUMENT, "top_logprobs", "'top_logprobs' requires 'logprobs' to be true");
+    if (p->top_logprobs == PARAMETER_ABSENT) p->top_logprobs = 0;
+    if (p->top_k < 0) p->top_k = 0;
+    return ERROR_NONE;
+}
+
+int schema_read(unsigned endpoint, const json_t *body, const struct engine_info *info, struct arena *arena,
+                struct parameters *out, struct error *error) {
+    struct reading reading = {out, arena, info};
+    *out = (struct parameters){.best_of = PARAMETER_ABSENT, .top_logprobs = PARAMETER_ABSENT};
+    for (size_t i = 0; i < FIELD_COUNT; i++)
+        if (FIELDS[i].endpoints & endpoint && FIELDS[i].use == USE_STORE) store_standard(&FIELDS[i], out);
+
+    // Unknown names first: a slip of the pen is the likelier cause of whatever else is wrong.
+    for (void *at = json_object_iter((json_t *)body); at; at = json_object_iter_next((json_t *)body, at)) {
+        const char *name = json_object_iter_key(at);
+        if (!find(endpoint, name) && !json_is_null(json_object_iter_value(at)))
+            return error_set_param(error, ERROR_ARGUMENT, name, "Unrecognized request argument supplied: %.64s", name);
+    }
+    for (size_t i = 0; i < FIELD_COUNT; i++) { // in the table's order: stream comes before stream_options
+        const json_t *value = FIELDS[i].endpoints & endpoint ? json_object_get(body, FIELDS[i].name) : NULL;
+        if (!value || json_is_null(value)) continue;
+        int code = read_field(&FIELDS[i], &reading, value, error);
+        if (code != 0) return code;
+    }
+    return merge(endpoint, out, error);
+}
+
+// ---- Documentation
+
+static void markdown_row(const struct field *field, struct buffer *out) {
+    static const char *const ENDPOINTS[] = {[FOR_CHAT] = "chat", [FOR_COMPLETION] = "completions", [FOR_BOTH] = "both"};
+    char value[160];
+    describe_field(field, value, sizeof value);
+    buffer_format(out, "| `%s` | %s | ", field->name, ENDPOINTS[field->endpoints]);
+    if (field->use == USE_REFUSE)
+        buffer_format(out, "%s | %s |\n", field->accepts ? field->accepts : "none", field->help);
+    else if (field->use == USE_NOTHING)
+        buffer_format(out, "%s | %s |\n", value, field->help);
+    else if (field->absent)
+        buffer_format(out, "%s | %s | %s |\n", value, field->absent, field->help);
+    else if (field->type == FIELD_BOOLEAN)
+        buffer_format(out, "%s | false | %s |\n", value, field->help);
+    else
+        buffer_format(out, "%s | %g | %s |\n", value, field->standard, field->help);
+}
+
+void schema_markdown(struct buffer *out) {
+    buffer_text(out, "### Honoured\n\n| Field | Endpoint | Value | Default | Meaning |\n|---|---|---|---|---|\n");
+    for (size_t i = 0; i < FIELD_COUNT; i++)
+        if (FIELDS[i].use == USE_STORE || FIELDS[i].use == USE_READ) markdown_row(&FIELDS[i], out);
+    buffer_text(out, "\n### Accepted, without effect\n\n| Field | Endpoint | Value | Why |\n|---|---|---|---|\n");
+    for (size_t i = 0; i < FIELD_COUNT; i++)
+        if (FIELDS[i].use == USE_NOTHING) markdown_row(&FIELDS[i], out);
+    buffer_text(out,
+                "\n### Refused\n\n| Field | Endpoint | Accepted values | Why others are not |\n|---|---|---|---|\n");
+    for (size_t i = 0; i < FIELD_COUNT; i++)
+        if (FIELDS[i].use == USE_REFUSE) markdown_row(&FIELDS[i], out);
+    buffer_text(out, "\nEvery other field is an error that names it. `null` is the same as absent.\n");
+}
