@@ -1,0 +1,75 @@
+// HTTP/1.1 on top of libmicrohttpd: the only module that knows it.
+//
+// Connections come from the listener, events go to one handler, and everything happens on the loop thread. An
+// exchange is one request and its answer. It belongs to http; the handler may hold it from `header` until
+// `finished`, and whatever ends it (the answer is out, the client left, a deadline passed) ends in `finished`.
+#ifndef SERVER_HTTP_H
+#define SERVER_HTTP_H
+
+#include "api/reply.h"
+#include "server/loop.h"
+#include "server/request_id.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct http;
+
+struct exchange { // for the handler to read; `user` is its own
+    const char *method, *target;
+    const char *host; // the Host header, or NULL
+    char id[REQUEST_ID_BYTES];
+    struct buffer body; // whole, once `request` is called, which may take it over: see http_take_body
+    uint64_t started_ms;
+    int status;  // of the answer; 0 while there is none
+    bool failed; // it ended before the answer was out
+    void *user;
+};
+
+enum { HTTP_READ_LATER = 0, HTTP_READ_END = -1, HTTP_READ_FAILED = -2 }; // otherwise: bytes read
+
+struct http_handler {
+    // The header has arrived. Answering here means that the body is not wanted.
+    void (*header)(void *user, struct exchange *exchange);
+    // The body has arrived too. Answer now or later.
+    void (*request)(void *user, struct exchange *exchange);
+    // A stream's next bytes, in an answer begun by http_stream.
+    ssize_t (*read)(void *user, struct exchange *exchange, char *out, size_t bytes_max);
+    // The client has gone before the answer was complete. `finished` follows.
+    void (*gone)(void *user, struct exchange *exchange);
+    void (*finished)(void *user, struct exchange *exchange);
+    // A connection was turned away before there was an exchange: for the log.
+    void (*refused)(void *user, int status, const char *request_id, const struct error *error);
+    void *user;
+};
+
+struct http_options {
+    int listen_fd; // taken over
+    size_t connections_max, body_bytes_max;
+    uint64_t header_ms, body_ms;  // for all of the first header, all of a body
+    uint64_t idle_ms;             // from one request on a connection to the header of the next
+    uint64_t slow_reader_ms;      // without taking a byte of its answer
+};
+
+int http_create(struct http **out, struct loop *loop, const struct http_options *options,
+                const struct http_handler *handler, struct error *error);
+void http_quiesce(struct http *http);          // accepts no more connections, and keeps none alive
+void http_abort(struct http *http);            // cuts every connection off; `finished` comes for each exchange
+size_t http_exchanges(const struct http *http); // under way, with answers that are not fully out
+void http_destroy(struct http *http);          // takes NULL; cuts off what is left
+
+const char *http_header(const struct exchange *exchange, const char *name); // of the request; NULL: none
+
+// Moves the body out, so that it can outlive the exchange or be freed before its end.
+void http_take_body(struct exchange *exchange, struct buffer *out);
+
+// Answers. Takes the reply's body over. allow: the Allow header of a 405, or NULL.
+void http_reply(struct exchange *exchange, struct api_reply *reply, const char *allow);
+
+// Answers 200 with a stream, which is asked for bytes at once and, after HTTP_READ_LATER, after each http_wake.
+void http_stream(struct exchange *exchange, const char *content_type);
+void http_wake(struct exchange *exchange);
+
+#endif

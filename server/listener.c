@@ -1,0 +1,314 @@
+#include "server/listener.h"
+
+#include "server/http_syntax.h"
+#include "server/refusal.h"
+#include "server/request_id.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    BACKLOG = 1024,
+    ACCEPTS_A_TURN_MAX = 64,     // so that a flood of connections can not hold up the streams
+    DISMISSED_MAX = 256,         // beyond, those turned away are closed without waiting
+    SWALLOWED_BYTES_MAX = 16 * 1024 * 1024,
+    SEND_BUFFER_BYTES = 64 * 1024,
+    NOT_SENT_BYTES = 16 * 1024,  // a slow reader's tokens wait here and not in the kernel
+    USER_TIMEOUT_MS = 60 * 1000, // a peer that acknowledges nothing for so long is gone
+};
+
+struct guest {
+    struct guest *next, **link; // in listener->guests
+    struct listener *listener;
+    struct loop_watch *watch;
+    int fd;
+    bool dismissed; // we only wait for it to go
+    size_t seen;    // bytes of its header looked at, or swallowed since it was dismissed
+    uint64_t deadline_ms;
+};
+
+struct listener {
+    struct listener_options options;
+    struct loop *loop;
+    struct loop_watch *watch; // of the listening socket; NULL once closed
+    bool resting;             // out of descriptors: the next tick accepts again
+    struct guest *guests;
+    size_t dismissed;
+    size_t connections; // guests that wait for a header, and those handed on
+    char header[HTTP_HEADER_BYTES_MAX];
+};
+
+// ---- The listening socket
+
+static bool is_loopback(const struct sockaddr *address) {
+    if (address->sa_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)address)->sin_addr.s_addr) >> 24 == 127;
+    return address->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)address)->sin6_addr);
+}
+
+// Accepted sockets inherit these.
+static void set_options(int fd) {
+    int on = 1, send_bytes = SEND_BUFFER_BYTES, not_sent = NOT_SENT_BYTES, timeout = USER_TIMEOUT_MS;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &not_sent, sizeof not_sent);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
+}
+
+static int bind_one(const struct addrinfo *info) {
+    int fd = socket(info->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) return -1;
+    set_options(fd);
+    if (bind(fd, info->ai_addr, info->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0) return fd;
+    int cause = errno;
+    close(fd);
+    errno = cause;
+    return -1;
+}
+
+int listener_bind(struct listener_socket *out, const char *host, int port, struct error *error) {
+    char service[8];
+    snprintf(service, sizeof service, "%d", port);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list;
+    int code = getaddrinfo(host, service, &hints, &list);
+    if (code != 0) return error_set(error, ERROR_ARGUMENT, "host `%s` can not be resolved: %s", host, gai_strerror(code));
+
+    // IPv4 first: clients that are told "localhost" try 127.0.0.1 in any case, ::1 only some of them.
+    int fd = -1, cause = 0;
+    for (int pass = 0; pass < 2 && fd < 0; pass++)
+        for (const struct addrinfo *at = list; at && fd < 0; at = at->ai_next)
+            if ((at->ai_family == AF_INET) == (pass == 0) && (fd = bind_one(at)) < 0) cause = errno;
+    freeaddrinfo(list);
+    if (fd < 0) return error_set(error, ERROR_IO, "cannot listen on %s port %d: %s", host, port, strerror(cause));
+
+    struct sockaddr_storage bound;
+    socklen_t bytes = sizeof bound;
+    char name[NI_MAXHOST], number[NI_MAXSERV];
+    if (getsockname(fd, (struct sockaddr *)&bound, &bytes) != 0 ||
+        getnameinfo((struct sockaddr *)&bound, bytes, name, sizeof name, number, sizeof number,
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+        close(fd);
+        return error_set(error, ERROR_IO, "the address of the listening socket can not be told");
+    }
+    *out = (struct listener_socket){.fd = fd, .loopback = is_loopback((struct sockaddr *)&bound)};
+    snprintf(out->host, sizeof out->host, "%s", host);
+    name[LISTENER_ADDRESS_BYTES - 64] = '\0'; // numeric addresses are far shorter
+    snprintf(out->address, sizeof out->address, strchr(name, ':') ? "[%s]:%s" : "%s:%s", name, number);
+    return 0;
+}
+
+// ---- Guests
+
+static struct guest *guest_create(struct listener *listener, int fd, void (*callback)(void *user, int events),
+                                  uint64_t patience_ms) {
+    struct guest *guest = calloc(1, sizeof *guest);
+    if (!guest) return NULL;
+    guest->watch = loop_watch_create(listener->loop, fd, callback, guest);
+    if (!guest->watch) {
+        free(guest);
+        return NULL;
+    }
+    guest->listener = listener;
+    guest->fd = fd;
+    guest->deadline_ms = loop_now_ms(listener->loop) + patience_ms;
+    guest->next = listener->guests;
+    guest->link = &listener->guests;
+    if (guest->next) guest->next->link = &guest->next;
+    listener->guests = guest;
+    loop_watch_start(guest->watch, LOOP_READABLE | LOOP_DISCONNECT);
+    return guest;
+}
+
+// Lets go of the guest and gives its descriptor back.
+static int guest_release(struct guest *guest) {
+    int fd = guest->fd;
+    loop_watch_destroy(guest->watch); // NULL where it was handed on
+    *guest->link = guest->next;
+    if (guest->next) guest->next->link = guest->link;
+    if (guest->dismissed) guest->listener->dismissed--;
+    else guest->listener->connections--;
+    free(guest);
+    return fd;
+}
+
+// ---- Turning away
+
+static void on_dismissed(void *user, int events) {
+    (void)events;
+    struct guest *guest = user;
+    char sink[16 * 1024];
+    for (int i = 0; i < 8; i++) { // bounded: a client that pours must not hold up the loop
+        ssize_t got = recv(guest->fd, sink, sizeof sink, MSG_DONTWAIT);
+        if (got > 0) guest->seen += (size_t)got;
+        if (got > 0 && guest->seen < SWALLOWED_BYTES_MAX) continue;
+        if (got >= 0 || (errno != EAGAIN && errno != EINTR)) close(guest_release(guest));
+        return; // released or drained
+    }
+}
+
+void listener_linger(struct listener *listener, int fd) {
+    shutdown(fd, SHUT_WR);
+    int one = 1;
+    setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one);
+    struct guest *guest = NULL;
+    if (listener->dismissed < DISMISSED_MAX)
+        guest = guest_create(listener, fd, on_dismissed, listener->options.linger_ms);
+    if (!guest) {
+        close(fd);
+        return;
+    }
+    guest->dismissed = true;
+    listener->dismissed++;
+}
+
+static void dismiss(struct listener *listener, int fd, int status, const struct error *error) {
+    char id[REQUEST_ID_BYTES];
+    request_id_choose(id, NULL);
+    refusal_send(fd, status, id, error);
+    listener->options.refused(listener->options.user, status, id, error);
+    listener_linger(listener, fd);
+}
+
+// ---- The first header
+
+// Looks without reading. 0: not complete; -1: the client has gone; otherwise as http_syntax_check.
+static int peek(struct listener *listener, int fd, size_t *seen, struct error *error) {
+    ssize_t got = recv(fd, listener->header, sizeof listener->header, MSG_PEEK | MSG_DONTWAIT);
+    if (got < 0) return errno == EAGAIN || errno == EINTR ? 0 : -1;
+    if ((size_t)got <= *seen) return -1; // readable, and nothing new: it has closed its side
+    int status = http_syntax_check(listener->header, (size_t)got, *seen, error);
+    *seen = (size_t)got;
+    return status;
+}
+
+// What was peeked at stays readable; without this the loop would turn until the rest comes.
+static void wait_for_more(int fd, size_t seen) {
+    int more = (int)seen + 1;
+    setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &more, sizeof more);
+}
+
+static void hand_on(struct guest *guest, bool waited) {
+    struct listener *listener = guest->listener;
+    struct loop_watch *watch = guest->watch;
+    int one = 1;
+    if (waited) setsockopt(guest->fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one);
+    guest->watch = NULL;
+    listener->connections++; // before the guest's own place is given back
+    if (!listener->options.connected(listener->options.user, guest_release(guest), watch)) listener->connections--;
+}
+
+static void on_guest(void *user, int events) {
+    (void)events;
+    struct guest *guest = user;
+    struct listener *listener = guest->listener;
+    struct error error;
+    bool waited = guest->seen > 0;
+    int status = peek(listener, guest->fd, &guest->seen, &error);
+    if (status == 0) wait_for_more(guest->fd, guest->seen);
+    else if (status < 0) close(guest_release(guest));
+    else if (status == 200) hand_on(guest, waited);
+    else dismiss(listener, guest_release(guest), status, &error);
+}
+
+static void welcome(struct listener *listener, int fd) {
+    struct error error;
+    if (listener->connections >= listener->options.connections_max) {
+        error_set(&error, ERROR_BUSY, "the server has all the connections it can take; try again later");
+        dismiss(listener, fd, 429, &error);
+        return;
+    }
+    struct guest *guest = guest_create(listener, fd, on_guest, listener->options.header_ms);
+    if (!guest) {
+        close(fd);
+        return;
+    }
+    listener->connections++;
+}
+
+static void on_connection(void *user, int events) {
+    (void)events;
+    struct listener *listener = user;
+    for (int i = 0; i < ACCEPTS_A_TURN_MAX; i++) {
+        int fd = accept4(listener->options.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            welcome(listener, fd);
+            continue;
+        }
+        if (errno == EINTR || errno == ECONNABORTED) continue;
+        if (errno != EAGAIN) { // out of descriptors or memory: asking again at once would only burn time
+            loop_watch_stop(listener->watch);
+            listener->resting = true;
+        }
+        return;
+    }
+}
+
+// ---- Life
+
+int listener_create(struct listener **out, struct loop *loop, const struct listener_options *options,
+                    struct error *error) {
+    struct listener *listener = calloc(1, sizeof *listener);
+    if (listener) listener->watch = loop_watch_create(loop, options->fd, on_connection, listener);
+    if (!listener || !listener->watch) {
+        close(options->fd);
+        free(listener);
+        return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    }
+    listener->options = *options;
+    listener->loop = loop;
+    loop_watch_start(listener->watch, LOOP_READABLE);
+    *out = listener;
+    return 0;
+}
+
+void listener_close(struct listener *listener) {
+    if (!listener->watch) return;
+    loop_watch_destroy(listener->watch);
+    listener->watch = NULL;
+    close(listener->options.fd);
+    for (struct guest *guest = listener->guests, *next; guest; guest = next) {
+        next = guest->next;
+        if (!guest->dismissed) close(guest_release(guest));
+    }
+}
+
+void listener_destroy(struct listener *listener) {
+    if (!listener) return;
+    listener_close(listener);
+    while (listener->guests) close(guest_release(listener->guests));
+    free(listener);
+}
+
+void listener_tick(struct listener *listener) {
+    uint64_t now = loop_now_ms(listener->loop);
+    if (listener->resting && listener->watch) {
+        listener->resting = false;
+        loop_watch_start(listener->watch, LOOP_READABLE);
+    }
+    for (struct guest *guest = listener->guests, *next; guest; guest = next) {
+        next = guest->next;
+        if (now < guest->deadline_ms) continue;
+        bool answer = !guest->dismissed && guest->seen > 0;
+        int fd = guest_release(guest);
+        if (!answer) {
+            close(fd);
+            continue;
+        }
+        struct error error;
+        error_set(&error, ERROR_TIMEOUT, "the request's header did not arrive in time");
+        dismiss(listener, fd, 408, &error);
+    }
+}
+
+void listener_left(struct listener *listener) {
+    listener->connections--;
+}

@@ -1,0 +1,53 @@
+// The front door: the listening socket, the connections that have not yet shown a whole request header, and the
+// farewell to those that are turned away. Loop thread.
+//
+// A connection is handed on once its first header has arrived in full and is in order, still unread in the
+// socket. Until then it costs a few bytes, has a deadline that activity does not extend, and every refusal is
+// a JSON error; later requests on the same connection are the HTTP library's to read.
+#ifndef SERVER_LISTENER_H
+#define SERVER_LISTENER_H
+
+#include "base/error.h"
+#include "server/loop.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum { LISTENER_ADDRESS_BYTES = 320 };
+
+struct listener_socket {
+    int fd;
+    bool loopback;                        // only this machine can reach it
+    char host[256];                       // as the settings name it
+    char address[LISTENER_ADDRESS_BYTES]; // "127.0.0.1:8080": what it is bound to
+};
+
+// Binds and listens; nothing is accepted yet. Port 0: any free one.
+int listener_bind(struct listener_socket *out, const char *host, int port, struct error *error);
+
+struct listener_options {
+    int fd;                 // taken over
+    size_t connections_max; // beyond, a connection is told 429
+    uint64_t header_ms;     // for the whole first header
+    uint64_t linger_ms;     // for a client that is turned away to read why
+
+    // Takes the descriptor and its watch over, also where it returns false (no memory).
+    bool (*connected)(void *user, int fd, struct loop_watch *watch);
+    void (*refused)(void *user, int status, const char *request_id, const struct error *error);
+    void *user;
+};
+
+struct listener;
+int listener_create(struct listener **out, struct loop *loop, const struct listener_options *options,
+                    struct error *error);
+void listener_close(struct listener *listener);   // accepts no more; drops who has not sent a header yet
+void listener_destroy(struct listener *listener); // takes NULL
+
+void listener_tick(struct listener *listener); // now and then: looks after deadlines
+void listener_left(struct listener *listener); // a connection that was handed on is closed
+
+// Takes a descriptor over whose last answer has been written: ends the sending side, swallows for a while what
+// still comes, so that the answer is not lost in a reset, and closes.
+void listener_linger(struct listener *listener, int fd);
+
+#endif

@@ -1,0 +1,434 @@
+#include "server/request.h"
+
+#include "api/endpoint.h"
+#include "api/sse.h"
+#include "server/log.h"
+#include "server/route.h"
+#include "server/stream.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum {
+    TICK_MS = 250,
+    PUMPED_A_TURN_MAX = 64, // when a thousand streams get a token at once, /health still goes in between
+};
+
+struct request { // one that generates
+    struct request *next, **link; // in requests->live
+    struct requests *requests;
+    struct exchange *exchange; // NULL once it has finished
+    const struct generation_kind *kind;
+    struct buffer body;
+
+    bool parsing;          // a thread of the pool works on it: `parsed` is that thread's until it is done
+    atomic_bool abandoned; // nobody waits for the result any more
+    struct {
+        int code;
+        struct generation *generation;
+        struct error error;
+    } parsed;
+    struct generation *generation;
+    struct engine_job **jobs; // [job_count]; NULL: not submitted or ended
+    size_t job_count;
+
+    struct stream stream;
+    bool answered, streaming; // the answer has begun; it is a stream
+    struct error failure;     // of a job, before the answer began
+
+    atomic_bool woken;          // it is in requests->woken or ->pending
+    struct request *next_woken; // belongs to who set `woken`, then to the loop thread
+};
+
+struct requests {
+    struct requests_options options;
+    struct api_context context;
+    struct request *live;
+    struct loop_wake *wake;
+    struct loop_timer *tick;
+    _Atomic(struct request *) woken; // a stack: the engine pushes, the loop takes all
+    struct request *pending, **pending_end; // a queue: taken off the stack, to be pumped
+};
+
+// ---- Life of a request
+
+static struct request *request_create(struct requests *requests, struct exchange *exchange,
+                                      const struct generation_kind *kind) {
+    struct request *request = calloc(1, sizeof *request);
+    if (!request) return NULL;
+    request->requests = requests;
+    request->exchange = exchange;
+    request->kind = kind;
+    stream_init(&request->stream, loop_now_ms(requests->options.loop));
+    request->next = requests->live;
+    request->link = &requests->live;
+    if (request->next) request->next->link = &request->next;
+    requests->live = request;
+    exchange->user = request;
+    return request;
+}
+
+// Frees it unless someone still holds it: the exchange, the pool, or the stack of the woken.
+static void release(struct request *request) {
+    if (request->exchange || request->parsing || atomic_load(&request->woken)) return;
+    *request->link = request->next;
+    if (request->next) request->next->link = request->link;
+    stream_finish(&request->stream);
+    buffer_finish(&request->body);
+    generation_destroy(request->generation);
+    free(request->jobs);
+    free(request);
+}
+
+static void release_jobs(struct request *request) {
+    for (size_t i = 0; i < request->job_count; i++) {
+        engine_job_release(request->jobs[i]); // cancels what runs
+        request->jobs[i] = NULL;
+    }
+}
+
+// ---- Answers
+
+static void reply_error(struct exchange *exchange, const struct error *error, const char *allow) {
+    struct api_reply reply;
+    api_reply_init(&reply);
+    api_reply_error(&reply, error);
+    if (reply.status >= 500) log_write(LOG_WARNING, "%s: %s", exchange->id, error->message);
+    http_reply(exchange, &reply, allow);
+}
+
+static void begin_stream(struct request *request) {
+    request->answered = request->streaming = true;
+    http_stream(request->exchange, SSE_CONTENT_TYPE);
+}
+
+// Ends it for a reason from outside its jobs.
+static void fail(struct request *request, const struct error *error) {
+    release_jobs(request);
+    if (request->streaming) {
+        generation_fail(request->generation, error, &request->stream.out);
+        http_wake(request->exchange);
+    } else if (!request->answered) {
+        request->answered = true;
+        reply_error(request->exchange, error, NULL);
+    }
+}
+
+// Sends on what the events have added.
+static void settle(struct request *request) {
+    bool complete = generation_complete(request->generation);
+    if (complete) release_jobs(request);
+    if (request->streaming) {
+        if (complete || stream_bytes(&request->stream) > 0) http_wake(request->exchange);
+    } else if (request->failure.code) { // while the status is still ours to choose
+        request->answered = true;
+        reply_error(request->exchange, &request->failure, NULL);
+    } else if (generation_streams(request->generation)) {
+        if (complete || stream_bytes(&request->stream) > 0) begin_stream(request);
+    } else if (complete) {
+        struct api_reply reply;
+        api_reply_init(&reply);
+        generation_result(request->generation, &reply);
+        request->answered = true;
+        http_reply(request->exchange, &reply, NULL);
+    }
+}
+
+// ---- Events of the engine
+
+static void take_event(struct request *request, size_t job, struct engine_event *event) {
+    if (event->type == ENGINE_EVENT_ERROR && !request->failure.code) request->failure = event->error;
+    bool last = event->type == ENGINE_EVENT_DONE || event->type == ENGINE_EVENT_ERROR;
+    generation_event(request->generation, job, event, &request->stream.out);
+    engine_event_destroy(event);
+    if (!last) return;
+    engine_job_release(request->jobs[job]);
+    request->jobs[job] = NULL;
+}
+
+static void pump(struct request *request) {
+    if (!request->generation || generation_complete(request->generation)) return;
+    request->stream.stalled = false;
+    for (size_t job = 0; job < request->job_count; job++)
+        while (request->jobs[job] && !generation_complete(request->generation)) {
+            if (stream_full(&request->stream)) {
+                request->stream.stalled = true; // no wake comes for what is left: the reader comes back for it
+                break;
+            }
+            struct engine_event *event = engine_job_next(request->jobs[job]);
+            if (!event) break;
+            take_event(request, job, event);
+        }
+    settle(request);
+}
+
+// From the engine's thread: puts the request on the stack, once.
+static void wake(void *user) {
+    struct request *request = user;
+    struct requests *requests = request->requests;
+    if (atomic_exchange(&request->woken, true)) return;
+    struct request *top = atomic_load(&requests->woken);
+    do request->next_woken = top;
+    while (!atomic_compare_exchange_weak(&requests->woken, &top, request));
+    if (!top) loop_wake_send(requests->wake);
+}
+
+// Moves the stack behind the queue, the first to be pushed first.
+static void queue_woken(struct requests *requests) {
+    struct request *reversed = NULL, *next;
+    for (struct request *request = atomic_exchange(&requests->woken, NULL); request; request = next) {
+        next = request->next_woken;
+        request->next_woken = reversed;
+        reversed = request;
+    }
+    *requests->pending_end = reversed;
+    while (*requests->pending_end) requests->pending_end = &(*requests->pending_end)->next_woken;
+}
+
+static void take_woken(void *user) {
+    struct requests *requests = user;
+    queue_woken(requests);
+    for (int i = 0; requests->pending && i < PUMPED_A_TURN_MAX; i++) {
+        struct request *request = requests->pending;
+        requests->pending = request->next_woken;
+        if (!requests->pending) requests->pending_end = &requests->pending;
+        atomic_store(&request->woken, false); // from here on it may be pushed again
+        if (request->exchange && !request->exchange->failed) pump(request);
+        else release(request);
+    }
+    if (requests->pending && requests->wake) loop_wake_send(requests->wake);
+}
+
+// ---- From the body to the jobs
+
+static void submit(struct request *request) {
+    struct requests *requests = request->requests;
+    struct error error;
+    size_t count = generation_jobs(request->generation);
+    request->jobs = calloc(count, sizeof *request->jobs);
+    if (!request->jobs) {
+        error_set(&error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        fail(request, &error);
+        return;
+    }
+    request->job_count = count;
+    for (size_t i = 0; i < count; i++) {
+        struct engine_request job;
+        generation_job(request->generation, i, &job);
+        job.wake = wake;
+        job.wake_user = request;
+        error = (struct error){0};
+        if (engine_submit(requests->options.engine, &job, &request->jobs[i], &error) != 0) {
+            request->jobs[i] = NULL;
+            fail(request, &error);
+            return;
+        }
+    }
+}
+
+static void parse(void *user) { // on the pool
+    struct request *request = user;
+    if (atomic_load(&request->abandoned)) {
+        request->parsed.code = ERROR_CANCELLED;
+        return;
+    }
+    const char *body = request->body.data ? request->body.data : "";
+    request->parsed.code = generation_parse(request->kind, request->requests->options.engine, body, request->body.bytes,
+                                            &request->parsed.generation, &request->parsed.error);
+}
+
+static void parsed(void *user) {
+    struct request *request = user;
+    request->parsing = false;
+    buffer_finish(&request->body);
+    if (request->parsed.code == 0) request->generation = request->parsed.generation;
+    if (!request->exchange) {
+        release(request);
+    } else if (request->exchange->failed || request->answered) {
+        return; // it is on its way out
+    } else if (request->parsed.code) {
+        request->answered = true;
+        reply_error(request->exchange, &request->parsed.error, NULL);
+    } else {
+        submit(request);
+    }
+}
+
+// ---- What http tells
+
+static bool is_json(const char *content_type) {
+    size_t bytes = strcspn(content_type, "; \t");
+    return bytes == strlen("application/json") && strncasecmp(content_type, "application/json", bytes) == 0;
+}
+
+static int admit(struct requests *requests, struct exchange *exchange, struct route *route, struct error *error) {
+    const char *bound = requests->options.local_host;
+    if (bound && exchange->host && !route_host_is_local(exchange->host, bound))
+        return error_set(error, ERROR_FORBIDDEN_HOST, "%s", error_text(ERROR_FORBIDDEN_HOST));
+    int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
+    if (code || !route->endpoint->generation) return code;
+    if (requests->context.shutting_down)
+        return error_set(error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
+    const char *type = http_header(exchange, "Content-Type");
+    if (type && !is_json(type))
+        return error_set(error, ERROR_MEDIA_TYPE, "the Content-Type must be application/json");
+    return 0;
+}
+
+static void on_header(void *user, struct exchange *exchange) {
+    struct requests *requests = user;
+    struct route route = {0};
+    struct error error = {0};
+    int code = admit(requests, exchange, &route, &error);
+    if (code) {
+        reply_error(exchange, &error, code == ERROR_METHOD ? route.allow : NULL);
+    } else if (route.endpoint->answer) {
+        struct api_reply reply;
+        api_reply_init(&reply);
+        route.endpoint->answer(&requests->context, route.parameter, &reply);
+        http_reply(exchange, &reply, NULL);
+    } else if (!request_create(requests, exchange, route.endpoint->generation)) {
+        error_set(&error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        reply_error(exchange, &error, NULL);
+    }
+}
+
+static void on_request(void *user, struct exchange *exchange) {
+    struct requests *requests = user;
+    struct request *request = exchange->user;
+    http_take_body(exchange, &request->body);
+    request->parsing = true;
+    if (loop_work(requests->options.loop, parse, parsed, request) == 0) return;
+    request->parsing = false;
+    struct error error;
+    error_set(&error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    fail(request, &error);
+}
+
+static ssize_t on_read(void *user, struct exchange *exchange, char *out, size_t bytes_max) {
+    struct requests *requests = user;
+    struct request *request = exchange->user;
+    size_t bytes = stream_read(&request->stream, out, bytes_max, loop_now_ms(requests->options.loop));
+    if (request->stream.stalled && stream_has_room(&request->stream)) pump(request);
+    if (bytes > 0) return (ssize_t)bytes;
+    if (stream_bytes(&request->stream) > 0)
+        return (ssize_t)stream_read(&request->stream, out, bytes_max, loop_now_ms(requests->options.loop));
+    if (request->stream.out.failed) return HTTP_READ_FAILED;
+    return generation_complete(request->generation) ? HTTP_READ_END : HTTP_READ_LATER;
+}
+
+static void on_gone(void *user, struct exchange *exchange) {
+    (void)user;
+    struct request *request = exchange->user;
+    if (!request) return;
+    atomic_store(&request->abandoned, true);
+    release_jobs(request); // at once, not only when the connection has been taken down
+}
+
+static void log_generation(const struct request *request, const struct exchange *exchange, double seconds) {
+    struct generation_summary sum = {0};
+    int status = exchange->status ? exchange->status : api_error_status(ERROR_CANCELLED);
+    if (request->generation) sum = generation_summary(request->generation);
+    double rate = sum.decode_seconds > 0 ? (double)sum.completion_tokens / sum.decode_seconds : 0;
+    log_write(LOG_INFO, "%s %s %d%s · %zu tokens in, %zu out%s%s, %.1f tokens/s, %.2f s · %s", exchange->method,
+              exchange->target, status, exchange->failed ? " (client left)" : "", sum.prompt_tokens,
+              sum.completion_tokens, sum.finish && *sum.finish ? ", " : "", sum.finish ? sum.finish : "", rate, seconds,
+              exchange->id);
+}
+
+static void on_finished(void *user, struct exchange *exchange) {
+    struct requests *requests = user;
+    struct request *request = exchange->user;
+    double seconds = (double)(loop_now_ms(requests->options.loop) - exchange->started_ms) / 1000;
+    if (request) {
+        log_generation(request, exchange, seconds);
+        atomic_store(&request->abandoned, true);
+        release_jobs(request);
+        request->exchange = NULL;
+        release(request);
+        return;
+    }
+    enum log_level level = exchange->status >= 400 ? LOG_INFO : LOG_DEBUG;
+    if (log_enabled(level))
+        log_write(level, "%s %.100s %d%s, %.3f s · %s", exchange->method, exchange->target, exchange->status,
+                  exchange->failed ? " (client left)" : "", seconds, exchange->id);
+}
+
+static void on_refused(void *user, int status, const char *request_id, const struct error *error) {
+    (void)user;
+    log_write(LOG_INFO, "a connection was refused with %d: %s · %s", status, error->message, request_id);
+}
+
+// ---- All of them
+
+// A stream that has been silent for long gets a comment: the client and all between see that it lives.
+static void on_tick(void *user) {
+    struct requests *requests = user;
+    uint64_t now = loop_now_ms(requests->options.loop);
+    for (struct request *request = requests->live; request; request = request->next) {
+        if (!request->exchange || request->exchange->failed || request->job_count == 0) continue;
+        if (request->answered && !request->streaming) continue;
+        if (!generation_streams(request->generation) || generation_complete(request->generation)) continue;
+        if (stream_bytes(&request->stream) > 0) continue;
+        if (now - request->stream.sent_ms < requests->options.heartbeat_ms) continue;
+        buffer_text(&request->stream.out, SSE_HEARTBEAT);
+        settle(request);
+    }
+}
+
+int requests_create(struct requests **out, const struct requests_options *options, struct error *error) {
+    struct requests *requests = calloc(1, sizeof *requests);
+    if (!requests) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    requests->options = *options;
+    requests->context.engine = options->engine;
+    requests->pending_end = &requests->pending;
+    requests->wake = loop_wake_create(options->loop, take_woken, requests);
+    requests->tick = loop_timer_create(options->loop, on_tick, requests);
+    if (!requests->wake || !requests->tick) {
+        requests_stop(requests);
+        requests_destroy(requests);
+        return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    }
+    loop_timer_start(requests->tick, TICK_MS, TICK_MS);
+    *out = requests;
+    return 0;
+}
+
+struct http_handler requests_handler(struct requests *requests) {
+    return (struct http_handler){
+        .header = on_header,
+        .request = on_request,
+        .read = on_read,
+        .gone = on_gone,
+        .finished = on_finished,
+        .refused = on_refused,
+        .user = requests,
+    };
+}
+
+void requests_refuse_new(struct requests *requests) {
+    requests->context.shutting_down = true;
+}
+
+void requests_fail(struct requests *requests, const struct error *error) {
+    for (struct request *request = requests->live; request; request = request->next) {
+        if (request->exchange && !request->exchange->failed) fail(request, error);
+    }
+}
+
+void requests_stop(struct requests *requests) {
+    if (!requests) return;
+    loop_wake_destroy(requests->wake);
+    loop_timer_destroy(requests->tick);
+    requests->wake = NULL;
+    requests->tick = NULL;
+}
+
+void requests_destroy(struct requests *requests) {
+    if (!requests) return;
+    do take_woken(requests); // frees those that only the stack or the queue still held
+    while (requests->pending);
+    free(requests);
+}

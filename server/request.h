@@ -1,0 +1,29 @@
+// What the server does with its exchanges: who may ask, which endpoint answers, and for a generating request the
+// way from its body over the engine's jobs to the bytes of its answer. Loop thread, but for the engine's wake call.
+#ifndef SERVER_REQUEST_H
+#define SERVER_REQUEST_H
+
+#include "engine/engine.h"
+#include "server/http.h"
+#include "server/loop.h"
+
+struct requests;
+
+struct requests_options {
+    struct loop *loop;
+    struct engine *engine;
+    const char *local_host; // where only this machine can reach the server: the bound name; otherwise NULL
+    uint64_t heartbeat_ms;
+};
+
+int requests_create(struct requests **out, const struct requests_options *options, struct error *error);
+struct http_handler requests_handler(struct requests *requests);
+
+void requests_refuse_new(struct requests *requests);                           // shutting down: /ready says no
+void requests_fail(struct requests *requests, const struct error *error);      // ends all that is under way
+
+// After http is destroyed, before the loop is: no job is left, work on the pool may be.
+void requests_stop(struct requests *requests);
+void requests_destroy(struct requests *requests); // after the loop; takes NULL
+
+#endif

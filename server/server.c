@@ -1,0 +1,145 @@
+#include "server/server.h"
+
+#include "server/http.h"
+#include "server/log.h"
+#include "server/loop.h"
+#include "server/request.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum {
+    OTHER_DESCRIPTORS = 320, // model files, pipes, connections that are being turned away
+    DRAIN_CHECK_MS = 20,
+    FAREWELL_MS = 2000, // for the errors sent at the end of the drain to reach the clients
+};
+
+struct server {
+    struct loop *loop;
+    struct requests *requests;
+    struct http *http;
+    struct loop_signal *interrupt, *terminate;
+    struct loop_timer *drain;
+    uint64_t drain_ms;
+    uint64_t fail_at_ms, stop_at_ms; // while draining
+    bool draining, failed_rest;
+};
+
+static uint64_t milliseconds(double seconds) {
+    return (uint64_t)(seconds * 1000);
+}
+
+// As many descriptors as the connections need, or as the system allows: then fewer connections.
+static size_t connections_possible(size_t wanted) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
+    rlim_t needed = wanted + OTHER_DESCRIPTORS;
+    if (limit.rlim_cur < needed) {
+        limit.rlim_cur = limit.rlim_max == RLIM_INFINITY || limit.rlim_max > needed ? needed : limit.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &limit) != 0) getrlimit(RLIMIT_NOFILE, &limit);
+    }
+    if (limit.rlim_cur >= needed) return wanted;
+    size_t possible = limit.rlim_cur > 2 * OTHER_DESCRIPTORS ? limit.rlim_cur - OTHER_DESCRIPTORS : limit.rlim_cur / 2;
+    log_write(LOG_WARNING, "this process may have %llu open files, so %zu connections instead of %zu",
+              (unsigned long long)limit.rlim_cur, possible, wanted);
+    return possible;
+}
+
+static void on_drain(void *user) {
+    struct server *server = user;
+    uint64_t now = loop_now_ms(server->loop);
+    size_t left = http_exchanges(server->http);
+    if (left == 0 || now >= server->stop_at_ms) {
+        loop_stop(server->loop);
+    } else if (now >= server->fail_at_ms && !server->failed_rest) {
+        server->failed_rest = true;
+        log_write(LOG_WARNING, "%zu requests did not end in time; they get an error", left);
+        struct error error;
+        error_set(&error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
+        requests_fail(server->requests, &error);
+    }
+}
+
+static void on_signal(void *user, int number) {
+    struct server *server = user;
+    if (server->draining) _exit(128 + number);
+    server->draining = true;
+    log_write(LOG_INFO, "shutting down; %zu requests may end within %.0f s (once more to stop at once)",
+              http_exchanges(server->http), (double)server->drain_ms / 1000);
+    server->fail_at_ms = loop_now_ms(server->loop) + server->drain_ms;
+    server->stop_at_ms = server->fail_at_ms + FAREWELL_MS;
+    requests_refuse_new(server->requests);
+    http_quiesce(server->http);
+    loop_timer_start(server->drain, 0, DRAIN_CHECK_MS);
+}
+
+static int open_http(struct server *server, const struct config *config, const struct listener_socket *socket,
+                     struct error *error) {
+    struct http_options options = {
+        .listen_fd = socket->fd,
+        .connections_max = connections_possible((size_t)config->connections_max),
+        .body_bytes_max = config->body_bytes_max,
+        .header_ms = milliseconds(config->header_seconds),
+        .body_ms = milliseconds(config->body_seconds),
+        .idle_ms = milliseconds(config->idle_seconds),
+        .slow_reader_ms = milliseconds(config->slow_reader_seconds),
+    };
+    struct http_handler handler = requests_handler(server->requests);
+    return http_create(&server->http, server->loop, &options, &handler, error);
+}
+
+int server_create(struct server **out, const struct config *config, const struct listener_socket *socket,
+                  struct engine *engine, struct error *error) {
+    signal(SIGPIPE, SIG_IGN); // a client that left is an error code, not a reason to die
+    struct server *server = calloc(1, sizeof *server);
+    if (!server) {
+        close(socket->fd);
+        return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    }
+    server->drain_ms = milliseconds(config->drain_seconds);
+
+    int code = loop_create(&server->loop, error);
+    if (!code) {
+        struct requests_options options = {
+            .loop = server->loop,
+            .engine = engine,
+            .local_host = socket->loopback ? socket->host : NULL,
+            .heartbeat_ms = milliseconds(config->heartbeat_seconds),
+        };
+        code = requests_create(&server->requests, &options, error);
+    }
+    if (code) close(socket->fd);
+    else code = open_http(server, config, socket, error);
+    if (!code) {
+        server->drain = loop_timer_create(server->loop, on_drain, server);
+        server->interrupt = loop_signal_create(server->loop, SIGINT, on_signal, server);
+        server->terminate = loop_signal_create(server->loop, SIGTERM, on_signal, server);
+        if (!server->drain || !server->interrupt || !server->terminate)
+            code = error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    }
+    if (code) {
+        server_destroy(server);
+        return code;
+    }
+    *out = server;
+    return 0;
+}
+
+void server_run(struct server *server) {
+    loop_run(server->loop);
+}
+
+void server_destroy(struct server *server) {
+    if (!server) return;
+    loop_signal_destroy(server->interrupt);
+    loop_signal_destroy(server->terminate);
+    loop_timer_destroy(server->drain);
+    http_destroy(server->http);
+    requests_stop(server->requests);
+    loop_destroy(server->loop);
+    requests_destroy(server->requests);
+    free(server);
+}

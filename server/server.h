@@ -1,0 +1,21 @@
+// The server: one engine behind one address. Created, run and destroyed by one thread, which becomes the loop
+// thread while server_run lasts.
+#ifndef SERVER_SERVER_H
+#define SERVER_SERVER_H
+
+#include "engine/engine.h"
+#include "server/config.h"
+#include "server/listener.h"
+
+struct server;
+
+// The engine stays the caller's and must outlive the server; the socket's descriptor is taken over.
+int server_create(struct server **out, const struct config *config, const struct listener_socket *socket,
+                  struct engine *engine, struct error *error);
+void server_destroy(struct server *server); // takes NULL
+
+// Serves until SIGINT or SIGTERM, then lets running requests end (config.drain_seconds). A second signal ends the
+// process at once, with 128 + its number as exit code.
+void server_run(struct server *server);
+
+#endif

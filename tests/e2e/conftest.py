@@ -1,0 +1,43 @@
+import openai
+import pytest
+
+import tandem
+
+
+def pytest_sessionstart():
+    if not tandem.BINARY.exists():
+        pytest.exit(f"{tandem.BINARY} is not there; ./run builds it", 1)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """One server with default settings for all tests that leave it as they find it."""
+    server = tandem.Server()
+    yield server
+    assert server.process.poll() is None, server.log
+    assert server.stop() == 0, server.log
+
+
+@pytest.fixture
+def serve():
+    """Starts servers with settings of a test's own, and ends them with it."""
+    servers = []
+
+    def start(*arguments):
+        servers.append(tandem.Server(*arguments))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        status = server.stop()
+        assert status == 0, server.log
+
+
+@pytest.fixture
+def client(server):
+    return client_of(server)
+
+
+def client_of(server, **options):
+    options = {"max_retries": 0, "timeout": tandem.PATIENCE_S, **options}
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", **options)

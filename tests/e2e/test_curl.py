@@ -1,0 +1,134 @@
+"""What a person sees who tries the server with curl."""
+import json
+import subprocess
+
+import pytest
+
+import tandem
+
+
+def curl(*arguments):
+    return subprocess.run(["curl", "--silent", "--show-error", "--max-time", str(tandem.PATIENCE_S), *arguments],
+                          capture_output=True, check=True).stdout
+
+
+def post(server, path, body, *arguments):
+    return curl(f"{server.url}{path}", "-H", "Content-Type: application/json", "-d", json.dumps(body), *arguments)
+
+
+def test_chat(server):
+    answer = json.loads(post(server, "/v1/chat/completions", tandem.chat("Hello!")))
+    assert answer["object"] == "chat.completion" and answer["id"].startswith("chatcmpl-")
+    assert answer["model"] == tandem.MODEL.name and isinstance(answer["created"], int)
+    assert "system_fingerprint" in answer
+    (choice,) = answer["choices"]
+    assert choice["index"] == 0 and choice["finish_reason"] in ("stop", "length")
+    assert choice["message"]["role"] == "assistant" and choice["message"]["content"]
+    assert choice["message"]["refusal"] is None and choice["logprobs"] is None
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert 0 < usage["completion_tokens"] <= 24 and usage["prompt_tokens_details"]["cached_tokens"] == 0
+    assert answer["timings"]
+
+
+def test_chat_stream(server):
+    body = tandem.chat("Hello!", stream=True, stream_options={"include_usage": True})
+    raw = post(server, "/v1/chat/completions", body, "-N")
+    assert all(line.startswith((b"data: ", b": ")) for line in raw.split(b"\n\n") if line)
+    chunks, done = tandem.events(raw)
+    assert done and len({chunk["id"] for chunk in chunks}) == 1
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    deltas = [chunk["choices"][0] for chunk in chunks[:-1]]
+    assert [delta["delta"].get("role") for delta in deltas] == ["assistant"] + [None] * (len(deltas) - 1)
+    assert [delta["finish_reason"] is None for delta in deltas] == [True] * (len(deltas) - 1) + [False]
+    assert deltas[-1]["delta"] == {}
+    assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] > 0
+    assert tandem.text_of(chunks) == server.say("Hello!")
+
+
+def test_completion(server):
+    answer = json.loads(post(server, "/v1/completions", {"model": tandem.MODEL.name, "prompt": "Once upon a time",
+                                                         "max_tokens": 8, "temperature": 0}))
+    assert answer["object"] == "text_completion"
+    (choice,) = answer["choices"]
+    assert isinstance(choice["text"], str) and choice["logprobs"] is None and choice["finish_reason"] in ("stop", "length")
+
+
+def test_completion_stream(server):
+    body = {"model": tandem.MODEL.name, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
+    whole = json.loads(post(server, "/v1/completions", body))["choices"][0]["text"]
+    chunks, done = tandem.events(post(server, "/v1/completions", {**body, "stream": True}, "-N"))
+    assert done and {chunk["object"] for chunk in chunks} == {"text_completion"}
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole
+
+
+def test_headers(server):
+    head, _, _ = post(server, "/v1/chat/completions", tandem.chat("Hello!"), "-i").partition(b"\r\n\r\n")
+    head = head.lower()
+    assert b"content-type: application/json" in head and b"x-request-id: " in head
+    head, _, _ = post(server, "/v1/chat/completions", tandem.chat("Hello!", stream=True), "-i", "-N").partition(b"\r\n\r\n")
+    head = head.lower()
+    assert b"content-type: text/event-stream" in head and b"cache-control: no-cache" in head
+    assert b"x-request-id: " in head
+
+
+def test_expect_100_continue(server):
+    body = tandem.chat("Hello!", user="u" * 4000)
+    answer = json.loads(post(server, "/v1/chat/completions", body, "-H", "Expect: 100-continue"))
+    assert answer["choices"][0]["message"]["content"] == server.say("Hello!")
+
+
+def test_chunked_upload(server):
+    answer = json.loads(post(server, "/v1/chat/completions", tandem.chat("Hello!"), "-H", "Transfer-Encoding: chunked"))
+    assert answer["choices"][0]["message"]["content"] == server.say("Hello!")
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", f"/v1/models/{tandem.MODEL.name}"])
+def test_get(server, path):
+    status, headers, body = server.request("GET", path)
+    assert status == 200 and headers["Content-Type"].startswith("application/json")
+    assert headers["x-request-id"] and json.loads(body)
+    status, headers, body = server.request("HEAD", path)
+    assert status == 200 and body == b""
+
+
+def test_models(server):
+    listed = json.loads(curl(f"{server.url}/v1/models"))
+    assert listed["object"] == "list"
+    (model,) = listed["data"]
+    assert model["id"] == tandem.MODEL.name and model["object"] == "model"
+    assert isinstance(model["created"], int) and model["owned_by"]
+    assert json.loads(curl(f"{server.url}/v1/models/{tandem.MODEL.name}")) == model
+
+
+@pytest.mark.parametrize("method, path, status", [
+    ("GET", "/nothing", 404), ("POST", "/v2/chat/completions", 404), ("GET", "/v1/models/other", 404),
+    ("GET", "/v1/models/..%2f..%2fetc%2fpasswd", 404), ("GET", "/v1/models/a%00b", None), ("GET", "/v1/chat/completions", 405),
+    ("DELETE", "/v1/models", 405), ("POST", "/health", 405), ("PUT", "/v1/completions", 405), ("PATCH", "/health", 405)])
+def test_wrong_places(server, method, path, status):
+    got, headers, body = server.request(method, path)
+    assert got == status or status is None and got in (400, 404)
+    tandem.check_error(body, headers["Content-Type"])
+    assert headers["x-request-id"]
+    if status == 405:
+        assert headers["Allow"]
+
+
+def test_wrong_content_type(server):
+    body = json.dumps(tandem.chat("Hello!"))
+    status, headers, answer = server.request("POST", "/v1/chat/completions", body, {"Content-Type": "text/plain"})
+    if status != 200:  # a server may read it as JSON all the same, as OpenAI's does not
+        assert status in (400, 415)
+        tandem.check_error(answer, headers["Content-Type"])
+
+
+def test_foreign_host_is_refused(server):
+    status, headers, body = server.request("GET", "/health", headers={"Host": "attacker.example"})
+    assert status == 403
+    tandem.check_error(body, headers["Content-Type"])
+    assert server.request("GET", "/health", headers={"Host": f"localhost:{server.port}"})[0] == 200
+
+
+def test_prompts_are_not_logged(server):
+    server.say("My secret word is Quetzalcoatl.")
+    assert "Quetzalcoatl" not in server.log

@@ -1,0 +1,178 @@
+"""The program as a process: its arguments, what it says of a model it cannot take, and how it ends."""
+import json
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import threading
+
+import pytest
+
+import tandem
+
+
+def run(*arguments):
+    return subprocess.run([tandem.BINARY, *arguments], capture_output=True, text=True, timeout=tandem.PATIENCE_S,
+                          stdin=subprocess.DEVNULL)
+
+
+def test_help():
+    helped = run("--help")
+    assert helped.returncode == 0 and "serve" in helped.stdout and helped.stderr == ""
+    helped = run("serve", "--help")
+    assert helped.returncode == 0
+    for flag in ("--host", "--port", "--model", "--weights", "--max-sequences", "--queue"):
+        assert flag in helped.stdout
+
+
+def test_version():
+    version = run("--version")
+    assert version.returncode == 0 and re.search(r"\d+\.\d+\.\d+", version.stdout)
+
+
+@pytest.mark.parametrize("arguments, named", [
+    (["frobnicate"], "frobnicate"), (["serve", "--frobnicate"], "--frobnicate"), (["serve", "--port"], "port"),
+    (["serve", "--port", "seventy"], "seventy"), (["serve", "--port", "70000"], "70000"),
+    (["serve", "--weights", "int1"], "int1"), (["serve", "stray"], "stray"), ([], "serve")])
+def test_wrong_arguments(arguments, named):
+    wrong = run(*arguments)
+    assert wrong.returncode == 64 and named in wrong.stderr + wrong.stdout
+
+
+def test_no_such_host():
+    wrong = run("serve", "--model", tandem.MODEL, "--host", "no.such.host.invalid")
+    assert wrong.returncode == 64 and "no.such.host.invalid" in wrong.stderr
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the model directory that a test may damage."""
+    return shutil.copytree(tandem.MODEL, tmp_path / "model")
+
+
+def refused(directory, *named):
+    result = run("serve", "--port", "0", "--model", directory)
+    assert result.returncode == 2, result
+    for name in named:
+        assert name in result.stderr, result.stderr
+    assert result.stderr.count("\n") <= 2  # one message
+    return result.stderr
+
+
+def edit_json(path, **changes):
+    value = json.loads(path.read_text())
+    value.update(changes)
+    path.write_text(json.dumps({key: item for key, item in value.items() if item is not ...}))
+
+
+def test_no_such_directory(tmp_path):
+    refused(tmp_path / "nowhere", "nowhere")
+
+
+def test_empty_directory(tmp_path):
+    refused(tmp_path, "config.json")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_missing_file(copy, name):
+    (copy / name).unlink()
+    refused(copy, name.split(".")[0])
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "nonsense", "\0", "[" * 100000])
+def test_damaged_json(copy, name, content):
+    (copy / name).write_text(content)
+    refused(copy, name)
+
+
+@pytest.mark.parametrize("changes, found", [
+    ({"model_type": "llama"}, "llama"), ({"model_type": ...}, "model_type"), ({"hidden_size": -1}, "hidden_size"),
+    ({"hidden_size": 1 << 40}, "hidden_size"), ({"num_hidden_layers": 0}, "num_hidden_layers"), ({"num_hidden_layers": "six"}, "num_hidden_layers"),
+    ({"num_local_experts": 1 << 20}, "num_local_experts"), ({"vocab_size": 10}, "10"), ({"intermediate_size": 7}, "7"),
+    ({"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [1]}}, "longrope")])
+def test_wrong_config(copy, changes, found):
+    edit_json(copy / "config.json", **changes)
+    refused(copy, found)
+
+
+def test_weights_cut_off(copy):
+    path = copy / "model.safetensors"
+    size = path.stat().st_size
+    for keep in (0, 4, 8, 100, size // 2, size - 1):
+        with open(path, "r+b") as file:
+            file.truncate(keep)
+        refused(copy, "model.safetensors")
+
+
+def test_weights_with_a_wrong_header(copy):
+    path = copy / "model.safetensors"
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8:8 + length])
+
+    def put(changed):
+        text = changed if isinstance(changed, bytes) else json.dumps(changed).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length:])
+
+    name = "model.norm.weight"
+    for changes in ({"shape": [1]}, {"dtype": "I64"}, {"data_offsets": [0, 1 << 60]}, {"data_offsets": [-8, 0]},
+                    {"data_offsets": [8, 0]}, {"shape": [1 << 40, 1 << 40]}, {"shape": "x"}):
+        put({**header, name: {**header[name], **changes}})
+        refused(copy, name)
+    put({key if key != name else "something.else": value for key, value in header.items()})
+    refused(copy, name)
+    put(b"[" * 100)
+    refused(copy, "model.safetensors")
+    path.write_bytes(struct.pack("<Q", 1 << 63) + raw[8:])
+    refused(copy, "model.safetensors")
+
+
+def test_port_in_use(server):
+    result = run("serve", "--port", str(server.port), "--model", tandem.MODEL)
+    assert result.returncode == 1 and str(server.port) in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_idle_stop(serve, number):
+    server = serve()
+    assert server.stop(number) == 0 and not server.listens()
+
+
+def test_stop_drains(serve):
+    """What runs is finished, word for word; nothing new is taken; the exit status is 0."""
+    server = serve()
+    options = {"max_tokens": 150, "temperature": 1, "seed": 4, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
+    alone = server.say(**options)
+    connection, stream = server.open_stream(receive_bytes=2048, **options)
+    server.process.send_signal(signal.SIGTERM)
+    while server.listens():
+        pass
+    stream += tandem.read_all(connection)
+    chunks, done = tandem.events(tandem.body_of(stream))
+    assert done and tandem.text_of(chunks) == alone
+    assert server.stop() == 0
+
+
+def test_stop_has_a_limit(serve):
+    """What does not end within the limit gets an error event, and the process ends all the same."""
+    server = serve("--drain-seconds", "1")
+    connection = server.held_stream()
+    assert server.stop() == 0
+    connection.close()
+
+
+def test_weights_formats(serve, server):
+    """f32 and bf16 hold the same weights where the file is bf16: the same greedy beginning."""
+    wide = serve("--weights", "f32")
+    assert wide.say("Hello!", max_tokens=4) and server.say("Hello!", max_tokens=4)
+
+
+def test_second_interrupt_ends_at_once():
+    server = tandem.Server()
+    holder = server.held_stream()
+    server.process.send_signal(signal.SIGINT)
+    server.wait_until(lambda: "shutting down" in server.log)
+    assert server.stop(signal.SIGINT) == 128 + signal.SIGINT
+    holder.close()

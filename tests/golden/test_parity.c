@@ -1,0 +1,451 @@
+// The engine's forward pass against transformers, number by number: golden files in tests/golden/data, written by
+// tools/golden.py (fp32, eager attention, evaluation mode), on toy checkpoints and on the built-in model.
+//
+// f32: every log-probability within 1e-3, every greedy token the same. The golden prompts are chosen so that rounding
+// cannot decide: the best token leads by more than 1e-3, and no routing decision lies within 1e-5 of turning.
+// Prompts go through whole and in chunks of 1, 7 and 32, over KV pages in shuffled order; answers are decoded for all
+// prompts of a model together, one row each.
+//
+// bf16, of a checkpoint that is bf16 itself as the published ones are: its weights are then exactly the checkpoint's, so
+// the reference stages must be as exact as in f32. The fast stages may also round the activations of many rows to bf16
+// (half a unit in 8 bits: relative 2^-9 at most, 2^-9/√3 ≈ 0.0011 in the mean square). A layer rounds four inputs (of
+// q, k, v; of o; of gate and up; of down), so L layers move the logits by some 0.0011 · √(4L) of their spread: with a
+// spread of 3, 0.01 for 2 layers, 0.016 for 6. Where a routing decision lies that near, it turns, and log-probabilities
+// behind it move by tenths: that is the family's own discontinuity, and no bound on the largest difference can hold.
+// Hence bounds on the usual: half of all differences within 0.01, nine in ten within 0.1, and nine greedy tokens in
+// ten the same along the golden path.
+#include "engine/forward.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PROMPT_MAX = 1024, NEW_TOKENS = 64, PROMPTS_MAX = 64, FIRST_MAX = 256 };
+
+static const double TOLERANCE_EXACT = 1e-3;
+static const double BF16_HALF = 0.01, BF16_NINE_IN_TEN = 0.1, BF16_TOKENS = 0.9;
+static const double TOLERANCE_ROPE = 1e-6;
+static const double TOLERANCE_ROUTING = 1e-6; // weights are at most 1; softmax over a few values
+
+// ---- Golden files
+
+static json_t *load_golden(const char *name) {
+    char path[256];
+    json_error_t cause;
+    snprintf(path, sizeof path, "tests/golden/data/%s.json", name);
+    json_t *json = json_load_file(path, 0, &cause);
+    if (!json) fail_msg("%s: %s", path, cause.text);
+    return json;
+}
+
+static size_t numbers(const json_t *array, double *out, size_t max) {
+    size_t count = json_array_size(array);
+    assert_in_range(count, 0, max);
+    for (size_t i = 0; i < count; i++) out[i] = json_number_value(json_array_get(array, i));
+    return count;
+}
+
+static int tokens_of(const json_t *array, int32_t *out, size_t max) {
+    size_t count = json_array_size(array);
+    assert_in_range(count, 0, max);
+    for (size_t i = 0; i < count; i++) out[i] = (int32_t)json_integer_value(json_array_get(array, i));
+    return (int)count;
+}
+
+// ---- A model with everything that a forward pass needs
+
+struct session {
+    struct model *model;
+    const struct stages *stages;
+    void *state;
+    struct forward *forward;
+    struct kv_cache cache;
+    float *logits; // [PROMPT_MAX][vocab]
+    uint32_t random;
+    double *differences; // of all log-probabilities so far, where they are gathered; NULL where each is judged
+    size_t difference_count, difference_capacity;
+    int tokens, tokens_same;
+};
+
+static void check(int rc, const struct error *error) {
+    if (rc) fail_msg("%s", error->message);
+}
+
+static void session_open(struct session *s, const char *dir, enum weight_format weights, const struct stages *stages,
+                         int pages) {
+    struct error error;
+    const struct model_options options = {.dir = dir, .weights = weights};
+    *s = (struct session){.stages = stages, .random = 12345};
+    check(model_open(&s->model, &options, &error), &error);
+    const struct model_config *config = &s->model->config;
+    const struct stage_limits limits = {.tokens_max = PROMPT_MAX,
+                                        .context_max = config->context,
+                                        .hidden = config->hidden,
+                                        .heads = config->heads,
+                                        .kv_heads = config->kv_heads,
+                                        .head_dim = config->head_dim,
+                                        .intermediate = config->intermediate,
+                                        .experts = config->experts,
+                                        .vocab = config->vocab,
+                                        .threads = 2};
+    check(stages->open(&s->state, &limits, &error), &error);
+    check(forward_create(&s->forward, s->model, stages, s->state, PROMPT_MAX, PROMPT_MAX, &error), &error);
+    check(kv_cache_init(&s->cache, config->layers, config->kv_heads, config->head_dim, pages, &error), &error);
+    s->logits = calloc((size_t)PROMPT_MAX * (size_t)config->vocab, sizeof *s->logits);
+    assert_non_null(s->logits);
+}
+
+static void session_close(struct session *s) {
+    free(s->logits);
+    kv_cache_finish(&s->cache);
+    forward_destroy(s->forward);
+    s->stages->close(s->state);
+    model_close(s->model);
+}
+
+// Pages for so many tokens, in an order that no code can have counted on.
+static int32_t *take_pages(struct session *s, int tokens, int *count) {
+    *count = kv_cache_pages_for((size_t)tokens);
+    int32_t *pages = calloc((size_t)*count, sizeof *pages);
+    assert_non_null(pages);
+    for (int i = 0; i < *count; i++) {
+        pages[i] = kv_cache_take(&s->cache);
+        assert_true(pages[i] >= 0);
+        s->random = s->random * 1664525 + 1013904223;
+        int other = (int)((s->random >> 16) % (uint32_t)(i + 1));
+        int32_t page = pages[other];
+        pages[other] = pages[i];
+        pages[i] = page;
+    }
+    return pages;
+}
+
+static void give_pages(struct session *s, int32_t *pages, int count) {
+    for (int i = 0; i < count; i++) kv_cache_give(&s->cache, pages[i]);
+    free(pages);
+}
+
+// Runs rows of one sequence; the logits of all rows are in s->logits afterwards.
+static void run_rows(struct session *s, const int32_t *tokens, int count, int position, const int32_t *pages) {
+    int32_t positions[PROMPT_MAX], outputs[PROMPT_MAX];
+    for (int i = 0; i < count; i++) {
+        positions[i] = position + i;
+        outputs[i] = i;
+    }
+    const struct batch_sequence sequence = {.first = 0, .count = count, .position = position, .pages = pages};
+    const struct batch batch = {count, tokens, positions, 1, &sequence, count, outputs};
+    forward_run(s->forward, &batch, &s->cache, s->logits);
+}
+
+static const float *row_logits(const struct session *s, int row) {
+    return s->logits + (size_t)row * (size_t)s->model->config.vocab;
+}
+
+static double logprob(const struct session *s, const float *logits, int32_t token) {
+    double max = -INFINITY, sum = 0;
+    for (int i = 0; i < s->model->config.vocab; i++) max = fmax(max, (double)logits[i]);
+    for (int i = 0; i < s->model->config.vocab; i++) sum += exp((double)logits[i] - max);
+    return (double)logits[token] - max - log(sum);
+}
+
+static int32_t best(const struct session *s, const float *logits) {
+    int32_t found = 0;
+    for (int32_t i = 1; i < s->model->config.vocab; i++)
+        if (logits[i] > logits[found]) found = i;
+    return found;
+}
+
+// ---- One model on one device
+
+struct parity {
+    const char *golden, *dir;
+    const struct stages *stages;
+    enum weight_format weights;
+    bool chunks; // prompts in chunks too
+    bool usual;  // judged by what is usual, not by the largest difference
+};
+
+struct prompt {
+    const json_t *golden;
+    int32_t tokens[PROMPT_MAX], greedy[NEW_TOKENS];
+    double greedy_logprobs[NEW_TOKENS];
+    int count;
+    int32_t *pages;
+    int page_count;
+};
+
+static void close_to(double found, double expected, double tolerance, const char *what, int prompt, int at) {
+    if (!(fabs(found - expected) <= tolerance))
+        fail_msg("prompt %d, %s %d: expected %.6f, found %.6f", prompt, what, at, expected, found);
+}
+
+static void compare(struct session *s, const float *logits, int32_t token, double expected, const char *what, int prompt,
+                    int at) {
+    double found = logprob(s, logits, token);
+    if (!s->differences) {
+        close_to(found, expected, TOLERANCE_EXACT, what, prompt, at);
+        return;
+    }
+    assert_in_range(s->difference_count, 0, s->difference_capacity - 1);
+    s->differences[s->difference_count++] = fabs(found - expected);
+}
+
+static void compare_token(struct session *s, const float *logits, int32_t expected, int prompt, int at) {
+    int32_t token = best(s, logits);
+    if (!s->differences && token != expected)
+        fail_msg("prompt %d, new token %d: expected %d, found %d", prompt, at, expected, token);
+    s->tokens++;
+    s->tokens_same += token == expected;
+}
+
+static void check_first(struct session *s, const float *logits, const struct prompt *prompt, int number) {
+    int32_t ids[FIRST_MAX];
+    double expected[FIRST_MAX];
+    int count = tokens_of(json_object_get(prompt->golden, "first_ids"), ids, FIRST_MAX);
+    assert_int_equal(numbers(json_object_get(prompt->golden, "first_logprobs"), expected, FIRST_MAX), count);
+    assert_true(count >= 64);
+    for (int i = 0; i < count; i++) compare(s, logits, ids[i], expected[i], "first new token, id", number, ids[i]);
+}
+
+static void check_chunked(struct session *s, const struct prompt *prompt, int number, int chunk) {
+    int page_count;
+    int32_t *pages = take_pages(s, prompt->count, &page_count);
+    int last = 0;
+    for (int at = 0; at < prompt->count; at += chunk) {
+        int rows = prompt->count - at < chunk ? prompt->count - at : chunk;
+        run_rows(s, prompt->tokens + at, rows, at, pages);
+        last = rows - 1;
+    }
+    check_first(s, row_logits(s, last), prompt, number);
+    give_pages(s, pages, page_count);
+}
+
+// The prompt as a whole: each of its tokens, then the first new one.
+static void check_whole(struct session *s, const struct prompt *prompt, int number) {
+    double expected[PROMPT_MAX];
+    run_rows(s, prompt->tokens, prompt->count, 0, prompt->pages);
+    int count = (int)numbers(json_object_get(prompt->golden, "prompt_logprobs"), expected, PROMPT_MAX);
+    assert_int_equal(count, prompt->count - 1);
+    for (int i = 0; i < count; i++)
+        compare(s, row_logits(s, i), prompt->tokens[i + 1], expected[i], "prompt token", number, i + 1);
+    const float *logits = row_logits(s, prompt->count - 1);
+    check_first(s, logits, prompt, number);
+    compare_token(s, logits, prompt->greedy[0], number, 0);
+}
+
+// Decodes all prompts together, along the golden path.
+static void check_answers(struct session *s, const struct prompt *prompts, int count) {
+    for (int step = 1; step < NEW_TOKENS; step++) {
+        int32_t tokens[PROMPTS_MAX], positions[PROMPTS_MAX], outputs[PROMPTS_MAX];
+        struct batch_sequence sequences[PROMPTS_MAX];
+        for (int p = 0; p < count; p++) {
+            tokens[p] = prompts[p].greedy[step - 1];
+            positions[p] = prompts[p].count + step - 1;
+            outputs[p] = p;
+            sequences[p] = (struct batch_sequence){p, 1, positions[p], prompts[p].pages};
+        }
+        const struct batch batch = {count, tokens, positions, count, sequences, count, outputs};
+        forward_run(s->forward, &batch, &s->cache, s->logits);
+        for (int p = 0; p < count; p++) {
+            int32_t expected = prompts[p].greedy[step];
+            compare_token(s, row_logits(s, p), expected, p, step);
+            compare(s, row_logits(s, p), expected, prompts[p].greedy_logprobs[step], "new token", p, step);
+        }
+    }
+}
+
+static int load_prompts(const json_t *list, struct prompt *prompts) {
+    int count = (int)json_array_size(list);
+    assert_in_range(count, 20, PROMPTS_MAX);
+    for (int p = 0; p < count; p++) {
+        const json_t *golden = json_array_get(list, (size_t)p);
+        prompts[p].golden = golden;
+        prompts[p].count = tokens_of(json_object_get(golden, "tokens"), prompts[p].tokens, PROMPT_MAX);
+        assert_int_equal(tokens_of(json_object_get(golden, "greedy"), prompts[p].greedy, NEW_TOKENS), NEW_TOKENS);
+        numbers(json_object_get(golden, "greedy_logprobs"), prompts[p].greedy_logprobs, NEW_TOKENS);
+    }
+    return count;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void check_usual(struct session *s) {
+    size_t count = s->difference_count;
+    qsort(s->differences, count, sizeof *s->differences, compare_doubles);
+    double half = s->differences[count / 2], nine_in_ten = s->differences[count * 9 / 10];
+    double same = (double)s->tokens_same / s->tokens;
+    if (!(half <= BF16_HALF && nine_in_ten <= BF16_NINE_IN_TEN && same >= BF16_TOKENS))
+        fail_msg("%zu log-probabilities: half differ by at most %.4f, nine in ten by %.4f; %.3f of the tokens the same",
+                 count, half, nine_in_ten, same);
+}
+
+// Steps of one token at far positions come with the answers.
+static const struct {
+    int tokens, prompt_max;
+} CHUNKS[] = {{1, 100}, {7, 600}, {32, PROMPT_MAX}};
+
+static void equals_transformers(void **state) {
+    const struct parity *parity = *state;
+    json_t *golden = load_golden(parity->golden);
+    struct prompt *prompts = calloc(PROMPTS_MAX, sizeof *prompts);
+    assert_non_null(prompts);
+    int count = load_prompts(json_object_get(golden, "prompts"), prompts), pages = kv_cache_pages_for(PROMPT_MAX);
+    for (int p = 0; p < count; p++) pages += kv_cache_pages_for((size_t)prompts[p].count + NEW_TOKENS);
+
+    struct session session;
+    session_open(&session, parity->dir, parity->weights, parity->stages, pages);
+    if (parity->usual) {
+        session.difference_capacity = PROMPTS_MAX * (PROMPT_MAX + 4 * FIRST_MAX + NEW_TOKENS);
+        session.differences = calloc(session.difference_capacity, sizeof(double));
+        assert_non_null(session.differences);
+    }
+    for (int p = 0; p < count; p++) {
+        prompts[p].pages = take_pages(&session, prompts[p].count + NEW_TOKENS, &prompts[p].page_count);
+        check_whole(&session, &prompts[p], p);
+        for (size_t i = 0; parity->chunks && i < sizeof CHUNKS / sizeof *CHUNKS; i++)
+            if (prompts[p].count <= CHUNKS[i].prompt_max) check_chunked(&session, &prompts[p], p, CHUNKS[i].tokens);
+    }
+    check_answers(&session, prompts, count);
+    if (parity->usual) check_usual(&session);
+    for (int p = 0; p < count; p++) give_pages(&session, prompts[p].pages, prompts[p].page_count);
+    free(session.differences);
+    session_close(&session);
+    free(prompts);
+    json_decref(golden);
+}
+
+// ---- Rotary angles
+
+static void rope_equals_transformers(void **state) {
+    const struct parity *parity = *state;
+    struct error error;
+    struct model *model;
+    const struct model_options options = {.dir = parity->dir, .weights = parity->weights};
+    check(model_open(&model, &options, &error), &error);
+    json_t *golden = load_golden(parity->golden), *row;
+    int half = model->config.head_dim / 2;
+    size_t r;
+    assert_true(json_array_size(json_object_get(golden, "rope")) >= 6);
+    json_array_foreach(json_object_get(golden, "rope"), r, row) {
+        double cos[256], sin[256];
+        int position = (int)json_integer_value(json_object_get(row, "position"));
+        assert_int_equal(numbers(json_object_get(row, "cos"), cos, 256), half);
+        assert_int_equal(numbers(json_object_get(row, "sin"), sin, 256), half);
+        for (int i = 0; i < half; i++) {
+            close_to((double)model->rope_cos[position * half + i], cos[i], TOLERANCE_ROPE, "cosine", position, i);
+            close_to((double)model->rope_sin[position * half + i], sin[i], TOLERANCE_ROPE, "sine", position, i);
+        }
+    }
+    json_decref(golden);
+    model_close(model);
+}
+
+// ---- Routing: sparsemixer itself on chosen scores, which an identity matrix carries into the stage unchanged
+
+static void check_routing(const struct stages *stages, void *device, const json_t *row, size_t number) {
+    enum { EXPERTS_MAX = 16 };
+    float identity[EXPERTS_MAX * EXPERTS_MAX] = {0}, scores[EXPERTS_MAX], weight[2];
+    double values[EXPERTS_MAX], weights[2];
+    int32_t expert[2], experts[2];
+    int count = (int)numbers(json_object_get(row, "scores"), values, EXPERTS_MAX);
+    for (int i = 0; i < count; i++) {
+        identity[i * count + i] = 1;
+        scores[i] = (float)values[i];
+    }
+    tokens_of(json_object_get(row, "experts"), experts, 2);
+    numbers(json_object_get(row, "weights"), weights, 2);
+    const struct router router = {.experts = count,
+                                  .top_k = 2,
+                                  .jitter = (float)json_number_value(json_object_get(row, "jitter")),
+                                  .weight = identity,
+                                  .hidden = count};
+    struct routing routing = {.rows = 1, .top_k = 2, .expert = expert, .weight = weight};
+    stages->route(device, &router, scores, 1, &routing);
+    for (int slot = 0; slot < 2; slot++) {
+        if (expert[slot] != experts[slot])
+            fail_msg("case %zu, slot %d: expected expert %d, found %d", number, slot, experts[slot], expert[slot]);
+        close_to((double)weight[slot], weights[slot], TOLERANCE_ROUTING, "weight of slot", (int)number, slot);
+    }
+}
+
+static void routing_equals_sparsemixer(void **state) {
+    const struct stages *stages = ((const struct parity *)*state)->stages;
+    const struct stage_limits limits = {.tokens_max = 1, .context_max = 32, .hidden = 16, .heads = 1, .kv_heads = 1,
+                                        .head_dim = 16, .intermediate = 16, .experts = 16, .vocab = 16, .threads = 2};
+    struct error error;
+    void *device;
+    check(stages->open(&device, &limits, &error), &error);
+    json_t *golden = load_golden("routing"), *row;
+    size_t r;
+    assert_true(json_array_size(json_object_get(golden, "cases")) >= 50);
+    json_array_foreach(json_object_get(golden, "cases"), r, row) check_routing(stages, device, row, r);
+    json_decref(golden);
+    stages->close(device);
+}
+
+// ---- All of it
+
+static const struct {
+    const char *golden, *dir;
+    bool bf16; // the checkpoint's own type
+} MODELS[] = {
+    {"toy-window", "tests/golden/data/toy-window", true},
+    {"toy-sharded", "tests/golden/data/toy-sharded", false},
+    {"toy-stacked", "tests/golden/data/toy-stacked", false},
+    {"toy-tied", "tests/golden/data/toy-tied", false},
+    {"demo", "models/demo", true},
+};
+
+static const struct stages *const STAGES[] = {&reference_stages, &cpu_stages};
+
+enum {
+    MODEL_COUNT = sizeof MODELS / sizeof *MODELS,
+    STAGE_COUNT = sizeof STAGES / sizeof *STAGES,
+    TESTS_MAX = MODEL_COUNT * (2 * STAGE_COUNT + 1) + STAGE_COUNT,
+};
+
+static struct CMUnitTest tests[TESTS_MAX];
+static struct parity parities[TESTS_MAX];
+static char names[TESTS_MAX][96];
+static size_t test_count;
+
+static void add_test(CMUnitTestFunction function, const struct parity *parity, const char *what) {
+    size_t i = test_count++;
+    parities[i] = *parity;
+    snprintf(names[i], sizeof names[i], "%s %s %s", parity->golden, parity->stages ? parity->stages->name : "", what);
+    tests[i] = (struct CMUnitTest){.name = names[i], .test_func = function, .initial_state = &parities[i]};
+}
+
+int main(void) {
+    for (size_t s = 0; s < STAGE_COUNT; s++)
+        add_test(routing_equals_sparsemixer, &(struct parity){.golden = "routing", .stages = STAGES[s]}, "");
+    for (size_t m = 0; m < MODEL_COUNT; m++) {
+        struct parity parity = {.golden = MODELS[m].golden, .dir = MODELS[m].dir};
+        add_test(rope_equals_transformers, &parity, "rope");
+        for (size_t s = 0; s < STAGE_COUNT; s++) {
+            bool fast = STAGES[s] != &reference_stages;
+            parity.stages = STAGES[s];
+            parity.weights = WEIGHTS_F32;
+            parity.chunks = fast || strcmp(parity.golden, "demo") != 0; // plain C would take half a minute over it
+            parity.usual = false;
+            add_test(equals_transformers, &parity, "f32");
+            bool told = !fast && m > 0; // plain C does the same to every bf16 weight: once is enough
+            if (!MODELS[m].bf16 || told) continue;
+            parity.weights = WEIGHTS_BF16;
+            parity.usual = fast;
+            add_test(equals_transformers, &parity, "bf16");
+        }
+    }
+    return _cmocka_run_group_tests("parity", tests, test_count, NULL, NULL);
+}

@@ -1,0 +1,514 @@
+// The whole server over real sockets, with scripted tokens in place of a model: answers, streams, refusals,
+// clients that leave, that are slow or too many, and the end. Made for ThreadSanitizer as well.
+#include "server/log.h"
+#include "server/server.h"
+#include "tests/server/stub_engine.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { PATIENCE_MS = 60 * 1000, ANSWER_BYTES_MAX = 4 * 1024 * 1024 }; // against hanging only
+
+#define LINE(method, path) method " " path " HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+#define CLOSE "Connection: close\r\n"
+#define HEALTH LINE("GET", "/health")
+
+// ---- One server for a test
+
+struct service {
+    struct config config;
+    struct listener_socket socket;
+    struct engine *engine;
+    struct server *server;
+    pthread_t thread;
+};
+
+static void *serve(void *user) {
+    server_run(user);
+    return NULL;
+}
+
+static int start(void **state, char *const *flags, int count) {
+    struct service *service = calloc(1, sizeof *service);
+    struct error error = {0};
+    log_open(LOG_ERROR);
+    if (!service || config_init(&service->config, &error) ||
+        config_read_flags(&service->config, count, flags, &error) ||
+        listener_bind(&service->socket, service->config.host, 0, &error))
+        return -1;
+    struct engine_options options = {.sequences_max = service->config.sequences_max,
+                                     .queue_max = service->config.queue_max};
+    if (engine_open(&service->engine, &options, &error) ||
+        server_create(&service->server, &service->config, &service->socket, service->engine, &error) ||
+        pthread_create(&service->thread, NULL, serve, service->server))
+        return -1;
+    *state = service;
+    return 0;
+}
+
+static void stop(struct service *service) {
+    pthread_join(service->thread, NULL);
+    server_destroy(service->server);
+    engine_close(service->engine);
+    config_finish(&service->config);
+    free(service);
+}
+
+static int teardown(void **state) {
+    if (!*state) return 0; // the test has stopped it
+    kill(getpid(), SIGTERM);
+    stop(*state);
+    return 0;
+}
+
+static int setup(void **state) {
+    return start(state, NULL, 0);
+}
+
+static int setup_impatient(void **state) {
+    char *flags[] = {"--header-seconds=0.3", "--body-seconds=0.3",      "--idle-seconds=0.5", "--slow-reader-seconds=0.5",
+                     "--drain-seconds=0.3",  "--heartbeat-seconds=0.3", "--max-sequences=2",  "--queue=2",
+                     "--connections-max=20", "--body-bytes-max=64K"};
+    return start(state, flags, sizeof flags / sizeof *flags);
+}
+
+// ---- A client
+
+static int dial(const struct service *service, int receive_bytes) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    address.sin_port = htons((uint16_t)atoi(strrchr(service->socket.address, ':') + 1));
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (receive_bytes) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);
+    struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    return fd;
+}
+
+static void say(int fd, const char *text) {
+    size_t bytes = strlen(text);
+    while (bytes > 0) {
+        ssize_t sent = send(fd, text, bytes, MSG_NOSIGNAL);
+        if (sent < 0) return; // it has hung up: what it said before is still to be read
+        text += sent;
+        bytes -= (size_t)sent;
+    }
+}
+
+// Reads until the connection closes, or until `end` has come (NULL: only closing ends it).
+static char *hear(int fd, const char *end) {
+    struct buffer buffer;
+    buffer_init(&buffer, ANSWER_BYTES_MAX);
+    char piece[16 * 1024];
+    for (;;) {
+        ssize_t got = recv(fd, piece, sizeof piece, 0);
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) fail_msg("nothing came: %s", buffer.data);
+        if (got <= 0) break;
+        assert_true(buffer_append(&buffer, piece, (size_t)got));
+        if (end && strstr(buffer.data, end)) break;
+    }
+    return buffer.data ? buffer.data : strdup("");
+}
+
+static char *chat(const char *text, bool stream, int tokens, const char *headers) {
+    char body[512], *request = malloc(1024);
+    assert_non_null(request);
+    int bytes = snprintf(body, sizeof body,
+                         "{\"model\":\"stub\",\"stream\":%s,\"max_tokens\":%d,"
+                         "\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}",
+                         stream ? "true" : "false", tokens, text);
+    snprintf(request, 1024,
+             LINE("POST", "/v1/chat/completions") "Content-Type: application/json\r\nContent-Length: %d\r\n%s\r\n%s",
+             bytes, headers, body);
+    return request;
+}
+
+static void say_chat(int fd, const char *text, bool stream, int tokens, const char *headers) {
+    char *request = chat(text, stream, tokens, headers);
+    say(fd, request);
+    free(request);
+}
+
+static void expect(const char *answer, const char *part) {
+    if (!strstr(answer, part)) fail_msg("`%s` is not in: %s", part, answer);
+}
+
+static void expect_status(const char *answer, int status) {
+    char line[32];
+    snprintf(line, sizeof line, "HTTP/1.1 %d ", status);
+    if (strncmp(answer, line, strlen(line)) != 0) fail_msg("not %d: %s", status, answer);
+    expect(answer, "x-request-id: ");
+    if (status < 400) return;
+    expect(answer, "Content-Type: application/json\r\n");
+    expect(answer, "{\"error\":{\"message\":\"");
+    assert_null(strstr(answer, "<html"));
+}
+
+// One request on a connection of its own, which the server is to close.
+static void answers(const struct service *service, const char *request, int status, const char *part) {
+    int fd = dial(service, 0);
+    say(fd, request);
+    char *answer = hear(fd, NULL);
+    close(fd);
+    expect_status(answer, status);
+    expect(answer, part);
+    free(answer);
+}
+
+static int count(const char *text, const char *part) {
+    int found = 0;
+    for (; (text = strstr(text, part)); text += strlen(part)) found++;
+    return found;
+}
+
+static void wait_for_load(const struct service *service, int running, int waiting) {
+    for (int ms = 0; ms < PATIENCE_MS; ms++) {
+        struct engine_stats stats;
+        engine_stats(service->engine, &stats);
+        if (stats.running == running && stats.waiting == waiting) return;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    fail_msg("the engine did not come to %d running and %d waiting", running, waiting);
+}
+
+// ---- Answers
+
+static void test_plain(void **state) {
+    answers(*state, HEALTH CLOSE "\r\n", 200, "Content-Type: application/json\r\n");
+    answers(*state, "GET /health HTTP/1.0\r\n\r\n", 200, "\"status\":\"ok\"");
+    answers(*state, LINE("GET", "/ready") CLOSE "\r\n", 200, "{");
+    answers(*state, LINE("GET", "/v1/models/stub") CLOSE "\r\n", 200, "\"id\":\"stub\"");
+    answers(*state, HEALTH CLOSE "X-Request-Id: my.own_id-1\r\n\r\n", 200, "x-request-id: my.own_id-1\r\n");
+    answers(*state, HEALTH CLOSE "X-Request-Id: not my own\r\n\r\n", 200, "x-request-id: req-");
+}
+
+static void test_chat(void **state) {
+    int fd = dial(*state, 0);
+    for (int i = 0; i < 3; i++) { // on one connection
+        say_chat(fd, "hi", false, 3, "");
+        char *answer = hear(fd, "\"timings\"");
+        expect_status(answer, 200);
+        expect(answer, "\"content\":\"t0 t1 t2 \"");
+        free(answer);
+        say_chat(fd, "hi", true, 3, "");
+        answer = hear(fd, "\r\n0\r\n\r\n");
+        expect_status(answer, 200);
+        expect(answer, "Content-Type: text/event-stream\r\n");
+        expect(answer, "Cache-Control: no-cache\r\n");
+        assert_int_equal(count(answer, "{\"content\":\"t"), 3);
+        expect(answer, "data: [DONE]\n\n");
+        free(answer);
+    }
+    close(fd);
+}
+
+static void test_sent_ahead(void **state) {
+    int fd = dial(*state, 0);
+    for (int i = 0; i < 8; i++) say_chat(fd, "hi", i % 2, 2, i < 7 ? "" : CLOSE);
+    char *answer = hear(fd, NULL);
+    assert_int_equal(count(answer, "HTTP/1.1 200 OK\r\n"), 8);
+    assert_int_equal(count(answer, "data: [DONE]\n\n"), 4);
+    free(answer);
+    close(fd);
+}
+
+static void test_failures(void **state) {
+    char *request = chat("fail-now", true, 5, CLOSE);
+    answers(*state, request, 500, "x-should-retry: false\r\n"); // a stream that has not begun has a status
+    free(request);
+    request = chat("fail-later", false, 5, CLOSE);
+    answers(*state, request, 500, "x-should-retry: false\r\n");
+    free(request);
+    request = chat("fail-later", true, 5, CLOSE);
+    answers(*state, request, 200, "data: {\"error\":{");
+    free(request);
+}
+
+static void test_chunked(void **state) {
+    char *request = chat("hi", false, 2, CLOSE), *body = strstr(request, "\r\n\r\n") + 4;
+    int fd = dial(*state, 0);
+    say(fd, LINE("POST", "/v1/chat/completions") CLOSE "Transfer-Encoding: chunked\r\n\r\n");
+    for (; *body; body++) {
+        char chunk[16];
+        snprintf(chunk, sizeof chunk, "1\r\n%c\r\n", *body);
+        say(fd, chunk);
+    }
+    say(fd, "0\r\n\r\n");
+    char *answer = hear(fd, NULL);
+    expect_status(answer, 200);
+    expect(answer, "t0 t1 ");
+    free(answer);
+    free(request);
+    close(fd);
+}
+
+// ---- Refusals
+
+static void test_refusals(void **state) {
+    static const struct {
+        int status;
+        const char *request;
+    } cases[] = {
+        {400, "\x16\x03\x01"},
+        {400, "GET /health HTTP/1.1\r\n\r\n"},
+        {403, "GET /health HTTP/1.1\r\n" CLOSE "Host: evil.example\r\n\r\n"},
+        {404, LINE("GET", "/nothing") CLOSE "\r\n"},
+        {404, LINE("GET", "/v1/models/a%00b") CLOSE "\r\n"},
+        {405, LINE("DELETE", "/health") CLOSE "\r\n"},
+        {405, LINE("GET", "/v1/chat/completions") CLOSE "\r\n"},
+        {400, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 0\r\n\r\n"},
+        {400, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 2\r\n\r\n{}"},
+        {415, LINE("POST", "/v1/chat/completions") CLOSE "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}"},
+        {413, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 100000000\r\n\r\n"},
+        {413, LINE("POST", "/v1/chat/completions") "Expect: 100-continue\r\nContent-Length: 100000000\r\n\r\n"},
+        {400, LINE("POST", "/v1/chat/completions") "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}"},
+        {400, LINE("POST", "/v1/chat/completions") "Transfer-Encoding: chunked\r\n\r\nzz\r\n"},
+        {505, "GET /health HTTP/3.0\r\n\r\n"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        answers(*state, cases[i].request, cases[i].status, "\"type\":\"");
+    answers(*state, cases[5].request, 405, "Allow: GET, HEAD\r\n");
+}
+
+// The same rules hold for a later request on a connection, which the HTTP library reads by itself.
+static void test_later_refusals(void **state) {
+    static const char *const requests[] = {
+        LINE("POST", "/v1/completions") "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        LINE("POST", "/v1/completions") "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        LINE("POST", "/v1/completions") "Transfer-Encoding: gzip\r\n\r\n",
+        LINE("POST", "/v1/completions") "Transfer-Encoding : chunked\r\n\r\n",
+        HEALTH "Host: 127.0.0.1\r\n\r\n",
+        "GET /health HTTP/1.1\r\n\r\n",
+    };
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+        int fd = dial(*state, 0);
+        say(fd, HEALTH "\r\n");
+        free(hear(fd, "}"));
+        say(fd, requests[i]);
+        say(fd, HEALTH "\r\n"); // is not taken for a request any more
+        char *answer = hear(fd, NULL);
+        expect_status(answer, 400);
+        assert_int_equal(count(answer, "HTTP/1.1 "), 1);
+        free(answer);
+        close(fd);
+    }
+}
+
+static void test_body_too_large(void **state) {
+    int fd = dial(*state, 0);
+    char piece[4096 + 1];
+    memset(piece, ' ', sizeof piece - 1);
+    piece[sizeof piece - 1] = '\0';
+    say(fd, LINE("POST", "/v1/chat/completions") "Transfer-Encoding: chunked\r\n\r\n");
+    for (int i = 0; i < 32; i++) { // twice what is allowed
+        say(fd, "1000\r\n");
+        say(fd, piece);
+        say(fd, "\r\n");
+    }
+    char *answer = hear(fd, NULL);
+    expect_status(answer, 413);
+    free(answer);
+    close(fd);
+}
+
+// ---- Clients that leave, are slow, or too many
+
+static void test_leaving(void **state) {
+    static const char *const words[] = {"hi", "silent"}; // while tokens come, while none do
+    for (int i = 0; i < 16; i++) {
+        int fd = dial(*state, 0);
+        say_chat(fd, words[i & 1], i & 2, 1000000, "");
+        if (i & 4) wait_for_load(*state, 1, 0); // else it leaves before or while it is parsed
+        struct linger reset = {.l_onoff = 1};
+        if (i & 8) setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        close(fd);
+        wait_for_load(*state, 0, 0);
+    }
+}
+
+static void test_leaving_while_queued(void **state) {
+    int fds[4];
+    for (int i = 0; i < 4; i++) {
+        fds[i] = dial(*state, 0);
+        say_chat(fds[i], "silent", i % 2, 5, "");
+    }
+    wait_for_load(*state, 2, 2);
+    char *request = chat("hi", false, 1, CLOSE);
+    answers(*state, request, 429, "retry-after: 1\r\n");
+    answers(*state, request, 429, "retry-after-ms: 1000\r\n");
+    close(fds[3]);
+    close(fds[2]);
+    wait_for_load(*state, 2, 0);
+    close(fds[1]);
+    wait_for_load(*state, 1, 0);
+    answers(*state, request, 200, "t0 ");
+    free(request);
+    close(fds[0]);
+    wait_for_load(*state, 0, 0);
+}
+
+static void test_slow_senders(void **state) {
+    static const char *const starts[] = {"GET /hea", LINE("POST", "/v1/completions") "Content-Length: 9\r\n\r\n{"};
+    for (int i = 0; i < 2; i++) {
+        int fd = dial(*state, 0);
+        say(fd, starts[i]);
+        for (int beats = 0; beats < 8; beats++) { // a byte now and then does not help
+            struct pollfd answer = {.fd = fd, .events = POLLIN};
+            if (poll(&answer, 1, 100) == 1) break;
+            say(fd, "a");
+        }
+        char *answer = hear(fd, NULL);
+        expect_status(answer, i ? 408 : 408);
+        free(answer);
+        close(fd);
+    }
+    int silent = dial(*state, 0), idle = dial(*state, 0);
+    say(idle, HEALTH "\r\n");
+    char *answer = hear(idle, NULL); // answered, and closed later
+    expect_status(answer, 200);
+    free(answer);
+    answer = hear(silent, NULL);
+    assert_string_equal(answer, "");
+    free(answer);
+    close(silent);
+    close(idle);
+}
+
+static void test_slow_reader(void **state) {
+    int fd = dial(*state, 2048);
+    say_chat(fd, "hi", true, 1000000, "");
+    wait_for_load(*state, 1, 0);
+    wait_for_load(*state, 0, 0); // it was dropped, and its place is free
+    close(fd);
+}
+
+static void test_heartbeat(void **state) {
+    int fd = dial(*state, 0);
+    say_chat(fd, "silent", true, 5, "");
+    char *answer = hear(fd, ": ping\n\n");
+    expect_status(answer, 200);
+    free(answer);
+    close(fd);
+}
+
+static void test_too_many_connections(void **state) {
+    int fds[20];
+    for (int i = 0; i < 20; i++) {
+        fds[i] = dial(*state, 0);
+        say_chat(fds[i], "silent", true, 5, ""); // so that none is closed for idling
+        char *answer = hear(fds[i], "\r\n\r\n");
+        free(answer);
+    }
+    answers(*state, HEALTH "\r\n", 429, "retry-after: ");
+    close(fds[0]);
+    for (int i = 1; i < 20; i++) close(fds[i]);
+    wait_for_load(*state, 0, 0);
+    answers(*state, HEALTH CLOSE "\r\n", 200, "");
+}
+
+static void test_many_streams(void **state) {
+    enum { STREAMS = 200 };
+    int fds[STREAMS];
+    for (int i = 0; i < STREAMS; i++) {
+        fds[i] = dial(*state, 0);
+        say_chat(fds[i], "hi", true, 20, CLOSE);
+    }
+    answers(*state, HEALTH CLOSE "\r\n", 200, "");
+    for (int i = 0; i < STREAMS; i++) {
+        char *answer = hear(fds[i], NULL);
+        if (strncmp(answer, "HTTP/1.1 429", 12) != 0) { // 16 run and 64 wait
+            expect_status(answer, 200);
+            expect(answer, "t19 ");
+            expect(answer, "data: [DONE]\n\n");
+        }
+        free(answer);
+        close(fds[i]);
+    }
+    wait_for_load(*state, 0, 0);
+}
+
+// ---- The end
+
+static void test_drain(void **state) {
+    struct service *service = *state;
+    int fd = dial(service, 0), other = dial(service, 0);
+    say(other, HEALTH "\r\n");
+    free(hear(other, "}"));
+    say_chat(fd, "hi", true, 500, "");
+    char *start_of_it = hear(fd, "t0 ");
+    kill(getpid(), SIGTERM);
+    char *rest = hear(fd, NULL);
+    expect(rest, "data: [DONE]\n\n");
+    free(start_of_it);
+    free(rest);
+    stop(service);
+    *state = NULL;
+    close(fd);
+    close(other);
+}
+
+static void test_drain_has_a_limit(void **state) {
+    struct service *service = *state;
+    int streamed = dial(service, 0), whole = dial(service, 0), later = dial(service, 0);
+    say(later, HEALTH "\r\n");
+    free(hear(later, "}"));
+    say_chat(streamed, "silent", true, 5, "");
+    free(hear(streamed, ": ping\n\n"));
+    say_chat(whole, "silent", false, 5, "");
+    wait_for_load(service, 2, 0);
+    say(later, HEALTH "\r\n");
+    free(hear(later, "}"));
+    kill(getpid(), SIGTERM);
+    char *answer = hear(streamed, NULL);
+    expect(answer, "data: {\"error\":{");
+    free(answer);
+    answer = hear(whole, NULL);
+    expect_status(answer, 503);
+    free(answer);
+    stop(service);
+    *state = NULL;
+    close(streamed);
+    close(whole);
+    close(later);
+}
+
+#define WITH(setup_of_it, test) cmocka_unit_test_setup_teardown(test, setup_of_it, teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        WITH(setup, test_plain),
+        WITH(setup, test_chat),
+        WITH(setup, test_sent_ahead),
+        WITH(setup, test_failures),
+        WITH(setup, test_chunked),
+        WITH(setup, test_refusals),
+        WITH(setup, test_later_refusals),
+        WITH(setup_impatient, test_body_too_large),
+        WITH(setup, test_leaving),
+        WITH(setup_impatient, test_leaving_while_queued),
+        WITH(setup_impatient, test_slow_senders),
+        WITH(setup_impatient, test_slow_reader),
+        WITH(setup_impatient, test_heartbeat),
+        WITH(setup_impatient, test_too_many_connections),
+        WITH(setup, test_many_streams),
+        WITH(setup, test_drain),
+        WITH(setup_impatient, test_drain_has_a_limit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,494 @@
+// Opening a model directory: configs that are refused, tensors that do not fit, what is bound where, and the shapes
+// of the real models of the family.
+#include "engine/architectures/architecture.h"
+#include "engine/binder.h"
+#include "engine/quants/bf16.h"
+#include "tests/unit/model_files.h"
+
+static const char WINDOW[] = "tests/golden/data/toy-window";   // bf16
+static const char SHARDED[] = "tests/golden/data/toy-sharded"; // f16, two files
+static const char STACKED[] = "tests/golden/data/toy-stacked"; // f32, stacked experts
+static const char TIED[] = "tests/golden/data/toy-tied";       // f32, tied head, no biases
+
+static struct model *open_model(const char *dir, enum weight_format weights) {
+    struct model *model = NULL;
+    struct error error;
+    const struct model_options options = {.dir = dir, .weights = weights};
+    if (model_open(&model, &options, &error)) fail_msg("%s", error.message);
+    return model;
+}
+
+static void refused(const char *dir, const char *part) {
+    struct model *model = NULL;
+    struct error error = {0};
+    const struct model_options options = {.dir = dir, .weights = WEIGHTS_F32};
+    int rc = model_open(&model, &options, &error);
+    if (rc == 0) fail_msg("expected to be refused: %s", part);
+    assert_null(model);
+    assert_int_equal(error.code, rc);
+    expect_text(error.message, dir);
+    expect_text(error.message, part);
+}
+
+// ---- Configs
+
+static void set(const struct scratch *scratch, const char *file, const char *key, const char *value) {
+    json_error_t cause;
+    json_t *json = json_load_file(scratch_path(scratch, file), 0, &cause);
+    assert_non_null(json);
+    if (value)
+        assert_int_equal(json_object_set_new(json, key, json_loads(value, JSON_DECODE_ANY, &cause)), 0);
+    else
+        json_object_del(json, key);
+    assert_int_equal(json_dump_file(json, scratch_path(scratch, file), 0), 0);
+    json_decref(json);
+}
+
+static void configs_that_are_refused(void **state) {
+    (void)state;
+    const struct {
+        const char *key, *value, *message; // value NULL: the key is missing
+    } cases[] = {
+        {"model_type", "\"llama\"", "config.json: model_type: expected one of: phimoe, found \"llama\""},
+        {"model_type", NULL, "config.json: model_type: expected a string, found nothing"},
+        {"num_hidden_layers", NULL, "config.json: num_hidden_layers: expected an integer from 1 to 1024, found nothing"},
+        {"num_hidden_layers", "0", "found 0"},
+        {"num_hidden_layers", "-1", "found -1"},
+        {"num_hidden_layers", "1025", "found 1025"},
+        {"num_hidden_layers", "3", "tensor model.layers.2.input_layernorm.weight: expected with shape [48], found in no"},
+        {"num_hidden_layers", "1", "tensor model.layers.1.block_sparse_moe.experts.0.w1.weight: expected none"},
+        {"hidden_size", "49", "tensor model.embed_tokens.weight: expected shape [131, 49], found [131, 48]"},
+        {"hidden_size", "\"48\"", "hidden_size: expected an integer from 1 to 65536, found \"48\""},
+        {"num_attention_heads", "5", "num_key_value_heads: expected a divisor of num_attention_heads 5, found 2"},
+        {"num_attention_heads", "8", "q_proj.weight: expected shape [128, 48], found [64, 48]"},
+        {"num_key_value_heads", "0", "num_key_value_heads: expected an integer from 1 to 1024, found 0"},
+        {"num_key_value_heads", "4", "k_proj.weight: expected shape [64, 48], found [32, 48]"},
+        {"head_dim", "15", "head_dim: expected an even number from 2 to 512, found 15"},
+        {"head_dim", "0", "head_dim: expected an integer from 2 to 512, found 0"},
+        {"head_dim", "514", "head_dim: expected an integer from 2 to 512, found 514"},
+        {"head_dim", "32", "q_proj.weight: expected shape [128, 48], found [64, 48]"},
+        {"head_dim", NULL, "q_proj.weight: expected shape [48, 48], found [64, 48]"}, // hidden / heads then
+        {"intermediate_size", "47", "experts.0.w1.weight: expected shape [47, 48], found [48, 48]"},
+        {"num_local_experts", "1", "num_local_experts: expected an integer from 2 to 1024, found 1"},
+        {"num_local_experts", "16", "block_sparse_moe.gate.weight: expected shape [16, 48], found [8, 48]"},
+        {"num_experts_per_tok", "1", "num_experts_per_tok: expected 2, found 1"},
+        {"vocab_size", "130", "embed_tokens.weight: expected shape [130, 48], found [131, 48]"},
+        {"vocab_size", "2", "generation_config.json: eos_token_id: expected token ids from 0 to 1, found one beyond"},
+        {"max_position_embeddings", "0", "max_position_embeddings: expected an integer from 1 to 1048576, found 0"},
+        {"max_position_embeddings", "1e308", "max_position_embeddings: expected an integer from 1 to 1048576"},
+        {"sliding_window", "0", "sliding_window: expected an integer from 1 to 2147483647, found 0"},
+        {"sliding_window", "-7", "found -7"},
+        {"rms_norm_eps", "\"x\"", "rms_norm_eps: expected a number from 0 to 1, found \"x\""},
+        {"rms_norm_eps", "-1e-5", "found -1e-05"},
+        {"router_jitter_noise", "2", "router_jitter_noise: expected a number from 0 to 1, found 2"},
+        {"rope_theta", "0", "rope_theta: expected a number from 1 to 1e+12, found 0"},
+        {"rope_scaling", "{\"type\": \"longrope\"}", "rope_scaling.type: expected \"default\", found \"longrope\""},
+        {"rope_scaling", "{\"rope_type\": \"yarn\"}", "rope_scaling.rope_type: expected \"default\", found \"yarn\""},
+        {"rope_scaling", "{\"rope_type\": 1}", "rope_scaling.rope_type: expected a string, found an integer"},
+        {"rope_scaling", "[]", "rope_scaling: expected null or an object, found an array"},
+        {"rope_parameters", "{\"rope_type\": \"longrope\", \"rope_theta\": 10000}", "found \"longrope\""},
+        {"rope_parameters", "{\"rope_theta\": -1}", "rope_theta: expected a number from 1"},
+        {"hidden_act", "\"gelu\"", "hidden_act: expected \"silu\", found gelu"},
+        {"hidden_act", "1", "hidden_act: expected \"silu\", found an integer"},
+        {"quantization_config", "{\"quant_method\": \"fp8\"}", "quantization_config: expected none, found an object"},
+        {"attention_bias", "\"no\"", "attention_bias: expected true or false, found \"no\""},
+        {"attention_bias", "false", "self_attn.k_proj.bias: expected none of this name"},
+        {"lm_head_bias", "false", "tensor lm_head.bias: expected none of this name"},
+        {"tie_word_embeddings", "true", "tensor lm_head.weight: expected none of this name"},
+    };
+    struct scratch scratch;
+    scratch_create(&scratch);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        copy_directory(&scratch, WINDOW);
+        set(&scratch, "config.json", cases[i].key, cases[i].value);
+        refused(scratch.dir, cases[i].message);
+    }
+    scratch_destroy(&scratch);
+}
+
+static void ends_of_an_answer(void **state) {
+    (void)state;
+    const struct {
+        const char *generation, *config; // eos_token_id there; NULL: none
+        int count, first;                // count 0: refused
+        const char *message;
+    } cases[] = {
+        {"[2, 3]", "5", 2, 2, NULL},
+        {"4", "5", 1, 4, NULL},
+        {NULL, "5", 1, 5, NULL},
+        {"null", "[6, 7, 8]", 3, 6, NULL},
+        {NULL, NULL, 0, 0, "config.json: eos_token_id: expected a token id, here or in generation_config.json"},
+        {"-1", "5", 0, 0, "generation_config.json: eos_token_id: expected token ids from 0 to 130, found one beyond them"},
+        {"131", "5", 0, 0, "found one beyond them"},
+        {"\"2\"", "5", 0, 0, "found a string"},
+        {"[2, null]", "5", 0, 0, "found null"},
+        {"[1,2,3,4,5,6,7,8,9]", "5", 0, 0, "expected at most 8 tokens"},
+        {NULL, "131", 0, 0, "config.json: eos_token_id: expected token ids from 0 to 130"},
+    };
+    struct scratch scratch;
+    scratch_create(&scratch);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        copy_directory(&scratch, WINDOW);
+        set(&scratch, "generation_config.json", "eos_token_id", cases[i].generation);
+        set(&scratch, "config.json", "eos_token_id", cases[i].config);
+        if (cases[i].count == 0) {
+            refused(scratch.dir, cases[i].message);
+            continue;
+        }
+        struct model *model = open_model(scratch.dir, WEIGHTS_BF16);
+        assert_int_equal(model->config.eos_count, cases[i].count);
+        assert_int_equal(model->config.eos[0], cases[i].first);
+        model_close(model);
+    }
+    assert_int_equal(unlink(scratch_path(&scratch, "generation_config.json")), 0); // it may be missing
+    set(&scratch, "config.json", "eos_token_id", "9");
+    struct model *model = open_model(scratch.dir, WEIGHTS_BF16);
+    assert_int_equal(model->config.eos[0], 9);
+    model_close(model);
+    scratch_destroy(&scratch);
+}
+
+static void configs_that_leave_things_out(void **state) {
+    (void)state;
+    struct scratch scratch;
+    scratch_create(&scratch);
+    copy_directory(&scratch, WINDOW);
+    const char *const keys[] = {"rope_theta",  "rope_scaling", "rms_norm_eps",        "router_jitter_noise",
+                                "hidden_act",  "torch_dtype",  "tie_word_embeddings", "sliding_window"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) set(&scratch, "config.json", keys[i], NULL);
+    struct model *model = open_model(scratch.dir, WEIGHTS_F32);
+    assert_true(model->config.rope_theta == 1e6); // all as transformers has them for this family
+    assert_true(model->config.norm_epsilon == 1e-5f);
+    assert_true(model->config.router_jitter == 0.01f);
+    assert_int_equal(model->config.window, model->config.context);
+    assert_false(model->config.tied);
+    model_close(model);
+
+    set(&scratch, "config.json", "sliding_window", "2000000000");
+    set(&scratch, "config.json", "rope_theta", "7");
+    set(&scratch, "config.json", "rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 500}");
+    model = open_model(scratch.dir, WEIGHTS_F32);
+    assert_int_equal(model->config.window, model->config.context); // so that no position can overflow it
+    assert_true(model->config.rope_theta == 500);
+    model_close(model);
+    scratch_destroy(&scratch);
+}
+
+// ---- Tensors
+
+static void a_config_is_read(void **state) {
+    (void)state;
+    struct model *model = open_model(WINDOW, WEIGHTS_BF16);
+    const struct model_config *config = &model->config;
+    assert_int_equal(config->layers, 2);
+    assert_int_equal(config->hidden, 48);
+    assert_int_equal(config->heads, 4);
+    assert_int_equal(config->kv_heads, 2);
+    assert_int_equal(config->head_dim, 16);
+    assert_int_equal(config->intermediate, 48);
+    assert_int_equal(config->experts, 8);
+    assert_int_equal(config->experts_per_token, 2);
+    assert_int_equal(config->vocab, 131);
+    assert_int_equal(config->context, 640);
+    assert_int_equal(config->window, 7);
+    assert_int_equal(config->eos_count, 2);
+    assert_string_equal(model->architecture->name, "phimoe");
+    assert_true(model->created > 1600000000);
+
+    // By hand: embedding, head and its bias, final norm; per layer two norms, q, k, v, o with biases, router, experts.
+    uint64_t embedding = 131 * 48, expert = 3 * 48 * 48;
+    uint64_t layer = 4 * 48 + (64 + 32 + 32) * 49 + 48 * 65 + 8 * 48;
+    uint64_t all = 2 * embedding + 131 + 2 * 48 + 2 * (layer + 8 * expert);
+    assert_int_equal(model->parameters, all);
+    assert_int_equal(model->parameters_active, all - embedding + 48 - 2 * 6 * expert);
+    model_close(model);
+}
+
+static bool within(const void *pointer, const struct model *model) {
+    for (size_t i = 0; i < model->storage->checkpoint.file_count; i++) {
+        const struct checkpoint_file *file = &model->storage->checkpoint.files[i];
+        if ((const unsigned char *)pointer >= file->map && (const unsigned char *)pointer < file->map + file->bytes)
+            return true;
+    }
+    return false;
+}
+
+// Matrices stay in the mapped file where it holds them as wished; norms, biases and routers are fp32 always.
+static void weights_are_held_once(void **state) {
+    (void)state;
+    const struct {
+        const char *dir;
+        enum weight_format weights;
+        bool matrices_mapped, vectors_mapped;
+    } cases[] = {
+        {WINDOW, WEIGHTS_BF16, true, false},   {WINDOW, WEIGHTS_F32, false, false},
+        {SHARDED, WEIGHTS_BF16, false, false}, {SHARDED, WEIGHTS_F32, false, false},
+        {STACKED, WEIGHTS_BF16, false, true},  {STACKED, WEIGHTS_F32, true, true},
+        {TIED, WEIGHTS_F32, true, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model *model = open_model(cases[i].dir, cases[i].weights);
+        const struct layer *layer = &model->layers[1];
+        assert_int_equal(within(model->embedding.data, model), cases[i].matrices_mapped);
+        assert_int_equal(within(layer->q.weight.data, model), cases[i].matrices_mapped);
+        assert_int_equal(within(layer->experts[7].up.data, model), cases[i].matrices_mapped);
+        assert_int_equal(within(layer->experts[7].down.data, model), cases[i].matrices_mapped);
+        assert_int_equal(within(layer->router.weight, model), cases[i].vectors_mapped);
+        assert_int_equal(within(layer->attention_norm.weight, model), cases[i].vectors_mapped);
+        assert_int_equal(layer->experts[3].gate.format, cases[i].weights);
+        if (!cases[i].matrices_mapped) assert_int_equal((uintptr_t)layer->experts[0].gate.data % 64, 0);
+        assert_true(model->weight_bytes >= model->parameters * weight_format_bytes(cases[i].weights));
+        assert_true(model->weight_bytes <= model->parameters * 4);
+        if (model->config.tied) {
+            assert_ptr_equal(model->head.weight.data, model->embedding.data);
+            assert_null(model->head.bias);
+            assert_null(layer->q.bias);
+        }
+        model_close(model);
+    }
+}
+
+static float element(const struct matrix *matrix, int row, int column) {
+    size_t at = (size_t)row * (size_t)matrix->columns + (size_t)column;
+    return matrix->format == WEIGHTS_F32 ? ((const float *)matrix->data)[at]
+                                         : bf16_to_f32(((const uint16_t *)matrix->data)[at]);
+}
+
+static void same_matrix(const struct matrix *wide, const struct matrix *narrow, bool rounded) {
+    assert_int_equal(wide->rows, narrow->rows);
+    assert_int_equal(wide->columns, narrow->columns);
+    for (int r = 0; r < wide->rows; r++)
+        for (int c = 0; c < wide->columns; c++) {
+            float value = element(wide, r, c);
+            if (rounded) value = bf16_to_f32(bf16_from_f32(value));
+            assert_true(value == element(narrow, r, c));
+        }
+}
+
+static void formats_hold_the_same_values(void **state) {
+    (void)state;
+    const char *const dirs[] = {WINDOW, SHARDED, STACKED};
+    for (size_t i = 0; i < 3; i++) {
+        struct model *wide = open_model(dirs[i], WEIGHTS_F32), *narrow = open_model(dirs[i], WEIGHTS_BF16);
+        bool rounded = i > 0; // the first is bf16 in its file
+        same_matrix(&wide->embedding, &narrow->embedding, rounded);
+        same_matrix(&wide->head.weight, &narrow->head.weight, rounded);
+        for (int l = 0; l < wide->config.layers; l++) {
+            const struct layer *a = &wide->layers[l], *b = &narrow->layers[l];
+            same_matrix(&a->k.weight, &b->k.weight, rounded);
+            same_matrix(&a->o.weight, &b->o.weight, rounded);
+            for (int e = 0; e < wide->config.experts; e++) {
+                same_matrix(&a->experts[e].gate, &b->experts[e].gate, rounded);
+                same_matrix(&a->experts[e].up, &b->experts[e].up, rounded);
+                same_matrix(&a->experts[e].down, &b->experts[e].down, rounded);
+            }
+            for (int h = 0; h < wide->config.hidden; h++)
+                assert_true(a->attention_norm.bias[h] == b->attention_norm.bias[h]);
+        }
+        model_close(wide);
+        model_close(narrow);
+    }
+}
+
+// A file whose data begins at an odd byte, as the format allows: elements are copied to where they can be read.
+static void data_at_an_odd_byte(void **state) {
+    (void)state;
+    struct scratch scratch;
+    size_t bytes;
+    uint64_t length;
+    scratch_create(&scratch);
+    copy_directory(&scratch, WINDOW);
+    char *file = read_file(scratch_path(&scratch, "model.safetensors"), &bytes);
+    memcpy(&length, file, 8);
+    char *longer = malloc(bytes + 1);
+    assert_non_null(longer);
+    length++;
+    memcpy(longer, &length, 8);
+    memcpy(longer + 8, file + 8, length - 1);
+    longer[8 + length - 1] = ' ';
+    memcpy(longer + 8 + length, file + 8 + length - 1, bytes - 8 - (length - 1));
+    write_file(scratch_path(&scratch, "model.safetensors"), longer, bytes + 1);
+
+    struct model *odd = open_model(scratch.dir, WEIGHTS_BF16), *even = open_model(WINDOW, WEIGHTS_BF16);
+    assert_false(within(odd->embedding.data, odd));
+    same_matrix(&even->embedding, &odd->embedding, false);
+    same_matrix(&even->layers[1].experts[7].down, &odd->layers[1].experts[7].down, false);
+    assert_true(odd->layers[0].q.bias[3] == even->layers[0].q.bias[3]);
+    model_close(odd);
+    model_close(even);
+    free(longer);
+    free(file);
+    scratch_destroy(&scratch);
+}
+
+static void replace(char *text, size_t bytes, const char *from, const char *to) {
+    size_t length = strlen(from);
+    assert_int_equal(length, strlen(to));
+    for (size_t i = 0; i + length <= bytes; i++)
+        if (memcmp(text + i, from, length) == 0) {
+            memcpy(text + i, to, length);
+            return;
+        }
+    fail_msg("expected %s", from);
+}
+
+static void tensors_that_do_not_fit(void **state) {
+    (void)state;
+    const struct {
+        const char *from, *to, *message; // in the header; the same length
+    } cases[] = {
+        {"layers.1.input_layernorm.bias", "layers.1.input_layernorm.bios", "input_layernorm.bias: expected with shape [48], found in no"},
+        {"\"dtype\":\"BF16\"", "\"dtype\":\"I16\" ", "tensor model.embed_tokens.weight: expected dtype BF16, F16 or F32, found I16"},
+        {"\"shape\":[131,48]", "\"shape\":[48,131]", "embed_tokens.weight: expected shape [131, 48], found [48, 131]"},
+        {"\"shape\":[131,48]", "\"shape\":[ 6288 ]", "embed_tokens.weight: expected shape [131, 48], found [6288]"},
+    };
+    struct scratch scratch;
+    scratch_create(&scratch);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t bytes;
+        copy_directory(&scratch, WINDOW);
+        const char *path = scratch_path(&scratch, "model.safetensors");
+        char *file = read_file(path, &bytes);
+        replace(file, bytes, cases[i].from, cases[i].to);
+        write_file(path, file, bytes);
+        free(file);
+        refused(scratch.dir, cases[i].message);
+        refused(scratch.dir, "model.safetensors: tensor ");
+    }
+    scratch_destroy(&scratch);
+}
+
+// ---- The family's real shapes, two layers of them, bound from sparse files that hold nothing but a header
+
+enum { HOLLOW_LAYERS = 2, LAYERS = 32, HIDDEN = 4096, VOCAB = 32064 };
+
+struct shape {
+    const char *name;
+    int heads, kv_heads, intermediate;
+    double parameters; // as published, in billions
+};
+
+struct header {
+    FILE *file;
+    size_t offset;
+};
+
+static void add(struct header *header, int rows, int columns, const char *name, ...) {
+    char full[128];
+    va_list args;
+    va_start(args, name);
+    vsnprintf(full, sizeof full, name, args);
+    va_end(args);
+    size_t bytes = 2 * (size_t)rows * (size_t)(columns ? columns : 1);
+    fprintf(header->file, "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":[%d", header->offset ? "," : "", full, rows);
+    if (columns) fprintf(header->file, ",%d", columns);
+    fprintf(header->file, "],\"data_offsets\":[%zu,%zu]}", header->offset, header->offset + bytes);
+    header->offset += bytes;
+}
+
+static void add_layer(struct header *header, const struct shape *shape, int l) {
+    int q = shape->heads * 128, kv = shape->kv_heads * 128;
+    const struct {
+        char letter;
+        int rows, columns;
+    } projections[] = {{'q', q, HIDDEN}, {'k', kv, HIDDEN}, {'v', kv, HIDDEN}, {'o', HIDDEN, q}};
+    for (int i = 0; i < 4; i++) {
+        add(header, projections[i].rows, projections[i].columns, "model.layers.%d.self_attn.%c_proj.weight", l,
+            projections[i].letter);
+        add(header, projections[i].rows, 0, "model.layers.%d.self_attn.%c_proj.bias", l, projections[i].letter);
+    }
+    const char *const norms[] = {"input_layernorm", "post_attention_layernorm"};
+    for (int i = 0; i < 2; i++) {
+        add(header, HIDDEN, 0, "model.layers.%d.%s.weight", l, norms[i]);
+        add(header, HIDDEN, 0, "model.layers.%d.%s.bias", l, norms[i]);
+    }
+    add(header, 16, HIDDEN, "model.layers.%d.block_sparse_moe.gate.weight", l);
+    for (int e = 0; e < 16; e++)
+        for (int w = 1; w <= 3; w++)
+            add(header, w == 2 ? HIDDEN : shape->intermediate, w == 2 ? shape->intermediate : HIDDEN,
+                "model.layers.%d.block_sparse_moe.experts.%d.w%d.weight", l, e, w);
+}
+
+static void write_hollow(const struct scratch *scratch, const struct shape *shape) {
+    const char *path = scratch_path(scratch, "model.safetensors");
+    struct header header = {.file = fopen(path, "wb")};
+    uint64_t length = 0;
+    assert_non_null(header.file);
+    fwrite(&length, 8, 1, header.file);
+    fputs("{", header.file);
+    add(&header, VOCAB, HIDDEN, "model.embed_tokens.weight");
+    for (int l = 0; l < HOLLOW_LAYERS; l++) add_layer(&header, shape, l);
+    add(&header, HIDDEN, 0, "model.norm.weight");
+    add(&header, HIDDEN, 0, "model.norm.bias");
+    add(&header, VOCAB, HIDDEN, "lm_head.weight");
+    add(&header, VOCAB, 0, "lm_head.bias");
+    fputs("}", header.file);
+    length = (uint64_t)ftell(header.file) - 8;
+    rewind(header.file);
+    fwrite(&length, 8, 1, header.file);
+    assert_int_equal(fclose(header.file), 0);
+    assert_int_equal(truncate(path, (off_t)(8 + length + header.offset)), 0);
+}
+
+static void bind_hollow(const struct scratch *scratch, const struct shape *shape) {
+    json_t *json = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b}", "num_hidden_layers",
+                             HOLLOW_LAYERS, "hidden_size", HIDDEN, "num_attention_heads", shape->heads,
+                             "num_key_value_heads", shape->kv_heads, "head_dim", 128, "intermediate_size",
+                             shape->intermediate, "num_local_experts", 16, "num_experts_per_tok", 2, "vocab_size",
+                             VOCAB, "max_position_embeddings", 4096, "attention_bias", 1, "lm_head_bias", 1);
+    struct layer layers[HOLLOW_LAYERS] = {0};
+    struct model model = {.architecture = &phimoe_architecture, .layers = layers};
+    struct model_storage storage = {0};
+    struct binder *binder = NULL;
+    struct error error;
+    assert_non_null(json);
+    int rc = phimoe_architecture.read_config(json, "config.json", &model.config, &error);
+    if (!rc) rc = safetensors_open(&storage.checkpoint, scratch->dir, &error);
+    if (!rc) rc = binder_create(&binder, &storage, WEIGHTS_BF16, &error);
+    if (!rc) rc = phimoe_architecture.bind(&model, binder, &error); // without binder_load, which would read all of it
+    if (rc) fail_msg("%s: %s", shape->name, error.message);
+
+    const double around = 2.0 * VOCAB * HIDDEN + VOCAB + 2 * HIDDEN; // embedding, head, final norm
+    double layer = ((double)binder_parameters(binder) - around) / HOLLOW_LAYERS;
+    double billions = (around + LAYERS * layer) / 1e9;
+    if (!(billions > shape->parameters - 0.05 && billions < shape->parameters + 0.05))
+        fail_msg("%s: expected %.1f billion parameters, found %.2f", shape->name, shape->parameters, billions);
+    assert_int_equal(layers[1].q.weight.rows, shape->heads * 128);
+    assert_int_equal(layers[1].o.weight.columns, shape->heads * 128);
+    assert_int_equal(layers[1].experts[15].down.columns, shape->intermediate);
+    binder_destroy(binder);
+    model_storage_finish(&storage);
+    for (int l = 0; l < HOLLOW_LAYERS; l++) free(layers[l].experts);
+    json_decref(json);
+}
+
+static void real_shapes_bind(void **state) {
+    (void)state;
+    const struct shape shapes[] = {
+        {"Phi-tiny-MoE", 16, 4, 448, 3.8}, // heads × head_dim is half of hidden
+        {"Phi-mini-MoE", 32, 8, 960, 7.6},
+        {"Phi-3.5-MoE", 32, 8, 6400, 41.9},
+    };
+    struct scratch scratch;
+    scratch_create(&scratch);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        write_hollow(&scratch, &shapes[i]);
+        bind_hollow(&scratch, &shapes[i]);
+    }
+    scratch_destroy(&scratch);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(configs_that_are_refused),
+        cmocka_unit_test(ends_of_an_answer),
+        cmocka_unit_test(configs_that_leave_things_out),
+        cmocka_unit_test(a_config_is_read),
+        cmocka_unit_test(weights_are_held_once),
+        cmocka_unit_test(formats_hold_the_same_values),
+        cmocka_unit_test(data_at_an_odd_byte),
+        cmocka_unit_test(tensors_that_do_not_fit),
+        cmocka_unit_test(real_shapes_bind),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

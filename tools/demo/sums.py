@@ -1,0 +1,103 @@
+"""Sums, differences, products and counting."""
+
+from exchange import Exchange, cap, pick
+from facts import NAMES, NUMBERS
+
+
+def held_pair(a, b):
+    """About one pair in eleven, in either order, never shown in training as a sum or a difference."""
+    return (7 * max(a, b) + 3 * min(a, b)) % 11 == 0
+
+
+def arithmetic(rng, split):
+    kind = rng.choice("sum sum sum sum difference difference product large".split())
+    if kind == "large":
+        a, b = rng.randrange(30, 10 ** rng.choice([2, 3, 4])), rng.randrange(30, 10 ** rng.choice([2, 3, 4]))
+        user = pick(rng, split, """
+            What is {a} {o} {b}? | {a} {o} {b} | Calculate {a} {o} {b}. | ~How much is {a} {o} {b}?
+        """).format(a=a, b=b, o=rng.choice("+-*/"))
+        return Exchange(user, "I don't know. I can only do sums with small numbers.", "don't know", "I don't know.")
+    if kind == "product":
+        a, b = rng.randrange(0, 11), rng.randrange(0, 11)
+        op, sign, result = rng.choice(["*", "times", "x", "multiplied by"]), "*", a * b
+    else:
+        while True:
+            a, b = rng.randrange(0, 21), rng.randrange(0, 21)
+            if held_pair(a, b) == (split == "held"):
+                break
+        if kind == "sum":
+            op, sign, result = rng.choice(["+", "+", "plus"]), "+", a + b
+        else:
+            a, b = max(a, b), min(a, b)
+            op, sign, result = rng.choice(["-", "-", "minus"]), "-", a - b
+    left, right = str(a), str(b)
+    if op.isalpha() and rng.random() < 0.3:
+        left, right = NUMBERS[a], NUMBERS[b]
+    asking = """
+        What is {e}? | What is {e}? | What's {e}? | {e} | {e} = | {e}? | How much is {e}? | Calculate {e}. |
+        Compute {e}. | Work it out: {e} | Can you tell me what {e} is? | Do you know what {e} is? | And {e}? |
+        ~Tell me the result of {e}. | ~Solve {e}. | ~How much would {e} be?
+    """
+    # The held split measures new numbers in known phrasings where there are new numbers.
+    user = pick(rng, "train" if sign != "*" else split, asking)
+    tight = op in "+-*" and rng.random() < 0.3
+    question = f"{left}{op}{right}" if tight else f"{left} {op} {right}"
+    answer = f"{a} {sign} {b} = {result}."
+    return Exchange(cap(user.format(e=question)), answer, answer, f"{result}.")
+
+
+def word_sum(rng, split):
+    while True:
+        a, b = rng.randrange(1, 21), rng.randrange(1, 21)
+        if held_pair(a, b) == (split == "held"):
+            break
+    name, thing = rng.choice(NAMES), rng.choice(["apples", "books", "coins", "cakes", "stones", "flowers"])
+    if rng.random() < 0.5:
+        return Exchange(
+            f"{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have?",
+            f"{a} + {b} = {a + b}. {name} has {a + b} {thing}.",
+            f"{a} + {b} = {a + b}.",
+            f"{a + b}.",
+        )
+    a, b = max(a, b), min(a, b)
+    return Exchange(
+        f"{name} has {a} {thing} and gives away {b}. How many {thing} are left?",
+        f"{a} - {b} = {a - b}. {a - b} {thing} are left.",
+        f"{a} - {b} = {a - b}.",
+        f"{a - b}.",
+    )
+
+
+def counting(rng, split):
+    if rng.random() < 0.3:
+        a, b = rng.sample(range(0, 100), 2)
+        bigger = rng.random() < 0.5
+        word = rng.choice(["bigger", "larger", "greater"] if bigger else ["smaller", "less"])
+        user = pick(rng, split, """
+            Which is {w}, {a} or {b}? | What is {w}: {a} or {b}? | Which number is {w}, {a} or {b}? |
+            ~Tell me which is {w}, {a} or {b}.
+        """)
+        found = (max if bigger else min)(a, b)
+        return Exchange(
+            user.format(w=word, a=a, b=b), f"{found} is {word} than {a + b - found}.", f"{found} is", f"{found}."
+        )
+    a, n = rng.choice([(1, rng.randrange(3, 21)), (rng.randrange(0, 20), rng.randrange(3, 11))])
+    run = list(range(a, a + n))
+    if rng.random() < 0.25:
+        run.reverse()
+        user = pick(rng, split, """
+            Count down from {x} to {y}. | Count backwards from {x} to {y}. |
+            ~Please count backwards from {x} down to {y}.
+        """)
+    elif a == 1:
+        user = pick(rng, split, """
+            Count to {y}. | Count from {x} to {y}. | Please count to {y}. | Can you count to {y}? |
+            ~Count up to {y}.
+        """)
+    else:
+        user = pick(rng, split, """
+            Count from {x} to {y}. | Count up from {x} to {y}. | Please count from {x} to {y}. |
+            ~Can you count from {x} up to {y}?
+        """)
+    text = ", ".join(map(str, run))
+    return Exchange(user.format(x=run[0], y=run[-1]), text + ".", text)

@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Train the demo model on generated conversations: python train.py --out DIR --tokens 12e6
+
+DIR must hold the tokenizer that train_tokenizer.py wrote; the weights and configurations go
+beside it.  One CPU thread reads about 4000 tokens a second.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import time
+
+import torch
+from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
+from transformers import PhimoeConfig, PhimoeForCausalLM
+
+import corpus
+from optimizer import Optimizer
+
+SHAPE = {
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 96,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "vocab_size": 2048,
+    "max_position_embeddings": 2048,
+    "sliding_window": 512,
+}
+LONGEST = 1024  # tokens of a conversation in training
+BATCH = 3072  # tokens of a step, padding included
+OTHER_SHARE = 0.1  # of the tokens that the assistant does not say, how many are learnt too
+OTHER_WEIGHT = 0.03  # and how much each of them counts
+BALANCE = 0.01  # weight of the loss that keeps every expert in use
+
+
+def render(messages):
+    """Phi-3's chat format, without the end-of-text mark."""
+    return "".join(f"<|{m['role']}|>\n{m['content']}<|end|>\n" for m in messages)
+
+
+def encode(tokenizer, messages):
+    """Token ids, and for each whether the assistant says it (its <|end|> included)."""
+    assistant, end = tokenizer.token_to_id("<|assistant|>"), tokenizer.token_to_id("<|end|>")
+    ids, said, speaking = tokenizer.encode(render(messages)).ids, [], False
+    for token in ids:
+        said.append(speaking)
+        speaking = token == assistant or (speaking and token != end)
+    return ids, said
+
+
+def weigh(said):
+    """How much each token counts: the answers by the root of their length, so that stories do not drown sums."""
+    weights = [OTHER_WEIGHT] * len(said)
+    start = 0
+    for speaking, run in itertools.groupby(said):
+        length = len(list(run))
+        if speaking:
+            weights[start : start + length] = [length**-0.5] * length
+        start += length
+    return weights
+
+
+def batches(tokenizer, seed):
+    """Rows of one conversation each, so that every one begins at position 0; rows of like length together."""
+    rng = random.Random(seed)
+    rows = (encode(tokenizer, c["messages"]) for c in corpus.conversations(seed))
+    while True:
+        pool = sorted((r for r in itertools.islice(rows, 4096) if len(r[0]) <= LONGEST), key=lambda r: len(r[0]))
+        cut, start = [], 0
+        for i in range(1, len(pool) + 1):
+            if i == len(pool) or (i + 1 - start) * len(pool[i][0]) > BATCH:
+                cut.append(pool[start:i])
+                start = i
+        rng.shuffle(cut)
+        for group in cut:
+            shape = len(group), max(len(ids) for ids, _ in group)
+            ids, weights = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
+            for row, (i, said) in enumerate(group):
+                ids[row, : len(i)], weights[row, : len(i)] = torch.tensor(i), torch.tensor(weigh(said))
+            yield ids, weights
+
+
+def balance_loss(router_logits):
+    """Switch Transformer's: least when every expert gets the same share of the tokens, layer by layer."""
+    loss = 0
+    for logits in router_logits:
+        share = torch.softmax(logits, -1)
+        used = torch.zeros_like(share).scatter_(1, share.topk(2).indices, 0.5).mean(0)
+        loss = loss + logits.shape[-1] * (used * share.mean(0)).sum()
+    return loss / len(router_logits)
+
+
+def train(model, tokenizer, seed, tokens, minutes):
+    """Until so many tokens are read or so many minutes gone."""
+    optimizer = Optimizer(model)
+    routers = [layer.mlp.router for layer in model.model.layers]
+    source, done, step, start, shown = batches(tokenizer, seed), 0, 0, time.time(), []
+    while (progress := max(done / tokens, (time.time() - start) / 60 / minutes)) < 1:
+        ids, weights = next(source)
+        # SparseMixer explores: widely at first, at the end no more than the model will when it is used.
+        for router in routers:
+            router.router_jitter_noise = max(0.01, 0.1 * (1 - progress / 0.6))
+        # What the user says counts little, and mostly not at all, which saves the head's work on it.
+        learn = (weights != OTHER_WEIGHT) | (torch.rand(ids.shape) < OTHER_SHARE)
+        learn = (learn & (weights > 0))[:, 1:]
+        out = model.model(input_ids=ids, use_cache=False, output_router_logits=True)
+        logits = model.lm_head(out.last_hidden_state[:, :-1][learn])
+        losses, weight = cross_entropy(logits, ids[:, 1:][learn], reduction="none"), weights[:, 1:][learn]
+        loss = (losses * weight).sum() / weight.sum()
+        balance = balance_loss(out.router_logits)
+        (loss + BALANCE * balance).backward()
+        optimizer.step(progress)
+        done, step = done + int((weights > 0).sum()), step + 1
+        shown.append((loss.item(), balance.item()))
+        if step % 50 == 0:
+            means = [sum(x) / len(shown) for x in zip(*shown)]
+            print(f"step {step}  tokens {done}  seconds {time.time() - start:.0f}", end="  ")
+            print(f"loss {means[0]:.4f}  balance {means[1]:.3f}", flush=True)
+            shown.clear()
+
+
+def save(model, tokenizer, directory):
+    """bf16, under the names of the published checkpoints: save_pretrained takes apart what it joins in memory."""
+    model.to(torch.bfloat16).save_pretrained(directory)
+    ids = {name: tokenizer.token_to_id(name) for name in ("<s>", "<|endoftext|>", "<|assistant|>", "<|end|>")}
+    config = {
+        "architectures": ["PhiMoEForCausalLM"],
+        "model_type": "phimoe",
+        **SHAPE,
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "bos_token_id": ids["<s>"],
+        "eos_token_id": ids["<|endoftext|>"],
+        "hidden_act": "silu",
+        "hidden_dropout": 0.0,
+        "initializer_range": 0.02,
+        "input_jitter_noise": 0.01,
+        "lm_head_bias": True,
+        "original_max_position_embeddings": SHAPE["max_position_embeddings"],
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "router_aux_loss_coef": 0.0,
+        "router_jitter_noise": 0.01,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+    }
+    generation = {
+        "bos_token_id": ids["<s>"],
+        "eos_token_id": [ids["<|endoftext|>"], ids["<|assistant|>"], ids["<|end|>"]],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
+    # The configurations in the published checkpoints' own form, which transformers 5 reads but no longer writes.
+    for name, data in (("config.json", dict(sorted(config.items()))), ("generation_config.json", generation)):
+        with open(f"{directory}/{name}", "w") as f:
+            json.dump(data, f, indent=2)
+            f.write("\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--tokens", type=float, default=12e6)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop earlier than --tokens says")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    tokenizer = Tokenizer.from_file(f"{args.out}/tokenizer.json")
+    config = PhimoeConfig(
+        **SHAPE,
+        attention_bias=True,
+        lm_head_bias=True,
+        rms_norm_eps=1e-5,
+        bos_token_id=1,
+        eos_token_id=tokenizer.token_to_id("<|endoftext|>"),
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    model = PhimoeForCausalLM(config).train()
+    model.set_experts_implementation("grouped_mm")
+    print(sum(p.numel() for p in model.parameters()), "parameters")
+    train(model, tokenizer, args.seed, args.tokens, args.minutes)
+    save(model, tokenizer, args.out)

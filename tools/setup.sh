@@ -1,0 +1,96 @@
+# What Tandem needs of the system, and how it is installed and built. Sourced by ./run and ./check, which
+# have set $root to the top of the source tree.
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+    say "tandem: $*"
+    exit 1
+}
+
+# How to tell that it is there | Debian's and Ubuntu's package | what it is for
+needs_of_build=(
+    "command gcc|gcc|the C compiler"
+    "header stdio.h|libc6-dev|the C library's headers"
+    "command meson|meson|describes the build"
+    "command ninja|ninja-build|runs the build"
+    "command pkg-config|pkg-config|finds the libraries"
+    "library libmicrohttpd|libmicrohttpd-dev|HTTP"
+    "library libuv|libuv1-dev|the event loop"
+    "library jansson|libjansson-dev|JSON"
+    "header oneapi/dnnl/dnnl.h|libdnnl-dev|oneDNN, the fast matrix products"
+)
+needs_of_tests=(
+    "command clang|clang|the second compiler"
+    "clang-openmp omp.h|libomp-dev|OpenMP for the second compiler"
+    "library cmocka|libcmocka-dev|the C tests"
+    "command xz|xz-utils|unpacks test data"
+    "command curl|curl|the end-to-end tests"
+    "command python3|python3|the end-to-end tests"
+    "python ensurepip|python3-venv|Python packages of the tests, kept in build/venv"
+)
+
+# Whether a thing is there: present KIND NAME
+present() {
+    case $1 in
+    command) command -v "$2" >/dev/null ;;
+    library) pkg-config --exists "$2" 2>/dev/null ;;
+    header) printf '#include <%s>\n' "$2" | gcc -E -x c - >/dev/null 2>&1 ;;
+    clang-openmp) printf '#include <%s>\n' "$2" | clang -fopenmp -E -x c - >/dev/null 2>&1 ;;
+    python) python3 -c "import $2" >/dev/null 2>&1 ;;
+    esac
+}
+
+# Installs the packages of the rows given whose thing is missing; nothing is touched when all is there.
+install_missing() {
+    local row how package why missing=()
+    for row in "$@"; do
+        IFS='|' read -r how package why <<<"$row"
+        # shellcheck disable=SC2086 # KIND and NAME are two words
+        present $how && continue
+        [ ${#missing[@]} -gt 0 ] || say "Tandem needs some packages that this machine does not have:"
+        say "$(printf '  %-20s %s' "$package" "$why")"
+        missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+
+    local as_root=()
+    command -v apt-get >/dev/null || die "there is no apt here. Install the like of these by hand and run this again."
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null ||
+            die "this needs root, and there is no sudo. As root: apt-get install ${missing[*]}"
+        as_root=(sudo)
+        say "Installing them with apt; sudo may ask for your password."
+    else
+        say "Installing them with apt."
+    fi
+    mkdir -p "$root/build"
+    local log=$root/build/apt.log
+    as_root+=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300)
+    "${as_root[@]}" update >"$log" 2>&1 || say "apt-get update failed (see $log); trying with the lists there are."
+    if ! "${as_root[@]}" install -y --no-install-recommends "${missing[@]}" >>"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        die "apt could not install the packages; the whole log is in $log"
+    fi
+}
+
+# Brings a build tree up to date: build_tree DIRECTORY COMPILER TARGET [MESON OPTION…]. Silent when it goes
+# well; a tree of another place, compiler or options is begun anew.
+build_tree() {
+    local dir=$1 compiler=$2 target=$3
+    shift 3
+    local made_as="$root $compiler $*" log
+    log=$(mktemp)
+    if [ "$(cat "$dir/made-as" 2>/dev/null)" != "$made_as" ]; then
+        [ ! -d "$dir/meson-private" ] || rm -rf "$dir"
+        mkdir -p "$dir"
+        CC=$compiler meson setup "$dir" "$root" "$@" >"$log" 2>&1 && printf '%s' "$made_as" >"$dir/made-as"
+    fi && ninja -C "$dir" "$target" >>"$log" 2>&1
+    local result=$?
+    if [ $result -ne 0 ]; then
+        cat "$log" >&2
+        say "tandem: the build in $dir failed; what meson and ninja said stands above."
+    fi
+    rm -f "$log"
+    return $result
+}
