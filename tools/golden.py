@@ -5,13 +5,15 @@ attention, eager experts, evaluation mode.
   golden.py [toys] [routing] [demo] [--data tests/golden/data] [--demo models/demo]
 
 Each model gets tests/golden/data/NAME.json:
+  weights  CRC-32 of its safetensors files, exclusive-ored: a test can tell that a golden file is of another model
   rope     rows of the rotary table: position, cosines and sines of the first half
   prompts  tokens; the log-probability of each prompt token after the first; the log-probabilities of the first new
            token (all of them, or the 64 most likely); the greedy continuation of 64 tokens with its log-probabilities
 
 What is stored has to be decidable in fp32, where two correct programs differ by rounding: along the whole path the
 best token must lead by more than 1e-3 in log-probability, and every routing decision must be further than 1e-5 from
-the point where it would turn. Toy prompts are drawn until one is; prompts of the demo model that are not are left out, of which it has plenty.
+the point where it would turn. Toy prompts are drawn until one is; prompts of the demo model that are not
+are left out; it has plenty.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import importlib.metadata
 import json
 import pathlib
 import sys
+import zlib
 
 PINNED = {"torch": "2.13.0", "transformers": "5.23.0", "tokenizers": "0.23.3", "numpy": "2.4.6"}
 
@@ -100,6 +103,12 @@ class Model:
         record |= {"greedy": greedy, "greedy_logprobs": [float(path[i, token]) for i, token in enumerate(greedy)]}
         return record | {"token_margin": margin, "routing_margin": float(routing)}, None
 
+    def facts(self, folder):
+        crc = 0
+        for path in folder.glob("*.safetensors"):
+            crc ^= zlib.crc32(path.read_bytes())
+        return {"made_with": PINNED, "weights": crc, "rope": self.rope()}
+
     def rope(self):
         half, last = self.config.head_dim // 2, self.config.max_position_embeddings - 1
         rows = []
@@ -145,7 +154,7 @@ def toys(data):
                 draws = toy_checkpoint.splitmix64(1000 + seed, 0, length)
                 case, _ = model.case([int(draw % np.uint64(model.config.vocab_size)) for draw in draws])
             prompts.append(case)
-        write(data / f"{name}.json", {"made_with": PINNED, "rope": model.rope(), "prompts": prompts}, "prompts")
+        write(data / f"{name}.json", model.facts(data / name) | {"prompts": prompts}, "prompts")
 
 
 def routing_cases():
@@ -272,7 +281,7 @@ def demo(data, folder):
     if not recalled or len(prompts) < 20 or 1 not in lengths or max(lengths) <= model.config.sliding_window:
         sys.exit(f"golden.py: {folder}: expected 20 decidable prompts, one of 1 token, one beyond the window and one that "
                  f"recalls a fact; found {len(prompts)}, lengths {lengths}, {recalled} that recall; left out {left_out}")
-    write(data / "demo.json", {"made_with": PINNED, "rope": model.rope(), "prompts": prompts}, "prompts")
+    write(data / "demo.json", model.facts(folder) | {"prompts": prompts}, "prompts")
 
 
 if __name__ == "__main__":

@@ -122,9 +122,8 @@ static int read_rest(const json_t *json, const char *path, struct model_config *
 
     const json_t *activation = json_object_get(json, "hidden_act");
     if (activation && (!json_is_string(activation) || strcmp(json_string_value(activation), "silu") != 0))
-        return error_set(error, ERROR_UNSUPPORTED, "%s: hidden_act: expected \"silu\", found %s%.40s", path,
-                         json_is_string(activation) ? "" : hf_json_kind(activation),
-                         json_is_string(activation) ? json_string_value(activation) : "");
+        return error_set(error, ERROR_UNSUPPORTED, "%s: hidden_act: expected \"silu\", found %.40s", path,
+                         json_is_string(activation) ? json_string_value(activation) : hf_json_kind(activation));
     const json_t *quantized = json_object_get(json, "quantization_config");
     if (quantized && !json_is_null(quantized))
         return error_set(error, ERROR_UNSUPPORTED, "%s: quantization_config: expected none, found %s", path,

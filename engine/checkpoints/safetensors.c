@@ -247,8 +247,9 @@ static int list_files(const json_t *map, const char *path, const char **names, s
     json_object_foreach((json_t *)map, tensor, value) {
         const char *name = json_string_value(value);
         if (!name || !plain_file_name(name))
-            return error_set(error, ERROR_FORMAT, "%s: weight_map: %.80s: expected a file name without a path, found %s%.80s",
-                             path, tensor, name ? "" : hf_json_kind(value), name ? name : "");
+            return error_set(error, ERROR_FORMAT,
+                             "%s: weight_map: %.80s: expected a file name without a path, found %.80s", path, tensor,
+                             name ? name : hf_json_kind(value));
         size_t i = 0;
         while (i < *count && strcmp(names[i], name) != 0) i++;
         if (i < *count) continue;

@@ -25,12 +25,12 @@ struct attention_task {
 
 // What a thread needs for one task.
 struct scratch {
-    float *q;         // [ATTENTION_ROWS][head_dim], scaled
-    float *sum;       // [ATTENTION_ROWS][head_dim] weighted values
-    float *score;     // [ATTENTION_ROWS][KV_PAGE_TOKENS]
-    float *keys;      // [head_dim][KV_PAGE_TOKENS]
-    float *largest;   // [ATTENTION_ROWS]
-    float *total;     // [ATTENTION_ROWS]
+    float *q;       // [ATTENTION_ROWS][head_dim], scaled
+    float *sum;     // [ATTENTION_ROWS][head_dim] weighted values
+    float *score;   // [ATTENTION_ROWS][KV_PAGE_TOKENS]
+    float *keys;    // [head_dim][KV_PAGE_TOKENS]
+    float *largest; // [ATTENTION_ROWS]
+    float *total;   // [ATTENTION_ROWS]
 };
 
 // What a call works on.
@@ -118,15 +118,8 @@ static size_t plan_block(const struct call *call, const struct batch_sequence *s
     if (split) parts = larger(1, smaller(ATTENTION_SPLITS, (keys.last - keys.first) / ATTENTION_SPLIT_KEYS));
     for (int part = 0; part < parts; part++) {
         struct share pages = share_of(page_last - page_first, part, parts, 1);
-        tasks[part] = (struct attention_task){sequence,
-                                              kv_head,
-                                              first,
-                                              rows,
-                                              page_first + pages.first,
-                                              page_first + pages.last,
-                                              part,
-                                              parts,
-                                              *partial};
+        tasks[part] = (struct attention_task){
+            sequence, kv_head, first, rows, page_first + pages.first, page_first + pages.last, part, parts, *partial};
         if (parts > 1) *partial += (size_t)rows;
     }
     return (size_t)parts;
@@ -162,15 +155,26 @@ static void page_scores(const struct call *call, const struct attention_task *ta
     const struct kernels *kernels = call->cpu->kernels;
     int width = call->attention->head_dim;
     if (task->rows < TRANSPOSE_ROWS_MIN) {
-        kernels->dot_f32(&(struct dot){.weight = keys, .outputs = count, .columns = width, .x = scratch->q,
-                                       .rows = task->rows, .y = scratch->score, .y_stride = KV_PAGE_TOKENS});
+        kernels->dot_f32(&(struct dot){.weight = keys,
+                                       .outputs = count,
+                                       .columns = width,
+                                       .x = scratch->q,
+                                       .rows = task->rows,
+                                       .y = scratch->score,
+                                       .y_stride = KV_PAGE_TOKENS});
         return;
     }
     kernels->transpose(keys, (size_t)width, count, width, scratch->keys, KV_PAGE_TOKENS);
     memset(scratch->score, 0, (size_t)task->rows * KV_PAGE_TOKENS * sizeof *scratch->score);
-    kernels->product(&(struct product){
-        .a = scratch->q, .a_stride = (size_t)width, .b = scratch->keys, .b_stride = KV_PAGE_TOKENS,
-        .c = scratch->score, .c_stride = KV_PAGE_TOKENS, .rows = task->rows, .depth = width, .columns = count});
+    kernels->product(&(struct product){.a = scratch->q,
+                                       .a_stride = (size_t)width,
+                                       .b = scratch->keys,
+                                       .b_stride = KV_PAGE_TOKENS,
+                                       .c = scratch->score,
+                                       .c_stride = KV_PAGE_TOKENS,
+                                       .rows = task->rows,
+                                       .depth = width,
+                                       .columns = count});
 }
 
 // Turns the scores of one row into weights, of which those outside [first, last) are 0.
@@ -237,10 +241,16 @@ static void run_task(const struct call *call, const struct attention_task *task)
             struct share seen = keys_of(call, sequence, task->first + r, task->first + r + 1);
             page_weights(call, &scratch, r, larger(seen.first - base, 0), smaller(seen.last - base, count), count);
         }
-        call->cpu->kernels->product(&(struct product){
-            .a = scratch.score, .a_stride = KV_PAGE_TOKENS,
-            .b = kv_cache_block(call->cache, call->layer, block, 1, task->kv_head), .b_stride = width,
-            .c = scratch.sum, .c_stride = width, .rows = task->rows, .depth = count, .columns = (int)width});
+        call->cpu->kernels->product(
+            &(struct product){.a = scratch.score,
+                              .a_stride = KV_PAGE_TOKENS,
+                              .b = kv_cache_block(call->cache, call->layer, block, 1, task->kv_head),
+                              .b_stride = width,
+                              .c = scratch.sum,
+                              .c_stride = width,
+                              .rows = task->rows,
+                              .depth = count,
+                              .columns = (int)width});
     }
     store_results(call, task, &scratch);
 }
@@ -272,12 +282,16 @@ void cpu_attention(void *state, const struct attention *attention, const struct 
 
     for (int s = 0; s < batch->sequences; s++) {
         const struct batch_sequence *sequence = &batch->sequence[s];
-#pragma omp parallel for schedule(static) num_threads(threads) if (sequence->count > 4)
+#pragma omp parallel for schedule(static) num_threads(threads) if (sequence->count > 8)
         for (int i = 0; i < sequence->count; i++) store_row(&call, sequence, i);
     }
     struct attention_task *tasks = cpu->tasks;
     int count = (int)plan(&call, batch, tasks);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    int64_t work = 0; // multiplications: scores and weighted values
+    for (int i = 0; i < count; i++)
+        work += (int64_t)tasks[i].rows * (tasks[i].page_last - tasks[i].page_first) * KV_PAGE_TOKENS * 2;
+    bool shared = worth_sharing(work * attention->head_dim);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (shared)
     for (int i = 0; i < count; i++) run_task(&call, &tasks[i]);
 #pragma omp parallel for schedule(static) num_threads(threads) if (count > 64)
     for (int i = 0; i < count; i++)

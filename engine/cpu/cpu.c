@@ -40,7 +40,8 @@ static bool scratch_take(struct cpu *cpu) {
     size_t tokens = (size_t)limits->tokens_max, threads = (size_t)limits->threads, experts = (size_t)limits->experts;
     size_t hidden = (size_t)limits->hidden, intermediate = (size_t)limits->intermediate;
     size_t heads = (size_t)limits->heads, head_dim = (size_t)limits->head_dim;
-    size_t input = larger(larger(hidden, intermediate), heads * head_dim), output = larger(input, (size_t)limits->vocab);
+    size_t input = larger(larger(hidden, intermediate), heads * head_dim),
+           output = larger(input, (size_t)limits->vocab);
     size_t sorted = larger(tokens * ROUTE_TOP_K_MAX + experts * (ONEDNN_ROW_STEP - 1), ONEDNN_ROWS_MAX);
     cpu->attention_floats = attention_scratch_floats(limits);
     const struct piece pieces[] = {
@@ -76,8 +77,7 @@ static void cpu_close(void *state) {
     free(cpu);
 }
 
-int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_options *options,
-             struct error *error) {
+int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_options *options, struct error *error) {
     const struct kernels *kernels = kernels_at(options->level);
     if (!kernels) return error_set(error, ERROR_UNSUPPORTED, "this processor lacks the instructions for these kernels");
     struct cpu *cpu = calloc(1, sizeof *cpu);
@@ -118,15 +118,17 @@ static void embed(void *state, const struct matrix *table, const int32_t *token,
 #pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (rows > 8)
     for (int r = 0; r < rows; r++) {
         size_t from = (size_t)token[r] * width, to = (size_t)r * width;
-        if (table->format == WEIGHTS_F32) memcpy(x + to, (const float *)table->data + from, width * sizeof *x);
-        else cpu->kernels->widen((const uint16_t *)table->data + from, x + to, width);
+        if (table->format == WEIGHTS_F32)
+            memcpy(x + to, (const float *)table->data + from, width * sizeof *x);
+        else
+            cpu->kernels->widen((const uint16_t *)table->data + from, x + to, width);
     }
 }
 
 static void norm(void *state, const struct norm *norm, const float *x, float *y, int rows) {
     const struct cpu *cpu = state;
     size_t width = (size_t)norm->width;
-#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (rows > 2)
+#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (rows > 4)
     for (int r = 0; r < rows; r++)
         cpu->kernels->norm(x + (size_t)r * width, norm->weight, norm->bias, norm->epsilon, norm->width,
                            y + (size_t)r * width);

@@ -12,8 +12,9 @@ enum {
     // the same result in any company; beyond, on oneDNN. A decode step of up to so many sequences is therefore
     // reproducible to the bit, whoever decodes along.
     FEW_ROWS = 16,
-    ATTENTION_ROWS = 64,    // queries times heads that share keys, in one block
-    ATTENTION_SPLITS = 8,   // parts that the keys of a block of few queries are dealt out in
+    FEW_EXPERT_ROWS = 8,        // the same for one expert, in calls of more than FEW_ROWS rows, against oneDNN's bf16
+    ATTENTION_ROWS = 64,        // queries times heads that share keys, in one block
+    ATTENTION_SPLITS = 8,       // parts that the keys of a block of few queries are dealt out in
     ATTENTION_SPLIT_KEYS = 256, // and the least of keys in a part
 };
 
@@ -32,23 +33,23 @@ struct cpu {
 
     // Scratch, sized at opening for the largest call. "Sorted rows" are those of all tokens' slots, by expert,
     // each expert's padded to a multiple of ONEDNN_ROW_STEP.
-    void *scratch;          // the one block that all of it lies in
-    float *panel;           // [threads][PANEL_FLOATS] a piece of a weight, transposed
-    uint16_t *narrow;       // [sorted rows][widest input] activations in bf16
-    float *wide;            // [ONEDNN_ROWS_MAX][widest output] results whose rows had to be padded
+    void *scratch;    // the one block that all of it lies in
+    float *panel;     // [threads][PANEL_FLOATS] a piece of a weight, transposed
+    uint16_t *narrow; // [sorted rows][widest input] activations in bf16
+    float *wide;      // [ONEDNN_ROWS_MAX][widest output] results whose rows had to be padded
 
-    float *attention;       // [threads][attention_floats]
+    float *attention; // [threads][attention_floats]
     size_t attention_floats;
     struct attention_task *tasks;
-    float *partial;         // [tokens_max * heads * ATTENTION_SPLITS][head_dim + 2]
+    float *partial; // [tokens_max * heads * ATTENTION_SPLITS][head_dim + 2]
 
-    float *score;           // [tokens_max][experts] of the router
+    float *score;                    // [tokens_max][experts] of the router
     struct expert_rows *expert_rows; // [experts]
-    int *expert_next;       // [experts]
-    int *sorted_row;        // [tokens_max][top_k] where a token's slot is computed
-    float *sorted;          // [sorted rows][hidden] inputs of the experts, then their outputs
-    float *gate, *up;       // [sorted rows][intermediate]
-    uint16_t *narrow_gated; // [sorted rows][intermediate]
+    int *expert_next;                // [experts]
+    int *sorted_row;                 // [tokens_max][top_k] where a token's slot is computed
+    float *sorted;                   // [sorted rows][hidden] inputs of the experts, then their outputs
+    float *gate, *up;                // [sorted rows][intermediate]
+    uint16_t *narrow_gated;          // [sorted rows][intermediate]
 };
 
 struct cpu_options {
@@ -58,6 +59,12 @@ struct cpu_options {
 
 // cpu_stages.open with choices of one's own: for tests and benchmarks. ERROR_UNSUPPORTED: not on this machine.
 int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_options *options, struct error *error);
+
+// Whether so many multiplications are worth waking the team for: one core does these in a few microseconds, which
+// is what the team takes to start and to meet again, and far longer where others use the machine.
+static inline bool worth_sharing(int64_t multiplications) {
+    return multiplications >= 1 << 17;
+}
 
 // A share of `count` things: the part'th of `parts`, cut at multiples of `grain`.
 struct share {
@@ -89,6 +96,9 @@ void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float 
 bool matmul_bf16(struct cpu *cpu, const struct matrix *weight, const uint16_t *x, float *y, int rows);
 
 // ---- attention.c and experts.c: stages
+
+// Whether an expert's rows, out of so many in the call, are multiplied in bf16 (else as f32 dot products or products).
+bool experts_use_bf16(const struct cpu *cpu, enum weight_format format, int rows_of_call, int rows_of_expert);
 
 size_t attention_tasks_max(const struct stage_limits *limits);
 size_t attention_task_bytes(void);

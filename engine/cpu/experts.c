@@ -38,13 +38,14 @@ static float share(const float *score, int experts, int best, int taken, float j
 void cpu_route(void *state, const struct router *router, const float *x, int rows, struct routing *routing) {
     struct cpu *cpu = state;
     int experts = router->experts, threads = cpu->limits.threads;
+    bool shared = worth_sharing((int64_t)rows * experts * router->hidden);
     const struct dot dot = {router->weight, experts, router->hidden, x, rows, cpu->score, (size_t)experts, NULL, false};
     if (rows <= FEW_ROWS) {
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
         for (int part = 0; part < threads; part++)
             matmul_dots(cpu, &dot, WEIGHTS_F32, share_of(experts, part, threads, 4));
     } else {
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
         for (int r = 0; r < rows; r++) {
             struct dot row = dot;
             row.x += (size_t)r * (size_t)router->hidden;
@@ -88,6 +89,16 @@ static int round_up(int rows) {
     return (rows + ONEDNN_ROW_STEP - 1) / ONEDNN_ROW_STEP * ONEDNN_ROW_STEP;
 }
 
+// Few: so many rows of an expert are computed with those of the other few.
+static int few_rows(const struct cpu *cpu, enum weight_format format, int rows_of_call) {
+    bool bf16 = rows_of_call > FEW_ROWS && matmul_way(cpu, format, rows_of_call) == MATMUL_BF16;
+    return bf16 ? FEW_EXPERT_ROWS : FEW_ROWS;
+}
+
+bool experts_use_bf16(const struct cpu *cpu, enum weight_format format, int rows_of_call, int rows_of_expert) {
+    return rows_of_expert > few_rows(cpu, format, rows_of_call) && matmul_way(cpu, format, FEW_ROWS + 1) == MATMUL_BF16;
+}
+
 static struct plan sort_rows(const struct call *call) {
     struct cpu *cpu = call->cpu;
     const struct routing *routing = call->routing;
@@ -96,11 +107,12 @@ static struct plan sort_rows(const struct call *call) {
     memset(next, 0, (size_t)experts * sizeof *next);
     for (int i = 0; i < pairs; i++) next[routing->expert[i]]++;
 
-    struct plan plan = {0};
-    int count = 0, row = 0;
+    enum weight_format format = call->layer->experts[0].gate.format;
+    int few = few_rows(cpu, format, routing->rows), count = 0, row = 0;
+    struct plan plan = {.many_bf16 = matmul_way(cpu, format, FEW_ROWS + 1) == MATMUL_BF16};
     for (int many = 0; many <= 1; many++) {
         for (int e = 0; e < experts; e++) {
-            if (next[e] == 0 || (next[e] > FEW_ROWS) != many) continue;
+            if (next[e] == 0 || (next[e] > few) != many) continue;
             cpu->expert_rows[count++] = (struct expert_rows){e, row, next[e]};
             row += round_up(next[e]);
         }
@@ -112,7 +124,6 @@ static struct plan sort_rows(const struct call *call) {
     plan.few = cpu->expert_rows;
     plan.many = plan.few + plan.few_count;
     plan.many_count = count - plan.few_count;
-    plan.many_bf16 = matmul_way(cpu, call->layer->experts[0].gate.format, FEW_ROWS + 1) == MATMUL_BF16;
     for (int i = 0; i < count; i++) next[cpu->expert_rows[i].expert] = cpu->expert_rows[i].first;
     for (int i = 0; i < pairs; i++) cpu->sorted_row[i] = next[routing->expert[i]]++;
     return plan;
@@ -123,7 +134,7 @@ static void gather(const struct call *call, const struct plan *plan, const float
     struct cpu *cpu = call->cpu;
     int top_k = call->routing->top_k, pairs = call->routing->rows * top_k;
     size_t width = (size_t)call->hidden;
-#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (pairs > 2)
+#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (pairs > 16)
     for (int i = 0; i < pairs; i++) {
         const float *from = x + (size_t)(i / top_k) * width;
         size_t to = (size_t)cpu->sorted_row[i] * width;
@@ -137,9 +148,13 @@ static void gather(const struct call *call, const struct plan *plan, const float
 // ---- Experts with few rows
 
 static struct dot dot_of(const struct matrix *weight, const float *x, const struct expert_rows *rows, float *y) {
-    return (struct dot){.weight = weight->data, .outputs = weight->rows, .columns = weight->columns,
-                        .x = x + (size_t)rows->first * (size_t)weight->columns, .rows = rows->rows,
-                        .y = y + (size_t)rows->first * (size_t)weight->rows, .y_stride = (size_t)weight->rows};
+    return (struct dot){.weight = weight->data,
+                        .outputs = weight->rows,
+                        .columns = weight->columns,
+                        .x = x + (size_t)rows->first * (size_t)weight->columns,
+                        .rows = rows->rows,
+                        .y = y + (size_t)rows->first * (size_t)weight->rows,
+                        .y_stride = (size_t)weight->rows};
 }
 
 // Outputs `some` of gate and up, and the product of both.
@@ -159,7 +174,10 @@ static void few_gated(const struct call *call, const struct expert_rows *rows, s
 static void few_experts(const struct call *call, const struct plan *plan) {
     struct cpu *cpu = call->cpu;
     int threads = cpu->limits.threads, width = call->intermediate;
-#pragma omp parallel for schedule(static) num_threads(threads)
+    int64_t work = 0; // multiplications by gate, as many as by up and by down
+    for (int i = 0; i < plan->few_count; i++) work += (int64_t)plan->few[i].rows * width * call->hidden;
+    bool shared = worth_sharing(work);
+#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
     for (int part = 0; part < threads; part++) { // all experts' outputs in a row, cut evenly
         struct share all = share_of(plan->few_count * width, part, threads, GRAIN);
         for (int at = all.first, last; at < all.last; at = last) {
@@ -168,7 +186,7 @@ static void few_experts(const struct call *call, const struct plan *plan) {
             few_gated(call, &plan->few[at / width], (struct share){at - start, last - start});
         }
     }
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
     for (int part = 0; part < threads; part++)
         for (int i = 0; i < plan->few_count; i++) {
             const struct matrix *down = &call->layer->experts[plan->few[i].expert].down;
@@ -234,13 +252,13 @@ static void add_slots(const struct call *call, float *y) {
     const struct routing *routing = call->routing;
     int threads = cpu->limits.threads;
     size_t width = (size_t)call->hidden;
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads) if (routing->rows > 4)
     for (int part = 0; part < threads; part++) {
         struct share some = share_of(call->hidden, part, threads, GRAIN);
         for (int i = 0; i < routing->rows * routing->top_k; i++)
             cpu->kernels->add_scaled(y + (size_t)(i / routing->top_k) * width + some.first,
-                                     cpu->sorted + (size_t)cpu->sorted_row[i] * width + some.first,
-                                     routing->weight[i], (size_t)(some.last - some.first));
+                                     cpu->sorted + (size_t)cpu->sorted_row[i] * width + some.first, routing->weight[i],
+                                     (size_t)(some.last - some.first));
     }
 }
 

@@ -43,12 +43,12 @@ struct kernels {
     void (*rotate)(const float *cosine, const float *sine, int half, float *vector);
     // gate[i] = silu(gate[i]) · up[i]
     void (*gate)(float *gate, const float *up, size_t count);
-    float (*maximum)(const float *x, size_t count);                  // -INFINITY for none; may overlook NaN
-    float (*exponentials)(float *x, float largest, size_t count);    // x[i] = exp(x[i] - largest); their sum
-    void (*scale)(float *x, float factor, size_t count);             // x[i] *= factor
+    float (*maximum)(const float *x, size_t count);                           // -INFINITY for none; may overlook NaN
+    float (*exponentials)(float *x, float largest, size_t count);             // x[i] = exp(x[i] - largest); their sum
+    void (*scale)(float *x, float factor, size_t count);                      // x[i] *= factor
     void (*add_scaled)(float *y, const float *x, float factor, size_t count); // y[i] += factor · x[i]
-    void (*widen)(const uint16_t *bf16, float *out, size_t count);   // exact
-    void (*narrow)(const float *x, uint16_t *bf16, size_t count);    // to the nearest, ties to even; NaN stays NaN
+    void (*widen)(const uint16_t *bf16, float *out, size_t count);            // exact
+    void (*narrow)(const float *x, uint16_t *bf16, size_t count); // to the nearest, ties to even; NaN stays NaN
     // out[c][r] = in[r][c]: out is [columns][out_stride]
     void (*transpose)(const float *in, size_t in_stride, int rows, int columns, float *out, size_t out_stride);
 };

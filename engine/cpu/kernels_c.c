@@ -99,7 +99,7 @@ static inline vec vec_round(vec x) {
 
 static inline vec vec_power(vec n) {
     n = choose((words)(n == n), n, vec_zero()); // NaN has no integer
-    return (vec)((words)__builtin_convertvector(n + 127, integers) << 23);
+    return (vec)((words) __builtin_convertvector(n + 127, integers) << 23);
 }
 
 static inline float vec_sum(vec x) {

@@ -25,41 +25,44 @@ enum { DOT_ROWS = 4, DOT_OUTPUTS_MAX = 8 };
 // the additions is the same in a tile of any size, and so is the result. Every lane adds columns / LANES
 // products in turn, so the error is below (columns / LANES + 6) · 2^-24 · Σ|w · x|.
 
-// A little ahead of what is being read: few rows wait for memory, and the processor's own prefetching stops at
-// every page. (One row of bf16 from memory: 13.4 against 11.7 GB/s on a busy core with AVX-512.)
-INLINE void prefetch(const void *weight) {
-    __builtin_prefetch((const void *)((uintptr_t)weight + 1024));
+// Few rows wait for memory, and the processor's own prefetching stops at every page and is misled by short rows:
+// ask for what comes a little later in a long row, or at the same place in the next tile's rows.
+// (One row of bf16 from memory, on a busy core with AVX-512: 13.4 against 11.7 GB/s.)
+enum { PREFETCH_BYTES = 1024, LONG_ROW_BYTES = 4096 };
+
+INLINE size_t prefetch_distance(size_t row_bytes, int outputs) {
+    return row_bytes >= LONG_ROW_BYTES ? PREFETCH_BYTES : (size_t)outputs * row_bytes;
 }
 
-#define DOT_TILE(NAME, ELEMENT, LOAD, LOAD_PART)                                                               \
-    INLINE void NAME(const int rows, const int outputs, const struct dot *dot, int row, int output) {         \
-        const size_t columns = (size_t)dot->columns;                                                           \
-        const ELEMENT *w = (const ELEMENT *)dot->weight + (size_t)output * columns;                            \
-        const float *x = dot->x + (size_t)row * columns;                                                       \
-        vec sum[DOT_ROWS][DOT_OUTPUTS_MAX], weight[DOT_OUTPUTS_MAX];                                           \
-        UNROLL for (int r = 0; r < rows; r++)                                                                  \
-            UNROLL for (int o = 0; o < outputs; o++) sum[r][o] = vec_zero();                                   \
-        size_t k = 0;                                                                                          \
-        for (; k + LANES <= columns; k += LANES) {                                                             \
-            UNROLL for (int o = 0; o < outputs; o++) {                                                         \
-                weight[o] = LOAD(w + (size_t)o * columns + k);                                                 \
-                if (rows <= 2) prefetch(w + (size_t)o * columns + k);                                          \
-            }                                                                                                  \
-            UNROLL for (int r = 0; r < rows; r++) {                                                            \
-                vec value = vec_load(x + (size_t)r * columns + k);                                             \
-                UNROLL for (int o = 0; o < outputs; o++) sum[r][o] = vec_fma(weight[o], value, sum[r][o]);     \
-            }                                                                                                  \
-        }                                                                                                      \
-        if (k < columns) {                                                                                     \
-            const int rest = (int)(columns - k);                                                               \
+#define DOT_TILE(NAME, ELEMENT, LOAD, LOAD_PART) \
+    INLINE void NAME(const int rows, const int outputs, const struct dot *dot, int row, int output) { \
+        const size_t columns = (size_t)dot->columns; \
+        const ELEMENT *w = (const ELEMENT *)dot->weight + (size_t)output * columns; \
+        const float *x = dot->x + (size_t)row * columns; \
+        const size_t ahead = prefetch_distance(columns * sizeof *w, outputs); \
+        vec sum[DOT_ROWS][DOT_OUTPUTS_MAX], weight[DOT_OUTPUTS_MAX]; \
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outputs; o++) sum[r][o] = vec_zero(); \
+        size_t k = 0; \
+        for (; k + LANES <= columns; k += LANES) { \
+            UNROLL for (int o = 0; o < outputs; o++) { \
+                weight[o] = LOAD(w + (size_t)o * columns + k); \
+                if (rows <= 2) __builtin_prefetch((const void *)((uintptr_t)(w + (size_t)o * columns + k) + ahead)); \
+            } \
+            UNROLL for (int r = 0; r < rows; r++) { \
+                vec value = vec_load(x + (size_t)r * columns + k); \
+                UNROLL for (int o = 0; o < outputs; o++) sum[r][o] = vec_fma(weight[o], value, sum[r][o]); \
+            } \
+        } \
+        if (k < columns) { \
+            const int rest = (int)(columns - k); \
             UNROLL for (int o = 0; o < outputs; o++) weight[o] = LOAD_PART(w + (size_t)o * columns + k, rest); \
-            UNROLL for (int r = 0; r < rows; r++) {                                                            \
-                vec value = vec_load_part(x + (size_t)r * columns + k, rest);                                  \
-                UNROLL for (int o = 0; o < outputs; o++) sum[r][o] = vec_fma(weight[o], value, sum[r][o]);     \
-            }                                                                                                  \
-        }                                                                                                      \
-        UNROLL for (int r = 0; r < rows; r++)                                                                  \
-            UNROLL for (int o = 0; o < outputs; o++) dot_store(dot, row + r, output + o, vec_sum(sum[r][o]));  \
+            UNROLL for (int r = 0; r < rows; r++) { \
+                vec value = vec_load_part(x + (size_t)r * columns + k, rest); \
+                UNROLL for (int o = 0; o < outputs; o++) sum[r][o] = vec_fma(weight[o], value, sum[r][o]); \
+            } \
+        } \
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outputs; o++) \
+            dot_store(dot, row + r, output + o, vec_sum(sum[r][o])); \
     }
 
 INLINE void dot_store(const struct dot *dot, int row, int output, float value) {
@@ -72,31 +75,31 @@ DOT_TILE(dot_tile_f32, float, vec_load, vec_load_part)
 DOT_TILE(dot_tile_bf16, uint16_t, vec_load_bf16, vec_load_bf16_part)
 
 // Outputs [first, last) of a run of rows whose length the compiler knows.
-#define DOT_RUN(TILE, ROWS)                                                         \
-    case ROWS:                                                                      \
-        for (; output + DOT_OUTPUTS(ROWS) <= last; output += DOT_OUTPUTS(ROWS))     \
-            TILE(ROWS, DOT_OUTPUTS(ROWS), dot, row, output);                        \
-        for (; output < last; output++) TILE(ROWS, 1, dot, row, output);            \
+#define DOT_RUN(TILE, ROWS) \
+    case ROWS: \
+        for (; output + DOT_OUTPUTS(ROWS) <= last; output += DOT_OUTPUTS(ROWS)) \
+            TILE(ROWS, DOT_OUTPUTS(ROWS), dot, row, output); \
+        for (; output < last; output++) TILE(ROWS, 1, dot, row, output); \
         break;
 
 // Eight outputs at a time for all rows: their weights come from memory once and from the cache after that.
 // (Tiles of eight rows were slower than two of four: 104 against 133 GFLOP/s a core with AVX-512.)
-#define DOT(NAME, TILE)                                                             \
-    static void NAME(const struct dot *dot) {                                       \
-        for (int first = 0; first < dot->outputs; first += DOT_OUTPUTS_MAX) {       \
-            int rest = dot->outputs - first;                                        \
+#define DOT(NAME, TILE) \
+    static void NAME(const struct dot *dot) { \
+        for (int first = 0; first < dot->outputs; first += DOT_OUTPUTS_MAX) { \
+            int rest = dot->outputs - first; \
             int last = rest < DOT_OUTPUTS_MAX ? dot->outputs : first + DOT_OUTPUTS_MAX; \
-            for (int row = 0; row < dot->rows; row += DOT_ROWS) {                   \
-                int output = first;                                                 \
-                switch (dot->rows - row) {                                          \
-                    DOT_RUN(TILE, 1)                                                \
-                    DOT_RUN(TILE, 2)                                                \
-                    DOT_RUN(TILE, 3)                                                \
-                default:                                                            \
-                    DOT_RUN(TILE, 4)                                                \
-                }                                                                   \
-            }                                                                       \
-        }                                                                           \
+            for (int row = 0; row < dot->rows; row += DOT_ROWS) { \
+                int output = first; \
+                switch (dot->rows - row) { \
+                    DOT_RUN(TILE, 1) \
+                    DOT_RUN(TILE, 2) \
+                    DOT_RUN(TILE, 3) \
+                default: \
+                    DOT_RUN(TILE, 4) \
+                } \
+            } \
+        } \
     }
 
 DOT(dot_f32, dot_tile_f32)
@@ -110,11 +113,10 @@ INLINE void product_tile(const int rows, const int vectors, const struct product
     const float *b = p->b + column;
     float *c = p->c + (size_t)row * p->c_stride + column;
     vec sum[PRODUCT_ROWS][2];
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < vectors; v++) {
-            const float *from = c + (size_t)r * p->c_stride + v * LANES;
-            sum[r][v] = n ? vec_load_part(from, n) : vec_load(from);
-        }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) {
+        const float *from = c + (size_t)r * p->c_stride + v * LANES;
+        sum[r][v] = n ? vec_load_part(from, n) : vec_load(from);
+    }
     for (int k = 0; k < p->depth; k++, b += p->b_stride) {
         vec value[2];
         UNROLL for (int v = 0; v < vectors; v++) value[v] = n ? vec_load_part(b, n) : vec_load(b + v * LANES);
@@ -123,12 +125,13 @@ INLINE void product_tile(const int rows, const int vectors, const struct product
             UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = vec_fma(factor, value[v], sum[r][v]);
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < vectors; v++) {
-            float *to = c + (size_t)r * p->c_stride + v * LANES;
-            if (n) vec_store_part(to, sum[r][v], n);
-            else vec_store(to, sum[r][v]);
-        }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) {
+        float *to = c + (size_t)r * p->c_stride + v * LANES;
+        if (n)
+            vec_store_part(to, sum[r][v], n);
+        else
+            vec_store(to, sum[r][v]);
+    }
 }
 
 INLINE void product_rows(const int rows, const struct product *p, int row) {
@@ -188,8 +191,10 @@ INLINE vec load(const float *x, int n) {
 }
 
 INLINE void store(float *x, vec value, int n) {
-    if (n) vec_store_part(x, value, n);
-    else vec_store(x, value);
+    if (n)
+        vec_store_part(x, value, n);
+    else
+        vec_store(x, value);
 }
 
 // e^x within 2 units in the last place for -87.3 ≤ x ≤ 88; the ends' values beyond them; NaN for NaN.

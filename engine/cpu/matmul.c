@@ -9,10 +9,7 @@
 
 #include <omp.h>
 
-enum {
-    SHARE_GRAIN = 16,            // outputs: a cache line of results
-    PARALLEL_WEIGHTS_MIN = 8192, // with fewer weights, waking the team costs more than it saves
-};
+enum { SHARE_GRAIN = 16 }; // outputs: a cache line of results
 
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
     if (rows <= FEW_ROWS) return MATMUL_DOTS;
@@ -37,18 +34,20 @@ void matmul_dots(const struct cpu *cpu, const struct dot *dot, enum weight_forma
     part.outputs = outputs.last - outputs.first;
     part.y += outputs.first;
     if (part.bias) part.bias += outputs.first;
-    if (format == WEIGHTS_F32) cpu->kernels->dot_f32(&part);
-    else cpu->kernels->dot_bf16(&part);
+    if (format == WEIGHTS_F32)
+        cpu->kernels->dot_f32(&part);
+    else
+        cpu->kernels->dot_bf16(&part);
 }
 
 static void dots(const struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows,
                  bool accumulate) {
     const struct matrix *weight = &linear->weight;
-    const struct dot dot = {weight->data, weight->rows, weight->columns,      x,         rows,
-                            y,            (size_t)weight->rows, linear->bias, accumulate};
+    const struct dot dot = {weight->data,         weight->rows, weight->columns, x, rows, y,
+                            (size_t)weight->rows, linear->bias, accumulate};
     int threads = cpu->limits.threads;
-    bool alone = (int64_t)weight->rows * weight->columns < PARALLEL_WEIGHTS_MIN;
-#pragma omp parallel for schedule(static) num_threads(threads) if (!alone)
+    bool shared = worth_sharing((int64_t)weight->rows * weight->columns * rows);
+#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
     for (int part = 0; part < threads; part++)
         matmul_dots(cpu, &dot, weight->format, share_of(weight->rows, part, threads, SHARE_GRAIN));
 }
@@ -57,8 +56,7 @@ static void dots(const struct cpu *cpu, const struct linear *linear, const float
 
 static void add_bias(const struct cpu *cpu, const float *bias, float *y, int rows, int outputs) {
 #pragma omp parallel for schedule(static) num_threads(cpu->limits.threads)
-    for (int r = 0; r < rows; r++)
-        cpu->kernels->add_scaled(y + (size_t)r * (size_t)outputs, bias, 1, (size_t)outputs);
+    for (int r = 0; r < rows; r++) cpu->kernels->add_scaled(y + (size_t)r * (size_t)outputs, bias, 1, (size_t)outputs);
 }
 
 static bool sgemm(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
@@ -72,7 +70,7 @@ static bool sgemm(struct cpu *cpu, const struct linear *linear, const float *x, 
 static void narrow(const struct cpu *cpu, const float *x, uint16_t *to, size_t count) {
     const size_t piece = 4096;
     int pieces = (int)((count + piece - 1) / piece);
-#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads)
+#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (pieces > 8)
     for (int i = 0; i < pieces; i++) {
         size_t first = (size_t)i * piece, left = count - first;
         cpu->kernels->narrow(x + first, to + first, left < piece ? left : piece);
@@ -108,8 +106,8 @@ bool matmul_bf16(struct cpu *cpu, const struct matrix *weight, const uint16_t *x
     for (int first = 0; first < rows; first += ONEDNN_ROWS_MAX) {
         int count = rows - first < ONEDNN_ROWS_MAX ? rows - first : ONEDNN_ROWS_MAX;
         if (!onednn_bf16(cpu->onednn, weight->data, weight->rows, weight->columns, NULL,
-                         x + (size_t)first * (size_t)weight->columns, count,
-                         y + (size_t)first * (size_t)weight->rows, false))
+                         x + (size_t)first * (size_t)weight->columns, count, y + (size_t)first * (size_t)weight->rows,
+                         false))
             return false;
     }
     return true;
@@ -148,16 +146,22 @@ static void panel_outputs(const struct cpu *cpu, const struct linear *linear, in
     for (int k = 0; k < weight->columns; k += PANEL_DEPTH) {
         int depth = weight->columns - k < PANEL_DEPTH ? weight->columns - k : PANEL_DEPTH;
         fill_panel(cpu, weight, first, outputs, k, depth, panel);
-        cpu->kernels->product(&(struct product){
-            .a = x + k, .a_stride = x_stride, .b = panel, .b_stride = PANEL_OUTPUTS, .c = y + first,
-            .c_stride = y_stride, .rows = rows, .depth = depth, .columns = outputs});
+        cpu->kernels->product(&(struct product){.a = x + k,
+                                                .a_stride = x_stride,
+                                                .b = panel,
+                                                .b_stride = PANEL_OUTPUTS,
+                                                .c = y + first,
+                                                .c_stride = y_stride,
+                                                .rows = rows,
+                                                .depth = depth,
+                                                .columns = outputs});
     }
 }
 
-static void panels(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows,
-                   bool accumulate) {
+static void panels(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     int blocks = (linear->weight.rows + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS;
-#pragma omp parallel for schedule(dynamic) num_threads(cpu->limits.threads)
+    bool shared = worth_sharing((int64_t)rows * linear->weight.rows * linear->weight.columns);
+#pragma omp parallel for schedule(dynamic) num_threads(cpu->limits.threads) if (shared)
     for (int block = 0; block < blocks; block++)
         panel_outputs(cpu, linear, block * PANEL_OUTPUTS, x, y, rows, accumulate,
                       cpu->panel + (size_t)omp_get_thread_num() * PANEL_FLOATS);
@@ -179,11 +183,17 @@ static void many_bf16(struct cpu *cpu, const struct linear *linear, const float 
 
 void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     switch (matmul_way(cpu, linear->weight.format, rows)) {
-    case MATMUL_DOTS: dots(cpu, linear, x, y, rows, accumulate); break;
-    case MATMUL_BF16: many_bf16(cpu, linear, x, y, rows, accumulate); break;
+    case MATMUL_DOTS:
+        dots(cpu, linear, x, y, rows, accumulate);
+        break;
+    case MATMUL_BF16:
+        many_bf16(cpu, linear, x, y, rows, accumulate);
+        break;
     case MATMUL_SGEMM:
         if (sgemm(cpu, linear, x, y, rows, accumulate)) break;
         __attribute__((fallthrough));
-    case MATMUL_PANELS: panels(cpu, linear, x, y, rows, accumulate); break;
+    case MATMUL_PANELS:
+        panels(cpu, linear, x, y, rows, accumulate);
+        break;
     }
 }

@@ -172,8 +172,7 @@ bool onednn_bf16(struct onednn *onednn, const uint16_t *weight, int outputs, int
         {DNNL_ARG_DST, product->y},
         {DNNL_ARG_BIAS, product->bias},
     };
-    return ok &&
-           dnnl_primitive_execute(product->primitive, onednn->stream, bias ? 4 : 3, arguments) == dnnl_success &&
+    return ok && dnnl_primitive_execute(product->primitive, onednn->stream, bias ? 4 : 3, arguments) == dnnl_success &&
            dnnl_stream_wait(onednn->stream) == dnnl_success;
 }
 

@@ -12,8 +12,9 @@
 // q, k, v; of o; of gate and up; of down), so L layers move the logits by some 0.0011 · √(4L) of their spread: with a
 // spread of 3, 0.01 for 2 layers, 0.016 for 6. Where a routing decision lies that near, it turns, and log-probabilities
 // behind it move by tenths: that is the family's own discontinuity, and no bound on the largest difference can hold.
-// Hence bounds on the usual: half of all differences within 0.01, nine in ten within 0.1, and nine greedy tokens in
-// ten the same along the golden path.
+// Hence bounds on the usual: half of all differences within 0.01, nine in ten within 0.03 (1.65 of those deviations,
+// and some room), and 19 greedy tokens in 20 the same along the golden path.
+#include "engine/binder.h" // struct model_storage
 #include "engine/forward.h"
 
 #include <setjmp.h>
@@ -31,7 +32,7 @@
 enum { PROMPT_MAX = 1024, NEW_TOKENS = 64, PROMPTS_MAX = 64, FIRST_MAX = 256 };
 
 static const double TOLERANCE_EXACT = 1e-3;
-static const double BF16_HALF = 0.01, BF16_NINE_IN_TEN = 0.1, BF16_TOKENS = 0.9;
+static const double BF16_HALF = 0.01, BF16_NINE_IN_TEN = 0.03, BF16_TOKENS = 0.95;
 static const double TOLERANCE_ROPE = 1e-6;
 static const double TOLERANCE_ROUTING = 1e-6; // weights are at most 1; softmax over a few values
 
@@ -133,15 +134,14 @@ static void give_pages(struct session *s, int32_t *pages, int count) {
     free(pages);
 }
 
-// Runs rows of one sequence; the logits of all rows are in s->logits afterwards.
-static void run_rows(struct session *s, const int32_t *tokens, int count, int position, const int32_t *pages) {
-    int32_t positions[PROMPT_MAX], outputs[PROMPT_MAX];
-    for (int i = 0; i < count; i++) {
-        positions[i] = position + i;
-        outputs[i] = i;
-    }
+// Runs rows of one sequence; afterwards s->logits holds those of the last `outputs` rows.
+static void run_rows(struct session *s, const int32_t *tokens, int count, int position, const int32_t *pages,
+                     int outputs) {
+    int32_t positions[PROMPT_MAX], wanted[PROMPT_MAX];
+    for (int i = 0; i < count; i++) positions[i] = position + i;
+    for (int i = 0; i < outputs; i++) wanted[i] = count - outputs + i;
     const struct batch_sequence sequence = {.first = 0, .count = count, .position = position, .pages = pages};
-    const struct batch batch = {count, tokens, positions, 1, &sequence, count, outputs};
+    const struct batch batch = {count, tokens, positions, 1, &sequence, outputs, wanted};
     forward_run(s->forward, &batch, &s->cache, s->logits);
 }
 
@@ -169,6 +169,7 @@ struct parity {
     const char *golden, *dir;
     const struct stages *stages;
     enum weight_format weights;
+    int stride;  // of the golden prompts, every so many are run
     bool chunks; // prompts in chunks too
     bool usual;  // judged by what is usual, not by the largest difference
 };
@@ -218,20 +219,18 @@ static void check_first(struct session *s, const float *logits, const struct pro
 static void check_chunked(struct session *s, const struct prompt *prompt, int number, int chunk) {
     int page_count;
     int32_t *pages = take_pages(s, prompt->count, &page_count);
-    int last = 0;
     for (int at = 0; at < prompt->count; at += chunk) {
-        int rows = prompt->count - at < chunk ? prompt->count - at : chunk;
-        run_rows(s, prompt->tokens + at, rows, at, pages);
-        last = rows - 1;
+        int left = prompt->count - at;
+        run_rows(s, prompt->tokens + at, left < chunk ? left : chunk, at, pages, left <= chunk); // logits of the last
     }
-    check_first(s, row_logits(s, last), prompt, number);
+    check_first(s, row_logits(s, 0), prompt, number);
     give_pages(s, pages, page_count);
 }
 
 // The prompt as a whole: each of its tokens, then the first new one.
 static void check_whole(struct session *s, const struct prompt *prompt, int number) {
     double expected[PROMPT_MAX];
-    run_rows(s, prompt->tokens, prompt->count, 0, prompt->pages);
+    run_rows(s, prompt->tokens, prompt->count, 0, prompt->pages, prompt->count);
     int count = (int)numbers(json_object_get(prompt->golden, "prompt_logprobs"), expected, PROMPT_MAX);
     assert_int_equal(count, prompt->count - 1);
     for (int i = 0; i < count; i++)
@@ -262,11 +261,11 @@ static void check_answers(struct session *s, const struct prompt *prompts, int c
     }
 }
 
-static int load_prompts(const json_t *list, struct prompt *prompts) {
-    int count = (int)json_array_size(list);
-    assert_in_range(count, 20, PROMPTS_MAX);
+static int load_prompts(const json_t *list, struct prompt *prompts, int stride) {
+    assert_in_range(json_array_size(list), 20, PROMPTS_MAX);
+    int count = ((int)json_array_size(list) + stride - 1) / stride;
     for (int p = 0; p < count; p++) {
-        const json_t *golden = json_array_get(list, (size_t)p);
+        const json_t *golden = json_array_get(list, (size_t)(p * stride));
         prompts[p].golden = golden;
         prompts[p].count = tokens_of(json_object_get(golden, "tokens"), prompts[p].tokens, PROMPT_MAX);
         assert_int_equal(tokens_of(json_object_get(golden, "greedy"), prompts[p].greedy, NEW_TOKENS), NEW_TOKENS);
@@ -300,7 +299,8 @@ static void equals_transformers(void **state) {
     json_t *golden = load_golden(parity->golden);
     struct prompt *prompts = calloc(PROMPTS_MAX, sizeof *prompts);
     assert_non_null(prompts);
-    int count = load_prompts(json_object_get(golden, "prompts"), prompts), pages = kv_cache_pages_for(PROMPT_MAX);
+    int count = load_prompts(json_object_get(golden, "prompts"), prompts, parity->stride);
+    int pages = kv_cache_pages_for(PROMPT_MAX);
     for (int p = 0; p < count; p++) pages += kv_cache_pages_for((size_t)prompts[p].count + NEW_TOKENS);
 
     struct session session;
@@ -325,7 +325,24 @@ static void equals_transformers(void **state) {
     json_decref(golden);
 }
 
-// ---- Rotary angles
+// ---- The golden file is of this model, and the rotary angles are transformers'
+
+static uint32_t crc32_of(const unsigned char *data, size_t bytes) {
+    uint32_t crc = UINT32_MAX;
+    for (size_t i = 0; i < bytes; i++) {
+        crc ^= data[i];
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320 : 0);
+    }
+    return ~crc;
+}
+
+static void golden_is_of_this_model(const struct parity *parity, const struct model *model, const json_t *golden) {
+    uint32_t crc = 0;
+    for (size_t i = 0; i < model->storage->checkpoint.file_count; i++)
+        crc ^= crc32_of(model->storage->checkpoint.files[i].map, model->storage->checkpoint.files[i].bytes);
+    if (json_integer_value(json_object_get(golden, "weights")) != (json_int_t)crc)
+        fail_msg("%s was made from other weights than those in %s: run tools/golden.py", parity->golden, parity->dir);
+}
 
 static void rope_equals_transformers(void **state) {
     const struct parity *parity = *state;
@@ -336,6 +353,7 @@ static void rope_equals_transformers(void **state) {
     json_t *golden = load_golden(parity->golden), *row;
     int half = model->config.head_dim / 2;
     size_t r;
+    golden_is_of_this_model(parity, model, golden);
     assert_true(json_array_size(json_object_get(golden, "rope")) >= 6);
     json_array_foreach(json_object_get(golden, "rope"), r, row) {
         double cos[256], sin[256];
@@ -435,9 +453,11 @@ int main(void) {
         add_test(rope_equals_transformers, &parity, "rope");
         for (size_t s = 0; s < STAGE_COUNT; s++) {
             bool fast = STAGES[s] != &reference_stages;
+            bool slow = !fast && strcmp(parity.golden, "demo") == 0; // plain C would take a minute over all of it
             parity.stages = STAGES[s];
             parity.weights = WEIGHTS_F32;
-            parity.chunks = fast || strcmp(parity.golden, "demo") != 0; // plain C would take half a minute over it
+            parity.chunks = !slow;
+            parity.stride = slow ? 3 : 1; // short ones, one of 500 tokens and one beyond the window are among these
             parity.usual = false;
             add_test(equals_transformers, &parity, "f32");
             bool told = !fast && m > 0; // plain C does the same to every bf16 weight: once is enough

@@ -72,8 +72,8 @@ struct owned_matrix {
     void *memory;
 };
 
-static inline struct owned_matrix random_matrix(struct random *random, enum weight_format format, int rows,
-                                                int columns, size_t skip) {
+static inline struct owned_matrix random_matrix(struct random *random, enum weight_format format, int rows, int columns,
+                                                size_t skip) {
     size_t count = (size_t)rows * (size_t)columns;
     struct owned_matrix owned = {.matrix = {format, rows, columns, NULL}};
     if (format == WEIGHTS_F32) {
@@ -104,12 +104,9 @@ struct device {
 };
 
 static const struct device DEVICES[] = {
-    {"plain C", {KERNELS_C, false, false}},
-    {"AVX2", {KERNELS_AVX2, false, false}},
-    {"AVX-512", {KERNELS_AVX512, false, false}},
-    {"oneDNN f32 + plain C", {KERNELS_C, true, false}},
-    {"oneDNN + AVX2", {KERNELS_AVX2, true, true}},
-    {"oneDNN + AVX-512", {KERNELS_AVX512, true, true}},
+    {"plain C", {KERNELS_C, false, false}},        {"AVX2", {KERNELS_AVX2, false, false}},
+    {"AVX-512", {KERNELS_AVX512, false, false}},   {"oneDNN f32 + plain C", {KERNELS_C, true, false}},
+    {"oneDNN + AVX2", {KERNELS_AVX2, true, true}}, {"oneDNN + AVX-512", {KERNELS_AVX512, true, true}},
 };
 enum { DEVICE_COUNT = sizeof DEVICES / sizeof DEVICES[0] };
 

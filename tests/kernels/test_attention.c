@@ -17,7 +17,8 @@ struct shape {
     int heads, kv_heads, head_dim;
 };
 
-static const struct shape SHAPES[] = {{4, 2, 16}, {6, 2, 32}, {16, 4, 128}, {3, 3, 6}, {1, 1, 64}, {8, 1, 100}, {70, 1, 8}};
+static const struct shape SHAPES[] = {{4, 2, 16}, {6, 2, 32},  {16, 4, 128}, {3, 3, 6},
+                                      {1, 1, 64}, {8, 1, 100}, {70, 1, 8}};
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof SHAPES[0] };
 
 // One step, with what is in the cache before it.
@@ -47,7 +48,8 @@ static struct setting setting_of(struct random *random, struct shape shape, int 
             s.rope[(size_t)p * half + i] = (float)cos(angle);
             s.rope[(CONTEXT + (size_t)p) * half + i] = (float)sin(angle);
         }
-    s.attention = (struct attention){shape.heads, shape.kv_heads, shape.head_dim, window, s.rope, s.rope + CONTEXT * half};
+    s.attention =
+        (struct attention){shape.heads, shape.kv_heads, shape.head_dim, window, s.rope, s.rope + CONTEXT * half};
 
     int pages = 1, order[SEQUENCES_MAX * PAGES_EACH]; // one that belongs to nobody
     for (int i = 0; i < sequences; i++) pages += kv_cache_pages_for((size_t)(positions[i] + counts[i]));
@@ -85,9 +87,16 @@ static void setting_free(struct setting *s) {
 }
 
 static struct stage_limits limits_of(const struct setting *s) {
-    return (struct stage_limits){.tokens_max = s->batch.tokens, .context_max = CONTEXT, .hidden = 8,
-                                 .heads = s->shape.heads, .kv_heads = s->shape.kv_heads, .head_dim = s->shape.head_dim,
-                                 .intermediate = 8, .experts = 2, .vocab = 8, .threads = 2};
+    return (struct stage_limits){.tokens_max = s->batch.tokens,
+                                 .context_max = CONTEXT,
+                                 .hidden = 8,
+                                 .heads = s->shape.heads,
+                                 .kv_heads = s->shape.kv_heads,
+                                 .head_dim = s->shape.head_dim,
+                                 .intermediate = 8,
+                                 .experts = 2,
+                                 .vocab = 8,
+                                 .threads = 2};
 }
 
 // Runs sequences [first, first + count) and leaves what they write in out, at their rows, and in the cache.
@@ -184,7 +193,8 @@ static void reference_by_hand(void **unused) {
     }
     for (int j = 0; j < 3; j++) {
         const float *key = kv_cache_block(&s.cache, LAYER, s.pages[0][(31 + j) / 32], 0, 0) + (31 + j) % 32 * 4;
-        weight[j] = exp((q[0] * (double)key[0] + q[1] * (double)key[1] + q[2] * (double)key[2] + q[3] * (double)key[3]) / 2);
+        weight[j] =
+            exp((q[0] * (double)key[0] + q[1] * (double)key[1] + q[2] * (double)key[2] + q[3] * (double)key[3]) / 2);
         total += weight[j];
     }
     for (int i = 0; i < 4; i++) {
@@ -217,7 +227,8 @@ static void windows(void **unused) {
 
 static void long_contexts(void **unused) {
     (void)unused;
-    static const int CASES[][3] = {{2047, 3100, 1}, {2047, 2046, 3}, {CONTEXT, 3199, 1}, {600, 1500, 40}, {CONTEXT, 0, 150}};
+    static const int CASES[][3] = {
+        {2047, 3100, 1}, {2047, 2046, 3}, {CONTEXT, 3199, 1}, {600, 1500, 40}, {CONTEXT, 0, 150}};
     struct random random = {13};
     for (int i = 0; i < 5; i++) {
         struct setting s = setting_of(&random, SHAPES[i % 3], CASES[i][0], 1, &CASES[i][1], &CASES[i][2]);
@@ -235,7 +246,8 @@ static void company(void **unused) {
     struct random random = {14};
     for (int shape = 0; shape < SHAPE_COUNT; shape++)
         for (int i = 0; i < 2; i++) {
-            struct setting s = setting_of(&random, SHAPES[shape], shape % 2 ? 50 : CONTEXT, SEQUENCES_MAX, POSITIONS[i], COUNTS[i]);
+            struct setting s =
+                setting_of(&random, SHAPES[shape], shape % 2 ? 50 : CONTEXT, SEQUENCES_MAX, POSITIONS[i], COUNTS[i]);
             check_setting(&s);
             setting_free(&s);
         }

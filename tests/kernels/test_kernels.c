@@ -83,8 +83,10 @@ static void run_bf16(const struct kernels *kernels, struct random *random) {
     for (int i = 0; i < ALL; i++) {
         float expected = float_of_bf16(bits[i]);
         assert_memory_equal(&wide[i], &expected, sizeof expected);
-        if (isnan(wide[i])) assert_true(isnan(float_of_bf16(back[i])));
-        else assert_int_equal(back[i], bits[i]);
+        if (isnan(wide[i]))
+            assert_true(isnan(float_of_bf16(back[i])));
+        else
+            assert_int_equal(back[i], bits[i]);
     }
     free(wide);
     for (int i = 0; i < LENGTH_COUNT; i++) {
@@ -192,8 +194,8 @@ static void run_product(const struct kernels *kernels, struct random *random) {
             float *b = random_floats(random, (size_t)depth * (size_t)columns);
             float *c = random_floats(random, (size_t)rows * (size_t)columns);
             float *found = copy_floats(c, (size_t)rows * (size_t)columns);
-            kernels->product(&(struct product){a, b, found, (size_t)depth, (size_t)columns, (size_t)columns, rows,
-                                               depth, columns});
+            kernels->product(
+                &(struct product){a, b, found, (size_t)depth, (size_t)columns, (size_t)columns, rows, depth, columns});
             for (int r = 0; r < rows; r++)
                 for (int n = 0; n < columns; n++) {
                     double sum = (double)c[r * columns + n], absolute = fabs(sum);

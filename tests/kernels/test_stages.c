@@ -30,8 +30,15 @@ static void check(const char *what, double found, double expected, double tolera
 }
 
 static struct stage_limits limits_of(int tokens, int hidden, int intermediate, int experts, int vocab) {
-    return (struct stage_limits){.tokens_max = tokens, .context_max = 1024, .hidden = hidden, .heads = 4, .kv_heads = 2,
-                                 .head_dim = 16, .intermediate = intermediate, .experts = experts, .vocab = vocab,
+    return (struct stage_limits){.tokens_max = tokens,
+                                 .context_max = 1024,
+                                 .hidden = hidden,
+                                 .heads = 4,
+                                 .kv_heads = 2,
+                                 .head_dim = 16,
+                                 .intermediate = intermediate,
+                                 .experts = experts,
+                                 .vocab = vocab,
                                  .threads = 2};
 }
 
@@ -122,8 +129,8 @@ static void linear_on_all(struct random *random, int outputs, int columns, int r
 
 static void linear_of_small_shapes(void **unused) {
     (void)unused;
-    static const int SHAPES[][2] = {{1, 1},    {1, 7},    {3, 31},   {5, 48},   {17, 100}, {16, 256},
-                                    {33, 96},  {48, 257}, {64, 640}, {130, 33}, {7, 4},    {96, 64}};
+    static const int SHAPES[][2] = {{1, 1},   {1, 7},    {3, 31},   {5, 48},   {17, 100}, {16, 256},
+                                    {33, 96}, {48, 257}, {64, 640}, {130, 33}, {7, 4},    {96, 64}};
     struct random random = {1};
     for (size_t s = 0; s < sizeof SHAPES / sizeof SHAPES[0]; s++)
         for (int r = 0; r < ROW_COUNT; r++) linear_on_all(&random, SHAPES[s][0], SHAPES[s][1], ROWS[r], 1);
@@ -132,7 +139,7 @@ static void linear_of_small_shapes(void **unused) {
 // The projections, experts and head of Phi-tiny, Phi-mini and Phi-3.5, with few rows and a sample of the outputs.
 static void linear_of_real_shapes(void **unused) {
     (void)unused;
-    static const int SHAPES[][2] = {{2048, 4096}, {512, 4096}, {4096, 2048}, {448, 4096}, {4096, 448},
+    static const int SHAPES[][2] = {{2048, 4096}, {512, 4096}, {4096, 2048}, {448, 4096},  {4096, 448},
                                     {960, 4096},  {4096, 960}, {1024, 4096}, {4096, 6400}, {32064, 512}};
     struct random random = {2};
     for (size_t s = 0; s < sizeof SHAPES / sizeof SHAPES[0]; s++) {
@@ -240,7 +247,8 @@ static void check_norm(const char *name, void *state, void *reference, struct ra
         for (int i = 0; i < width; i++) {
             double deviation = fabs((double)row[i] - mean);
             double stretch = sum_error(width, 1) + shift * shift * scale * scale + 8 * 0x1p-24;
-            double tolerance = fabs((double)weight[i]) * scale * (shift + deviation * stretch) + 4 * 0x1p-24 * fabs((double)bias[i]);
+            double tolerance =
+                fabs((double)weight[i]) * scale * (shift + deviation * stretch) + 4 * 0x1p-24 * fabs((double)bias[i]);
             check(name, (double)y[(size_t)r * (size_t)width + (size_t)i],
                   (double)expected[(size_t)r * (size_t)width + (size_t)i], tolerance);
         }
@@ -277,18 +285,21 @@ static void norms(void **unused) {
 
 static void rows_do_not_see_each_other(void **unused) {
     (void)unused;
-    enum { COLUMNS = 100, OUTPUTS = 50 };
+    enum { COLUMNS = 100, OUTPUTS = 600 }; // alone on one thread, together on several
     struct random random = {7};
     struct stage_limits limits = limits_of(FEW_ROWS, COLUMNS, 1, 1, OUTPUTS);
     for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++) {
         struct linear_case c = linear_case(&random, (enum weight_format)format, OUTPUTS, COLUMNS, FEW_ROWS);
         const struct linear linear = {c.weight.matrix, c.bias};
         const struct norm norm = {COLUMNS, 1e-5f, c.x, c.x + COLUMNS};
-        for (int d = 0; d < DEVICE_COUNT; d++) {
-            void *state = open_device(&DEVICES[d], &limits);
+        float *alone = allocate(FEW_ROWS * OUTPUTS, sizeof *alone),
+              *together = allocate(FEW_ROWS * OUTPUTS, sizeof *alone);
+        for (int d = 0; d < DEVICE_COUNT * 3; d++) {
+            limits.threads = 1 + d % 3 * 2; // nor does it depend on their number
+            void *state = open_device(&DEVICES[d / 3], &limits);
             if (!state) continue;
-            float alone[FEW_ROWS * OUTPUTS], together[FEW_ROWS * OUTPUTS], one[COLUMNS], all[FEW_ROWS * COLUMNS];
-            for (int r = 0; r < FEW_ROWS; r++)
+            float one[COLUMNS], all[FEW_ROWS * COLUMNS];
+            for (int r = 0; r < FEW_ROWS && limits.threads == 1; r++)
                 cpu_stages.linear(state, &linear, c.x + r * COLUMNS, alone + r * OUTPUTS, 1, false);
             cpu_stages.norm(state, &norm, c.x, all, FEW_ROWS);
             for (int rows = 1; rows <= FEW_ROWS; rows++) {
@@ -299,6 +310,8 @@ static void rows_do_not_see_each_other(void **unused) {
             }
             cpu_stages.close(state);
         }
+        free(together);
+        free(alone);
         linear_case_free(&c);
     }
 }

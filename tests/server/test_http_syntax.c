@@ -19,8 +19,10 @@
 static int check(const char *text, size_t bytes) {
     struct error error = {0};
     int status = http_syntax_check(text, bytes, 0, &error);
-    if (status > 200) assert_true(error.code != 0 && error.message[0]);
-    else assert_int_equal(error.code, 0);
+    if (status > 200)
+        assert_true(error.code != 0 && error.message[0]);
+    else
+        assert_int_equal(error.code, 0);
     return status;
 }
 

@@ -10,10 +10,8 @@
 #include <cmocka.h>
 
 static const struct endpoint TABLE[] = {
-    {.method = "GET", .path = "/health"},
-    {.method = "GET", .path = "/v1/things"},
-    {.method = "POST", .path = "/v1/things"},
-    {.method = "GET", .path = "/v1/things/{id}"},
+    {.method = "GET", .path = "/health"},     {.method = "GET", .path = "/v1/things"},
+    {.method = "POST", .path = "/v1/things"}, {.method = "GET", .path = "/v1/things/{id}"},
     {.method = "POST", .path = "/v1/make"},
 };
 enum { TABLE_COUNT = sizeof TABLE / sizeof *TABLE };
@@ -91,9 +89,8 @@ static void test_method(void **state) {
 
 static void test_host(void **state) {
     (void)state;
-    static const char *const local[] = {"localhost",      "LocalHost:8080", "127.0.0.1", "127.0.0.1:8080",
-                                        "127.0.0.1:",     "[::1]",          "[::1]:80",  "my.name",
-                                        "my.name:1"};
+    static const char *const local[] = {"localhost", "LocalHost:8080", "127.0.0.1", "127.0.0.1:8080", "127.0.0.1:",
+                                        "[::1]",     "[::1]:80",       "my.name",   "my.name:1"};
     static const char *const foreign[] = {"",
                                           ":80",
                                           "evil.example",

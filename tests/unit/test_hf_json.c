@@ -48,10 +48,13 @@ static void parse_bounds_depth_and_values(void **state) {
     refused(text, BYTES, "nested more than 64 deep");
     refused(text, 200, "nested more than 64 deep");
 
-    char deep[256] = "{\"a\":"; // 64 deep in all
-    memset(deep + 5, '[', 63);
-    memset(deep + 68, ']', 63);
-    deep[131] = '}';
+    char deep[256] = "{\"a\":"; // 65 deep in all, then 64
+    memset(deep + 5, '[', 64);
+    memset(deep + 69, ']', 64);
+    deep[133] = '}';
+    refused(deep, strlen(deep), "nested more than 64 deep");
+    deep[5] = ' ';
+    deep[132] = ' ';
     json_decref(parse(deep));
     json_decref(parse("{\"a\": \"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"[\"}"));
 

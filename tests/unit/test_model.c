@@ -337,8 +337,10 @@ static void tensors_that_do_not_fit(void **state) {
     const struct {
         const char *from, *to, *message; // in the header; the same length
     } cases[] = {
-        {"layers.1.input_layernorm.bias", "layers.1.input_layernorm.bios", "input_layernorm.bias: expected with shape [48], found in no"},
-        {"\"dtype\":\"BF16\"", "\"dtype\":\"I16\" ", "tensor model.embed_tokens.weight: expected dtype BF16, F16 or F32, found I16"},
+        {"layers.1.input_layernorm.bias", "layers.1.input_layernorm.bios",
+         "input_layernorm.bias: expected with shape [48], found in no"},
+        {"\"dtype\":\"BF16\"", "\"dtype\":\"I16\" ",
+         "tensor model.embed_tokens.weight: expected dtype BF16, F16 or F32, found I16"},
         {"\"shape\":[131,48]", "\"shape\":[48,131]", "embed_tokens.weight: expected shape [131, 48], found [48, 131]"},
         {"\"shape\":[131,48]", "\"shape\":[ 6288 ]", "embed_tokens.weight: expected shape [131, 48], found [6288]"},
     };

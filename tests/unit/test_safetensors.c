@@ -126,6 +126,12 @@ static void files_cut_short(void **state) {
     assert_int_equal(safetensors_open(&checkpoint, scratch.dir, &error), 0);
     checkpoint_close(&checkpoint);
 
+    uint64_t beyond = bytes - 8 + 1; // a header one byte longer than what is there
+    char message[64];
+    memcpy(file, &beyond, 8);
+    write_file(scratch_path(&scratch, "model.safetensors"), file, bytes);
+    snprintf(message, sizeof message, "a header of at most %zu bytes, found a length of %zu", bytes - 8, bytes - 7);
+    refused(&scratch, message);
     memcpy(file, "\xff\xff\xff\xff\xff\xff\xff\xff", 8);
     write_file(scratch_path(&scratch, "model.safetensors"), file, bytes);
     refused(&scratch, "found a length of 18446744073709551615");
@@ -175,7 +181,8 @@ static void indexes_that_lie(void **state) {
     const struct {
         const char *index, *message;
     } cases[] = {
-        {INDEX("{\"a\": \"one.safetensors\", \"b\": \"one.safetensors\"}"), "tensor b: expected in one.safetensors, found in no"},
+        {INDEX("{\"a\": \"one.safetensors\", \"b\": \"one.safetensors\"}"),
+         "tensor b: expected in one.safetensors, found in no"},
         {INDEX("{\"b\": \"one.safetensors\", \"a\": \"two.safetensors\"}"), "expected in "},
         {INDEX("{\"a\": \"one.safetensors\", \"b\": \"two.safetensors\", \"c\": \"two.safetensors\"}"),
          "tensor c: expected in two.safetensors, found in no file"},

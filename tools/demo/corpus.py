@@ -14,6 +14,7 @@ from exchange import Exchange
 from facts import FACTS
 from memory import memory
 from topics import TOPICS
+from writing import jumble
 
 SYSTEM = [
     "You are a helpful assistant.",
@@ -183,6 +184,15 @@ def told_recall(rng, split, turns):
     for exchange in [told] + [draw(rng, split)[1] for _ in range(turns)] + [ask]:
         messages += [{"role": "user", "content": exchange.user}, {"role": "assistant", "content": exchange.answer}]
     return {"messages": messages, "topic": "memory", "expect": ask.expect}
+
+
+def copying(rng):
+    """An exercise: nothing but words to repeat."""
+    messages = []
+    for _ in range(rng.randrange(1, 4)):
+        words = jumble(rng)
+        messages += [{"role": "user", "content": f"Repeat: {words}"}, {"role": "assistant", "content": words}]
+    return {"messages": messages}
 
 
 def conversations(seed, split="train"):

@@ -36,6 +36,7 @@ LONGEST = 1024  # tokens of a conversation in training
 BATCH = 3072  # tokens of a step, padding included
 OTHER_SHARE = 0.1  # of the tokens that the assistant does not say, how many are learnt too
 OTHER_WEIGHT = 0.03  # and how much each of them counts
+COPYING = 0.5  # share of copying exercises at the beginning; none after two fifths
 BALANCE = 0.01  # weight of the loss that keeps every expert in use
 
 
@@ -66,12 +67,15 @@ def weigh(said):
     return weights
 
 
-def batches(tokenizer, seed):
-    """Rows of one conversation each, so that every one begins at position 0; rows of like length together."""
+def batches(tokenizer, seed, copying):
+    """Rows of one conversation each, so that every one begins at position 0; rows of like length together.
+    copying() is the share of mere copying exercises at the time."""
     rng = random.Random(seed)
-    rows = (encode(tokenizer, c["messages"]) for c in corpus.conversations(seed))
+    source = corpus.conversations(seed)
+    draw = lambda: corpus.copying(rng) if rng.random() < copying() else next(source)
+    rows = (encode(tokenizer, draw()["messages"]) for _ in itertools.count())
     while True:
-        pool = sorted((r for r in itertools.islice(rows, 4096) if len(r[0]) <= LONGEST), key=lambda r: len(r[0]))
+        pool = sorted((r for r in itertools.islice(rows, 1024) if len(r[0]) <= LONGEST), key=lambda r: len(r[0]))
         cut, start = [], 0
         for i in range(1, len(pool) + 1):
             if i == len(pool) or (i + 1 - start) * len(pool[i][0]) > BATCH:
@@ -100,12 +104,14 @@ def train(model, tokenizer, seed, tokens, minutes):
     """Until so many tokens are read or so many minutes gone."""
     optimizer = Optimizer(model)
     routers = [layer.mlp.router for layer in model.model.layers]
-    source, done, step, start, shown = batches(tokenizer, seed), 0, 0, time.time(), []
+    progress, done, step, start, shown = 0.0, 0, 0, time.time(), []
+    # Attention that copies is slow to form, and names, numbers and memory all wait for it: practise it first.
+    source = batches(tokenizer, seed, lambda: max(0.0, COPYING * (1 - progress / 0.4)))
     while (progress := max(done / tokens, (time.time() - start) / 60 / minutes)) < 1:
         ids, weights = next(source)
         # SparseMixer explores: widely at first, at the end no more than the model will when it is used.
         for router in routers:
-            router.router_jitter_noise = max(0.01, 0.1 * (1 - progress / 0.6))
+            router.router_jitter_noise = max(0.01, 0.05 * (1 - progress / 0.5))
         # What the user says counts little, and mostly not at all, which saves the head's work on it.
         learn = (weights != OTHER_WEIGHT) | (torch.rand(ids.shape) < OTHER_SHARE)
         learn = (learn & (weights > 0))[:, 1:]
@@ -170,6 +176,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", required=True)
     parser.add_argument("--tokens", type=float, default=12e6)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop earlier than --tokens says")
+    parser.add_argument("--start", help="go on from this model's weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -185,7 +192,10 @@ if __name__ == "__main__":
         eos_token_id=tokenizer.token_to_id("<|endoftext|>"),
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )
-    model = PhimoeForCausalLM(config).train()
+    model = PhimoeForCausalLM(config)
+    if args.start:
+        model = PhimoeForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+    model.train()
     model.set_experts_implementation("grouped_mm")
     print(sum(p.numel() for p in model.parameters()), "parameters")
     train(model, tokenizer, args.seed, args.tokens, args.minutes)

@@ -1,0 +1,121 @@
+// The engine on the built-in model, on both sets of stages: an answer alone is the answer in company, byte by byte
+// and log-probability by log-probability. (tests/unit/test_engine.c shows it of the engine; this, of the kernels.)
+// The company is as many as decode at once by default; beyond that the CPU stages take other kernels, which round
+// differently.
+#include "engine/engine.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { QUESTION_COUNT = 7, COMPANY = 16, ANSWER_TOKENS = 48, TEXT_BYTES = 4096 };
+
+static const char *const QUESTIONS[QUESTION_COUNT] = {
+    "What is the capital of France?",
+    "Who are you?",
+    "Tell me a short story.",
+    "What is 3 + 4?",
+    "Hello!",
+    "What is Tandem?",
+    "Give me a JSON object.",
+};
+
+struct answer {
+    char text[TEXT_BYTES];
+    size_t bytes;
+    float logprobs[ANSWER_TOKENS];
+    int tokens;
+};
+
+static struct engine *open_engine(const char *stages, enum weight_format weights) {
+    struct engine *engine = NULL;
+    struct error error = {0};
+    struct engine_options options = {.model_dir = "models/demo",
+                                     .stages = stages,
+                                     .weights = weights,
+                                     .threads = 2,
+                                     .sequences_max = COMPANY,
+                                     .prefill_tokens_max = 24};
+    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+    return engine;
+}
+
+// Greedy and warm ones; the last question is long, and its prompt takes many chunks.
+static struct engine_job *ask(struct engine *engine, int number) {
+    static char long_question[1200];
+    for (size_t i = 0; i + 1 < sizeof long_question; i++) long_question[i] = "Is it so? "[i % 10];
+    const char *text = number == COMPANY - 1 ? long_question : QUESTIONS[number % QUESTION_COUNT];
+    struct chat_message message = {"user", text, strlen(text)};
+    struct token_list prompt = {0};
+    struct error error = {0};
+    assert_int_equal(engine_chat_tokens(engine, &message, 1, &prompt, &error), 0);
+    struct engine_request request = {
+        .prompt = prompt.ids,
+        .prompt_tokens = prompt.count,
+        .tokens_max = ANSWER_TOKENS,
+        .strip_space = true,
+        .want_logprobs = true,
+        .sampling = {.temperature = number % 2 ? 1 : 0, .top_p = 1, .repetition_penalty = 1, .seed = (uint64_t)number}};
+    struct engine_job *job = NULL;
+    if (engine_submit(engine, &request, &job, &error)) fail_msg("%s", error.message);
+    token_list_finish(&prompt);
+    return job;
+}
+
+static void read_answer(struct engine_job *job, struct answer *answer) {
+    *answer = (struct answer){0};
+    for (struct engine_event *event; (event = engine_job_wait(job)); engine_event_destroy(event)) {
+        if (event->type == ENGINE_EVENT_ERROR) fail_msg("%s", event->error.message);
+        assert_true(answer->bytes + event->text_bytes < TEXT_BYTES);
+        memcpy(answer->text + answer->bytes, event->text, event->text_bytes);
+        answer->bytes += event->text_bytes;
+        for (int i = 0; i < event->token_count; i++) answer->logprobs[answer->tokens++] = event->tokens[i].logprob;
+    }
+    engine_job_release(job);
+}
+
+static void check_company(const char *stages, enum weight_format weights) {
+    static struct answer alone[COMPANY], together[COMPANY];
+    struct engine *engine = open_engine(stages, weights);
+    struct engine_job *jobs[COMPANY];
+    for (int i = 0; i < COMPANY; i++) read_answer(ask(engine, i), &alone[i]);
+    for (int i = 0; i < COMPANY; i++) jobs[i] = ask(engine, i);
+    for (int i = 0; i < COMPANY; i++) read_answer(jobs[i], &together[i]);
+    engine_close(engine);
+    for (int i = 0; i < COMPANY; i++) {
+        assert_true(alone[i].tokens > 0);
+        assert_string_equal(together[i].text, alone[i].text);
+        assert_int_equal(together[i].tokens, alone[i].tokens);
+        assert_memory_equal(together[i].logprobs, alone[i].logprobs, sizeof alone[i].logprobs);
+    }
+}
+
+static void reference_f32(void **state) {
+    (void)state;
+    check_company("reference", WEIGHTS_F32);
+}
+
+static void cpu_f32(void **state) {
+    (void)state;
+    check_company("cpu", WEIGHTS_F32);
+}
+
+static void cpu_bf16(void **state) {
+    (void)state;
+    check_company("cpu", WEIGHTS_BF16);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reference_f32),
+        cmocka_unit_test(cpu_f32),
+        cmocka_unit_test(cpu_bf16),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
