@@ -23,7 +23,8 @@ int sequence_create(struct sequence **out, const struct engine_request *request,
     sequence->submitted_at = clock_seconds();
     buffer_init(&sequence->piece, TEXT_BYTES_MAX);
     buffer_init(&sequence->text, TEXT_BYTES_MAX);
-    detokenizer_init(&sequence->detokenizer, model->tokenizer, request->strip_space);
+    detokenizer_init(&sequence->detokenizer, model->tokenizer,
+                     request->strip_space && tokenizer_strips_space(model->tokenizer));
 
     int code = stop_matcher_init(&sequence->stop_matcher, request->stops, request->stop_count, error);
     if (code) goto failed;

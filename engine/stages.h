@@ -10,7 +10,12 @@
 #include "engine/kv_cache.h"
 #include "engine/weights.h"
 
-enum { ROUTE_TOP_K_MAX = 2 }; // SparseMixer as the family defines it picks two
+enum {
+    ROUTE_TOP_K_MAX = 2, // SparseMixer as the family defines it picks two
+    // In a call of up to so many rows, what comes out for a row does not depend on the others, to the bit. The
+    // engine decodes no more sequences at once, so that an answer is the same alone and in company.
+    STAGE_STEADY_ROWS = 16,
+};
 
 // The shapes that a device prepares for.
 struct stage_limits {

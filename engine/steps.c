@@ -181,19 +181,8 @@ static void prefill_step(struct engine *engine, int place, int rows) {
     conclude(engine, place, (size_t)rows, sequence->generated, code, &error);
 }
 
-static void decode_step(struct engine *engine) {
-    int rows = 0;
-    for (int i = 0; i < engine->sequences_max; i++) {
-        if (engine->shown[i].paused || engine->shown[i].prompt_left > 0 || !take_pages(engine, i, 1)) continue;
-        const struct sequence *sequence = engine->places[i];
-        engine->place_of[rows] = i;
-        engine->token[rows] = sequence->newest;
-        engine->position[rows] = (int32_t)sequence->computed;
-        engine->output[rows] = rows;
-        engine->run[rows] = (struct batch_sequence){
-            .first = rows, .count = 1, .position = (int)sequence->computed, .pages = sequence->pages};
-        rows++;
-    }
+// Runs the rows that decode_step has gathered, and gives each sequence its logits.
+static void decode_rows(struct engine *engine, int rows) {
     if (rows == 0) return;
     run_forward(engine, &(struct batch){.tokens = rows,
                                         .token = engine->token,
@@ -212,6 +201,25 @@ static void decode_step(struct engine *engine) {
                                     &error);
         conclude(engine, place, 0, sequence->generated - generated, code, &error);
     }
+}
+
+// One token for every sequence that decodes; STAGE_STEADY_ROWS of them at a time.
+static void decode_step(struct engine *engine) {
+    int rows = 0;
+    for (int i = 0; i < engine->sequences_max; i++) {
+        if (engine->shown[i].paused || engine->shown[i].prompt_left > 0 || !take_pages(engine, i, 1)) continue;
+        const struct sequence *sequence = engine->places[i];
+        engine->place_of[rows] = i;
+        engine->token[rows] = sequence->newest;
+        engine->position[rows] = (int32_t)sequence->computed;
+        engine->output[rows] = rows;
+        engine->run[rows] = (struct batch_sequence){
+            .first = rows, .count = 1, .position = (int)sequence->computed, .pages = sequence->pages};
+        if (++rows < STAGE_STEADY_ROWS) continue;
+        decode_rows(engine, rows);
+        rows = 0;
+    }
+    decode_rows(engine, rows);
 }
 
 static bool is_closing(struct engine *engine) {

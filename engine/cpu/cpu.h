@@ -9,9 +9,8 @@
 
 enum {
     // Up to so many rows a matrix product runs on our own kernels, which read each weight once and give a row
-    // the same result in any company; beyond, on oneDNN. A decode step of up to so many sequences is therefore
-    // reproducible to the bit, whoever decodes along.
-    FEW_ROWS = 16,
+    // the same result in any company, as STAGE_STEADY_ROWS promises; beyond, on oneDNN.
+    FEW_ROWS = STAGE_STEADY_ROWS,
     FEW_EXPERT_ROWS = 8,        // the same for one expert, in calls of more than FEW_ROWS rows, against oneDNN's bf16
     ATTENTION_ROWS = 64,        // queries times heads that share keys, in one block
     ATTENTION_SPLITS = 8,       // parts that the keys of a block of few queries are dealt out in
