@@ -56,8 +56,10 @@ int main(int count, char **arguments) {
     if (strcmp(name, "--version") == 0) name = version_command.name;
     const struct command *command = find(name);
     if (!command) {
-        if (*name) fprintf(stderr, "tandem: there is no command `%.60s`; see tandem help\n", name);
-        else print_overview();
+        if (*name)
+            fprintf(stderr, "tandem: there is no command `%.60s`; see tandem help\n", name);
+        else
+            print_overview();
         return EXIT_USAGE;
     }
     for (int i = 2; i < count; i++)

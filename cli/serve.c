@@ -80,16 +80,21 @@ static int load(struct engine **out, const struct config *config, const char *mo
 // ---- Saying what is served
 
 static void print_count(const char *what, double count) {
-    if (count >= 1e9) printf("%.2f billion %s", count / 1e9, what);
-    else printf("%.1f million %s", count / 1e6, what);
+    if (count >= 1e9)
+        printf("%.2f billion %s", count / 1e9, what);
+    else
+        printf("%.1f million %s", count / 1e6, what);
 }
 
 // An address that a client on this machine can use.
 static void client_address(char out[LISTENER_ADDRESS_BYTES], const char *bound) {
     const char *port = strrchr(bound, ':');
-    if (strncmp(bound, "0.0.0.0:", 8) == 0) snprintf(out, LISTENER_ADDRESS_BYTES, "127.0.0.1%s", port);
-    else if (strncmp(bound, "[::]:", 5) == 0) snprintf(out, LISTENER_ADDRESS_BYTES, "[::1]%s", port);
-    else snprintf(out, LISTENER_ADDRESS_BYTES, "%s", bound);
+    if (strncmp(bound, "0.0.0.0:", 8) == 0)
+        snprintf(out, LISTENER_ADDRESS_BYTES, "127.0.0.1%s", port);
+    else if (strncmp(bound, "[::]:", 5) == 0)
+        snprintf(out, LISTENER_ADDRESS_BYTES, "[::1]%s", port);
+    else
+        snprintf(out, LISTENER_ADDRESS_BYTES, "%s", bound);
 }
 
 static void announce(const struct engine_info *info, const struct listener_socket *socket) {

@@ -49,8 +49,8 @@ const struct setting SETTINGS[] = {
      "requests that may wait; the next one is answered 429"},
     {"engine.kv_tokens", "--kv-tokens", "TANDEM_KV_TOKENS", SETTING_SIZE, AT(kv_tokens), 0, 1e9, NULL, "0", "tokens",
      "capacity of the KV cache; 0: chosen from the context and the free memory"},
-    {"engine.prefill_tokens", "--prefill-tokens", "TANDEM_PREFILL_TOKENS", SETTING_INT, AT(prefill_tokens_max), 1, 65536,
-     NULL, "256", "tokens", "of a prompt computed in one step; fewer let other streams run more smoothly"},
+    {"engine.prefill_tokens", "--prefill-tokens", "TANDEM_PREFILL_TOKENS", SETTING_INT, AT(prefill_tokens_max), 1,
+     65536, NULL, "256", "tokens", "of a prompt computed in one step; fewer let other streams run more smoothly"},
 };
 const size_t SETTING_COUNT = sizeof SETTINGS / sizeof *SETTINGS;
 
@@ -64,14 +64,22 @@ static int refuse(const struct setting *setting, const char *text, const char *s
     struct buffer expected;
     buffer_init(&expected, 512);
     switch (setting->type) {
-    case SETTING_TEXT: buffer_text(&expected, "a text"); break;
-    case SETTING_CHOICE: buffer_format(&expected, "one of: %s", setting->choices); break;
-    case SETTING_INT: buffer_format(&expected, "a whole number from %.0f to %.0f", setting->least, setting->most); break;
+    case SETTING_TEXT:
+        buffer_text(&expected, "a text");
+        break;
+    case SETTING_CHOICE:
+        buffer_format(&expected, "one of: %s", setting->choices);
+        break;
+    case SETTING_INT:
+        buffer_format(&expected, "a whole number from %.0f to %.0f", setting->least, setting->most);
+        break;
     case SETTING_SIZE:
         buffer_format(&expected, "a whole number from %.0f to %.0f, where K, M or G may follow", setting->least,
                       setting->most);
         break;
-    case SETTING_SECONDS: buffer_format(&expected, "seconds from %g to %g", setting->least, setting->most); break;
+    case SETTING_SECONDS:
+        buffer_format(&expected, "seconds from %g to %g", setting->least, setting->most);
+        break;
     }
     error_set_param(error, ERROR_ARGUMENT, setting->name, "%s is `%.60s`, but must be %s", source, text,
                     expected.data ? expected.data : "another value");
@@ -136,8 +144,10 @@ int config_set(struct config *config, const struct setting *setting, const char 
         if (!read_whole(text, setting->type == SETTING_SIZE, &whole) || (double)whole < setting->least ||
             (double)whole > setting->most)
             return refuse(setting, text, source, error);
-        if (setting->type == SETTING_INT) *(int *)out = (int)whole;
-        else *(size_t *)out = whole;
+        if (setting->type == SETTING_INT)
+            *(int *)out = (int)whole;
+        else
+            *(size_t *)out = whole;
         return 0;
     case SETTING_SECONDS:
         if (!read_seconds(text, &seconds) || seconds < setting->least || seconds > setting->most)
@@ -202,7 +212,8 @@ int config_read_flags(struct config *config, int count, char *const *arguments, 
 
 static void help_row(const struct setting *setting, struct buffer *out) {
     static const char *const kinds[] = {
-        [SETTING_TEXT] = "TEXT", [SETTING_CHOICE] = "", [SETTING_INT] = "N", [SETTING_SIZE] = "N", [SETTING_SECONDS] = "S",
+        [SETTING_TEXT] = "TEXT", [SETTING_CHOICE] = "",   [SETTING_INT] = "N",
+        [SETTING_SIZE] = "N",    [SETTING_SECONDS] = "S",
     };
     size_t start = out->bytes;
     buffer_format(out, "  %s %s", setting->flag, kinds[setting->type]);
@@ -212,7 +223,8 @@ static void help_row(const struct setting *setting, struct buffer *out) {
     buffer_format(out, "%*s%s", (int)(width < column ? column - width : 1), "", setting->help);
     bool unit = setting->unit[0] && setting->fallback[0];
     buffer_format(out, "\n%*s%s", (int)column, "", setting->environment);
-    if (setting->fallback[0]) buffer_format(out, "; default %s%s%s", setting->fallback, unit ? " " : "", unit ? setting->unit : "");
+    if (setting->fallback[0])
+        buffer_format(out, "; default %s%s%s", setting->fallback, unit ? " " : "", unit ? setting->unit : "");
     buffer_text(out, "\n");
 }
 

@@ -17,10 +17,17 @@
 enum {
     TICK_MS = 250,
     LINGER_MS = 2000,
-    BODIES_MAX = 32, // so many bodies of full size may be in memory at once
+    BODIES_MAX = 32, // so many bodies of full size may be arriving at once
     SPARE_CONNECTIONS = 16,
     SLOW_BYTES_A_MS = 16, // a client may be as slow as this
 };
+
+// One thread does it all. Newer versions have to be told, or MHD_add_connection would only do half of its work.
+#if MHD_VERSION >= 0x00097707
+enum { ONE_THREAD = MHD_USE_NO_THREAD_SAFETY };
+#else
+enum { ONE_THREAD = 0 };
+#endif
 
 // What a connection's deadline is for.
 enum phase { PHASE_IDLE, PHASE_BODY, PHASE_WORK, PHASE_ANSWER };
@@ -34,17 +41,16 @@ struct connection {
     enum phase phase;
     uint64_t deadline_ms; // of the phase; moved by progress in PHASE_ANSWER
     struct exchange exchange;
-    bool active;       // an exchange is under way: `header` was called, `finished` was not
-    bool delivered;    // `request` was called
-    size_t received;   // bytes of the body so far
-    size_t body_bytes; // memory that it takes
-    bool refuse_early; // answer before the body, and close
-    bool discard;      // there is an answer already: the body goes nowhere
-    bool streaming;    // the answer is a stream that may go on for long
-    bool suspended;    // libmicrohttpd leaves it alone until we resume it
-    bool half_closed; // the client sends no more
-    bool gone;        // what we still do for it is closing
-    bool linger; // closed while the client may still be sending
+    bool active;                   // an exchange is under way: `header` was called, `finished` was not
+    bool delivered;                // `request` was called
+    size_t received;               // bytes of the body so far
+    bool refuse_early;             // answer before the body, and close
+    bool discard;                  // there is an answer already: the body goes nowhere
+    bool streaming;                // the answer is a stream that may go on for long
+    bool suspended;                // libmicrohttpd leaves it alone until we resume it
+    bool half_closed;              // the client sends no more
+    bool gone;                     // what we still do for it is closing
+    bool linger;                   // closed while the client may still be sending
     struct MHD_Response *response; // waits to be queued
     uint64_t patience_ms;          // more for a long answer, whose progress we can not see
 };
@@ -59,7 +65,8 @@ struct http {
     struct loop_timer *tick, *again;
     struct connection *connections;
     struct connection *arriving; // the connection that MHD_add_connection is being called for
-    size_t exchanges, body_bytes;
+    size_t exchanges;
+    size_t body_bytes; // memory of all the bodies that are arriving
     bool run_wanted, quiet;
 };
 
@@ -107,6 +114,8 @@ static void cut_off(struct connection *connection) {
 static void resume(struct connection *connection) {
     if (!connection->suspended) return;
     connection->suspended = false;
+    if (connection->phase == PHASE_ANSWER)
+        set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
     MHD_resume_connection(connection->mhd);
     want_run(connection->http);
 }
@@ -123,8 +132,10 @@ static void leave(struct connection *connection) {
         connection->exchange.failed = true;
         connection->http->handler.gone(connection->http->handler.user, &connection->exchange);
     }
-    if (connection->suspended) resume(connection); // its next callback reports the failure
-    else cut_off(connection);
+    if (connection->suspended)
+        resume(connection); // its next callback reports the failure
+    else
+        cut_off(connection);
 }
 
 static bool takes_time(const struct connection *connection) {
@@ -188,10 +199,10 @@ static bool on_connected(void *user, int fd, struct loop_watch *watch) {
     buffer_init(&connection->exchange.body, http->options.body_bytes_max);
     set_phase(connection, PHASE_IDLE, http->options.header_ms);
     http->arriving = connection; // for on_notify_connection
-    enum MHD_Result added = MHD_add_connection(http->daemon, fd, NULL, 0); // closes the socket where it fails
+    enum MHD_Result added = MHD_add_connection(http->daemon, fd, NULL, 0);
     http->arriving = NULL;
     want_run(http);
-    if (added != MHD_YES) {
+    if (added != MHD_YES) { // it has closed the socket
         loop_watch_destroy(connection->watch);
         free(connection);
         return false;
@@ -206,8 +217,7 @@ void http_take_body(struct exchange *exchange, struct buffer *out) {
     struct connection *connection = connection_of(exchange);
     *out = exchange->body;
     buffer_init(&exchange->body, out->bytes_max);
-    connection->http->body_bytes -= connection->body_bytes;
-    connection->body_bytes = 0;
+    connection->http->body_bytes -= out->capacity;
 }
 
 static void reply_error(struct exchange *exchange, int status, const struct error *error) {
@@ -236,8 +246,7 @@ static enum MHD_Result scan_line(void *user, enum MHD_ValueKind kind, const char
     return scan->status == 0 ? MHD_YES : MHD_NO;
 }
 
-static enum MHD_Result begin(struct connection *connection, const char *target, const char *method,
-                             const char *version) {
+static void begin(struct connection *connection, const char *target, const char *method, const char *version) {
     struct http *http = connection->http;
     struct exchange *exchange = &connection->exchange;
     *exchange = (struct exchange){.method = method, .target = target, .body = exchange->body};
@@ -261,7 +270,7 @@ static enum MHD_Result begin(struct connection *connection, const char *target, 
     if (scan.status) {
         connection->refuse_early = true; // where the message ends is in doubt: close
         reply_error(exchange, scan.status, &scan.error);
-        return MHD_YES;
+        return;
     }
     bool has_body = scan.facts.encodings > 0 || scan.facts.content_length > 0;
     if (has_body) set_phase(connection, PHASE_BODY, http->options.body_ms);
@@ -273,11 +282,10 @@ static enum MHD_Result begin(struct connection *connection, const char *target, 
                   (unsigned long long)scan.facts.content_length, http->options.body_bytes_max);
         reply_error(exchange, 0, &error);
     }
-    if (!exchange->status) return MHD_YES;
+    if (!exchange->status) return;
     connection->discard = has_body;
     connection->refuse_early =
         has_body && (scan.expects_continue || scan.facts.content_length > http->options.body_bytes_max);
-    return MHD_YES;
 }
 
 // In mid-body libmicrohttpd takes no answer, and has sent nothing: we answer on the socket ourselves.
@@ -299,13 +307,14 @@ static enum MHD_Result take_body(struct connection *connection, const char *data
     bool fits = connection->received <= body->bytes_max;
     if (fits && connection->discard) return MHD_YES;
     bool room = fits && buffer_append(body, data, bytes);
-    connection->body_bytes += body->capacity - before;
     http->body_bytes += body->capacity - before;
     if (room && http->body_bytes / BODIES_MAX <= http->options.body_bytes_max) return MHD_YES;
 
     struct error error;
-    if (fits) error_set(&error, ERROR_BUSY, "%s", error_text(ERROR_BUSY));
-    else error_set(&error, ERROR_TOO_LARGE, "the body has more than the %zu bytes that are accepted", body->bytes_max);
+    if (fits)
+        error_set(&error, ERROR_BUSY, "%s", error_text(ERROR_BUSY));
+    else
+        error_set(&error, ERROR_TOO_LARGE, "the body has more than the %zu bytes that are accepted", body->bytes_max);
     refuse_body(connection, &error);
     return MHD_NO;
 }
@@ -327,10 +336,10 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *mhd, const 
     struct http *http = user;
     struct connection *connection = *context;
     if (!connection) { // the first call: the header is here
-        const union MHD_ConnectionInfo *info =
-            MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
         *context = connection = info->socket_context;
         begin(connection, target, method, version);
+        if (connection->gone) return MHD_NO;
         return connection->refuse_early ? queue(connection) : MHD_YES;
     }
     if (*data_bytes > 0) {
@@ -351,8 +360,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *mhd, const 
     return MHD_YES;
 }
 
-static void on_completed(void *user, struct MHD_Connection *mhd, void **context,
-                         enum MHD_RequestTerminationCode code) {
+static void on_completed(void *user, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode code) {
     (void)mhd;
     struct http *http = user;
     struct connection *connection = *context;
@@ -457,7 +465,9 @@ size_t http_exchanges(const struct http *http) {
 
 static void check_deadline(struct connection *connection) {
     switch (connection->phase) {
-    case PHASE_IDLE: cut_off(connection); break;
+    case PHASE_IDLE:
+        cut_off(connection);
+        break;
     case PHASE_BODY: {
         struct error error;
         error_set(&error, ERROR_TIMEOUT, "the request's body did not arrive in time");
@@ -466,7 +476,8 @@ static void check_deadline(struct connection *connection) {
         set_phase(connection, PHASE_IDLE, LINGER_MS); // time to read the answer; then it is cut off
         break;
     }
-    case PHASE_WORK: break;   // the engine takes the time it takes; disconnects are watched for
+    case PHASE_WORK:
+        break; // the engine takes the time it takes; disconnects are watched for
     case PHASE_ANSWER:
         if (!connection->suspended) leave(connection); // there are bytes for it, and it takes none
         break;
@@ -478,7 +489,8 @@ static void on_tick(void *user) {
     listener_tick(http->listener);
     uint64_t now = loop_now_ms(http->loop);
     for (struct connection *connection = http->connections; connection; connection = connection->next)
-        if (now >= connection->deadline_ms) check_deadline(connection);
+        if (now >= connection->deadline_ms)
+            check_deadline(connection);
         else if (connection->half_closed && connection->phase <= PHASE_BODY && nothing_unread(connection))
             cut_off(connection);
 }
@@ -499,8 +511,8 @@ static size_t keep_escapes(void *user, struct MHD_Connection *mhd, char *text) {
 
 static int open_daemon(struct http *http, struct error *error) {
     http->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL, on_request, http,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)(http->options.connections_max + SPARE_CONNECTIONS),
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | ONE_THREAD, 0, NULL, NULL, on_request,
+        http, MHD_OPTION_CONNECTION_LIMIT, (unsigned)(http->options.connections_max + SPARE_CONNECTIONS),
         MHD_OPTION_NOTIFY_CONNECTION, on_notify_connection, http, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,
         MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
@@ -564,9 +576,9 @@ void http_destroy(struct http *http) {
         // that it is cut off, then stop.
         http_abort(http);
         MHD_run(http->daemon);
+        loop_watch_destroy(http->watch); // before its descriptor is closed
         MHD_stop_daemon(http->daemon);
     }
-    loop_watch_destroy(http->watch);
     loop_timer_destroy(http->tick);
     loop_timer_destroy(http->again);
     listener_destroy(http->listener);

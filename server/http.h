@@ -48,17 +48,17 @@ struct http_handler {
 struct http_options {
     int listen_fd; // taken over
     size_t connections_max, body_bytes_max;
-    uint64_t header_ms, body_ms;  // for all of the first header, all of a body
-    uint64_t idle_ms;             // from one request on a connection to the header of the next
-    uint64_t slow_reader_ms;      // without taking a byte of its answer
+    uint64_t header_ms, body_ms; // for all of the first header, all of a body
+    uint64_t idle_ms;            // from one request on a connection to the header of the next
+    uint64_t slow_reader_ms;     // without taking a byte of its answer
 };
 
 int http_create(struct http **out, struct loop *loop, const struct http_options *options,
                 const struct http_handler *handler, struct error *error);
-void http_quiesce(struct http *http);          // accepts no more connections, and keeps none alive
-void http_abort(struct http *http);            // cuts every connection off; `finished` comes for each exchange
+void http_quiesce(struct http *http);           // accepts no more connections, and keeps none alive
+void http_abort(struct http *http);             // cuts every connection off; `finished` comes for each exchange
 size_t http_exchanges(const struct http *http); // under way, with answers that are not fully out
-void http_destroy(struct http *http);          // takes NULL; cuts off what is left
+void http_destroy(struct http *http);           // takes NULL; cuts off what is left
 
 const char *http_header(const struct exchange *exchange, const char *name); // of the request; NULL: none
 

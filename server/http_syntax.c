@@ -81,8 +81,7 @@ int http_facts_end(const struct http_facts *facts, bool http_1_0, struct error *
 }
 
 // "GET /path HTTP/1.1", one space each.
-static int request_line(const char *line, size_t bytes, struct http_facts *facts, bool *http_1_0,
-                        struct error *error) {
+static int request_line(const char *line, size_t bytes, struct http_facts *facts, bool *http_1_0, struct error *error) {
     static const char malformed[] = "the request line is not of the form `METHOD /path HTTP/1.1`";
     const char *end = line + bytes;
     const char *target = memchr(line, ' ', bytes);
@@ -134,7 +133,8 @@ static int chunks(const char *text, const char *end, struct error *error) {
         size_t size = 0, digits = 0;
         for (; text < end && isxdigit((unsigned char)*text); text++, digits++)
             size = size * 16 + (size_t)(isdigit((unsigned char)*text) ? *text - '0' : (*text & ~0x20) - 'A' + 10);
-        if (digits > DIGITS_MAX) return refuse(error, TOO_LARGE, "a chunk of the body is larger than any server can take");
+        if (digits > DIGITS_MAX)
+            return refuse(error, TOO_LARGE, "a chunk of the body is larger than any server can take");
         if (text == end) return 0;
         const char *newline = memchr(text, '\n', (size_t)(end - text));
         const char *last = newline ? newline - 1 : end;
@@ -162,8 +162,10 @@ static int check(const char *text, const char *end, const char *all, struct erro
             return refuse(error, BAD_REQUEST, "the header's lines must end in CR LF");
         size_t bytes = (size_t)(newline - 1 - text);
         int status = 0;
-        if (first) status = request_line(text, bytes, &facts, &http_1_0, error);
-        else if (bytes > 0) status = header_line(text, bytes, &facts, error);
+        if (first)
+            status = request_line(text, bytes, &facts, &http_1_0, error);
+        else if (bytes > 0)
+            status = header_line(text, bytes, &facts, error);
         if (status) return status;
         first = false;
         text = newline + 1;
@@ -184,8 +186,10 @@ static const char *header_end(const char *text, size_t from, size_t bytes) {
 
 int http_syntax_check(const char *text, size_t bytes, size_t known, struct error *error) {
     size_t skip = 0; // an empty line before the request is allowed
-    if (bytes >= 2 && memcmp(text, "\r\n", 2) == 0) skip = 2;
-    else if (bytes == 1 && text[0] == '\r') return 0;
+    if (bytes >= 2 && memcmp(text, "\r\n", 2) == 0)
+        skip = 2;
+    else if (bytes == 1 && text[0] == '\r')
+        return 0;
     if (bytes > skip && !is_token(text[skip]))
         return refuse(error, BAD_REQUEST, "this is not an HTTP request (is it HTTPS? this port speaks plain HTTP)");
 

@@ -16,8 +16,8 @@
 
 enum {
     BACKLOG = 1024,
-    ACCEPTS_A_TURN_MAX = 64,     // so that a flood of connections can not hold up the streams
-    DISMISSED_MAX = 256,         // beyond, those turned away are closed without waiting
+    ACCEPTS_A_TURN_MAX = 64, // so that a flood of connections can not hold up the streams
+    DISMISSED_MAX = 256,     // beyond, those turned away are closed without waiting
     SWALLOWED_BYTES_MAX = 16 * 1024 * 1024,
     SEND_BUFFER_BYTES = 64 * 1024,
     NOT_SENT_BYTES = 16 * 1024,  // a slow reader's tokens wait here and not in the kernel
@@ -80,7 +80,8 @@ int listener_bind(struct listener_socket *out, const char *host, int port, struc
     snprintf(service, sizeof service, "%d", port);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list;
     int code = getaddrinfo(host, service, &hints, &list);
-    if (code != 0) return error_set(error, ERROR_ARGUMENT, "host `%s` can not be resolved: %s", host, gai_strerror(code));
+    if (code != 0)
+        return error_set(error, ERROR_ARGUMENT, "host `%s` can not be resolved: %s", host, gai_strerror(code));
 
     // IPv4 first: clients that are told "localhost" try 127.0.0.1 in any case, ::1 only some of them.
     int fd = -1, cause = 0;
@@ -134,8 +135,10 @@ static int guest_release(struct guest *guest) {
     loop_watch_destroy(guest->watch); // NULL where it was handed on
     *guest->link = guest->next;
     if (guest->next) guest->next->link = guest->link;
-    if (guest->dismissed) guest->listener->dismissed--;
-    else guest->listener->connections--;
+    if (guest->dismissed)
+        guest->listener->dismissed--;
+    else
+        guest->listener->connections--;
     free(guest);
     return fd;
 }
@@ -213,10 +216,14 @@ static void on_guest(void *user, int events) {
     struct error error;
     bool waited = guest->seen > 0;
     int status = peek(listener, guest->fd, &guest->seen, &error);
-    if (status == 0) wait_for_more(guest->fd, guest->seen);
-    else if (status < 0) close(guest_release(guest));
-    else if (status == 200) hand_on(guest, waited);
-    else dismiss(listener, guest_release(guest), status, &error);
+    if (status == 0)
+        wait_for_more(guest->fd, guest->seen);
+    else if (status < 0)
+        close(guest_release(guest));
+    else if (status == 200)
+        hand_on(guest, waited);
+    else
+        dismiss(listener, guest_release(guest), status, &error);
 }
 
 static void welcome(struct listener *listener, int fd) {

@@ -7,14 +7,22 @@
 
 static const char *reason(int status) {
     switch (status) {
-    case 400: return "Bad Request";
-    case 408: return "Request Timeout";
-    case 413: return "Content Too Large";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 503: return "Service Unavailable";
-    case 505: return "HTTP Version Not Supported";
-    default: return "Error";
+    case 400:
+        return "Bad Request";
+    case 408:
+        return "Request Timeout";
+    case 413:
+        return "Content Too Large";
+    case 429:
+        return "Too Many Requests";
+    case 431:
+        return "Request Header Fields Too Large";
+    case 503:
+        return "Service Unavailable";
+    case 505:
+        return "HTTP Version Not Supported";
+    default:
+        return "Error";
     }
 }
 
@@ -30,8 +38,8 @@ void refusal_send(int fd, int status, const char *request_id, const struct error
 
     struct buffer out;
     buffer_init(&out, API_REPLY_BYTES_MAX);
-    buffer_format(&out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\nContent-Type: %s\r\n", status, reason(status),
-                  date, reply.content_type);
+    buffer_format(&out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\nContent-Type: %s\r\n", status,
+                  reason(status), date, reply.content_type);
     if (reply.retry_after_seconds > 0)
         buffer_format(&out, "retry-after: %.0f\r\nretry-after-ms: %.0f\r\n", reply.retry_after_seconds,
                       reply.retry_after_seconds * 1000);

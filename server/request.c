@@ -16,7 +16,7 @@ enum {
     PUMPED_A_TURN_MAX = 64, // when a thousand streams get a token at once, /health still goes in between
 };
 
-struct request { // one that generates
+struct request {                  // one that generates
     struct request *next, **link; // in requests->live
     struct requests *requests;
     struct exchange *exchange; // NULL once it has finished
@@ -46,9 +46,10 @@ struct requests {
     struct requests_options options;
     struct api_context context;
     struct request *live;
+    size_t body_bytes; // memory of all the bodies that wait to be parsed
     struct loop_wake *wake;
     struct loop_timer *tick;
-    _Atomic(struct request *) woken; // a stack: the engine pushes, the loop takes all
+    _Atomic(struct request *) woken;        // a stack: the engine pushes, the loop takes all
     struct request *pending, **pending_end; // a queue: taken off the stack, to be pumped
 };
 
@@ -195,8 +196,10 @@ static void take_woken(void *user) {
         requests->pending = request->next_woken;
         if (!requests->pending) requests->pending_end = &requests->pending;
         atomic_store(&request->woken, false); // from here on it may be pushed again
-        if (request->exchange && !request->exchange->failed) pump(request);
-        else release(request);
+        if (request->exchange && !request->exchange->failed)
+            pump(request);
+        else
+            release(request);
     }
     if (requests->pending && requests->wake) loop_wake_send(requests->wake);
 }
@@ -228,6 +231,11 @@ static void submit(struct request *request) {
     }
 }
 
+static void drop_body(struct request *request) {
+    request->requests->body_bytes -= request->body.capacity;
+    buffer_finish(&request->body);
+}
+
 static void parse(void *user) { // on the pool
     struct request *request = user;
     if (atomic_load(&request->abandoned)) {
@@ -242,7 +250,7 @@ static void parse(void *user) { // on the pool
 static void parsed(void *user) {
     struct request *request = user;
     request->parsing = false;
-    buffer_finish(&request->body);
+    drop_body(request);
     if (request->parsed.code == 0) request->generation = request->parsed.generation;
     if (!request->exchange) {
         release(request);
@@ -269,11 +277,9 @@ static int admit(struct requests *requests, struct exchange *exchange, struct ro
         return error_set(error, ERROR_FORBIDDEN_HOST, "%s", error_text(ERROR_FORBIDDEN_HOST));
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (code || !route->endpoint->generation) return code;
-    if (requests->context.shutting_down)
-        return error_set(error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
+    if (requests->context.shutting_down) return error_set(error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
     const char *type = http_header(exchange, "Content-Type");
-    if (type && !is_json(type))
-        return error_set(error, ERROR_MEDIA_TYPE, "the Content-Type must be application/json");
+    if (type && !is_json(type)) return error_set(error, ERROR_MEDIA_TYPE, "the Content-Type must be application/json");
     return 0;
 }
 
@@ -298,11 +304,19 @@ static void on_header(void *user, struct exchange *exchange) {
 static void on_request(void *user, struct exchange *exchange) {
     struct requests *requests = user;
     struct request *request = exchange->user;
+    struct error error;
     http_take_body(exchange, &request->body);
+    requests->body_bytes += request->body.capacity;
+    if (requests->body_bytes > requests->options.body_bytes_max) {
+        drop_body(request);
+        error_set(&error, ERROR_BUSY, "%s", error_text(ERROR_BUSY));
+        fail(request, &error);
+        return;
+    }
     request->parsing = true;
     if (loop_work(requests->options.loop, parse, parsed, request) == 0) return;
     request->parsing = false;
-    struct error error;
+    drop_body(request);
     error_set(&error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
     fail(request, &error);
 }
@@ -327,13 +341,17 @@ static void on_gone(void *user, struct exchange *exchange) {
     release_jobs(request); // at once, not only when the connection has been taken down
 }
 
+// 499 is what proxies log for a client that left before it was answered.
+static int status_of(const struct exchange *exchange) {
+    return exchange->status ? exchange->status : api_error_status(ERROR_CANCELLED);
+}
+
 static void log_generation(const struct request *request, const struct exchange *exchange, double seconds) {
     struct generation_summary sum = {0};
-    int status = exchange->status ? exchange->status : api_error_status(ERROR_CANCELLED);
     if (request->generation) sum = generation_summary(request->generation);
     double rate = sum.decode_seconds > 0 ? (double)sum.completion_tokens / sum.decode_seconds : 0;
     log_write(LOG_INFO, "%s %s %d%s · %zu tokens in, %zu out%s%s, %.1f tokens/s, %.2f s · %s", exchange->method,
-              exchange->target, status, exchange->failed ? " (client left)" : "", sum.prompt_tokens,
+              exchange->target, status_of(exchange), exchange->failed ? " (client left)" : "", sum.prompt_tokens,
               sum.completion_tokens, sum.finish && *sum.finish ? ", " : "", sum.finish ? sum.finish : "", rate, seconds,
               exchange->id);
 }
@@ -350,9 +368,9 @@ static void on_finished(void *user, struct exchange *exchange) {
         release(request);
         return;
     }
-    enum log_level level = exchange->status >= 400 ? LOG_INFO : LOG_DEBUG;
+    enum log_level level = status_of(exchange) >= 400 ? LOG_INFO : LOG_DEBUG;
     if (log_enabled(level))
-        log_write(level, "%s %.100s %d%s, %.3f s · %s", exchange->method, exchange->target, exchange->status,
+        log_write(level, "%s %.100s %d%s, %.3f s · %s", exchange->method, exchange->target, status_of(exchange),
                   exchange->failed ? " (client left)" : "", seconds, exchange->id);
 }
 

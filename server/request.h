@@ -14,13 +14,14 @@ struct requests_options {
     struct engine *engine;
     const char *local_host; // where only this machine can reach the server: the bound name; otherwise NULL
     uint64_t heartbeat_ms;
+    size_t body_bytes_max; // of all the bodies together that wait to be parsed
 };
 
 int requests_create(struct requests **out, const struct requests_options *options, struct error *error);
 struct http_handler requests_handler(struct requests *requests);
 
-void requests_refuse_new(struct requests *requests);                           // shutting down: /ready says no
-void requests_fail(struct requests *requests, const struct error *error);      // ends all that is under way
+void requests_refuse_new(struct requests *requests);                      // shutting down: /ready says no
+void requests_fail(struct requests *requests, const struct error *error); // ends all that is under way
 
 // After http is destroyed, before the loop is: no job is left, work on the pool may be.
 void requests_stop(struct requests *requests);

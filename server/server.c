@@ -14,6 +14,7 @@
 enum {
     OTHER_DESCRIPTORS = 320, // model files, pipes, connections that are being turned away
     DRAIN_CHECK_MS = 20,
+    BODIES_MAX = 32, // so many bodies of full size may wait to be parsed at once
     FAREWELL_MS = 2000, // for the errors sent at the end of the drain to reach the clients
 };
 
@@ -108,11 +109,14 @@ int server_create(struct server **out, const struct config *config, const struct
             .engine = engine,
             .local_host = socket->loopback ? socket->host : NULL,
             .heartbeat_ms = milliseconds(config->heartbeat_seconds),
+            .body_bytes_max = BODIES_MAX * config->body_bytes_max,
         };
         code = requests_create(&server->requests, &options, error);
     }
-    if (code) close(socket->fd);
-    else code = open_http(server, config, socket, error);
+    if (code)
+        close(socket->fd);
+    else
+        code = open_http(server, config, socket, error);
     if (!code) {
         server->drain = loop_timer_create(server->loop, on_drain, server);
         server->interrupt = loop_signal_create(server->loop, SIGINT, on_signal, server);

@@ -13,6 +13,7 @@ import time
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("TANDEM", TOP / "build" / "tandem"))
 MODEL = pathlib.Path(os.environ.get("TANDEM_TEST_MODEL", TOP / "models" / "demo"))
+SANITIZED = BINARY.exists() and b"__asan_init" in BINARY.read_bytes()
 PATIENCE_S = 120  # against hanging only: nothing here is a matter of speed
 
 
@@ -54,6 +55,10 @@ class Server:
         """Anonymous memory that is resident."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1])
+
+    def check_memory(self, before_kib, growth_mib):
+        """A sanitizer holds freed memory back, and tells of leaks by itself when the process ends."""
+        assert SANITIZED or self.memory_kib() < before_kib + 1024 * growth_mib
 
     def connect(self, receive_bytes=None):
         connection = socket.socket()
