@@ -1,6 +1,8 @@
 // tandem: finds the command and runs it.
 #include "cli/command.h"
 
+#include "api/schema.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -25,7 +27,14 @@ static int print_overview(void) {
                   "tandem COMMAND --help tells more.\n"
                   "Exit codes: 0 all went well, %d the model can not be loaded, %d a command or setting is wrong, "
                   "1 anything else.\n",
-                  "help", "this text", EXIT_BAD_MODEL, EXIT_USAGE);
+                  "help", "this text; help parameters: what a request may say", EXIT_BAD_MODEL, EXIT_USAGE);
+    return print(&text);
+}
+
+static int print_parameters(void) {
+    struct buffer text;
+    buffer_init(&text, HELP_BYTES_MAX);
+    schema_markdown(&text);
     return print(&text);
 }
 
@@ -50,8 +59,12 @@ static bool asks_for_help(const char *argument) {
 int main(int count, char **arguments) {
     const char *name = count > 1 ? arguments[1] : "";
     if (strcmp(name, "help") == 0 || asks_for_help(name)) {
-        const struct command *about = count > 2 ? find(arguments[2]) : NULL;
-        return about ? print_help(about) : print_overview();
+        if (count <= 2) return print_overview();
+        if (strcmp(arguments[2], "parameters") == 0) return print_parameters();
+        const struct command *about = find(arguments[2]);
+        if (about) return print_help(about);
+        fprintf(stderr, "tandem: there is no help on `%.60s`; see tandem help\n", arguments[2]);
+        return EXIT_USAGE;
     }
     if (strcmp(name, "--version") == 0) name = version_command.name;
     const struct command *command = find(name);

@@ -266,9 +266,18 @@ static void parsed(void *user) {
 
 // ---- What http tells
 
-static bool is_json(const char *content_type) {
+static bool is_type(const char *content_type, const char *wanted) {
     size_t bytes = strcspn(content_type, "; \t");
-    return bytes == strlen("application/json") && strncasecmp(content_type, "application/json", bytes) == 0;
+    return bytes == strlen(wanted) && strncasecmp(content_type, wanted, bytes) == 0;
+}
+
+// JSON; and what `curl -d` calls its body, or no name at all, unless a web page is asking: those are the types that a
+// browser sends to any address without asking there first, and it always tells its Origin with them.
+static bool is_acceptable_type(struct exchange *exchange) {
+    const char *type = http_header(exchange, "Content-Type");
+    if (type && is_type(type, "application/json")) return true;
+    if (http_header(exchange, "Origin")) return false;
+    return !type || is_type(type, "application/x-www-form-urlencoded");
 }
 
 static int admit(struct requests *requests, struct exchange *exchange, struct route *route, struct error *error) {
@@ -278,8 +287,8 @@ static int admit(struct requests *requests, struct exchange *exchange, struct ro
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (code || !route->endpoint->generation) return code;
     if (requests->context.shutting_down) return error_set(error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
-    const char *type = http_header(exchange, "Content-Type");
-    if (type && !is_json(type)) return error_set(error, ERROR_MEDIA_TYPE, "the Content-Type must be application/json");
+    if (!is_acceptable_type(exchange))
+        return error_set(error, ERROR_MEDIA_TYPE, "the Content-Type must be application/json");
     return 0;
 }
 

@@ -19,13 +19,13 @@ needs_of_build=(
     "library libuv|libuv1-dev|the event loop"
     "library jansson|libjansson-dev|JSON"
     "header oneapi/dnnl/dnnl.h|libdnnl-dev|oneDNN, the fast matrix products"
+    "command curl|curl|to try the server out"
 )
 needs_of_tests=(
     "command clang|clang|the second compiler"
     "clang-openmp omp.h|libomp-dev|OpenMP for the second compiler"
     "library cmocka|libcmocka-dev|the C tests"
     "command xz|xz-utils|unpacks test data"
-    "command curl|curl|the end-to-end tests"
     "command python3|python3|the end-to-end tests"
     "python ensurepip|python3-venv|Python packages of the tests, kept in build/venv"
 )

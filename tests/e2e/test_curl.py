@@ -31,6 +31,14 @@ def test_chat(server):
     assert answer["timings"]
 
 
+def test_curl_without_a_content_type(server):
+    """curl -d alone calls its body a form; only a web page, which tells its Origin, has to say JSON."""
+    body = json.dumps(tandem.chat("Hello!"))
+    assert json.loads(curl(f"{server.url}/v1/chat/completions", "-d", body))["object"] == "chat.completion"
+    refused = json.loads(curl(f"{server.url}/v1/chat/completions", "-d", body, "-H", "Origin: http://evil.example"))
+    assert "Content-Type" in refused["error"]["message"]
+
+
 def test_chat_stream(server):
     body = tandem.chat("Hello!", stream=True, stream_options={"include_usage": True})
     raw = post(server, "/v1/chat/completions", body, "-N")

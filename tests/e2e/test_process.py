@@ -26,6 +26,11 @@ def test_help():
         assert flag in helped.stdout
 
 
+def test_help_on_parameters():
+    helped = run("help", "parameters")
+    assert helped.returncode == 0 and "temperature" in helped.stdout and "logit_bias" in helped.stdout
+
+
 def test_version():
     version = run("--version")
     assert version.returncode == 0 and re.search(r"\d+\.\d+\.\d+", version.stdout)
@@ -34,7 +39,8 @@ def test_version():
 @pytest.mark.parametrize("arguments, named", [
     (["frobnicate"], "frobnicate"), (["serve", "--frobnicate"], "--frobnicate"), (["serve", "--port"], "port"),
     (["serve", "--port", "seventy"], "seventy"), (["serve", "--port", "70000"], "70000"),
-    (["serve", "--weights", "int1"], "int1"), (["serve", "stray"], "stray"), ([], "serve")])
+    (["serve", "--weights", "int1"], "int1"), (["serve", "stray"], "stray"), ([], "serve"),
+    (["help", "frobnicate"], "frobnicate")])
 def test_wrong_arguments(arguments, named):
     wrong = run(*arguments)
     assert wrong.returncode == 64 and named in wrong.stderr + wrong.stdout

@@ -27,6 +27,7 @@ enum { PATIENCE_MS = 60 * 1000, ANSWER_BYTES_MAX = 4 * 1024 * 1024 }; // against
 
 #define LINE(method, path) method " " path " HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 #define CLOSE "Connection: close\r\n"
+#define FORM "Content-Type: application/x-www-form-urlencoded\r\n"
 #define HEALTH LINE("GET", "/health")
 
 // ---- One server for a test
@@ -295,6 +296,9 @@ static void test_refusals(void **state) {
         {400, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 0\r\n\r\n"},
         {400, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 2\r\n\r\n{}"},
         {415, LINE("POST", "/v1/chat/completions") CLOSE "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}"},
+        {415,
+         LINE("POST", "/v1/chat/completions") CLOSE FORM "Origin: http://evil.example\r\nContent-Length: 2\r\n\r\n{}"},
+        {415, LINE("POST", "/v1/chat/completions") CLOSE "Origin: http://evil.example\r\nContent-Length: 2\r\n\r\n{}"},
         {413, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 100000000\r\n\r\n"},
         {413, LINE("POST", "/v1/chat/completions") "Expect: 100-continue\r\nContent-Length: 100000000\r\n\r\n"},
         {400, LINE("POST", "/v1/chat/completions") "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}"},
