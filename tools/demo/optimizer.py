@@ -21,7 +21,8 @@ def orthogonal(matrices):
 
 
 class Optimizer:
-    def __init__(self, model):
+    def __init__(self, model, boldness):
+        self.boldness = boldness
         named = dict(model.named_parameters())
         is_matrix = lambda n, p: p.ndim >= 2 and ".layers." in n and "router" not in n
         self.matrices = [p for n, p in named.items() if is_matrix(n, p)]
@@ -33,7 +34,7 @@ class Optimizer:
     @torch.no_grad()
     def step(self, progress):
         """progress from 0 to 1: the rate warms up, holds, and falls to nothing over the second half."""
-        scale = min(1.0, (progress + 1e-3) / 0.02, 2 * (1 - progress) + 1e-3)
+        scale = self.boldness * min(1.0, (progress + 1e-3) / 0.02, 2 * (1 - progress) + 1e-3)
         for p, m in zip(self.matrices, self.momenta):
             m.lerp_(p.grad, 1 - MOMENTUM)
             update = p.grad.lerp(m, MOMENTUM)

@@ -100,18 +100,18 @@ def balance_loss(router_logits):
     return loss / len(router_logits)
 
 
-def train(model, tokenizer, seed, tokens, minutes):
-    """Until so many tokens are read or so many minutes gone."""
-    optimizer = Optimizer(model)
+def train(model, tokenizer, seed, tokens, minutes, boldness):
+    """Until so many tokens are read or so many minutes gone. boldness: 1 from scratch, less to polish what is there."""
+    optimizer = Optimizer(model, boldness)
     routers = [layer.mlp.router for layer in model.model.layers]
     progress, done, step, start, shown = 0.0, 0, 0, time.time(), []
     # Attention that copies is slow to form, and names, numbers and memory all wait for it: practise it first.
-    source = batches(tokenizer, seed, lambda: max(0.0, COPYING * (1 - progress / 0.4)))
+    source = batches(tokenizer, seed, lambda: max(0.0, boldness * COPYING * (1 - progress / 0.4)))
     while (progress := max(done / tokens, (time.time() - start) / 60 / minutes)) < 1:
         ids, weights = next(source)
         # SparseMixer explores: widely at first, at the end no more than the model will when it is used.
         for router in routers:
-            router.router_jitter_noise = max(0.01, 0.05 * (1 - progress / 0.5))
+            router.router_jitter_noise = max(0.01, boldness * 0.05 * (1 - progress / 0.5))
         # What the user says counts little, and mostly not at all, which saves the head's work on it.
         learn = (weights != OTHER_WEIGHT) | (torch.rand(ids.shape) < OTHER_SHARE)
         learn = (learn & (weights > 0))[:, 1:]
@@ -177,6 +177,7 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", type=float, default=12e6)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop earlier than --tokens says")
     parser.add_argument("--start", help="go on from this model's weights")
+    parser.add_argument("--boldness", type=float, default=1.0, help="less than 1 to polish what --start names")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -198,5 +199,5 @@ if __name__ == "__main__":
     model.train()
     model.set_experts_implementation("grouped_mm")
     print(sum(p.numel() for p in model.parameters()), "parameters")
-    train(model, tokenizer, args.seed, args.tokens, args.minutes)
+    train(model, tokenizer, args.seed, args.tokens, args.minutes, args.boldness)
     save(model, tokenizer, args.out)
