@@ -82,7 +82,8 @@ build_tree() {
     local made_as="$root $compiler $*" log
     log=$(mktemp)
     if [ "$(cat "$dir/made-as" 2>/dev/null)" != "$made_as" ]; then
-        [ ! -d "$dir/meson-private" ] || rm -rf "$dir"
+        [ ! -d "$dir/meson-private" ] || # what ./check keeps inside the tree of ./run stays
+            find "$dir" -mindepth 1 -maxdepth 1 ! -name check ! -name venv -exec rm -rf {} +
         mkdir -p "$dir"
         CC=$compiler meson setup "$dir" "$root" "$@" >"$log" 2>&1 && printf '%s' "$made_as" >"$dir/made-as"
     fi && ninja -C "$dir" "$target" >>"$log" 2>&1

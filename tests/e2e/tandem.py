@@ -46,6 +46,10 @@ class Server:
         """Exit status after a signal; kills what does not end."""
         if self.process.poll() is None:
             self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self):
+        """Exit status of one that has been told to end."""
         try:
             return self.process.wait(PATIENCE_S)
         finally:

@@ -119,6 +119,7 @@ def test_ten_thousand(serve):
         request = bad_bytes(draw)
         answer = exchange(server, request)
         assert b"<html" not in answer.lower(), (request[:200], answer[:300])
+        assert answer or b"\r\n\r\n" not in request, request[:200]  # in silence only where no header ever ended
         if answer and not answer.startswith(b"HTTP/1.1 100"):
             assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5", b"HTTP/1.0 4", b"HTTP/1.0 5")), (request[:200], answer[:300])
             tandem.check_error(answer.partition(b"\r\n\r\n")[2])
@@ -126,6 +127,26 @@ def test_ten_thousand(serve):
     assert server.say(max_tokens=40) == before
     server.wait_for_idle()
     server.check_memory(memory, 16)
+
+
+def test_malformed_later_requests(server):
+    """Behind a good request on the same connection the HTTP library reads first, and may refuse in its own words. It
+    answers or closes, never leaves the client waiting, and nobody else notices."""
+    before, draw = server.say(), random.Random(21)
+    for _ in range(300):
+        connection = server.connect()
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert tandem.read_answer(connection)[0] == 200
+        try:
+            connection.sendall(bad_bytes(draw))
+            connection.shutdown(socket.SHUT_WR)
+            tandem.read_all(connection)  # fails with TimeoutError where nothing comes and nothing closes
+        except OSError as error:  # closed already
+            assert not isinstance(error, TimeoutError)
+        finally:
+            connection.close()
+    assert server.say() == before
+    server.wait_for_idle()
 
 
 @pytest.mark.parametrize("extra", ["Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "Transfer-Encoding: gzip\r\n"])

@@ -1,5 +1,6 @@
 """The official openai package against the running server."""
 import asyncio
+import json
 import threading
 
 import openai
@@ -10,6 +11,10 @@ from conftest import client_of
 
 MODEL = tandem.MODEL.name
 STORY = [{"role": "user", "content": "Tell me a short story."}]
+
+
+def vocabulary():
+    return json.loads((tandem.MODEL / "tokenizer.json").read_text())["model"]["vocab"]
 
 
 def ask(client, **options):
@@ -83,7 +88,7 @@ def test_seed(client):
 def test_logprobs(client):
     answer = ask(client, logprobs=True, top_logprobs=3, max_tokens=8)
     entries = answer.choices[0].logprobs.content
-    assert len(entries) == answer.usage.completion_tokens or answer.choices[0].finish_reason == "stop"
+    assert len(entries) == answer.usage.completion_tokens
     for entry in entries:
         assert entry.logprob <= 0 and len(entry.top_logprobs) == 3
         top = [alternative.logprob for alternative in entry.top_logprobs]
@@ -120,11 +125,14 @@ def test_max_tokens(client):
 
 
 def test_logit_bias(client):
-    first = ask(client, logprobs=True, max_tokens=1)
-    tokens = client.completions.create(model=MODEL, prompt="x", max_tokens=1, temperature=0, logit_bias={"70": 100})
-    assert tokens.choices[0].text and first.choices[0].message.content is not None
-    forced = client.completions.create(model=MODEL, prompt="y", max_tokens=3, temperature=0, logit_bias={"70": 100})
-    assert forced.choices[0].text.strip() == tokens.choices[0].text.strip() * 3 or forced.usage.completion_tokens == 3
+    """100 forces a token, -100 rules it out; both by its id."""
+    options = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 3, "temperature": 0}
+    the = vocabulary()["\u2581the"]
+    assert client.completions.create(**options, logit_bias={str(the): 100}).choices[0].text == " the the the"
+    plain = client.completions.create(**options, logprobs=0).choices[0]
+    first = vocabulary()[plain.logprobs.tokens[0].replace(" ", "\u2581")]
+    without = client.completions.create(**options, logit_bias={str(first): -100}).choices[0]
+    assert without.text and not without.text.startswith(plain.logprobs.tokens[0])
 
 
 def test_completions(client):
@@ -149,8 +157,11 @@ def test_completions_echo_logprobs(client):
 
 
 def test_completions_of_token_ids(client):
-    by_ids = client.completions.create(model=MODEL, prompt=[[70, 71, 72]], max_tokens=4, temperature=0)
-    assert by_ids.usage.prompt_tokens == 3
+    options = {"model": MODEL, "max_tokens": 8, "temperature": 0}
+    by_ids = client.completions.create(prompt=[[vocabulary()["\u2581the"]]], **options)
+    by_text = client.completions.create(prompt="the", **options)
+    assert by_ids.usage.prompt_tokens == by_text.usage.prompt_tokens == 1
+    assert by_ids.choices[0].text == by_text.choices[0].text
 
 
 @pytest.mark.parametrize("options, name", [
@@ -202,11 +213,48 @@ def test_async(server, client):
     assert asyncio.run(several()) == [whole] * 8
 
 
-def test_timeout(server, client):
-    held = client_of(server, timeout=0.001)
+def test_timeout(serve):
+    """The request is in the queue behind a held slot when its client's patience ends; then its place is free."""
+    server = serve("--max-sequences", "1")
+    holder = server.held_stream()
     with pytest.raises(openai.APITimeoutError):
-        ask(held, max_tokens=200)
-    assert ask(client).choices[0].message.content
+        ask(client_of(server, timeout=1))
+    server.wait_for_waiting(0)
+    holder.close()
+    assert ask(client_of(server)).choices[0].message.content
+
+
+def test_async_errors_and_cancelling(serve):
+    """One slot: a cancelled task gives it back, and errors come as the package's own classes."""
+    server = serve("--max-sequences", "1")
+
+    async def tries():
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as own:
+            with pytest.raises(openai.BadRequestError):
+                await ask(own, temperature=3)
+            for stream in (False, True):
+                long = asyncio.create_task(ask(own, max_tokens=1500, extra_body={"ignore_eos": True}, stream=stream))
+                while server.health()["running"] == 0:
+                    await asyncio.sleep(0.01)
+                long.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await long
+            return await ask(own)
+
+    assert asyncio.run(tries()).choices[0].message.content
+    server.wait_for_idle()
+
+
+def test_error_in_mid_stream(serve):
+    """A server that is told to stop, and not to wait, ends its streams with an error that the package raises."""
+    server = serve("--drain-seconds", "0")
+    stream = ask(client_of(server), max_tokens=1500, stream=True, extra_body={"ignore_eos": True})
+    with pytest.raises(openai.APIError) as raised:
+        for number, _ in enumerate(stream):
+            if number == 0:
+                server.process.terminate()
+    assert "shutting down" in raised.value.message
+    assert server.wait() == 0
 
 
 def test_cancelled_stream(server, client):

@@ -158,7 +158,7 @@ def test_stop_drains(serve):
     stream += tandem.read_all(connection)
     chunks, done = tandem.events(tandem.body_of(stream))
     assert done and tandem.text_of(chunks) == alone
-    assert server.stop() == 0
+    assert server.wait() == 0
 
 
 def test_stop_has_a_limit(serve):
@@ -170,9 +170,14 @@ def test_stop_has_a_limit(serve):
 
 
 def test_weights_formats(serve, server):
-    """f32 and bf16 hold the same weights where the file is bf16: the same greedy beginning."""
-    wide = serve("--weights", "f32")
-    assert wide.say("Hello!", max_tokens=4) and server.say("Hello!", max_tokens=4)
+    """f32 and bf16 hold the same weights where the file is bf16, and a short prompt is computed alike: so are its
+    first token's log-probabilities, but for the rounding of fp32 sums."""
+    body = tandem.chat("Hello!", max_tokens=1, logprobs=True, top_logprobs=5)
+    answers = [one.post("/v1/chat/completions", body) for one in (serve("--weights", "f32"), server)]
+    wide, narrow = ([(top["token"], top["logprob"]) for top in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]]
+                    for answer in answers)
+    assert [token for token, _ in wide] == [token for token, _ in narrow]
+    assert all(abs(a - b) < 1e-3 for (_, a), (_, b) in zip(wide, narrow))
 
 
 def test_second_interrupt_ends_at_once():
