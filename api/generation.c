@@ -3,6 +3,7 @@
 #include "api/generation_kind.h"
 #include "api/json.h"
 #include "api/sse.h"
+#include "base/utf8.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,10 +12,6 @@
 #include <time.h>
 
 enum { ARENA_BYTES_MAX = 64 * 1024 * 1024, HEAD_BYTES_MAX = 16 * 1024 };
-
-static int out_of_memory(struct error *error) {
-    return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
-}
 
 // ---- Parsing
 
@@ -51,22 +48,58 @@ static int draw(struct generation *generation, struct error *error) {
 }
 
 int generation_add_prompts(struct generation *generation, const char *field, size_t count, struct error *error) {
+    const struct engine_info *info = engine_info(generation->engine);
     size_t n = (size_t)generation->parameters.n;
     if (count == 0) return error_set_param(error, ERROR_ARGUMENT, field, "'%s' must not be empty", field);
     if (count > GENERATION_JOBS_MAX / n)
         return error_set_param(error, ERROR_ARGUMENT, field,
                                "%zu prompts with 'n' = %zu ask for more than %d answers in one request", count, n,
                                GENERATION_JOBS_MAX);
+    // More than there are places for would be told to come back later, for ever.
+    if (count * n > (size_t)info->sequences_max + (size_t)info->queue_max)
+        return error_set_param(error, ERROR_ARGUMENT, n > 1 ? "n" : field,
+                               "%zu answers are asked for at once ('n' = %zu, prompts: %zu); this server has places "
+                               "for %d (%d that decode and %d that wait)",
+                               count * n, n, count, info->sequences_max + info->queue_max, info->sequences_max,
+                               info->queue_max);
     generation->prompts = ARENA_ARRAY(generation->arena, struct prompt, count);
-    if (!generation->prompts) return out_of_memory(error);
+    if (!generation->prompts) return error_set_code(error, ERROR_MEMORY);
     generation->prompt_count = count;
     return ERROR_NONE;
+}
+
+// White space as Unicode has it.
+static bool is_space(uint32_t c) {
+    return c == ' ' || (c >= '\t' && c <= '\r') || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
+size_t generation_certain_bytes(const char *text, size_t bytes, enum space space) {
+    size_t certain = 0, width;
+    for (const char *end = text + bytes; text < end; text += width) {
+        uint32_t c;
+        width = utf8_decode(text, (size_t)(end - text), &c);
+        if (width > 0 && is_space(c)) continue;
+        if (width == 0 || space == SPACE_IN_FRONT) return certain + (size_t)(end - text);
+        certain += width;
+    }
+    return certain;
+}
+
+int generation_check_bytes(const struct generation *generation, const char *field, size_t bytes, struct error *error) {
+    const struct engine_info *info = engine_info(generation->engine);
+    size_t longest = (size_t)info->token_bytes_max, context = (size_t)info->context_tokens;
+    size_t tokens = bytes / longest + (bytes % longest > 0);
+    if (tokens <= context) return ERROR_NONE;
+    return error_set_param(error, ERROR_CONTEXT_LENGTH, field,
+                           "'%s' has at least %zu tokens (%zu bytes), but the model's context is %zu tokens", field,
+                           tokens, bytes, context);
 }
 
 static int add_choices(struct generation *generation, struct error *error) {
     size_t n = (size_t)generation->parameters.n, count = generation->prompt_count * n;
     generation->choices = ARENA_ARRAY(generation->arena, struct choice, count);
-    if (!generation->choices) return out_of_memory(error);
+    if (!generation->choices) return error_set_code(error, ERROR_MEMORY);
     generation->choice_count = count;
     for (size_t i = 0; i < count; i++) {
         struct choice *choice = &generation->choices[i];
@@ -87,7 +120,7 @@ int generation_parse(const struct generation_kind *kind, const struct engine *en
     struct arena *arena = arena_create(ARENA_BYTES_MAX);
     if (!arena || !(generation = ARENA_NEW(arena, struct generation))) {
         arena_destroy(arena);
-        return out_of_memory(error);
+        return error_set_code(error, ERROR_MEMORY);
     }
     generation->kind = kind;
     generation->engine = engine;
@@ -101,7 +134,7 @@ int generation_parse(const struct generation_kind *kind, const struct engine *en
     if (code == 0) code = kind->read_prompts(generation, &cause);
     if (code == 0) code = add_choices(generation, &cause);
     if (code == 0) code = draw(generation, &cause);
-    if (code == 0 && !write_head(generation)) code = out_of_memory(&cause);
+    if (code == 0 && !write_head(generation)) code = error_set_code(&cause, ERROR_MEMORY);
     json_decref(root);
     generation->parameters.messages = generation->parameters.prompt = NULL; // they lived in the body
 
@@ -221,6 +254,10 @@ static double rate(size_t tokens, double seconds) {
     return seconds > 0 ? (double)tokens / seconds : 0;
 }
 
+static double decode_rate(const struct totals *sum) {
+    return rate(sum->decoded_tokens, sum->decode_seconds);
+}
+
 static void write_timings(const struct totals *sum, struct buffer *out) {
     size_t computed = sum->prompt_tokens - (sum->cached_tokens < sum->prompt_tokens ? sum->cached_tokens : 0);
     buffer_format(out,
@@ -228,7 +265,7 @@ static void write_timings(const struct totals *sum, struct buffer *out) {
                   "\"prompt_tokens_per_second\":%.2f,\"completion_tokens\":%zu,\"decode_seconds\":%.6f,"
                   "\"decode_tokens_per_second\":%.2f}",
                   sum->queue_seconds, sum->prompt_tokens, sum->prompt_seconds, rate(computed, sum->prompt_seconds),
-                  sum->completion_tokens, sum->decode_seconds, rate(sum->decoded_tokens, sum->decode_seconds));
+                  sum->completion_tokens, sum->decode_seconds, decode_rate(sum));
 }
 
 // ---- Streams
@@ -312,7 +349,7 @@ static void cut(struct buffer *buffer, size_t bytes) {
 static void fail_for_space(struct generation *generation, struct buffer *out, size_t mark) {
     struct error error = {0};
     if (generation->parameters.stream) {
-        out_of_memory(&error);
+        error_set_code(&error, ERROR_MEMORY);
         cut(out, mark);
     } else {
         error_set(&error, ERROR_TOO_LARGE, "The answer is larger than the %d MiB sent at once, or memory is short",
@@ -413,6 +450,8 @@ struct generation_summary generation_summary(const struct generation *generation
         .queue_seconds = sum.queue_seconds,
         .prompt_seconds = sum.prompt_seconds,
         .decode_seconds = sum.decode_seconds,
+        .tokens_per_second = decode_rate(&sum),
         .finish = finish,
+        .error = generation->error,
     };
 }

@@ -45,7 +45,9 @@ struct generation_summary {
     const char *model;
     size_t prompt_tokens, completion_tokens;
     double queue_seconds, prompt_seconds, decode_seconds; // of the slowest job
+    double tokens_per_second;                             // decoding, as the answer's timings say it
     const char *finish;                                   // "stop", "length", "error", or "" while it runs
+    struct error error;                                   // of one that has failed
 };
 struct generation_summary generation_summary(const struct generation *generation);
 

@@ -71,4 +71,13 @@ struct generation_kind {
 // For read_prompts: `count` empty prompts (at least 1), or an error that names the field and the limit.
 int generation_add_prompts(struct generation *generation, const char *field, size_t count, struct error *error);
 
+// Bytes of a text that are sure to be in its tokens: all but the white space that special tokens may swallow, in
+// front of it or wherever there is one in it.
+enum space { SPACE_IN_FRONT, SPACE_ANYWHERE };
+size_t generation_certain_bytes(const char *text, size_t bytes, enum space space);
+
+// Refuses a text of so many bytes where even tokens of the longest kind would not fit the context: without the work
+// of tokenizing it, which could keep others waiting.
+int generation_check_bytes(const struct generation *generation, const char *field, size_t bytes, struct error *error);
+
 #endif

@@ -68,11 +68,11 @@ json_t *json_read(const char *body, size_t bytes, struct error *error) {
     }
     if (check_bounds(body, bytes, error) != 0) return NULL;
 
-    json_error_t cause;
+    json_error_t cause = {0};
     json_t *root = json_loadb(body, bytes, JSON_REJECT_DUPLICATES, &cause);
     bool no_memory = json_error_code(&cause) == json_error_out_of_memory || cause.text[0] == '\0';
     if (!root && no_memory) { // the parser gives no reason when it runs out of memory
-        error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        error_set_code(error, ERROR_MEMORY);
     } else if (!root) {
         error_set(error, ERROR_ARGUMENT, "The body is not valid JSON: %s (line %d, column %d)", syntax_text(&cause),
                   cause.line, cause.column);

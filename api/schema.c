@@ -42,6 +42,9 @@ static int read_stop(const struct reading *reading, const json_t *value, struct 
 static int read_logit_bias(const struct reading *reading, const json_t *value, struct error *error);
 static int read_stream_options(const struct reading *reading, const json_t *value, struct error *error);
 
+#define STOPS "a string or an array of at most 4 strings"
+_Static_assert(ENGINE_STOPS_MAX == 4, "what STOPS says");
+
 #define AT(member) USE_STORE, .offset = offsetof(struct parameters, member)
 #define BOOLEAN(member, ...) AT(member), .type = FIELD_BOOLEAN, .help = __VA_ARGS__
 #define VALUE(member, words, ...) \
@@ -65,10 +68,11 @@ static const struct field FIELDS[] = {
         "Text or tokens to continue.")},
     {"stream", FOR_BOTH, BOOLEAN(stream, "Answer by server-sent events while the text comes.")},
     {"stream_options", FOR_BOTH, READ(read_stream_options, "an object", "{}",
-        "Only with stream. include_usage: a last chunk with the usage; include_obfuscation is without effect.")},
-    {"max_tokens", FOR_CHAT, INTEGER(tokens_max, 1, INT32_MAX, NAN, "New tokens at most.",
+        "include_usage: a last chunk with the usage, only with stream; include_obfuscation is without effect.")},
+    {"max_tokens", FOR_CHAT, INTEGER(tokens_max, 1, INT32_MAX, NAN, "New tokens at most; 0 is refused.",
         .absent = "what the context has room for")},
-    {"max_tokens", FOR_COMPLETION, INTEGER(tokens_max, 0, INT32_MAX, NAN, "New tokens at most.", .absent = "16")},
+    {"max_tokens", FOR_COMPLETION, INTEGER(tokens_max, 0, INT32_MAX, NAN,
+        "New tokens at most; 0: only the prompt, for echo.", .absent = "16")},
     {"max_completion_tokens", FOR_BOTH, INTEGER(max_completion_tokens, 1, INT32_MAX, NAN,
         "The same as max_tokens.", .absent = "max_tokens")},
     {"n", FOR_BOTH, INTEGER(n, 1, SCHEMA_CHOICES_MAX, 1, "Answers to each prompt.")},
@@ -86,8 +90,8 @@ static const struct field FIELDS[] = {
         "Added to the tokens' logits.")},
     {"seed", FOR_BOTH, READ(read_seed, "an integer of 64 bits", "random",
         "The same seed and request give the same text; choice i of a prompt takes seed + i.")},
-    {"stop", FOR_BOTH, READ(read_stop, "a string or an array of at most 4 strings", "none",
-        "The answer ends before the first of these.")},
+    {"stop", FOR_BOTH, READ(read_stop, STOPS, "none",
+        "The answer ends before the first of these. The empty string is refused, the empty array is none.")},
     {"logprobs", FOR_CHAT, BOOLEAN(logprobs, "Tell each token's log-probability.")},
     {"top_logprobs", FOR_CHAT, INTEGER(top_logprobs, 0, ENGINE_TOP_LOGPROBS_MAX, NAN,
         "And so many alternatives; only with logprobs.", .absent = "0")},
@@ -195,10 +199,6 @@ int schema_mismatch(struct error *error, const char *field, const char *expected
 
 // ---- Fields that a function reads
 
-static int out_of_memory(struct error *error) {
-    return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
-}
-
 static int read_model(const struct reading *reading, const json_t *value, struct error *error) {
     if (!json_is_string(value)) return schema_mismatch(error, "model", "a string", value);
     if (strcmp(json_string_value(value), reading->info->model_name) == 0) return ERROR_NONE;
@@ -232,21 +232,20 @@ static int add_stop(const struct reading *reading, const json_t *value, struct e
     struct parameters *out = reading->out;
     size_t bytes = json_string_length(value);
     if (!json_is_string(value) || bytes == 0)
-        return schema_mismatch(error, "stop", "a string or an array of at most 4 strings, none of them empty", value);
+        return schema_mismatch(error, "stop", STOPS ", none of them empty", value);
     if (bytes > SCHEMA_STOP_BYTES_MAX)
         return error_set_param(error, ERROR_ARGUMENT, "stop",
                                "'stop' has a string of %zu bytes, at most %d are allowed", bytes,
                                SCHEMA_STOP_BYTES_MAX);
     char *text = arena_copy(reading->arena, json_string_value(value), bytes);
-    if (!text) return out_of_memory(error);
+    if (!text) return error_set_code(error, ERROR_MEMORY);
     out->stops[out->stop_count++] = (struct text_span){text, bytes};
     return ERROR_NONE;
 }
 
 static int read_stop(const struct reading *reading, const json_t *value, struct error *error) {
     if (!json_is_array(value)) return add_stop(reading, value, error);
-    if (json_array_size(value) > ENGINE_STOPS_MAX)
-        return schema_mismatch(error, "stop", "a string or an array of at most 4 strings", value);
+    if (json_array_size(value) > ENGINE_STOPS_MAX) return schema_mismatch(error, "stop", STOPS, value);
     for (size_t i = 0; i < json_array_size(value); i++) {
         int code = add_stop(reading, json_array_get(value, i), error);
         if (code != 0) return code;
@@ -272,7 +271,7 @@ static int read_logit_bias(const struct reading *reading, const json_t *value, s
         return error_set_param(error, ERROR_ARGUMENT, "logit_bias",
                                "'logit_bias' has %zu entries, at most %d are allowed", count, SCHEMA_BIASES_MAX);
     struct logit_bias *biases = ARENA_ARRAY(reading->arena, struct logit_bias, count);
-    if (!biases) return out_of_memory(error);
+    if (!biases) return error_set_code(error, ERROR_MEMORY);
 
     size_t used = 0;
     for (void *at = json_object_iter((json_t *)value); at; at = json_object_iter_next((json_t *)value, at)) {
@@ -294,9 +293,6 @@ static int read_logit_bias(const struct reading *reading, const json_t *value, s
 
 static int read_stream_options(const struct reading *reading, const json_t *value, struct error *error) {
     if (!json_is_object(value)) return schema_mismatch(error, "stream_options", "an object", value);
-    if (!reading->out->stream)
-        return error_set_param(error, ERROR_ARGUMENT, "stream_options",
-                               "'stream_options' is only allowed when 'stream' is true");
     for (void *at = json_object_iter((json_t *)value); at; at = json_object_iter_next((json_t *)value, at)) {
         const char *key = json_object_iter_key(at);
         const json_t *option = json_object_iter_value(at);
@@ -309,6 +305,9 @@ static int read_stream_options(const struct reading *reading, const json_t *valu
         if (!json_is_boolean(option)) return schema_mismatch(error, name, "true or false", option);
         if (usage) reading->out->include_usage = json_is_true(option);
     }
+    if (reading->out->include_usage && !reading->out->stream)
+        return error_set_param(error, ERROR_ARGUMENT, "stream_options",
+                               "'stream_options.include_usage' is only allowed when 'stream' is true");
     return ERROR_NONE;
 }
 
@@ -373,7 +372,7 @@ static void store(const struct field *field, const json_t *value, struct paramet
 static int refuse(const struct field *field, const json_t *value, struct error *error) {
     bool asks_nothing = false;
     json_t *accepted = field->accepts ? json_loads(field->accepts, 0, NULL) : NULL;
-    if (field->accepts && !accepted) return out_of_memory(error);
+    if (field->accepts && !accepted) return error_set_code(error, ERROR_MEMORY);
     for (size_t i = 0; i < json_array_size(accepted); i++)
         asks_nothing |= json_equal(json_array_get(accepted, i), value);
     json_decref(accepted);
@@ -431,7 +430,7 @@ static int merge(unsigned endpoint, struct parameters *p, struct error *error) {
                                "'best_of' (%" PRId64 ") must equal 'n' (%" PRId64 ")", p->best_of, p->n);
 
     if (endpoint == FOR_COMPLETION) p->logprobs = p->top_logprobs != PARAMETER_ABSENT;
-    if (p->top_logprobs != PARAMETER_ABSENT && !p->logprobs)
+    if (p->top_logprobs > 0 && !p->logprobs)
         return error_set_param(error, ERROR_ARGUMENT, "top_logprobs", "'top_logprobs' requires 'logprobs' to be true");
     if (p->top_logprobs == PARAMETER_ABSENT) p->top_logprobs = 0;
     if (p->top_k < 0) p->top_k = 0;

@@ -51,6 +51,10 @@ int error_set_param(struct error *error, enum error_code code, const char *param
     return code;
 }
 
+int error_set_code(struct error *error, enum error_code code) {
+    return error_set(error, code, "%s", error_text(code));
+}
+
 int error_prefix(struct error *error, const char *format, ...) {
     if (!error) return ERROR_INTERNAL;
     char front[ERROR_MESSAGE_BYTES];
@@ -75,4 +79,15 @@ const char *error_text(enum error_code code) {
 #undef ERROR_CASE
     }
     return "an unknown error occurred";
+}
+
+const char *error_name(enum error_code code) {
+    switch (code) {
+    case ERROR_NONE: return "NONE";
+#define ERROR_CASE(name, value, text) \
+    case name: return &#name[sizeof "ERROR_" - 1];
+        ERROR_TABLE(ERROR_CASE)
+#undef ERROR_CASE
+    }
+    return "UNKNOWN";
 }

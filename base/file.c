@@ -29,3 +29,15 @@ int file_open(struct file *out, const char *path, size_t bytes_max, struct error
     *out = (struct file){.fd = fd, .bytes = (size_t)status.st_size, .modified = status.st_mtime};
     return 0;
 }
+
+int file_read(const struct file *file, const char *path, char *out, struct error *error) {
+    for (size_t done = 0; done < file->bytes;) {
+        ssize_t got = read(file->fd, out + done, file->bytes - done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0)
+            return error_set(error, ERROR_IO, "%s: read %zu of %zu bytes: %s", path, done, file->bytes,
+                             got < 0 ? strerror(errno) : "the file became shorter");
+        done += (size_t)got;
+    }
+    return 0;
+}

@@ -14,5 +14,7 @@ struct file {
 
 // Opens for reading, following links; never waits on a pipe. ERROR_NOT_FOUND: there is no such file.
 int file_open(struct file *out, const char *path, size_t bytes_max, struct error *error);
+// Reads all of it, from where it stands: file->bytes bytes to out. A file that has become shorter is an error.
+int file_read(const struct file *file, const char *path, char *out, struct error *error);
 
 #endif

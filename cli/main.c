@@ -4,7 +4,9 @@
 #include "api/schema.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct command *const COMMANDS[] = {&serve_command, &version_command};
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS, HELP_BYTES_MAX = 64 * 1024 };
@@ -25,7 +27,7 @@ static int print_overview(void) {
     buffer_format(&text,
                   "  %-10s %s\n\n"
                   "tandem COMMAND --help tells more.\n"
-                  "Exit codes: 0 all went well, %d the model can not be loaded, %d a command or setting is wrong, "
+                  "Exit codes: 0 all went well, %d the model can not be loaded, %d a command or setting is wrong,\n"
                   "1 anything else.\n",
                   "help", "this text; help parameters: what a request may say", EXIT_BAD_MODEL, EXIT_USAGE);
     return print(&text);
@@ -56,7 +58,16 @@ static bool asks_for_help(const char *argument) {
     return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;
 }
 
+// By default libgomp's threads wait for each other by spinning for milliseconds, which on a machine that has anything
+// else to do costs several times the work itself. It reads its settings before main: so set one, unless somebody has
+// already, and start again.
+static void wait_gently(char **arguments) {
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    if (setenv("GOMP_SPINCOUNT", "10000", 1) == 0) execv("/proc/self/exe", arguments); // where that fails, go on
+}
+
 int main(int count, char **arguments) {
+    wait_gently(arguments);
     const char *name = count > 1 ? arguments[1] : "";
     if (strcmp(name, "help") == 0 || asks_for_help(name)) {
         if (count <= 2) return print_overview();

@@ -1,5 +1,4 @@
 // tandem serve: loads a model, says what it did, and serves until it is told to stop.
-#include "base/clock.h"
 #include "cli/command.h"
 #include "engine/engine.h"
 #include "server/config.h"
@@ -8,6 +7,7 @@
 #include "server/server.h"
 
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,21 +44,19 @@ static const char *built_in_model(char out[PATH_MAX]) {
 // ---- Loading
 
 struct progress {
-    double start, shown;
-    bool terminal;
+    bool terminal, shown;
 };
 
 static void show_progress(void *user, const char *what, double share) {
     struct progress *progress = user;
-    double now = clock_seconds();
-    if (!progress->terminal || now - progress->start < 1 || now - progress->shown < 0.1) return;
-    progress->shown = now;
+    if (!progress->terminal) return;
+    progress->shown = true;
     fprintf(stderr, "\r\033[K%s: %.0f %%", what, share * 100);
     fflush(stderr);
 }
 
 static int load(struct engine **out, const struct config *config, const char *model, struct error *error) {
-    struct progress progress = {.start = clock_seconds(), .terminal = isatty(STDERR_FILENO)};
+    struct progress progress = {.terminal = isatty(STDERR_FILENO)};
     struct engine_options options = {
         .model_dir = model,
         .stages = config->kernels,
@@ -73,7 +71,7 @@ static int load(struct engine **out, const struct config *config, const char *mo
     if (!weight_format_parse(config->weights, &options.weights))
         return error_set(error, ERROR_ARGUMENT, "`%s` is no format of weights", config->weights);
     int code = engine_open(out, &options, error);
-    if (progress.shown > 0) fputs("\r\033[K", stderr);
+    if (progress.shown) fputs("\r\033[K", stderr);
     return code;
 }
 
@@ -109,7 +107,7 @@ static void announce(const struct engine_info *info, const struct listener_socke
     printf("  devices  %s\n", info->device);
     printf("  threads  %d\n", info->threads);
     printf("  context  %d tokens; the KV cache holds %zu\n\n", info->context_tokens, info->kv_tokens);
-    printf("Try:\n  curl -N http://%s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+    printf("Try:\n  curl -N http://%s/v1/chat/completions \\\n"
            "    -d '{\"model\": \"%s\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": "
            "\"What is the capital of France?\"}]}'\n\n",
            address, info->model_name);
@@ -118,12 +116,14 @@ static void announce(const struct engine_info *info, const struct listener_socke
 
 // ---- The command
 
-static enum log_level log_level_of(const char *name) {
-    static const char *const names[] = {
-        [LOG_ERROR] = "error", [LOG_WARNING] = "warning", [LOG_INFO] = "info", [LOG_DEBUG] = "debug"};
-    for (int level = LOG_ERROR; level < LOG_DEBUG; level++)
-        if (strcmp(names[level], name) == 0) return (enum log_level)level;
-    return LOG_DEBUG;
+// The weights are read from the mapped files for as long as they are served. Where a file has been shortened or its
+// disk fails, there is nothing left to compute with: say so and end.
+static void on_bus_error(int signal) {
+    (void)signal;
+    static const char words[] = "tandem serve: a model file was shortened, or can not be read any more, while it was "
+                                "served; start again\n";
+    if (write(STDERR_FILENO, words, sizeof words - 1) < 0) _exit(1);
+    _exit(EXIT_BAD_MODEL);
 }
 
 static int fail(const struct error *error, int code) {
@@ -143,6 +143,7 @@ static int serve(const struct config *config) {
     int code = listener_bind(&socket, config->host, config->port, &error);
     if (code) return fail(&error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
 
+    sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_bus_error}, NULL);
     struct engine *engine;
     if (load(&engine, config, model, &error)) {
         close(socket.fd);
@@ -166,11 +167,13 @@ static int run(int count, char **arguments) {
     struct error error = {0};
     if (config_init(&config, &error)) return fail(&error, 1);
     int exit_code;
+    enum log_level level = LOG_INFO;
     if (config_read_environment(&config, &error) || config_read_flags(&config, count, arguments, &error)) {
         exit_code = fail(&error, EXIT_USAGE);
         fprintf(stderr, "tandem serve --help lists all settings\n");
     } else {
-        log_open(log_level_of(config.log_level));
+        log_level_parse(config.log_level, &level); // it is one of them: the settings' table says so
+        log_open(level);
         exit_code = serve(&config);
     }
     config_finish(&config);

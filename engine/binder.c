@@ -5,6 +5,7 @@
 #include "engine/quants/bf16.h"
 #include "engine/quants/f16.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,10 +16,10 @@
 enum {
     NAME_BYTES = 192,
     ALIGN_BYTES = 64,        // a cache line, the widest vector
-    PIECE_BYTES = 32 << 20,  // converted or read between two looks at the clock
+    PIECE_BYTES = 32 << 20,  // converted or read at once, between two looks at the clock
+    THREADS_MAX = 64,        // that load: beyond these, the disk or the memory is what takes time
 };
-static const double QUIET_SECONDS = 1.0;    // loading that takes less says nothing
-static const double INTERVAL_SECONDS = 0.1; // between two reports
+static const double INTERVAL_SECONDS = 0.1; // between two reports of progress
 
 struct conversion { // a run of elements of one tensor, on its way to a block or staying where it is
     const unsigned char *from;
@@ -35,7 +36,7 @@ struct binder {
     struct conversion *conversions;
     size_t conversion_count, conversion_capacity;
     uint64_t parameters;
-    size_t bytes;
+    size_t bytes, converted_bytes;
 };
 
 void model_storage_finish(struct model_storage *storage) {
@@ -169,8 +170,13 @@ static void *reserve(struct model_storage *storage, size_t bytes) {
     return block;
 }
 
+// Whether elements of this type are held so already.
 static bool held_as(enum tensor_type type, enum weight_format format) {
-    return (type == TENSOR_F32 && format == WEIGHTS_F32) || (type == TENSOR_BF16 && format == WEIGHTS_BF16);
+    switch (format) {
+    case WEIGHTS_F32: return type == TENSOR_F32;
+    case WEIGHTS_BF16: return type == TENSOR_BF16;
+    }
+    return false;
 }
 
 // Elements [first, first + elements) of a tensor, as `format`.
@@ -184,6 +190,7 @@ static int bind(struct binder *binder, const struct tensor *tensor, size_t first
     if (!held_as(tensor->type, format) || !aligned) {
         conversion.to = reserve(binder->storage, bytes);
         if (!conversion.to) goto no_memory;
+        binder->converted_bytes += bytes; // cannot overflow: all of it is reserved
     }
     if (add_conversion(binder, &conversion)) goto no_memory;
     binder->bytes += bytes;
@@ -237,18 +244,23 @@ int binder_stacked(struct binder *binder, struct matrix *out, const struct stack
 
 // ---- Loading
 
+static void to_f32(enum tensor_type type, const unsigned char *from, float *to, size_t elements) {
+    if (type == TENSOR_BF16) bf16_array_to_f32(from, to, elements);
+    if (type == TENSOR_F16) f16_array_to_f32(from, to, elements);
+    if (type == TENSOR_F32) memcpy(to, from, elements * sizeof *to);
+}
+
+static void to_bf16(enum tensor_type type, const unsigned char *from, uint16_t *to, size_t elements) {
+    if (type == TENSOR_BF16) memcpy(to, from, elements * sizeof *to);
+    if (type == TENSOR_F16) f16_array_to_bf16(from, to, elements);
+    if (type == TENSOR_F32) bf16_array_from_f32(from, to, elements);
+}
+
 static void convert(const struct conversion *conversion, size_t first, size_t elements) {
     const unsigned char *from = conversion->from + first * tensor_type_bytes(conversion->type);
-    if (conversion->format == WEIGHTS_F32) {
-        float *to = (float *)conversion->to + first;
-        if (conversion->type == TENSOR_BF16) bf16_array_to_f32(from, to, elements);
-        if (conversion->type == TENSOR_F16) f16_array_to_f32(from, to, elements);
-        if (conversion->type == TENSOR_F32) memcpy(to, from, elements * sizeof *to);
-    } else {
-        uint16_t *to = (uint16_t *)conversion->to + first;
-        if (conversion->type == TENSOR_BF16) memcpy(to, from, elements * sizeof *to);
-        if (conversion->type == TENSOR_F16) f16_array_to_bf16(from, to, elements);
-        if (conversion->type == TENSOR_F32) bf16_array_from_f32(from, to, elements);
+    switch (conversion->format) {
+    case WEIGHTS_F32: to_f32(conversion->type, from, (float *)conversion->to + first, elements); break;
+    case WEIGHTS_BF16: to_bf16(conversion->type, from, (uint16_t *)conversion->to + first, elements); break;
     }
 }
 
@@ -259,29 +271,88 @@ static void advise(const unsigned char *from, size_t bytes, int advice) {
     madvise((void *)begin, end - begin, advice); // only a hint: a refusal changes no result
 }
 
-void binder_load(struct binder *binder, void (*progress)(void *user, const char *what, double share), void *user) {
-    double start = clock_seconds(), reported = start + QUIET_SECONDS - INTERVAL_SECONDS;
-    uint64_t done = 0;
-    for (size_t i = 0; i < binder->conversion_count; i++) {
-        const struct conversion *conversion = &binder->conversions[i];
-        size_t width = tensor_type_bytes(conversion->type), piece = PIECE_BYTES / width;
-        for (size_t first = 0; first < conversion->elements; first += piece) {
-            size_t left = conversion->elements - first, count = left < piece ? left : piece;
-            const unsigned char *from = conversion->from + first * width;
-            if (conversion->to) {
-                convert(conversion, first, count);
-                advise(from, count * width, MADV_DONTNEED);
-            } else {
-                advise(from, count * width, MADV_POPULATE_READ);
-            }
-            done += count;
-            double now = clock_seconds();
-            if (progress && now - reported >= INTERVAL_SECONDS) {
-                progress(user, "loading weights", (double)done / (double)binder->parameters);
-                reported = now;
-            }
+struct piece { // elements [first, first + count) of a conversion
+    const struct conversion *conversion;
+    size_t first, count;
+};
+
+// What the threads that load share. Threads of their own, not OpenMP's: its team would stay with the thread that
+// opens a model for as long as that lives.
+struct loading {
+    const struct binder *binder;
+    pthread_mutex_t lock; // guards what follows
+    size_t at, first;     // the next piece begins at element `first` of conversion `at`
+    uint64_t elements;    // of all pieces that were taken
+};
+
+static bool take_piece(struct loading *loading, struct piece *out) {
+    const struct binder *binder = loading->binder;
+    pthread_mutex_lock(&loading->lock);
+    bool any = loading->at < binder->conversion_count;
+    if (any) {
+        const struct conversion *conversion = &binder->conversions[loading->at];
+        size_t most = PIECE_BYTES / tensor_type_bytes(conversion->type), left = conversion->elements - loading->first;
+        *out = (struct piece){conversion, loading->first, left < most ? left : most};
+        loading->first += out->count;
+        loading->elements += out->count;
+        if (loading->first == conversion->elements) {
+            loading->at++;
+            loading->first = 0;
         }
     }
+    pthread_mutex_unlock(&loading->lock);
+    return any;
+}
+
+static void load_piece(const struct piece *piece) {
+    const struct conversion *conversion = piece->conversion;
+    size_t width = tensor_type_bytes(conversion->type);
+    const unsigned char *from = conversion->from + piece->first * width;
+    if (conversion->to) convert(conversion, piece->first, piece->count);
+    advise(from, piece->count * width, conversion->to ? MADV_DONTNEED : MADV_POPULATE_READ);
+}
+
+static void *load_pieces(void *argument) {
+    struct piece piece;
+    while (take_piece(argument, &piece)) load_piece(&piece);
+    return NULL;
+}
+
+static double share_taken(struct loading *loading) {
+    uint64_t all = loading->binder->parameters; // what is bound twice is loaded twice
+    pthread_mutex_lock(&loading->lock);
+    uint64_t taken = loading->elements;
+    pthread_mutex_unlock(&loading->lock);
+    return taken < all ? (double)taken / (double)all : 1;
+}
+
+static void load_and_tell(struct loading *loading, const struct binder_loading *how) {
+    double reported = clock_seconds() + how->quiet_seconds - INTERVAL_SECONDS;
+    struct piece piece;
+    while (take_piece(loading, &piece)) {
+        load_piece(&piece);
+        double now = clock_seconds();
+        if (!how->progress || now - reported < INTERVAL_SECONDS) continue;
+        how->progress(how->progress_user, "loading weights", share_taken(loading));
+        reported = now;
+    }
+}
+
+int binder_load(struct binder *binder, const struct binder_loading *how, struct error *error) {
+    if (how->memory_bytes && binder->converted_bytes > how->memory_bytes)
+        return error_set(error, ERROR_MEMORY,
+                         "%s: holding the weights as %s needs %.1f MB of memory beside the files, and %.1f MB are free",
+                         anywhere(binder), weight_format_name(binder->weights), (double)binder->converted_bytes / 1e6,
+                         (double)how->memory_bytes / 1e6);
+    struct loading loading = {.binder = binder};
+    pthread_mutex_init(&loading.lock, NULL);
+    pthread_t helpers[THREADS_MAX];
+    int wanted = how->threads < THREADS_MAX ? how->threads - 1 : THREADS_MAX - 1, started = 0;
+    while (started < wanted && pthread_create(&helpers[started], NULL, load_pieces, &loading) == 0) started++;
+    load_and_tell(&loading, how); // all of it where no helper could be started
+    for (int i = 0; i < started; i++) pthread_join(helpers[i], NULL);
+    pthread_mutex_destroy(&loading.lock);
+    return 0;
 }
 
 uint64_t binder_parameters(const struct binder *binder) {
@@ -290,4 +361,8 @@ uint64_t binder_parameters(const struct binder *binder) {
 
 size_t binder_bytes(const struct binder *binder) {
     return binder->bytes;
+}
+
+size_t binder_converted_bytes(const struct binder *binder) {
+    return binder->converted_bytes;
 }

@@ -2,7 +2,7 @@
 // checked, and it is bound straight into the mapped file where it is held as wished, or else converted once.
 // Works in two turns, so that a checkpoint that does not fit costs no memory: while an architecture binds, only
 // checks and reservations are made; binder_load then converts, and lets go of the pages it has read.
-// One thread; lives while a model is opened.
+// One thread's, though binder_load shares its work among several; lives while a model is opened.
 #ifndef ENGINE_BINDER_H
 #define ENGINE_BINDER_H
 
@@ -45,11 +45,21 @@ bool binder_has(const struct binder *binder, const char *name, ...) __attribute_
 // harmless (NULL-terminated): what may lie unused.
 int binder_finish(const struct binder *binder, const char *const *harmless, struct error *error);
 
-// Converts what has to be, and reads what stays mapped, so that the first answer need not wait for the disk.
-// progress may be NULL; it is called once this takes more than a second.
-void binder_load(struct binder *binder, void (*progress)(void *user, const char *what, double share), void *user);
+// How weights are loaded.
+struct binder_loading {
+    size_t memory_bytes;  // what conversions may take; 0: not known, and not checked
+    int threads;          // including the caller's; less than 1 counts as 1
+    double quiet_seconds; // progress is told only once loading has taken longer
+    void (*progress)(void *user, const char *what, double share); // by the caller's thread; may be NULL
+    void *progress_user;
+};
+
+// Converts what has to be, and reads what stays mapped, so that the first answer need not wait for the disk. Threads
+// end with it. ERROR_MEMORY: conversions need more than memory_bytes; then nothing has been written yet.
+int binder_load(struct binder *binder, const struct binder_loading *loading, struct error *error);
 
 uint64_t binder_parameters(const struct binder *binder); // elements bound
 size_t binder_bytes(const struct binder *binder);        // held for them, mapped or converted
+size_t binder_converted_bytes(const struct binder *binder); // those of them that are memory of our own
 
 #endif

@@ -31,8 +31,6 @@ static const char *const MARKERS[] = {"<|system|>", "<|user|>", "<|assistant|>",
 // Into its canonical form: the tags alone, without white space and parentheses, strings between ' with their
 // escapes resolved and those that + joins made one, a.b written as a['b'].
 
-enum { TEMPLATE_BYTES_MAX = 1 << 20 };
-
 struct scan {
     const char *at, *end;
     struct buffer canonical;
@@ -269,7 +267,7 @@ int chat_template_find(const struct tokenizer *tokenizer, const struct chat_temp
     const char *text = tokenizer_chat_template(tokenizer);
     struct chat_template found = FORMATS[0];
     struct scan scan = {.at = text, .end = text ? text + strlen(text) : NULL, .error = error};
-    buffer_init(&scan.canonical, TEMPLATE_BYTES_MAX);
+    buffer_init(&scan.canonical, SIZE_MAX); // some times the text at most, which its file bounds
     int rc = text ? scan_template(&scan) : 0;
     if (rc == 0 && text) rc = recognise(scan.canonical.data ? scan.canonical.data : "", &found, error);
     buffer_finish(&scan.canonical);
@@ -283,6 +281,19 @@ int chat_template_find(const struct tokenizer *tokenizer, const struct chat_temp
 
 const char *chat_template_name(const struct chat_template *format) {
     return format->name;
+}
+
+// ---- The end of a turn
+
+int chat_template_add_ends(const struct tokenizer *tokenizer, int32_t *ends, int count, int max) {
+    static const char *const ENDS[] = {"<|end|>", "<|endoftext|>", "<|assistant|>"};
+    for (size_t i = 0; i < sizeof ENDS / sizeof *ENDS; i++) {
+        int32_t id = tokenizer_special(tokenizer, ENDS[i]);
+        int at = 0;
+        while (at < count && ends[at] != id) at++;
+        if (id >= 0 && at == count && count < max) ends[count++] = id;
+    }
+    return count;
 }
 
 // ---- Rendering

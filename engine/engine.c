@@ -14,13 +14,6 @@
 #include <string.h>
 
 enum {
-    SEQUENCES_DEFAULT = 16,
-    SEQUENCES_MAX = 1024,
-    QUEUE_DEFAULT = 64,
-    QUEUE_MAX = 65536,
-    PREFILL_TOKENS_DEFAULT = 256,
-    PREFILL_TOKENS_MAX = 65536,
-    THREADS_MAX = 1024,
     PROMPT_LOGPROB_ROWS = 64, // logits of a prompt that are held at once
     KV_SHARE = 4,             // the KV cache takes at most one part in so many of the memory that is free
 };
@@ -31,6 +24,7 @@ enum {
 static int start_thread(struct engine *engine, struct error *error) {
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); // a weight that can not be read any more: whoever reads it, hears of it
     pthread_sigmask(SIG_SETMASK, &all, &before); // signals are the business of the threads that others started
     int failed = pthread_create(&engine->thread, NULL, engine_run, engine);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -55,15 +49,15 @@ static int pick(int given, int otherwise, int most, const char *name, int *out, 
 
 static int read_options(struct engine *engine, const struct engine_options *options, struct error *error) {
     int code;
-    if ((code = pick(options->sequences_max, SEQUENCES_DEFAULT, SEQUENCES_MAX, "sequences_max", &engine->sequences_max,
-                     error)))
+    if ((code = pick(options->sequences_max, ENGINE_SEQUENCES_STANDARD, ENGINE_SEQUENCES_MAX, "sequences_max",
+                     &engine->sequences_max, error)))
         return code;
-    if ((code = pick(options->queue_max, QUEUE_DEFAULT, QUEUE_MAX, "queue_max", &engine->queue_max, error)))
+    if ((code = pick(options->queue_max, ENGINE_QUEUE_STANDARD, ENGINE_QUEUE_MAX, "queue_max", &engine->queue_max, error)))
         return code;
-    if ((code = pick(options->prefill_tokens_max, PREFILL_TOKENS_DEFAULT, PREFILL_TOKENS_MAX, "prefill_tokens_max",
-                     &engine->prefill_tokens_max, error)))
+    if ((code = pick(options->prefill_tokens_max, ENGINE_PREFILL_TOKENS_STANDARD, ENGINE_PREFILL_TOKENS_MAX,
+                     "prefill_tokens_max", &engine->prefill_tokens_max, error)))
         return code;
-    if ((code = pick(options->threads, machine_cores(""), THREADS_MAX, "threads", &engine->threads, error)))
+    if ((code = pick(options->threads, machine_cores(""), ENGINE_THREADS_MAX, "threads", &engine->threads, error)))
         return code;
 
     int prompt_rows =
@@ -141,15 +135,17 @@ static int open_model(struct engine *engine, const struct engine_options *option
     int code = model_open(&engine->model,
                           &(struct model_options){.dir = options->model_dir,
                                                   .weights = options->weights,
+                                                  .threads = engine->threads,
                                                   .progress = options->progress,
                                                   .progress_user = options->progress_user},
                           error);
     if (code) return code;
-    const struct model_config *config = &engine->model->config;
+    struct model_config *config = &engine->model->config;
     code = tokenizer_open(&engine->tokenizer, options->model_dir, config->vocab, error);
     if (code) return code;
     code = chat_template_find(engine->tokenizer, &engine->chat_template, error);
     if (code) return code;
+    config->eos_count = chat_template_add_ends(engine->tokenizer, config->eos, config->eos_count, MODEL_EOS_MAX);
     engine->model_name = name_of(options->model_dir);
     if (!engine->model_name) return error_set(error, ERROR_MEMORY, "no memory for the model's name");
     engine->sequence_model = (struct sequence_model){.tokenizer = engine->tokenizer,
@@ -157,6 +153,13 @@ static int open_model(struct engine *engine, const struct engine_options *option
                                                      .eos = config->eos,
                                                      .eos_count = config->eos_count};
     return 0;
+}
+
+static int longest_token(const struct tokenizer *tokenizer) {
+    size_t longest = 1, bytes;
+    for (int32_t id = 0; id < tokenizer_size(tokenizer); id++)
+        if (tokenizer_piece(tokenizer, id, &bytes) && bytes > longest) longest = bytes;
+    return longest < INT_MAX ? (int)longest : INT_MAX;
 }
 
 static void fill_info(struct engine *engine, const struct engine_options *options, double began_at) {
@@ -167,6 +170,9 @@ static void fill_info(struct engine *engine, const struct engine_options *option
     info->weights = weight_format_name(options->weights);
     info->context_tokens = model->config.context;
     info->vocab_size = model->config.vocab;
+    info->token_bytes_max = longest_token(engine->tokenizer);
+    info->sequences_max = engine->sequences_max;
+    info->queue_max = engine->queue_max;
     info->threads = engine->threads;
     info->parameters = model->parameters;
     info->parameters_active = model->parameters_active;
@@ -248,7 +254,7 @@ static int enter_line(struct engine *engine, struct sequence *sequence, struct e
     int code = 0;
     pthread_mutex_lock(&engine->lock);
     if (engine->closing)
-        code = error_set(error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
+        code = error_set_code(error, ERROR_SHUTDOWN);
     else if (engine->stats.running + engine->stats.waiting >= engine->sequences_max + engine->queue_max)
         code = error_set(error, ERROR_BUSY, "%d requests are running and %d are waiting; try again later",
                          engine->stats.running, engine->stats.waiting);

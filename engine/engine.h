@@ -17,7 +17,18 @@ enum {
     ENGINE_TOP_LOGPROBS_MAX = 20, // alternatives a request may ask for at each token
     ENGINE_STOPS_MAX = 4,         // stop strings a request may bring
     ENGINE_JOB_EVENTS_MAX = 64,   // events a job may hold unread; then its sequence pauses
+
+    // The most that the options below may be.
+    ENGINE_SEQUENCES_MAX = 1024,
+    ENGINE_QUEUE_MAX = 65536,
+    ENGINE_PREFILL_TOKENS_MAX = 65536,
+    ENGINE_THREADS_MAX = 1024,
 };
+
+// What they are where they are 0. Macros, so that help texts can be made of them.
+#define ENGINE_SEQUENCES_STANDARD 16
+#define ENGINE_QUEUE_STANDARD 64
+#define ENGINE_PREFILL_TOKENS_STANDARD 256
 
 // ---- Opening a model
 
@@ -37,12 +48,15 @@ struct engine_options {
     enum weight_format weights; // what matrices are held in
     const char *stages;         // "cpu" (the fast one, also for NULL) or "reference"
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
-    int sequences_max;          // sequences decoding at once; 0: 16
-    int queue_max;              // jobs waiting beyond those; 0: 64
-    size_t kv_tokens;           // capacity of the KV cache; 0: chosen from the context and the memory that is free
-    int prefill_tokens_max;     // prompt tokens in one step; 0: 256
+    int sequences_max;          // sequences decoding at once; 0: ENGINE_SEQUENCES_STANDARD
+    int queue_max;              // jobs waiting beyond those; 0: ENGINE_QUEUE_STANDARD
+    size_t kv_tokens;           // capacity of the KV cache; 0: chosen from the context and the memory that is free.
+                                // A request without a limit (tokens_max -1) reserves all that the context has left:
+                                // with less than sequences_max contexts here, such requests wait for each other
+    int prefill_tokens_max;     // prompt tokens in one step; 0: ENGINE_PREFILL_TOKENS_STANDARD
 
-    // Called from the opening thread while loading takes long: what is being done, and the share done (0..1).
+    // Called from the opening thread once loading has taken a second, and then ten times a second at most: what is
+    // being done, and the share done (0..1).
     void (*progress)(void *user, const char *what, double share);
     void *progress_user;
 };
@@ -64,6 +78,8 @@ struct engine_info {
     const char *device;       // one line for a person: which kernels run where, on how many threads
     int context_tokens;
     int vocab_size;
+    int token_bytes_max;          // of the longest token in a text: fewer tokens than bytes / this can not be
+    int sequences_max, queue_max; // jobs that decode at once, and that may wait beyond those
     int threads;
     uint64_t parameters;        // all of them
     uint64_t parameters_active; // used for one token

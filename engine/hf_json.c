@@ -2,7 +2,6 @@
 
 #include "base/file.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -48,7 +47,7 @@ int hf_json_parse(const char *text, size_t bytes, const char *path, json_t **out
     int rc = scan(text, bytes, path, error);
     if (rc) return rc;
 
-    json_error_t cause;
+    json_error_t cause = {0}; // out of memory jansson may leave it as it is
     json_t *top = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &cause);
     // Tokenizers write "no limit" as 10^30, which no integer of ours holds: then every number becomes a real.
     if (!top && json_error_code(&cause) == json_error_numeric_overflow)
@@ -78,17 +77,8 @@ int hf_json_load(const char *path, size_t bytes_max, json_t **out, struct error 
         rc = error_set(error, ERROR_MEMORY, "%s: out of memory for %zu bytes", path, file.bytes);
         goto done;
     }
-    for (size_t done = 0; done < file.bytes;) {
-        ssize_t got = read(file.fd, text + done, file.bytes - done);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) {
-            rc = error_set(error, ERROR_IO, "%s: read %zu of %zu bytes: %s", path, done, file.bytes,
-                           got < 0 ? strerror(errno) : "the file became shorter");
-            goto done;
-        }
-        done += (size_t)got;
-    }
-    rc = hf_json_parse(text, file.bytes, path, out, error);
+    rc = file_read(&file, path, text, error);
+    if (!rc) rc = hf_json_parse(text, file.bytes, path, out, error);
 done:
     free(text);
     close(file.fd);

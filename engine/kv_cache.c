@@ -63,8 +63,3 @@ bool kv_cache_give(struct kv_cache *cache, int32_t page) {
     cache->pages_used--;
     return true;
 }
-
-void kv_cache_clear(struct kv_cache *cache, int32_t page) {
-    size_t bytes = 2 * (size_t)cache->kv_heads * KV_PAGE_TOKENS * (size_t)cache->head_dim * sizeof(float);
-    for (int layer = 0; layer < cache->layers; layer++) memset(kv_cache_block(cache, layer, page, 0, 0), 0, bytes);
-}

@@ -1,6 +1,7 @@
 // The KV cache: a pool of pages of KV_PAGE_TOKENS positions that sequences draw from and give back.
-// The engine thread alone touches it. Memory is reserved at creation and becomes resident when first written;
-// it starts out as zeros and stays finite (see kv_cache_clear), so that a masked position can be read safely.
+// The engine thread alone touches it. Memory is reserved at creation and becomes resident when first written.
+// What lies at a position that its sequence has not written is what an earlier owner left there, NaN for all one
+// knows: a stage reads no such position, not even to multiply it by 0.
 #ifndef ENGINE_KV_CACHE_H
 #define ENGINE_KV_CACHE_H
 
@@ -28,14 +29,11 @@ void kv_cache_finish(struct kv_cache *cache); // takes one that is all zeros too
 // Bytes of one page, over all layers; 0 when the product overflows.
 size_t kv_cache_page_bytes(int layers, int kv_heads, int head_dim);
 
-// Takes a page; -1 when none is free. Its content is what its last owner left: finite, but without meaning.
+// Takes a page; -1 when none is free.
 int32_t kv_cache_take(struct kv_cache *cache);
 
 // Gives it back. False, and nothing has changed, for a page that is not taken or does not exist: a caller's bug.
 bool kv_cache_give(struct kv_cache *cache, int32_t page);
-
-// Zeros a page in all layers: for the pages of a sequence that met NaN or infinite numbers, before they go back.
-void kv_cache_clear(struct kv_cache *cache, int32_t page);
 
 // Pages that so many tokens need.
 static inline int kv_cache_pages_for(size_t tokens) {

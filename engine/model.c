@@ -3,6 +3,7 @@
 #include "engine/architectures/architecture.h"
 #include "engine/binder.h"
 #include "engine/hf_json.h"
+#include "engine/machine.h"
 
 #include <limits.h>
 #include <math.h>
@@ -10,7 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_BYTES_MAX = 1 << 20 };
+enum {
+    CONFIG_BYTES_MAX = 1 << 20,
+    FILE_EOS_MAX = 8, // a file may name
+};
+static const double QUIET_SECONDS = 1.0; // loading that takes less says nothing
 
 static int file_path(char path[PATH_MAX], const char *dir, const char *name, struct error *error) {
     int length = snprintf(path, PATH_MAX, "%s/%s", dir, name);
@@ -22,9 +27,8 @@ static int file_path(char path[PATH_MAX], const char *dir, const char *name, str
 // ---- config.json, generation_config.json
 
 static int add_eos(const json_t *value, const char *path, struct model_config *config, struct error *error) {
-    const int max = sizeof config->eos / sizeof *config->eos;
-    if (config->eos_count == max)
-        return error_set(error, ERROR_FORMAT, "%s: eos_token_id: expected at most %d tokens", path, max);
+    if (config->eos_count == FILE_EOS_MAX)
+        return error_set(error, ERROR_FORMAT, "%s: eos_token_id: expected at most %d tokens", path, FILE_EOS_MAX);
     if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= config->vocab)
         return error_set(error, ERROR_FORMAT, "%s: eos_token_id: expected token ids from 0 to %d, found %s", path,
                          config->vocab - 1, json_is_integer(value) ? "one beyond them" : hf_json_kind(value));
@@ -92,8 +96,15 @@ static int load_weights(struct model *model, const struct model_options *options
     int rc = safetensors_open(&model->storage->checkpoint, options->dir, error);
     if (!rc) rc = binder_create(&binder, model->storage, options->weights, error);
     if (!rc) rc = model->architecture->bind(model, binder, error);
+    if (!rc)
+        rc = binder_load(binder,
+                         &(struct binder_loading){.memory_bytes = machine_memory_available(""),
+                                                  .threads = options->threads,
+                                                  .quiet_seconds = QUIET_SECONDS,
+                                                  .progress = options->progress,
+                                                  .progress_user = options->progress_user},
+                         error);
     if (rc) goto done;
-    binder_load(binder, options->progress, options->progress_user);
     model->parameters = binder_parameters(binder);
     model->weight_bytes = binder_bytes(binder);
     model->created = model->storage->checkpoint.modified;
@@ -128,7 +139,6 @@ static int make_rope(struct model *model, struct error *error) {
         float exponent = (float)(2 * i) / (float)config->head_dim;
         frequency[i] = 1.0f / (float)pow((float)config->rope_theta, exponent);
     }
-#pragma omp parallel for schedule(static)
     for (size_t p = 0; p < positions; p++)
         for (size_t i = 0; i < half; i++) {
             float angle = (float)p * frequency[i];

@@ -6,6 +6,8 @@
 #include "engine/stages.h"
 #include "engine/weights.h"
 
+enum { MODEL_EOS_MAX = 16 };
+
 struct model_config { // from config.json and generation_config.json, every value checked
     int layers, hidden, heads, kv_heads, head_dim, intermediate, experts, experts_per_token;
     int vocab, context; // tokens
@@ -14,7 +16,7 @@ struct model_config { // from config.json and generation_config.json, every valu
     double rope_theta;
     bool attention_bias, head_bias;
     bool tied; // the head's matrix is the embedding
-    int32_t eos[8]; // tokens that end an answer
+    int32_t eos[MODEL_EOS_MAX]; // tokens that end an answer
     int eos_count;
 };
 
@@ -37,7 +39,9 @@ struct model {
 struct model_options {
     const char *dir;
     enum weight_format weights;
-    void (*progress)(void *user, const char *what, double share); // may be NULL
+    int threads; // that load weights, and end with that; less than 1 counts as 1
+    // Called by the opening thread once loading has taken a second; may be NULL.
+    void (*progress)(void *user, const char *what, double share);
     void *progress_user;
 };
 

@@ -72,12 +72,8 @@ bool sequence_take_pages(struct sequence *sequence, struct kv_cache *cache, int 
     return true;
 }
 
-void sequence_give_pages(struct sequence *sequence, struct kv_cache *cache, bool clear) {
-    while (sequence->page_count > 0) {
-        int32_t page = sequence->pages[--sequence->page_count];
-        if (clear) kv_cache_clear(cache, page);
-        kv_cache_give(cache, page);
-    }
+void sequence_give_pages(struct sequence *sequence, struct kv_cache *cache) {
+    while (sequence->page_count > 0) kv_cache_give(cache, sequence->pages[--sequence->page_count]);
 }
 
 static bool is_eos(const struct sequence_model *model, int32_t token) {

@@ -36,6 +36,8 @@ struct sequence {
     int32_t *pages;      // [pages_max] KV pages; the first page_count are taken
     int page_count;
     int pages_max;       // what prompt and answer can need at most; reserved at admission
+    int overtaken;       // how many were admitted before it while it was the head of the waiting line
+    struct sequence *next_leaving; // among those that the engine thread is taking out of the line
 
     struct sampler *sampler;
     struct detokenizer detokenizer;
@@ -56,8 +58,7 @@ static inline size_t sequence_prompt_left(const struct sequence *sequence) {
 
 // Takes pages until they cover so many more positions. False when the pool is empty, which the reservation excludes.
 bool sequence_take_pages(struct sequence *sequence, struct kv_cache *cache, int positions);
-// Gives all of them back; `clear` zeros them before (see kv_cache_clear).
-void sequence_give_pages(struct sequence *sequence, struct kv_cache *cache, bool clear);
+void sequence_give_pages(struct sequence *sequence, struct kv_cache *cache); // all of them
 
 // Tells of a computed chunk of the prompt. logits: [rows][vocab] with prompt_logprobs; otherwise [1][vocab], of
 // the last row, once the prompt is complete. Chooses the first token then. On an error the sequence has to end.

@@ -19,8 +19,9 @@ enum {
 
 // The shapes that a device prepares for.
 struct stage_limits {
-    int tokens_max;  // rows in one call
-    int context_max; // positions of one sequence
+    int tokens_max;    // rows in one call
+    int sequences_max; // whose rows they are
+    int context_max;   // positions of one sequence
     int hidden, heads, kv_heads, head_dim, intermediate, experts, vocab;
     int threads;
 };

@@ -6,8 +6,9 @@
 //
 //   1. sequences whose job was cancelled end, waiting or running, and their pages are free again;
 //   2. the head of the line is admitted while a place is free and the KV pages that it can need at most are not
-//      promised to others. So what was admitted never runs out of pages half-way, and nobody overtakes: a head
-//      that does not fit now waits, and the line behind it too;
+//      promised to others. So what was admitted never runs out of pages half-way. While the head does not fit,
+//      others behind it that do may go first, but only sequences_max of them: then the line waits with it, and
+//      it is admitted as soon as enough of those that run have ended;
 //   3. the scheduler names the next step (scheduler.c): a chunk of one prompt, or one token for all that decode;
 //   4. the step becomes a batch (batch.h), the model's forward pass runs, and each sequence gets its logits,
 //      chooses its token and posts an event to its job. A sequence whose reader is behind is left out;
@@ -15,7 +16,8 @@
 //
 // With nothing to do it sleeps until the bell rings. A request without a limit of its own (tokens_max -1) reserves
 // the rest of the context, which is why the KV cache is by default as large as all sequences can need together,
-// unless that is more than a quarter of the memory that is free.
+// unless that is more than a quarter of the memory that is free. In a cache of one context such a request runs
+// alone, and nobody can overtake it: no page is left that is not promised.
 #include "engine/engine_private.h"
 
 #include "base/clock.h"
@@ -27,7 +29,7 @@
 // The place is free, and anybody who looks at the statistics sees so, before the job hears of its end.
 static void end_running(struct engine *engine, int place, const struct error *error) {
     struct sequence *sequence = engine->places[place];
-    sequence_give_pages(sequence, &engine->cache, error && error->code == ERROR_NUMERIC);
+    sequence_give_pages(sequence, &engine->cache);
     engine->pages_reserved -= sequence->pages_max;
     engine->places[place] = NULL;
 
@@ -47,33 +49,40 @@ static void end_waiting(struct sequence *sequence, const struct error *error) {
     sequence_destroy(sequence);
 }
 
-// Takes the first waiting sequence out of the line that is cancelled, or any with `all`; NULL: none.
-static struct sequence *leave_line(struct engine *engine, bool all) {
-    struct sequence *found = NULL;
+// Takes those out of the line whose job was cancelled, or all of them, and ends them.
+static void end_line(struct engine *engine, bool all, const struct error *error) {
+    struct sequence *leaving = NULL, *next;
     pthread_mutex_lock(&engine->lock);
     int length = engine->stats.waiting;
-    for (int i = 0; i < length && !found; i++) {
-        if (!all && !job_is_cancelled(engine->waiting[i]->job)) continue;
-        found = engine->waiting[i];
-        engine->stats.waiting--;
-        memmove(engine->waiting + i, engine->waiting + i + 1, (size_t)(length - i - 1) * sizeof(struct sequence *));
+    engine->stats.waiting = 0;
+    for (int i = 0; i < length; i++) {
+        struct sequence *sequence = engine->waiting[i];
+        if (all || job_is_cancelled(sequence->job)) {
+            sequence->next_leaving = leaving;
+            leaving = sequence;
+        } else {
+            engine->waiting[engine->stats.waiting++] = sequence;
+        }
     }
     pthread_mutex_unlock(&engine->lock);
-    return found;
+    for (; leaving; leaving = next) {
+        next = leaving->next_leaving;
+        end_waiting(leaving, error);
+    }
 }
 
 static void end_cancelled(struct engine *engine) {
     struct error error;
-    error_set(&error, ERROR_CANCELLED, "%s", error_text(ERROR_CANCELLED));
-    for (struct sequence *sequence; (sequence = leave_line(engine, false));) end_waiting(sequence, &error);
+    error_set_code(&error, ERROR_CANCELLED);
+    end_line(engine, false, &error);
     for (int i = 0; i < engine->sequences_max; i++)
         if (engine->places[i] && job_is_cancelled(engine->places[i]->job)) end_running(engine, i, &error);
 }
 
 static void end_all(struct engine *engine) {
     struct error error;
-    error_set(&error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
-    for (struct sequence *sequence; (sequence = leave_line(engine, true));) end_waiting(sequence, &error);
+    error_set_code(&error, ERROR_SHUTDOWN);
+    end_line(engine, true, &error);
     for (int i = 0; i < engine->sequences_max; i++)
         if (engine->places[i]) end_running(engine, i, &error);
 }
@@ -86,23 +95,36 @@ static int find_free_place(const struct engine *engine) {
     return -1;
 }
 
-// The head of the line, when its pages can be promised.
-static struct sequence *take_head(struct engine *engine) {
-    struct sequence *head = NULL;
+// Who is next, as a place in the line: the first whose pages can be promised, but not past a head that has been
+// overtaken often enough. -1: nobody. With the lock held.
+static int find_next(const struct engine *engine) {
+    int pages = engine->cache.pages - engine->pages_reserved, length = engine->stats.waiting;
+    if (length > 0 && engine->waiting[0]->overtaken == engine->sequences_max) length = 1;
+    for (int i = 0; i < length; i++)
+        if (engine->waiting[i]->pages_max <= pages) return i;
+    return -1;
+}
+
+// Takes the next sequence out of the line; NULL: none can run now.
+static struct sequence *take_next(struct engine *engine) {
+    struct sequence *next = NULL;
     pthread_mutex_lock(&engine->lock);
-    if (engine->stats.waiting > 0 && engine->waiting[0]->pages_max <= engine->cache.pages - engine->pages_reserved) {
-        head = engine->waiting[0];
+    int at = find_next(engine);
+    if (at >= 0) {
+        struct sequence **from = engine->waiting + at;
+        next = *from;
+        if (at > 0) engine->waiting[0]->overtaken++;
         engine->stats.waiting--;
         engine->stats.running++;
-        memmove(engine->waiting, engine->waiting + 1, (size_t)engine->stats.waiting * sizeof(struct sequence *));
+        memmove(from, from + 1, (size_t)(engine->stats.waiting - at) * sizeof *from);
     }
     pthread_mutex_unlock(&engine->lock);
-    return head;
+    return next;
 }
 
 static void admit(struct engine *engine) {
     for (int place; (place = find_free_place(engine)) >= 0;) {
-        struct sequence *sequence = take_head(engine);
+        struct sequence *sequence = take_next(engine);
         if (!sequence) return;
         sequence->admitted_at = clock_seconds();
         engine->pages_reserved += sequence->pages_max;
@@ -255,6 +277,7 @@ static int open_devices(struct engine *engine, struct error *error) {
     const struct model_config *config = &engine->model->config;
     struct stage_limits limits = {
         .tokens_max = engine->rows_max,
+        .sequences_max = engine->sequences_max < STAGE_STEADY_ROWS ? engine->sequences_max : STAGE_STEADY_ROWS,
         .context_max = config->context,
         .hidden = config->hidden,
         .heads = config->heads,

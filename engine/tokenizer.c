@@ -86,7 +86,7 @@ static bool encode_word(const struct tokenizer *tokenizer, const char *word, siz
     const json_t *whole = tokenizer->whole_words ? json_object_getn(tokenizer->whole_words, word, bytes) : NULL;
     int32_t id = whole ? (int32_t)json_integer_value(whole) : NO_TOKEN;
     // Plain text never becomes an added token, not even where the vocabulary lists it as a word.
-    if (id != NO_TOKEN && !added_by_id(tokenizer, id)) return token_list_add(out, id);
+    if (id != NO_TOKEN && !tokenizer->pieces[id].added) return token_list_add(out, id);
     return bpe_encode(tokenizer->bpe, word, bytes, out);
 }
 

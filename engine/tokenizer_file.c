@@ -262,6 +262,7 @@ static int claim_id(struct reader *reader, struct added_token *token, json_int_t
         if (rc) return rc;
     }
     token->id = (int32_t)id;
+    tokenizer->pieces[id].added = true;
     return 0;
 }
 
@@ -404,28 +405,16 @@ static int read_template(struct reader *reader, const json_t *value) {
     return reader->tokenizer->chat_template ? 0 : reader_no_memory(reader);
 }
 
-static int read_whole(struct reader *reader, const struct file *file, char *text) {
-    for (size_t done = 0; done < file->bytes;) {
-        ssize_t got = read(file->fd, text + done, file->bytes - done);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0)
-            return error_set(reader->error, ERROR_IO, "%s: read %zu of %zu bytes: %s", reader->path, done, file->bytes,
-                             got < 0 ? strerror(errno) : "the file became shorter");
-        done += (size_t)got;
-    }
-    if (memchr(text, '\0', file->bytes) || !utf8_valid(text, file->bytes))
-        return error_set(reader->error, ERROR_FORMAT, "%s: expected UTF-8 text", reader->path);
-    return 0;
-}
-
 // chat_template.jinja, where newer files keep the template; it goes before tokenizer_config.json's.
 static int read_template_file(struct reader *reader) {
     struct file file;
     int rc = file_open(&file, reader->path, TEMPLATE_BYTES_MAX, reader->error);
     if (rc) return rc;
     char *text = calloc(1, file.bytes + 1);
-    rc = text ? read_whole(reader, &file, text) : reader_no_memory(reader);
+    rc = text ? file_read(&file, reader->path, text, reader->error) : reader_no_memory(reader);
     close(file.fd);
+    if (rc == 0 && (memchr(text, '\0', file.bytes) || !utf8_valid(text, file.bytes)))
+        rc = error_set(reader->error, ERROR_FORMAT, "%s: expected UTF-8 text", reader->path);
     if (rc)
         free(text);
     else

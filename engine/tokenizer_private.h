@@ -19,6 +19,7 @@ struct piece { // of one id
     size_t at, bytes; // its bytes in a running text, in tokenizer.piece_text
     bool known;       // false: the file has no such id
     bool made;        // a single character or the result of a merge: what BPE can come up with
+    bool added;       // an added token, which plain text never becomes
     bool special;     // makes no text
 };
 

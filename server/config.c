@@ -2,6 +2,8 @@
 
 #include "base/checked.h"
 #include "base/utf8.h"
+#include "engine/engine.h"
+#include "server/log.h"
 
 #include <errno.h>
 #include <math.h>
@@ -12,6 +14,15 @@
 
 #define AT(member) offsetof(struct config, member)
 
+// What another table names, as choices: each with a space in front, the first of which is left out.
+#define CHOICE(value, name, other) " " name
+#define LEVELS (&LOG_LEVELS(CHOICE)[1])
+#define WEIGHTS (&WEIGHT_FORMATS(CHOICE)[1])
+
+// A constant as the text of a default.
+#define TEXT(number) #number
+#define TEXT_OF(number) TEXT(number)
+
 const struct setting SETTINGS[] = {
     {"server.host", "--host", "TANDEM_HOST", SETTING_TEXT, AT(host), 0, 0, NULL, "127.0.0.1", "",
      "address or name to listen on; 0.0.0.0 lets other machines in"},
@@ -19,8 +30,8 @@ const struct setting SETTINGS[] = {
      "port to listen on; 0 picks a free one"},
     {"server.connections_max", "--connections-max", "TANDEM_CONNECTIONS_MAX", SETTING_INT, AT(connections_max), 1, 1e6,
      NULL, "4096", "", "open connections; the next one is answered 429"},
-    {"server.body_bytes_max", "--body-bytes-max", "TANDEM_BODY_BYTES_MAX", SETTING_SIZE, AT(body_bytes_max), 1024, 1e9,
-     NULL, "8M", "bytes", "largest request body; a larger one is answered 413"},
+    {"server.body_bytes_max", "--body-bytes-max", "TANDEM_BODY_BYTES_MAX", SETTING_SIZE, AT(body_bytes_max), 1 << 10,
+     1 << 30, NULL, "8M", "bytes", "largest request body; a larger one is answered 413"},
     {"server.header_seconds", "--header-seconds", "TANDEM_HEADER_SECONDS", SETTING_SECONDS, AT(header_seconds), 0.1,
      3600, NULL, "10", "seconds", "for a request's header to arrive"},
     {"server.body_seconds", "--body-seconds", "TANDEM_BODY_SECONDS", SETTING_SECONDS, AT(body_seconds), 0.1, 3600, NULL,
@@ -28,29 +39,31 @@ const struct setting SETTINGS[] = {
     {"server.idle_seconds", "--idle-seconds", "TANDEM_IDLE_SECONDS", SETTING_SECONDS, AT(idle_seconds), 0.1, 86400,
      NULL, "75", "seconds", "between two requests on one connection"},
     {"server.slow_reader_seconds", "--slow-reader-seconds", "TANDEM_SLOW_READER_SECONDS", SETTING_SECONDS,
-     AT(slow_reader_seconds), 0.1, 86400, NULL, "60", "seconds", "without taking a byte of an answer: disconnected"},
+     AT(slow_reader_seconds), 0.1, 86400, NULL, "60", "seconds",
+     "without taking a byte of an answer that is there: disconnected"},
     {"server.heartbeat_seconds", "--heartbeat-seconds", "TANDEM_HEARTBEAT_SECONDS", SETTING_SECONDS,
      AT(heartbeat_seconds), 0.1, 86400, NULL, "15", "seconds", "of silence on a stream before a comment is sent"},
     {"server.drain_seconds", "--drain-seconds", "TANDEM_DRAIN_SECONDS", SETTING_SECONDS, AT(drain_seconds), 0, 86400,
      NULL, "30", "seconds", "for running requests to end after SIGTERM or Ctrl-C"},
-    {"server.log_level", "--log-level", "TANDEM_LOG_LEVEL", SETTING_CHOICE, AT(log_level), 0, 0,
-     "error warning info debug", "info", "", "least important lines to log"},
+    {"server.log_level", "--log-level", "TANDEM_LOG_LEVEL", SETTING_CHOICE, AT(log_level), 0, 0, LEVELS, "info", "",
+     "least important lines to log"},
     {"model.path", "--model", "TANDEM_MODEL", SETTING_TEXT, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
-    {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, "f32 bf16", "bf16", "",
+    {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "bf16", "",
      "how weights are held in memory"},
     {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, "cpu reference", "cpu", "",
      "cpu is the fast one; reference is plain C, to compare with"},
-    {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, 1024, NULL, "0", "",
+    {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
      "threads that compute; 0: one for each physical core"},
-    {"engine.max_sequences", "--max-sequences", "TANDEM_MAX_SEQUENCES", SETTING_INT, AT(sequences_max), 1, 1024, NULL,
-     "16", "", "requests that decode at once"},
-    {"engine.queue", "--queue", "TANDEM_QUEUE", SETTING_INT, AT(queue_max), 1, 100000, NULL, "64", "",
-     "requests that may wait; the next one is answered 429"},
-    {"engine.kv_tokens", "--kv-tokens", "TANDEM_KV_TOKENS", SETTING_SIZE, AT(kv_tokens), 0, 1e9, NULL, "0", "tokens",
-     "capacity of the KV cache; 0: chosen from the context and the free memory"},
+    {"engine.max_sequences", "--max-sequences", "TANDEM_MAX_SEQUENCES", SETTING_INT, AT(sequences_max), 1,
+     ENGINE_SEQUENCES_MAX, NULL, TEXT_OF(ENGINE_SEQUENCES_STANDARD), "", "answers that are computed at once"},
+    {"engine.queue", "--queue", "TANDEM_QUEUE", SETTING_INT, AT(queue_max), 1, ENGINE_QUEUE_MAX, NULL,
+     TEXT_OF(ENGINE_QUEUE_STANDARD), "", "answers that may wait (n for each prompt); the next one is answered 429"},
+    {"engine.kv_tokens", "--kv-tokens", "TANDEM_KV_TOKENS", SETTING_SIZE, AT(kv_tokens), 0, 1 << 30, NULL, "0",
+     "tokens", "capacity of the KV cache; 0: chosen from the context and the free memory"},
     {"engine.prefill_tokens", "--prefill-tokens", "TANDEM_PREFILL_TOKENS", SETTING_INT, AT(prefill_tokens_max), 1,
-     65536, NULL, "256", "tokens", "of a prompt computed in one step; fewer let other streams run more smoothly"},
+     ENGINE_PREFILL_TOKENS_MAX, NULL, TEXT_OF(ENGINE_PREFILL_TOKENS_STANDARD), "tokens",
+     "of a prompt in one step; fewer let other streams run more smoothly"},
 };
 const size_t SETTING_COUNT = sizeof SETTINGS / sizeof *SETTINGS;
 
@@ -138,7 +151,7 @@ int config_set(struct config *config, const struct setting *setting, const char 
     case SETTING_CHOICE:
         if (!utf8_valid(text, strlen(text)) || (setting->type == SETTING_CHOICE && !is_choice(setting->choices, text)))
             return refuse(setting, text, source, error);
-        return set_text(out, text) ? 0 : error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        return set_text(out, text) ? 0 : error_set_code(error, ERROR_MEMORY);
     case SETTING_INT:
     case SETTING_SIZE:
         if (!read_whole(text, setting->type == SETTING_SIZE, &whole) || (double)whole < setting->least ||
@@ -155,7 +168,7 @@ int config_set(struct config *config, const struct setting *setting, const char 
         *(double *)out = seconds;
         return 0;
     }
-    return error_set(error, ERROR_INTERNAL, "%s", error_text(ERROR_INTERNAL));
+    return error_set_code(error, ERROR_INTERNAL);
 }
 
 // ---- All of them
@@ -210,6 +223,35 @@ int config_read_flags(struct config *config, int count, char *const *arguments, 
 
 // ---- Help
 
+enum { HELP_COLUMN = 28 };
+
+static void help_number(const struct setting *setting, double number, struct buffer *out) {
+    static const char letters[] = "KMG";
+    int letter = -1;
+    if (setting->type == SETTING_SIZE)
+        for (; letter < 2 && number >= 1024 && fmod(number, 1024) == 0; letter++) number /= 1024;
+    buffer_format(out, "%.12g", number);
+    if (letter >= 0) buffer_append(out, &letters[letter], 1);
+}
+
+static void help_unit(const struct setting *setting, struct buffer *out) {
+    if (setting->unit[0]) buffer_format(out, " %s", setting->unit);
+}
+
+// "0 to 65535, default 8080, TANDEM_PORT"
+static void help_facts(const struct setting *setting, struct buffer *out) {
+    bool number = setting->type != SETTING_TEXT && setting->type != SETTING_CHOICE;
+    if (number) {
+        help_number(setting, setting->least, out);
+        buffer_text(out, " to ");
+        help_number(setting, setting->most, out);
+        help_unit(setting, out);
+        buffer_text(out, ", ");
+    }
+    if (setting->fallback[0]) buffer_format(out, "default %s, ", setting->fallback);
+    buffer_text(out, setting->environment);
+}
+
 static void help_row(const struct setting *setting, struct buffer *out) {
     static const char *const kinds[] = {
         [SETTING_TEXT] = "TEXT", [SETTING_CHOICE] = "",   [SETTING_INT] = "N",
@@ -219,12 +261,13 @@ static void help_row(const struct setting *setting, struct buffer *out) {
     buffer_format(out, "  %s %s", setting->flag, kinds[setting->type]);
     if (setting->type == SETTING_CHOICE)
         for (const char *c = setting->choices; *c; c++) buffer_append(out, *c == ' ' ? "|" : c, 1);
-    size_t width = out->bytes - start, column = 28;
-    buffer_format(out, "%*s%s", (int)(width < column ? column - width : 1), "", setting->help);
-    bool unit = setting->unit[0] && setting->fallback[0];
-    buffer_format(out, "\n%*s%s", (int)column, "", setting->environment);
-    if (setting->fallback[0])
-        buffer_format(out, "; default %s%s%s", setting->fallback, unit ? " " : "", unit ? setting->unit : "");
+    size_t width = out->bytes - start;
+    if (width < HELP_COLUMN)
+        buffer_format(out, "%*s", (int)(HELP_COLUMN - width), "");
+    else
+        buffer_format(out, "\n%*s", HELP_COLUMN, "");
+    buffer_format(out, "%s\n%*s", setting->help, HELP_COLUMN, "");
+    help_facts(setting, out);
     buffer_text(out, "\n");
 }
 

@@ -51,7 +51,7 @@ int config_read_environment(struct config *config, struct error *error);
 // "--flag value" and "--flag=value". What follows is refused: serve takes no other arguments.
 int config_read_flags(struct config *config, int count, char *const *arguments, struct error *error);
 
-// The table as text, in sections. False when out of memory.
+// The table as text, in sections, no line longer than 100 columns. False when out of memory.
 bool config_help(struct buffer *out);
 
 #endif

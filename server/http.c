@@ -6,7 +6,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/tcp.h> // netinet/tcp.h lacks tcpi_bytes_acked
 #include <microhttpd.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,9 +19,7 @@
 enum {
     TICK_MS = 250,
     LINGER_MS = 2000,
-    BODIES_MAX = 32, // so many bodies of full size may be arriving at once
     SPARE_CONNECTIONS = 16,
-    SLOW_BYTES_A_MS = 16, // a client may be as slow as this
 };
 
 // One thread does it all. Newer versions have to be told, or MHD_add_connection would only do half of its work.
@@ -29,8 +29,19 @@ enum { ONE_THREAD = MHD_USE_NO_THREAD_SAFETY };
 enum { ONE_THREAD = 0 };
 #endif
 
+// Later requests on a connection as strict as the first, as far as a version can be told. (The older
+// MHD_OPTION_STRICT_FOR_CLIENT refuses nothing more that we want refused, and does it in HTML.)
+#if MHD_VERSION >= 0x00097701
+#define STRICTNESS MHD_OPTION_CLIENT_DISCIPLINE_LVL, 1,
+#else
+#define STRICTNESS
+#endif
+
 // What a connection's deadline is for.
 enum phase { PHASE_IDLE, PHASE_BODY, PHASE_WORK, PHASE_ANSWER };
+
+// Beyond OPEN, all that we still do for a connection is closing it.
+enum fate { FATE_OPEN, FATE_REFUSED /* answered past libmicrohttpd */, FATE_GONE };
 
 struct connection {
     struct connection *next, **link; // in http->connections
@@ -40,6 +51,8 @@ struct connection {
     struct loop_watch *watch; // for the client's leaving
     enum phase phase;
     uint64_t deadline_ms; // of the phase; moved by progress in PHASE_ANSWER
+    uint64_t taken;       // bytes that the client's machine had acknowledged when last looked at
+    enum fate fate;
     struct exchange exchange;
     bool active;                   // an exchange is under way: `header` was called, `finished` was not
     bool delivered;                // `request` was called
@@ -49,10 +62,8 @@ struct connection {
     bool streaming;                // the answer is a stream that may go on for long
     bool suspended;                // libmicrohttpd leaves it alone until we resume it
     bool half_closed;              // the client sends no more
-    bool gone;                     // what we still do for it is closing
     bool linger;                   // closed while the client may still be sending
     struct MHD_Response *response; // waits to be queued
-    uint64_t patience_ms;          // more for a long answer, whose progress we can not see
 };
 
 struct http {
@@ -125,11 +136,13 @@ static void suspend(struct connection *connection) {
     MHD_suspend_connection(connection->mhd);
 }
 
-static void leave(struct connection *connection) {
-    if (connection->gone) return;
-    connection->gone = true;
+static const char CLIENT_LEFT[] = "the client left", OUT_OF_MEMORY[] = "out of memory";
+
+static void leave(struct connection *connection, const char *why) {
+    if (connection->fate != FATE_OPEN) return;
+    connection->fate = FATE_GONE;
     if (connection->active) {
-        connection->exchange.failed = true;
+        connection->exchange.failed = why;
         connection->http->handler.gone(connection->http->handler.user, &connection->exchange);
     }
     if (connection->suspended)
@@ -149,7 +162,7 @@ static void on_disconnect(void *user, int events) {
     if (!(events & LOOP_DISCONNECT)) return;
     loop_watch_stop(connection->watch);
     connection->half_closed = true;
-    if (takes_time(connection)) leave(connection);
+    if (takes_time(connection)) leave(connection, CLIENT_LEFT);
 }
 
 static bool nothing_unread(const struct connection *connection) {
@@ -220,12 +233,23 @@ void http_take_body(struct exchange *exchange, struct buffer *out) {
     connection->http->body_bytes -= out->capacity;
 }
 
-static void reply_error(struct exchange *exchange, int status, const struct error *error) {
+static void note_cause(struct exchange *exchange, const struct error *error) {
+    exchange->cause = error->code;
+    snprintf(exchange->cause_param, sizeof exchange->cause_param, "%s", error->param);
+}
+
+// status 0: what belongs to the error's code.
+static void reply_error(struct exchange *exchange, int status, const struct error *error, const char *allow) {
     struct api_reply reply;
     api_reply_init(&reply);
     api_reply_error(&reply, error);
     if (status) reply.status = status;
-    http_reply(exchange, &reply, NULL);
+    note_cause(exchange, error);
+    http_reply(exchange, &reply, allow);
+}
+
+void http_reply_error(struct exchange *exchange, const struct error *error, const char *allow) {
+    reply_error(exchange, 0, error, allow);
 }
 
 struct header_scan {
@@ -261,15 +285,13 @@ static void begin(struct connection *connection, const char *target, const char 
     if (!scan.status) scan.status = http_facts_end(&scan.facts, strcmp(version, "HTTP/1.0") == 0, &scan.error);
     const union MHD_ConnectionInfo *size =
         MHD_get_connection_info(connection->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
-    if (!scan.status && size && size->header_size > HTTP_HEADER_BYTES_MAX) {
-        scan.status = 431;
-        error_set(&scan.error, ERROR_HEADERS, "the request's header is larger than 10 KiB");
-    }
+    if (!scan.status && size && size->header_size > HTTP_HEADER_BYTES_MAX)
+        scan.status = http_header_too_large(&scan.error);
     exchange->host = scan.facts.host;
     request_id_choose(exchange->id, scan.id);
     if (scan.status) {
         connection->refuse_early = true; // where the message ends is in doubt: close
-        reply_error(exchange, scan.status, &scan.error);
+        reply_error(exchange, scan.status, &scan.error, NULL);
         return;
     }
     bool has_body = scan.facts.encodings > 0 || scan.facts.content_length > 0;
@@ -280,7 +302,7 @@ static void begin(struct connection *connection, const char *target, const char 
         struct error error;
         error_set(&error, ERROR_TOO_LARGE, "the body has %llu bytes; at most %zu are accepted",
                   (unsigned long long)scan.facts.content_length, http->options.body_bytes_max);
-        reply_error(exchange, 0, &error);
+        reply_error(exchange, 0, &error, NULL);
     }
     if (!exchange->status) return;
     connection->discard = has_body;
@@ -292,15 +314,16 @@ static void begin(struct connection *connection, const char *target, const char 
 static void refuse_body(struct connection *connection, const struct error *error) {
     struct exchange *exchange = &connection->exchange;
     exchange->status = api_error_status(error->code);
+    note_cause(exchange, error);
     refusal_send(connection->fd, exchange->status, exchange->id, error);
     connection->linger = true;
-    connection->gone = true; // whatever libmicrohttpd asks next is answered by closing
+    connection->fate = FATE_REFUSED; // whatever libmicrohttpd asks next is answered by closing
 }
 
 static enum MHD_Result take_body(struct connection *connection, const char *data, size_t bytes) {
     struct http *http = connection->http;
     struct buffer *body = &connection->exchange.body;
-    if (connection->gone) return MHD_NO;
+    if (connection->fate != FATE_OPEN) return MHD_NO;
 
     size_t before = body->capacity;
     connection->received += bytes;
@@ -308,11 +331,11 @@ static enum MHD_Result take_body(struct connection *connection, const char *data
     if (fits && connection->discard) return MHD_YES;
     bool room = fits && buffer_append(body, data, bytes);
     http->body_bytes += body->capacity - before;
-    if (room && http->body_bytes / BODIES_MAX <= http->options.body_bytes_max) return MHD_YES;
+    if (room && http->body_bytes / HTTP_BODIES_MAX <= http->options.body_bytes_max) return MHD_YES;
 
     struct error error;
     if (fits)
-        error_set(&error, ERROR_BUSY, "%s", error_text(ERROR_BUSY));
+        error_set_code(&error, ERROR_BUSY);
     else
         error_set(&error, ERROR_TOO_LARGE, "the body has more than the %zu bytes that are accepted", body->bytes_max);
     refuse_body(connection, &error);
@@ -321,11 +344,26 @@ static enum MHD_Result take_body(struct connection *connection, const char *data
 
 // ---- Answering
 
+// Bytes of all answers on this connection that the client's machine has acknowledged; 0 where that can not be told.
+static uint64_t bytes_taken(const struct connection *connection) {
+    struct tcp_info info;
+    socklen_t bytes = sizeof info;
+    if (getsockopt(connection->fd, IPPROTO_TCP, TCP_INFO, &info, &bytes) != 0) return 0;
+    return bytes < offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof info.tcpi_bytes_acked ? 0
+                                                                                              : info.tcpi_bytes_acked;
+}
+
+static void add_header(struct MHD_Response *response, const char *name, const char *value) {
+    MHD_add_response_header(response, name, value);
+}
+
 static enum MHD_Result queue(struct connection *connection) {
     struct MHD_Response *response = connection->response;
     connection->response = NULL;
     connection->linger = connection->linger || connection->refuse_early;
-    set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms + connection->patience_ms);
+    if (connection->refuse_early) add_header(response, "Connection", "close"); // 1.0 would go on after a GET
+    connection->taken = bytes_taken(connection);
+    set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
     enum MHD_Result queued = MHD_queue_response(connection->mhd, (unsigned)connection->exchange.status, response);
     MHD_destroy_response(response); // libmicrohttpd holds its own reference
     return queued;
@@ -339,7 +377,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *mhd, const 
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
         *context = connection = info->socket_context;
         begin(connection, target, method, version);
-        if (connection->gone) return MHD_NO;
+        if (connection->fate != FATE_OPEN) return MHD_NO;
         return connection->refuse_early ? queue(connection) : MHD_YES;
     }
     if (*data_bytes > 0) {
@@ -347,13 +385,13 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *mhd, const 
         *data_bytes = 0;
         return taken;
     }
-    if (connection->gone) return MHD_NO;
+    if (connection->fate != FATE_OPEN) return MHD_NO;
     if (!connection->response && !connection->delivered) {
         connection->delivered = true;
         set_phase(connection, PHASE_WORK, 0);
         http->handler.request(http->handler.user, &connection->exchange);
-        if (!connection->response && connection->half_closed) leave(connection);
-        if (connection->gone) return MHD_NO;
+        if (!connection->response && connection->half_closed) leave(connection, CLIENT_LEFT);
+        if (connection->fate != FATE_OPEN) return MHD_NO;
     }
     if (connection->response) return queue(connection);
     suspend(connection);
@@ -366,7 +404,8 @@ static void on_completed(void *user, struct MHD_Connection *mhd, void **context,
     struct connection *connection = *context;
     if (!connection) return; // it ended before its header did
     *context = NULL;
-    if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK) connection->exchange.failed = true;
+    if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK && connection->fate == FATE_OPEN && !connection->exchange.failed)
+        connection->exchange.failed = CLIENT_LEFT;
     if (connection->response) MHD_destroy_response(connection->response); // one that was never queued
     connection->response = NULL;
     connection->suspended = connection->active = false;
@@ -376,10 +415,6 @@ static void on_completed(void *user, struct MHD_Connection *mhd, void **context,
     http_take_body(&connection->exchange, &body);
     buffer_finish(&body);
     set_phase(connection, PHASE_IDLE, http->options.idle_ms);
-}
-
-static void add_header(struct MHD_Response *response, const char *name, const char *value) {
-    MHD_add_response_header(response, name, value);
 }
 
 static void answer(struct exchange *exchange, struct MHD_Response *response, int status, const char *content_type) {
@@ -399,16 +434,15 @@ const char *http_header(const struct exchange *exchange, const char *name) {
 void http_reply(struct exchange *exchange, struct api_reply *reply, const char *allow) {
     if (reply->body.failed) {
         struct error error;
-        error_set(&error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        error_set_code(&error, ERROR_MEMORY);
         buffer_clear(&reply->body);
         api_reply_error(reply, &error);
     }
     struct MHD_Response *response =
         MHD_create_response_from_buffer(reply->body.bytes, reply->body.data, MHD_RESPMEM_MUST_FREE);
-    connection_of(exchange)->patience_ms = reply->body.bytes / SLOW_BYTES_A_MS;
     if (!response) {
         buffer_finish(&reply->body);
-        leave(connection_of(exchange));
+        leave(connection_of(exchange), OUT_OF_MEMORY);
         return;
     }
     buffer_init(&reply->body, reply->body.bytes_max); // the response owns the bytes now
@@ -428,7 +462,7 @@ static ssize_t on_read(void *user, uint64_t position, char *out, size_t bytes_ma
     (void)position;
     struct connection *connection = user;
     struct http *http = connection->http;
-    if (connection->gone) return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (connection->fate != FATE_OPEN) return MHD_CONTENT_READER_END_WITH_ERROR;
     ssize_t got = http->handler.read(http->handler.user, &connection->exchange, out, bytes_max);
     set_phase(connection, PHASE_ANSWER, http->options.slow_reader_ms);
     if (got > 0) return got;
@@ -437,7 +471,9 @@ static ssize_t on_read(void *user, uint64_t position, char *out, size_t bytes_ma
         return 0;
     }
     connection->streaming = false; // once the end is on its way the client may leave as it likes
-    return got == HTTP_READ_END ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
+    if (got == HTTP_READ_END) return MHD_CONTENT_READER_END_OF_STREAM;
+    connection->exchange.failed = OUT_OF_MEMORY;
+    return MHD_CONTENT_READER_END_WITH_ERROR;
 }
 
 void http_stream(struct exchange *exchange, const char *content_type) {
@@ -445,7 +481,7 @@ void http_stream(struct exchange *exchange, const char *content_type) {
     struct MHD_Response *response =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 * 1024, on_read, connection, NULL);
     if (!response) {
-        leave(connection);
+        leave(connection, OUT_OF_MEMORY);
         return;
     }
     connection->streaming = true;
@@ -479,20 +515,30 @@ static void check_deadline(struct connection *connection) {
     case PHASE_WORK:
         break; // the engine takes the time it takes; disconnects are watched for
     case PHASE_ANSWER:
-        if (!connection->suspended) leave(connection); // there are bytes for it, and it takes none
+        if (!connection->suspended) leave(connection, "the client reads too slowly"); // there are bytes for it
         break;
     }
+}
+
+// How fast a client reads is its own business, as long as it does.
+static void note_progress(struct connection *connection) {
+    uint64_t taken = bytes_taken(connection);
+    if (taken == connection->taken) return;
+    connection->taken = taken;
+    set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
 }
 
 static void on_tick(void *user) {
     struct http *http = user;
     listener_tick(http->listener);
     uint64_t now = loop_now_ms(http->loop);
-    for (struct connection *connection = http->connections; connection; connection = connection->next)
+    for (struct connection *connection = http->connections; connection; connection = connection->next) {
+        if (connection->phase == PHASE_ANSWER && !connection->suspended) note_progress(connection);
         if (now >= connection->deadline_ms)
             check_deadline(connection);
         else if (connection->half_closed && connection->phase <= PHASE_BODY && nothing_unread(connection))
             cut_off(connection);
+    }
 }
 
 // ---- Life
@@ -514,15 +560,14 @@ static int open_daemon(struct http *http, struct error *error) {
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | ONE_THREAD, 0, NULL, NULL, on_request,
         http, MHD_OPTION_CONNECTION_LIMIT, (unsigned)(http->options.connections_max + SPARE_CONNECTIONS),
         MHD_OPTION_NOTIFY_CONNECTION, on_notify_connection, http, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,
-        MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_END);
+        MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, STRICTNESS MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
         http->daemon ? MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (!info) return error_set(error, ERROR_IO, "the HTTP library could not start");
     http->watch = loop_watch_create(http->loop, info->epoll_fd, on_ready, http);
     http->tick = loop_timer_create(http->loop, on_tick, http);
     http->again = loop_timer_create(http->loop, on_again, http);
-    if (!http->watch || !http->tick || !http->again)
-        return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!http->watch || !http->tick || !http->again) return error_set_code(error, ERROR_MEMORY);
     return 0;
 }
 
@@ -531,7 +576,7 @@ int http_create(struct http **out, struct loop *loop, const struct http_options 
     struct http *http = calloc(1, sizeof *http);
     if (!http) {
         close(options->listen_fd);
-        return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        return error_set_code(error, ERROR_MEMORY);
     }
     http->loop = loop;
     http->options = *options;
@@ -565,7 +610,7 @@ void http_quiesce(struct http *http) {
 
 void http_abort(struct http *http) {
     for (struct connection *connection = http->connections; connection; connection = connection->next)
-        leave(connection);
+        leave(connection, "the server stopped");
 }
 
 void http_destroy(struct http *http) {

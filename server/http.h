@@ -1,5 +1,15 @@
 // HTTP/1.1 on top of libmicrohttpd: the only module that knows it.
 //
+// The first header of a connection has passed the listener's own, strict reader. Later ones on the same connection
+// are read by libmicrohttpd first. What it takes is held to the same rules as far as it shows what it read; it is
+// more lenient (folded header lines, lines that end in LF alone), and what it refuses itself (a line without a colon,
+// say) it answers with an HTML page of its own. Either way the connection is closed behind a malformed
+// header.
+//
+// A client that ends its side of the connection (a half-close: `printf … | nc -N`) while its answer takes time counts
+// as gone. It can not be told from one that has closed the whole connection: that only shows when it answers data
+// with a reset, and an answer that does not stream has no data until it is computed.
+//
 // Connections come from the listener, events go to one handler, and everything happens on the loop thread. An
 // exchange is one request and its answer. It belongs to http; the handler may hold it from `header` until
 // `finished`, and whatever ends it (the answer is out, the client left, a deadline passed) ends in `finished`.
@@ -23,10 +33,16 @@ struct exchange { // for the handler to read; `user` is its own
     char id[REQUEST_ID_BYTES];
     struct buffer body; // whole, once `request` is called, which may take it over: see http_take_body
     uint64_t started_ms;
-    int status;  // of the answer; 0 while there is none
-    bool failed; // it ended before the answer was out
+    int status;                          // of the answer; 0 while there is none
+    enum error_code cause;               // that the answer tells of; ERROR_NONE: none
+    char cause_param[ERROR_PARAM_BYTES]; // the field at fault, or ""
+    const char *failed;                  // why it ended before the answer was out ("the client left"); NULL: it did not
     void *user;
 };
+
+// So many bodies of full size may be arriving at once; and as many again may wait to be parsed, which is the handler's
+// to see to.
+enum { HTTP_BODIES_MAX = 32 };
 
 enum { HTTP_READ_LATER = 0, HTTP_READ_END = -1, HTTP_READ_FAILED = -2 }; // otherwise: bytes read
 
@@ -50,7 +66,7 @@ struct http_options {
     size_t connections_max, body_bytes_max;
     uint64_t header_ms, body_ms; // for all of the first header, all of a body
     uint64_t idle_ms;            // from one request on a connection to the header of the next
-    uint64_t slow_reader_ms;     // without taking a byte of its answer
+    uint64_t slow_reader_ms;     // without its machine acknowledging a byte of an answer that is there
 };
 
 int http_create(struct http **out, struct loop *loop, const struct http_options *options,
@@ -67,6 +83,7 @@ void http_take_body(struct exchange *exchange, struct buffer *out);
 
 // Answers. Takes the reply's body over. allow: the Allow header of a 405, or NULL.
 void http_reply(struct exchange *exchange, struct api_reply *reply, const char *allow);
+void http_reply_error(struct exchange *exchange, const struct error *error, const char *allow);
 
 // Answers 200 with a stream, which is asked for bytes at once and, after HTTP_READ_LATER, after each http_wake.
 void http_stream(struct exchange *exchange, const char *content_type);

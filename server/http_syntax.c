@@ -11,6 +11,11 @@ static int refuse(struct error *error, int status, const char *message) {
     return status;
 }
 
+int http_header_too_large(struct error *error) {
+    error_set(error, ERROR_HEADERS, "the request's header is larger than %d KiB", HTTP_HEADER_BYTES_MAX / 1024);
+    return HEADERS_TOO_LARGE;
+}
+
 static bool is_token(char c) { // RFC 9110, 5.6.2
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
            (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
@@ -196,6 +201,6 @@ int http_syntax_check(const char *text, size_t bytes, size_t known, struct error
     size_t from = known > skip + 2 ? known - 2 : skip; // the empty line may have begun in what was seen before
     const char *end = header_end(text, from, bytes);
     if (end ? (size_t)(end - text) > HTTP_HEADER_BYTES_MAX : bytes >= HTTP_HEADER_BYTES_MAX)
-        return refuse(error, HEADERS_TOO_LARGE, "the request's header is larger than 10 KiB");
+        return http_header_too_large(error);
     return end ? check(text + skip, end, text + bytes, error) : 0;
 }

@@ -28,6 +28,7 @@ struct http_facts {
 int http_facts_line(struct http_facts *facts, const char *name, size_t name_bytes, const char *value,
                     size_t value_bytes, struct error *error);
 int http_facts_end(const struct http_facts *facts, bool http_1_0, struct error *error);
+int http_header_too_large(struct error *error); // for one beyond HTTP_HEADER_BYTES_MAX
 
 // Looks at the first `bytes` of a connection, of which `known` were looked at before. 0: the header is not
 // complete. 200: it is, and in order. Otherwise the status to refuse with, and the cause.

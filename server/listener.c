@@ -89,7 +89,10 @@ int listener_bind(struct listener_socket *out, const char *host, int port, struc
         for (const struct addrinfo *at = list; at && fd < 0; at = at->ai_next)
             if ((at->ai_family == AF_INET) == (pass == 0) && (fd = bind_one(at)) < 0) cause = errno;
     freeaddrinfo(list);
-    if (fd < 0) return error_set(error, ERROR_IO, "cannot listen on %s port %d: %s", host, port, strerror(cause));
+    if (fd < 0) {
+        const char *hint = cause == EADDRINUSE || cause == EACCES ? "; choose another with --port (0: any free one)" : "";
+        return error_set(error, ERROR_IO, "cannot listen on %s port %d: %s%s", host, port, strerror(cause), hint);
+    }
 
     struct sockaddr_storage bound;
     socklen_t bytes = sizeof bound;
@@ -268,7 +271,7 @@ int listener_create(struct listener **out, struct loop *loop, const struct liste
     if (!listener || !listener->watch) {
         close(options->fd);
         free(listener);
-        return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        return error_set_code(error, ERROR_MEMORY);
     }
     listener->options = *options;
     listener->loop = loop;

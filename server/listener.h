@@ -3,7 +3,8 @@
 //
 // A connection is handed on once its first header has arrived in full and is in order, still unread in the
 // socket. Until then it costs a few bytes, has a deadline that activity does not extend, and every refusal is
-// a JSON error; later requests on the same connection are the HTTP library's to read.
+// a JSON error. That holds for the first header alone: later requests on the same connection are the HTTP library's to
+// read, see http.h.
 #ifndef SERVER_LISTENER_H
 #define SERVER_LISTENER_H
 

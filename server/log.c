@@ -3,7 +3,6 @@
 #include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,15 +14,23 @@ enum { LINE_BYTES = 1024 };
 static const struct {
     const char *name, *colour;
 } LEVELS[] = {
-    [LOG_ERROR] = {"error", "\033[31m"},
-    [LOG_WARNING] = {"warning", "\033[33m"},
-    [LOG_INFO] = {"info", "\033[32m"},
-    [LOG_DEBUG] = {"debug", "\033[2m"},
+#define LOG_ROW(level, name, colour) [level] = {name, colour},
+    LOG_LEVELS(LOG_ROW)
+#undef LOG_ROW
 };
 
 static enum log_level level_max = LOG_INFO;
 static bool colours;
 static atomic_uint dropped;
+
+bool log_level_parse(const char *name, enum log_level *out) {
+    for (size_t level = 0; level < sizeof LEVELS / sizeof *LEVELS; level++) {
+        if (strcmp(LEVELS[level].name, name) != 0) continue;
+        *out = (enum log_level)level;
+        return true;
+    }
+    return false;
+}
 
 void log_open(enum log_level most) {
     level_max = most;

@@ -3,7 +3,22 @@
 #ifndef SERVER_LOG_H
 #define SERVER_LOG_H
 
-enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
+#include <stdbool.h>
+
+// name, as settings and lines say it, colour
+#define LOG_LEVELS(X) \
+    X(LOG_ERROR, "error", "\033[31m") \
+    X(LOG_WARNING, "warning", "\033[33m") \
+    X(LOG_INFO, "info", "\033[32m") \
+    X(LOG_DEBUG, "debug", "\033[2m")
+
+enum log_level {
+#define LOG_ENUM(level, name, colour) level,
+    LOG_LEVELS(LOG_ENUM)
+#undef LOG_ENUM
+};
+
+bool log_level_parse(const char *name, enum log_level *out); // false: there is no such level
 
 void log_open(enum log_level most); // what is less important is left out; colours where standard error is a terminal
 int log_enabled(enum log_level level);

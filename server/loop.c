@@ -59,7 +59,7 @@ static void on_prepare(uv_prepare_t *prepare) {
 
 int loop_create(struct loop **out, struct error *error) {
     struct loop *loop = calloc(1, sizeof *loop);
-    if (!loop) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!loop) return error_set_code(error, ERROR_MEMORY);
     int code = uv_loop_init(&loop->uv);
     if (code != 0) {
         free(loop);
@@ -115,10 +115,6 @@ struct loop_timer *loop_timer_create(struct loop *loop, void (*callback)(void *u
 
 void loop_timer_start(struct loop_timer *timer, uint64_t delay_ms, uint64_t repeat_ms) {
     uv_timer_start(&timer->handle, on_timer, delay_ms, repeat_ms);
-}
-
-void loop_timer_stop(struct loop_timer *timer) {
-    uv_timer_stop(&timer->handle);
 }
 
 void loop_timer_destroy(struct loop_timer *timer) {

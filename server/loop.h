@@ -30,7 +30,6 @@ void loop_before_wait(struct loop *loop, void (*callback)(void *user), void *use
 
 struct loop_timer *loop_timer_create(struct loop *loop, void (*callback)(void *user), void *user);
 void loop_timer_start(struct loop_timer *timer, uint64_t delay_ms, uint64_t repeat_ms); // repeat 0: once
-void loop_timer_stop(struct loop_timer *timer);
 void loop_timer_destroy(struct loop_timer *timer);
 
 // One watch a descriptor. Level-triggered: it reports again until the cause is gone or the watch is stopped.

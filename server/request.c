@@ -13,6 +13,7 @@
 
 enum {
     TICK_MS = 250,
+    LOG_LINE_BYTES = 1024,
     PUMPED_A_TURN_MAX = 64, // when a thousand streams get a token at once, /health still goes in between
 };
 
@@ -93,11 +94,8 @@ static void release_jobs(struct request *request) {
 // ---- Answers
 
 static void reply_error(struct exchange *exchange, const struct error *error, const char *allow) {
-    struct api_reply reply;
-    api_reply_init(&reply);
-    api_reply_error(&reply, error);
-    if (reply.status >= 500) log_write(LOG_WARNING, "%s: %s", exchange->id, error->message);
-    http_reply(exchange, &reply, allow);
+    if (api_error_status(error->code) >= 500) log_write(LOG_WARNING, "%s: %s", exchange->id, error->message);
+    http_reply_error(exchange, error, allow);
 }
 
 static void begin_stream(struct request *request) {
@@ -212,7 +210,7 @@ static void submit(struct request *request) {
     size_t count = generation_jobs(request->generation);
     request->jobs = calloc(count, sizeof *request->jobs);
     if (!request->jobs) {
-        error_set(&error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        error_set_code(&error, ERROR_MEMORY);
         fail(request, &error);
         return;
     }
@@ -283,10 +281,10 @@ static bool is_acceptable_type(struct exchange *exchange) {
 static int admit(struct requests *requests, struct exchange *exchange, struct route *route, struct error *error) {
     const char *bound = requests->options.local_host;
     if (bound && exchange->host && !route_host_is_local(exchange->host, bound))
-        return error_set(error, ERROR_FORBIDDEN_HOST, "%s", error_text(ERROR_FORBIDDEN_HOST));
+        return error_set_code(error, ERROR_FORBIDDEN_HOST);
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (code || !route->endpoint->generation) return code;
-    if (requests->context.shutting_down) return error_set(error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
+    if (requests->context.shutting_down) return error_set_code(error, ERROR_SHUTDOWN);
     if (!is_acceptable_type(exchange))
         return error_set(error, ERROR_MEDIA_TYPE, "the Content-Type must be application/json");
     return 0;
@@ -305,7 +303,7 @@ static void on_header(void *user, struct exchange *exchange) {
         route.endpoint->answer(&requests->context, route.parameter, &reply);
         http_reply(exchange, &reply, NULL);
     } else if (!request_create(requests, exchange, route.endpoint->generation)) {
-        error_set(&error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        error_set_code(&error, ERROR_MEMORY);
         reply_error(exchange, &error, NULL);
     }
 }
@@ -318,7 +316,7 @@ static void on_request(void *user, struct exchange *exchange) {
     requests->body_bytes += request->body.capacity;
     if (requests->body_bytes > requests->options.body_bytes_max) {
         drop_body(request);
-        error_set(&error, ERROR_BUSY, "%s", error_text(ERROR_BUSY));
+        error_set_code(&error, ERROR_BUSY);
         fail(request, &error);
         return;
     }
@@ -326,7 +324,7 @@ static void on_request(void *user, struct exchange *exchange) {
     if (loop_work(requests->options.loop, parse, parsed, request) == 0) return;
     request->parsing = false;
     drop_body(request);
-    error_set(&error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    error_set_code(&error, ERROR_MEMORY);
     fail(request, &error);
 }
 
@@ -355,32 +353,53 @@ static int status_of(const struct exchange *exchange) {
     return exchange->status ? exchange->status : api_error_status(ERROR_CANCELLED);
 }
 
-static void log_generation(const struct request *request, const struct exchange *exchange, double seconds) {
-    struct generation_summary sum = {0};
-    if (request->generation) sum = generation_summary(request->generation);
-    double rate = sum.decode_seconds > 0 ? (double)sum.completion_tokens / sum.decode_seconds : 0;
-    log_write(LOG_INFO, "%s %s %d%s · %zu tokens in, %zu out%s%s, %.1f tokens/s, %.2f s · %s", exchange->method,
-              exchange->target, status_of(exchange), exchange->failed ? " (client left)" : "", sum.prompt_tokens,
-              sum.completion_tokens, sum.finish && *sum.finish ? ", " : "", sum.finish ? sum.finish : "", rate, seconds,
-              exchange->id);
+// "POST /v1/chat/completions 400 ARGUMENT messages[0].role", as far as there is something to say.
+static void write_outcome(const struct exchange *exchange, enum error_code cause, struct buffer *out) {
+    buffer_format(out, "%s %.100s %d", exchange->method, exchange->target, status_of(exchange));
+    if (cause) buffer_format(out, " %s", error_name(cause));
+    if (cause && exchange->cause_param[0]) buffer_format(out, " %s", exchange->cause_param);
+    if (exchange->failed) buffer_format(out, " (%s)", exchange->failed);
+}
+
+static void log_generation(const struct generation *generation, const struct exchange *exchange, double seconds) {
+    struct generation_summary sum = generation_summary(generation);
+    struct buffer line;
+    buffer_init(&line, LOG_LINE_BYTES);
+    write_outcome(exchange, exchange->cause ? exchange->cause : sum.error.code, &line);
+    buffer_format(&line, " · %zu tokens in", sum.prompt_tokens);
+    if (sum.completion_tokens > 0) buffer_format(&line, ", %zu out", sum.completion_tokens);
+    if (sum.finish[0]) buffer_format(&line, ", %s", sum.finish);
+    if (sum.tokens_per_second > 0) buffer_format(&line, ", %.1f tokens/s", sum.tokens_per_second);
+    buffer_format(&line, ", %.2f s · %s · %s", seconds, exchange->id, generation_id(generation));
+    log_write(LOG_INFO, "%s", line.data ? line.data : "");
+    buffer_finish(&line);
+}
+
+// What has come to no tokens: no counters to tell.
+static void log_exchange(const struct exchange *exchange, enum log_level level, double seconds) {
+    struct buffer line;
+    buffer_init(&line, LOG_LINE_BYTES);
+    write_outcome(exchange, exchange->cause, &line);
+    log_write(level, "%s, %.3f s · %s", line.data ? line.data : "", seconds, exchange->id);
+    buffer_finish(&line);
 }
 
 static void on_finished(void *user, struct exchange *exchange) {
     struct requests *requests = user;
     struct request *request = exchange->user;
     double seconds = (double)(loop_now_ms(requests->options.loop) - exchange->started_ms) / 1000;
-    if (request) {
-        log_generation(request, exchange, seconds);
-        atomic_store(&request->abandoned, true);
-        release_jobs(request);
-        request->exchange = NULL;
-        release(request);
-        return;
+    enum log_level level = request || status_of(exchange) >= 400 ? LOG_INFO : LOG_DEBUG;
+    if (log_enabled(level)) {
+        if (request && request->generation)
+            log_generation(request->generation, exchange, seconds);
+        else
+            log_exchange(exchange, level, seconds);
     }
-    enum log_level level = status_of(exchange) >= 400 ? LOG_INFO : LOG_DEBUG;
-    if (log_enabled(level))
-        log_write(level, "%s %.100s %d%s, %.3f s · %s", exchange->method, exchange->target, status_of(exchange),
-                  exchange->failed ? " (client left)" : "", seconds, exchange->id);
+    if (!request) return;
+    atomic_store(&request->abandoned, true);
+    release_jobs(request);
+    request->exchange = NULL;
+    release(request);
 }
 
 static void on_refused(void *user, int status, const char *request_id, const struct error *error) {
@@ -407,7 +426,7 @@ static void on_tick(void *user) {
 
 int requests_create(struct requests **out, const struct requests_options *options, struct error *error) {
     struct requests *requests = calloc(1, sizeof *requests);
-    if (!requests) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!requests) return error_set_code(error, ERROR_MEMORY);
     requests->options = *options;
     requests->context.engine = options->engine;
     requests->pending_end = &requests->pending;
@@ -416,7 +435,7 @@ int requests_create(struct requests **out, const struct requests_options *option
     if (!requests->wake || !requests->tick) {
         requests_stop(requests);
         requests_destroy(requests);
-        return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        return error_set_code(error, ERROR_MEMORY);
     }
     loop_timer_start(requests->tick, TICK_MS, TICK_MS);
     *out = requests;

@@ -14,7 +14,6 @@
 enum {
     OTHER_DESCRIPTORS = 320, // model files, pipes, connections that are being turned away
     DRAIN_CHECK_MS = 20,
-    BODIES_MAX = 32, // so many bodies of full size may wait to be parsed at once
     FAREWELL_MS = 2000, // for the errors sent at the end of the drain to reach the clients
 };
 
@@ -59,7 +58,7 @@ static void on_drain(void *user) {
         server->failed_rest = true;
         log_write(LOG_WARNING, "%zu requests did not end in time; they get an error", left);
         struct error error;
-        error_set(&error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
+        error_set_code(&error, ERROR_SHUTDOWN);
         requests_fail(server->requests, &error);
     }
 }
@@ -98,7 +97,7 @@ int server_create(struct server **out, const struct config *config, const struct
     struct server *server = calloc(1, sizeof *server);
     if (!server) {
         close(socket->fd);
-        return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        return error_set_code(error, ERROR_MEMORY);
     }
     server->drain_ms = milliseconds(config->drain_seconds);
 
@@ -109,7 +108,7 @@ int server_create(struct server **out, const struct config *config, const struct
             .engine = engine,
             .local_host = socket->loopback ? socket->host : NULL,
             .heartbeat_ms = milliseconds(config->heartbeat_seconds),
-            .body_bytes_max = BODIES_MAX * config->body_bytes_max,
+            .body_bytes_max = HTTP_BODIES_MAX * config->body_bytes_max,
         };
         code = requests_create(&server->requests, &options, error);
     }
@@ -122,7 +121,7 @@ int server_create(struct server **out, const struct config *config, const struct
         server->interrupt = loop_signal_create(server->loop, SIGINT, on_signal, server);
         server->terminate = loop_signal_create(server->loop, SIGTERM, on_signal, server);
         if (!server->drain || !server->interrupt || !server->terminate)
-            code = error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+            code = error_set_code(error, ERROR_MEMORY);
     }
     if (code) {
         server_destroy(server);

@@ -30,6 +30,9 @@ TOYS = {
     # tied head, no biases, and the rotary table of Phi-tiny-MoE: 4096 positions of 128
     "toy-tied": BASE | dict(seed=4, hidden=24, heads=1, kv=1, head_dim=128, inter=16, vocab=80, window=33,
                             context=4096, bias=False, tied=True, dtype="F32"),
+    # experts wider than the model and only as many as each token gets, three heads on one KV head, each row attends to
+    # itself alone
+    "toy-wide": BASE | dict(seed=5, hidden=20, heads=3, kv=1, head_dim=10, experts=2, inter=52, vocab=67, window=1),
 }
 
 

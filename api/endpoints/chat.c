@@ -63,7 +63,7 @@ static int join_parts(struct arena *arena, const json_t *parts, const char *fiel
         bytes += json_string_length(json_object_get(part, "text"));
     }
     char *joined = arena_alloc(arena, bytes + 1, 1), *at = joined;
-    if (!joined) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!joined) return error_set_code(error, ERROR_MEMORY);
     for (size_t i = 0; i < count; i++) {
         const json_t *text = json_object_get(json_array_get(parts, i), "text");
         if (i > 0) *at++ = '\n';
@@ -125,6 +125,14 @@ static int read_message(struct arena *arena, const json_t *message, size_t index
     return code;
 }
 
+// Of all messages. Each begins behind a special token, which may swallow white space.
+static size_t certain_bytes(const struct chat_message *messages, size_t count) {
+    size_t sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += generation_certain_bytes(messages[i].content, messages[i].content_bytes, SPACE_IN_FRONT);
+    return sum;
+}
+
 static int read_prompts(struct generation *generation, struct error *error) {
     const json_t *messages = generation->parameters.messages;
     if (!messages) return error_set_param(error, ERROR_ARGUMENT, "messages", "'messages' is required");
@@ -132,12 +140,13 @@ static int read_prompts(struct generation *generation, struct error *error) {
     if (!json_is_array(messages) || count == 0)
         return schema_mismatch(error, "messages", "an array of at least one message", messages);
     struct chat_message *list = ARENA_ARRAY(generation->arena, struct chat_message, count);
-    if (!list) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!list) return error_set_code(error, ERROR_MEMORY);
     for (size_t i = 0; i < count; i++) {
         int code = read_message(generation->arena, json_array_get(messages, i), i, &list[i], error);
         if (code != 0) return code;
     }
     int code = generation_add_prompts(generation, "messages", 1, error);
+    if (code == 0) code = generation_check_bytes(generation, "messages", certain_bytes(list, count), error);
     if (code != 0) return code;
     struct prompt *prompt = &generation->prompts[0];
     code = engine_chat_tokens(generation->engine, list, count, &prompt->list, error);

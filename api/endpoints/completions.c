@@ -13,12 +13,15 @@ static const char PROMPT_KINDS[] = "a string, an array of strings, an array of t
 
 static int read_text(struct generation *generation, const json_t *text, struct prompt *out, struct error *error) {
     const char *value = json_string_value(text);
-    size_t bytes = json_string_length(text);
+    size_t bytes = json_string_length(text), certain = bytes;
+    if (generation->parameters.parse_special) certain = generation_certain_bytes(value, bytes, SPACE_ANYWHERE);
+    int code = generation_check_bytes(generation, "prompt", certain, error);
+    if (code != 0) return code;
     if (generation->parameters.echo) {
         out->echo = (struct text_span){arena_copy(generation->arena, value, bytes), bytes};
-        if (!out->echo.text) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+        if (!out->echo.text) return error_set_code(error, ERROR_MEMORY);
     }
-    int code =
+    code =
         engine_text_tokens(generation->engine, value, bytes, generation->parameters.parse_special, &out->list, error);
     if (code != 0) return code;
     if (out->list.count == 0) return error_set_param(error, ERROR_ARGUMENT, "prompt", "'prompt' must not be empty");
@@ -34,7 +37,7 @@ static int decode(struct generation *generation, struct prompt *prompt, struct e
     for (size_t i = 0; i < prompt->token_count; i++)
         if (engine_token_text(generation->engine, prompt->tokens[i], &bytes)) total += bytes;
     char *text = arena_alloc(generation->arena, total + 1, 1), *at = text;
-    if (!text) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!text) return error_set_code(error, ERROR_MEMORY);
     for (size_t i = 0; i < prompt->token_count; i++) {
         const char *piece = engine_token_text(generation->engine, prompt->tokens[i], &bytes);
         if (!piece) continue;
@@ -51,7 +54,7 @@ static int read_ids(struct generation *generation, const json_t *ids, struct pro
     size_t count = json_array_size(ids);
     if (count == 0) return error_set_param(error, ERROR_ARGUMENT, "prompt", "'prompt' must not be empty");
     int32_t *tokens = ARENA_ARRAY(generation->arena, int32_t, count);
-    if (!tokens) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!tokens) return error_set_code(error, ERROR_MEMORY);
     for (size_t i = 0; i < count; i++) {
         const json_t *id = json_array_get(ids, i);
         if (!json_is_integer(id)) return schema_mismatch(error, "prompt", PROMPT_KINDS, id);

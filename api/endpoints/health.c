@@ -23,7 +23,7 @@ void ready_answer(const struct api_context *context, const char *parameter, stru
     const char *status = "ready";
     if (context->shutting_down) {
         status = "shutting_down";
-        error_set(&error, ERROR_SHUTDOWN, "%s", error_text(ERROR_SHUTDOWN));
+        error_set_code(&error, ERROR_SHUTDOWN);
     } else if (stats.step_running_seconds > READY_STEP_SECONDS_MAX) {
         status = "stalled";
         error_set(&error, ERROR_INTERNAL, "a step of the engine has been running for %.0f seconds (more than %d)",

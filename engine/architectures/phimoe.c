@@ -9,7 +9,9 @@
 #include "engine/forward.h"
 #include "engine/hf_json.h"
 
+#include <limits.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +27,8 @@ enum {
     VOCAB_MAX = 1 << 22,
     CONTEXT_MAX = 1 << 20,
 };
+
+static const double ROPE_THETA_MIN = 1, ROPE_THETA_MAX = 1e12, ROPE_THETA_DEFAULT = 1e6; // transformers' for the family
 
 static int read_int(const json_t *json, const char *path, const char *key, int min, int max, int *out,
                     struct error *error) {
@@ -75,38 +79,66 @@ static int read_attention(const json_t *json, const char *path, struct model_con
     return 0;
 }
 
-// Only rotary positions without scaling. `key` holds null or {rope_type or type, …}.
-static int check_rope(const json_t *json, const char *path, const char *key, struct error *error) {
-    const json_t *rope = json_object_get(json, key);
+// transformers ignores it for this family, whose tensors leave no room for it: whoever set it meant another model.
+static int check_whole_rotation(const json_t *json, const char *path, const char *key, struct error *error) {
+    double factor;
+    int rc = hf_json_real_or(json, path, key, 0, 1, 1, &factor, error);
+    if (rc || factor == 1) return rc;
+    return error_set(error, ERROR_UNSUPPORTED, "%s: %s: expected 1, found %g: such models are not supported", path, key,
+                     factor);
+}
+
+// Only rotary positions without scaling: {rope_type or type, rope_theta}.
+static int check_rope_keys(json_t *rope, const char *path, struct error *error) {
+    const char *key;
+    json_t *value;
+    json_object_foreach(rope, key, value) {
+        bool type = strcmp(key, "rope_type") == 0 || strcmp(key, "type") == 0;
+        if (json_is_null(value) || !type) continue;
+        if (!json_is_string(value))
+            return error_set(error, ERROR_FORMAT, "%s: %s: expected a string, found %s", path, key, hf_json_kind(value));
+        if (strcmp(json_string_value(value), "default") != 0)
+            return error_set(error, ERROR_UNSUPPORTED,
+                             "%s: %s: expected \"default\", found \"%.40s\": such models are not supported yet", path,
+                             key, json_string_value(value));
+    }
+    static const char *const KNOWN[] = {"rope_type", "type", "rope_theta", "partial_rotary_factor"};
+    json_object_foreach(rope, key, value) {
+        size_t i = 0;
+        while (i < sizeof KNOWN / sizeof *KNOWN && strcmp(key, KNOWN[i]) != 0) i++;
+        if (i == sizeof KNOWN / sizeof *KNOWN && !json_is_null(value))
+            return error_set(error, ERROR_UNSUPPORTED, "%s: %.40s: expected no such key: it is not supported", path, key);
+    }
+    return check_whole_rotation(rope, path, "partial_rotary_factor", error);
+}
+
+// The object under `key`, checked; its angles' base goes to *theta where it has one. *found: there is one with keys.
+static int read_rope_object(const json_t *json, const char *path, const char *key, double *theta, bool *found,
+                            struct error *error) {
+    json_t *rope = json_object_get(json, key);
+    *found = json_object_size(rope) > 0;
     if (!rope || json_is_null(rope)) return 0;
     if (!json_is_object(rope))
         return error_set(error, ERROR_FORMAT, "%s: %s: expected null or an object, found %s", path, key,
                          hf_json_kind(rope));
-    const char *const type_keys[] = {"rope_type", "type"};
-    for (int i = 0; i < 2; i++) {
-        const json_t *type = json_object_get(rope, type_keys[i]);
-        if (!type || json_is_null(type)) continue;
-        if (!json_is_string(type))
-            return error_set(error, ERROR_FORMAT, "%s: %s.%s: expected a string, found %s", path, key, type_keys[i],
-                             hf_json_kind(type));
-        if (strcmp(json_string_value(type), "default") != 0)
-            return error_set(error, ERROR_UNSUPPORTED,
-                             "%s: %s.%s: expected \"default\", found \"%.40s\": such models are not supported yet", path,
-                             key, type_keys[i], json_string_value(type));
-    }
-    return 0;
+    char where[PATH_MAX + 32];
+    snprintf(where, sizeof where, "%s: %s", path, key);
+    int rc = check_rope_keys(rope, where, error);
+    return rc ? rc : hf_json_real_or(rope, where, "rope_theta", ROPE_THETA_MIN, ROPE_THETA_MAX, *theta, theta, error);
 }
 
+// As transformers reads it: an object goes before the config's own rope_theta, and the older rope_scaling, where it
+// holds anything, before the newer rope_parameters.
 static int read_rope(const json_t *json, const char *path, struct model_config *config, struct error *error) {
-    const double theta_default = 1e6; // transformers' for this family
-    int rc = check_rope(json, path, "rope_scaling", error);
-    if (!rc) rc = check_rope(json, path, "rope_parameters", error);
-    if (!rc) rc = hf_json_real_or(json, path, "rope_theta", 1, 1e12, theta_default, &config->rope_theta, error);
-    if (rc) return rc;
-    const json_t *parameters = json_object_get(json, "rope_parameters"); // where newer files keep it
-    if (!json_is_object(parameters)) return 0;
-    rc = hf_json_real_or(parameters, path, "rope_theta", 1, 1e12, config->rope_theta, &config->rope_theta, error);
-    return rc ? error_prefix(error, "rope_parameters") : 0;
+    double theta = ROPE_THETA_DEFAULT;
+    bool scaling = false, parameters = false;
+    int rc = check_whole_rotation(json, path, "partial_rotary_factor", error);
+    if (!rc) rc = hf_json_real_or(json, path, "rope_theta", ROPE_THETA_MIN, ROPE_THETA_MAX, theta, &theta, error);
+    double older = theta, newer = theta;
+    if (!rc) rc = read_rope_object(json, path, "rope_scaling", &older, &scaling, error);
+    if (!rc) rc = read_rope_object(json, path, "rope_parameters", &newer, &parameters, error);
+    config->rope_theta = scaling ? older : parameters ? newer : theta;
+    return rc;
 }
 
 static int read_rest(const json_t *json, const char *path, struct model_config *config, struct error *error) {

@@ -1,5 +1,7 @@
 // A checkpoint: the tensors that a model's files hold, found and checked for themselves, not yet given a
 // meaning. Files stay mapped for as long as the checkpoint lives; whoever opened it owns it. Read-only once open.
+// A file that is cut short while it is mapped ends the process: reading a page that is gone raises SIGBUS, and there
+// is nothing to go on with. To replace a model, write it beside the old one and rename it: the old one lives on.
 #ifndef ENGINE_CHECKPOINTS_CHECKPOINT_H
 #define ENGINE_CHECKPOINTS_CHECKPOINT_H
 

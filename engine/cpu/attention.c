@@ -49,9 +49,10 @@ size_t attention_scratch_floats(const struct stage_limits *limits) {
 }
 
 size_t attention_tasks_max(const struct stage_limits *limits) {
-    // For each key and value head: every row a sequence of its own in parts, or whole blocks and one more each.
+    // For each key and value head: the whole blocks, and of each sequence a block that is not whole, or the parts.
     size_t group = (size_t)(limits->heads / limits->kv_heads);
-    return (size_t)limits->tokens_max * (size_t)limits->kv_heads * (ATTENTION_SPLITS + group / ATTENTION_ROWS + 1);
+    size_t blocks = (size_t)limits->tokens_max * group / ATTENTION_ROWS;
+    return (size_t)limits->kv_heads * (blocks + (size_t)limits->sequences_max * ATTENTION_SPLITS);
 }
 
 size_t attention_task_bytes(void) {
@@ -125,15 +126,17 @@ static size_t plan_block(const struct call *call, const struct batch_sequence *s
     return (size_t)parts;
 }
 
-static size_t plan(const struct call *call, const struct batch *batch, struct attention_task *tasks) {
-    size_t count = 0, partial = 0;
+// Fills tasks and counts the rows of partial results that they will leave.
+static size_t plan(const struct call *call, const struct batch *batch, struct attention_task *tasks, size_t *partial) {
+    size_t count = 0;
+    *partial = 0;
     for (int s = 0; s < batch->sequences; s++) {
         const struct batch_sequence *sequence = &batch->sequence[s];
         int rows = sequence->count * call->group;
         for (int h = 0; h < call->attention->kv_heads; h++)
             for (int first = 0; first < rows; first += ATTENTION_ROWS)
                 count += plan_block(call, sequence, h, first, smaller(ATTENTION_ROWS, rows - first),
-                                    rows <= ATTENTION_ROWS && sequence->count == 1, &partial, tasks + count);
+                                    rows <= ATTENTION_ROWS && sequence->count == 1, partial, tasks + count);
     }
     return count;
 }
@@ -286,14 +289,17 @@ void cpu_attention(void *state, const struct attention *attention, const struct 
         for (int i = 0; i < sequence->count; i++) store_row(&call, sequence, i);
     }
     struct attention_task *tasks = cpu->tasks;
-    int count = (int)plan(&call, batch, tasks);
+    size_t partial;
+    int count = (int)plan(&call, batch, tasks, &partial);
     int64_t work = 0; // multiplications: scores and weighted values
     for (int i = 0; i < count; i++)
         work += (int64_t)tasks[i].rows * (tasks[i].page_last - tasks[i].page_first) * KV_PAGE_TOKENS * 2;
     bool shared = worth_sharing(work * attention->head_dim);
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (shared)
     for (int i = 0; i < count; i++) run_task(&call, &tasks[i]);
-#pragma omp parallel for schedule(static) num_threads(threads) if (count > 64)
+    if (partial == 0) return;
+    shared = worth_sharing((int64_t)partial * attention->head_dim * ELEMENT_WORK);
+#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
     for (int i = 0; i < count; i++)
         if (tasks[i].parts > 1 && tasks[i].part == 0) combine(&call, &tasks[i]);
 }

@@ -40,7 +40,7 @@ struct cpu {
     float *attention; // [threads][attention_floats]
     size_t attention_floats;
     struct attention_task *tasks;
-    float *partial; // [tokens_max * heads * ATTENTION_SPLITS][head_dim + 2]
+    float *partial; // [sequences_max * heads * ATTENTION_SPLITS][head_dim + 2]
 
     float *score;                    // [tokens_max][experts] of the router
     struct expert_rows *expert_rows; // [experts]
@@ -65,6 +65,8 @@ static inline bool worth_sharing(int64_t multiplications) {
     return multiplications >= 1 << 17;
 }
 
+enum { ELEMENT_WORK = 8 }; // multiplications as long as which it takes to fetch and to store one value
+
 // A share of `count` things: the part'th of `parts`, cut at multiples of `grain`.
 struct share {
     int first, last;
@@ -87,8 +89,14 @@ enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int
 // The dot products of one thread's share of the outputs.
 void matmul_dots(const struct cpu *cpu, const struct dot *dot, enum weight_format format, struct share outputs);
 
+// `count` weights of one row, from a column on, as floats.
+void matmul_weights(const struct cpu *cpu, const struct matrix *matrix, int row, int column, size_t count, float *to);
+
 // y[r] (+)= W x[r] + bias
 void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
+
+// The same with the activations as they are, never in bf16: leaves cpu->narrow and cpu->wide alone.
+void matmul_f32(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
 
 // y[r] = W x[r] with x in bf16 already; rows a multiple of ONEDNN_ROW_STEP, and there is room for all of them in y.
 // false when oneDNN failed.

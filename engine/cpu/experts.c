@@ -9,7 +9,10 @@
 #include <math.h>
 #include <string.h>
 
-enum { GRAIN = 16 }; // outputs: a cache line of results
+enum {
+    GRAIN = 16,     // outputs: a cache line of results
+    GATE_WORK = 32, // multiplications as long as which the gate of one value takes
+};
 
 // ---- Routing
 
@@ -85,10 +88,6 @@ struct plan {
     bool many_bf16; // they are multiplied in bf16
 };
 
-static int round_up(int rows) {
-    return (rows + ONEDNN_ROW_STEP - 1) / ONEDNN_ROW_STEP * ONEDNN_ROW_STEP;
-}
-
 // Few: so many rows of an expert are computed with those of the other few.
 static int few_rows(const struct cpu *cpu, enum weight_format format, int rows_of_call) {
     bool bf16 = rows_of_call > FEW_ROWS && matmul_way(cpu, format, rows_of_call) == MATMUL_BF16;
@@ -114,7 +113,7 @@ static struct plan sort_rows(const struct call *call) {
         for (int e = 0; e < experts; e++) {
             if (next[e] == 0 || (next[e] > few) != many) continue;
             cpu->expert_rows[count++] = (struct expert_rows){e, row, next[e]};
-            row += round_up(next[e]);
+            row += onednn_padded(next[e]);
         }
         if (!many) {
             plan.few_count = count;
@@ -200,7 +199,8 @@ static void few_experts(const struct call *call, const struct plan *plan) {
 static void gate_rows(const struct call *call, const struct expert_rows *rows, bool narrow) {
     struct cpu *cpu = call->cpu;
     size_t width = (size_t)call->intermediate;
-#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads)
+    bool shared = worth_sharing((int64_t)rows->rows * call->intermediate * GATE_WORK);
+#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (shared)
     for (int r = rows->first; r < rows->first + rows->rows; r++) {
         size_t at = (size_t)r * width;
         cpu->kernels->gate(cpu->gate + at, cpu->up + at, width);
@@ -212,7 +212,7 @@ static bool many_bf16(const struct call *call, const struct expert_rows *rows) {
     struct cpu *cpu = call->cpu;
     const struct expert *expert = &call->layer->experts[rows->expert];
     size_t inner = (size_t)rows->first * (size_t)call->intermediate, outer = (size_t)rows->first * (size_t)call->hidden;
-    int count = round_up(rows->rows);
+    int count = onednn_padded(rows->rows);
     if (!matmul_bf16(cpu, &expert->gate, cpu->narrow + outer, cpu->gate + inner, count) ||
         !matmul_bf16(cpu, &expert->up, cpu->narrow + outer, cpu->up + inner, count))
         return false;
@@ -220,16 +220,17 @@ static bool many_bf16(const struct call *call, const struct expert_rows *rows) {
     return matmul_bf16(cpu, &expert->down, cpu->narrow_gated + inner, cpu->sorted + outer, count);
 }
 
+// Leaves cpu->narrow alone: the rows of experts that are not computed yet may lie there.
 static void many_f32(const struct call *call, const struct expert_rows *rows) {
     struct cpu *cpu = call->cpu;
     const struct expert *expert = &call->layer->experts[rows->expert];
     const struct linear gate = {expert->gate, NULL}, up = {expert->up, NULL}, down = {expert->down, NULL};
     float *sorted = cpu->sorted + (size_t)rows->first * (size_t)call->hidden;
     size_t inner = (size_t)rows->first * (size_t)call->intermediate;
-    matmul(cpu, &gate, sorted, cpu->gate + inner, rows->rows, false);
-    matmul(cpu, &up, sorted, cpu->up + inner, rows->rows, false);
+    matmul_f32(cpu, &gate, sorted, cpu->gate + inner, rows->rows, false);
+    matmul_f32(cpu, &up, sorted, cpu->up + inner, rows->rows, false);
     gate_rows(call, rows, false);
-    matmul(cpu, &down, cpu->gate + inner, sorted, rows->rows, false);
+    matmul_f32(cpu, &down, cpu->gate + inner, sorted, rows->rows, false);
 }
 
 static void many_experts(const struct call *call, const struct plan *plan) {

@@ -8,36 +8,59 @@
 #include "engine/cpu/cpu.h"
 
 #include <omp.h>
+#include <string.h>
 
 enum { SHARE_GRAIN = 16 }; // outputs: a cache line of results
 
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
     if (rows <= FEW_ROWS) return MATMUL_DOTS;
     if (!cpu->onednn) return MATMUL_PANELS;
-    if (format == WEIGHTS_F32) return MATMUL_SGEMM;
-    return cpu->bf16 ? MATMUL_BF16 : MATMUL_PANELS;
+    switch (format) {
+    case WEIGHTS_F32:
+        return MATMUL_SGEMM;
+    case WEIGHTS_BF16:
+        return cpu->bf16 ? MATMUL_BF16 : MATMUL_PANELS;
+    }
+    return MATMUL_PANELS;
+}
+
+// ---- Weights
+
+static const void *weight_at(const struct matrix *matrix, int row, int column) {
+    size_t index = (size_t)row * (size_t)matrix->columns + (size_t)column;
+    return (const char *)matrix->data + index * weight_format_bytes(matrix->format);
+}
+
+void matmul_weights(const struct cpu *cpu, const struct matrix *matrix, int row, int column, size_t count, float *to) {
+    const void *from = weight_at(matrix, row, column);
+    switch (matrix->format) {
+    case WEIGHTS_F32:
+        memcpy(to, from, count * sizeof *to);
+        break;
+    case WEIGHTS_BF16:
+        cpu->kernels->widen(from, to, count);
+        break;
+    }
 }
 
 // ---- Few rows
-
-static const void *weight_rows(const struct matrix *matrix, int row) {
-    size_t index = (size_t)row * (size_t)matrix->columns;
-    if (matrix->format == WEIGHTS_F32) return (const float *)matrix->data + index;
-    return (const uint16_t *)matrix->data + index;
-}
 
 void matmul_dots(const struct cpu *cpu, const struct dot *dot, enum weight_format format, struct share outputs) {
     if (outputs.first == outputs.last) return;
     struct matrix weight = {format, dot->outputs, dot->columns, dot->weight};
     struct dot part = *dot;
-    part.weight = weight_rows(&weight, outputs.first);
+    part.weight = weight_at(&weight, outputs.first, 0);
     part.outputs = outputs.last - outputs.first;
     part.y += outputs.first;
     if (part.bias) part.bias += outputs.first;
-    if (format == WEIGHTS_F32)
+    switch (format) {
+    case WEIGHTS_F32:
         cpu->kernels->dot_f32(&part);
-    else
+        break;
+    case WEIGHTS_BF16:
         cpu->kernels->dot_bf16(&part);
+        break;
+    }
 }
 
 static void dots(const struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows,
@@ -55,7 +78,8 @@ static void dots(const struct cpu *cpu, const struct linear *linear, const float
 // ---- Many rows
 
 static void add_bias(const struct cpu *cpu, const float *bias, float *y, int rows, int outputs) {
-#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads)
+    bool shared = worth_sharing((int64_t)rows * outputs * ELEMENT_WORK);
+#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (shared)
     for (int r = 0; r < rows; r++) cpu->kernels->add_scaled(y + (size_t)r * (size_t)outputs, bias, 1, (size_t)outputs);
 }
 
@@ -77,21 +101,18 @@ static void narrow(const struct cpu *cpu, const float *x, uint16_t *to, size_t c
     }
 }
 
-static int padded(int rows) {
-    return (rows + ONEDNN_ROW_STEP - 1) / ONEDNN_ROW_STEP * ONEDNN_ROW_STEP;
-}
-
 // Up to ONEDNN_ROWS_MAX rows. A number of rows for which there is no product takes a detour over a buffer with
 // room for more: the rows that pad are computed from what lies there, and dropped.
 static bool bf16_rows(struct cpu *cpu, const struct linear *linear, const uint16_t *x, float *y, int rows,
                       bool accumulate) {
     const struct matrix *weight = &linear->weight;
     int outputs = weight->rows, columns = weight->columns;
-    if (rows == padded(rows))
+    if (rows == onednn_padded(rows))
         return onednn_bf16(cpu->onednn, weight->data, outputs, columns, linear->bias, x, rows, y, accumulate);
-    if (!onednn_bf16(cpu->onednn, weight->data, outputs, columns, NULL, x, padded(rows), cpu->wide, false))
+    if (!onednn_bf16(cpu->onednn, weight->data, outputs, columns, NULL, x, onednn_padded(rows), cpu->wide, false))
         return false;
-#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads)
+    bool shared = worth_sharing((int64_t)rows * outputs * ELEMENT_WORK);
+#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (shared)
     for (int r = 0; r < rows; r++) {
         const float *from = cpu->wide + (size_t)r * (size_t)outputs;
         float *to = y + (size_t)r * (size_t)outputs;
@@ -116,18 +137,17 @@ bool matmul_bf16(struct cpu *cpu, const struct matrix *weight, const uint16_t *x
 // panel[k][o] = W[first_output + o][first_column + k]
 static void fill_panel(const struct cpu *cpu, const struct matrix *weight, int first_output, int outputs,
                        int first_column, int depth, float *panel) {
-    if (weight->format == WEIGHTS_F32) {
-        const float *from = (const float *)weight_rows(weight, first_output) + first_column;
-        cpu->kernels->transpose(from, (size_t)weight->columns, outputs, depth, panel, PANEL_OUTPUTS);
+    if (weight->format == WEIGHTS_F32) { // as they lie
+        cpu->kernels->transpose(weight_at(weight, first_output, first_column), (size_t)weight->columns, outputs, depth,
+                                panel, PANEL_OUTPUTS);
         return;
     }
     float *four = panel + PANEL_DEPTH * PANEL_OUTPUTS; // [4][depth] rows, widened
     for (int o = 0; o < outputs; o += 4) {
         int rows = outputs - o < 4 ? outputs - o : 4;
-        for (int r = 0; r < rows; r++) {
-            const uint16_t *from = (const uint16_t *)weight_rows(weight, first_output + o + r) + first_column;
-            cpu->kernels->widen(from, four + (size_t)r * PANEL_DEPTH, (size_t)depth);
-        }
+        for (int r = 0; r < rows; r++)
+            matmul_weights(cpu, weight, first_output + o + r, first_column, (size_t)depth,
+                           four + (size_t)r * PANEL_DEPTH);
         cpu->kernels->transpose(four, PANEL_DEPTH, rows, depth, panel + o, PANEL_OUTPUTS);
     }
 }
@@ -181,19 +201,24 @@ static void many_bf16(struct cpu *cpu, const struct linear *linear, const float 
     }
 }
 
-void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
+void matmul_f32(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     switch (matmul_way(cpu, linear->weight.format, rows)) {
     case MATMUL_DOTS:
         dots(cpu, linear, x, y, rows, accumulate);
         break;
-    case MATMUL_BF16:
-        many_bf16(cpu, linear, x, y, rows, accumulate);
-        break;
     case MATMUL_SGEMM:
         if (sgemm(cpu, linear, x, y, rows, accumulate)) break;
         __attribute__((fallthrough));
+    case MATMUL_BF16:
     case MATMUL_PANELS:
         panels(cpu, linear, x, y, rows, accumulate);
         break;
     }
+}
+
+void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
+    if (matmul_way(cpu, linear->weight.format, rows) == MATMUL_BF16)
+        many_bf16(cpu, linear, x, y, rows, accumulate);
+    else
+        matmul_f32(cpu, linear, x, y, rows, accumulate);
 }

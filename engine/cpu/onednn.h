@@ -13,6 +13,10 @@
 // for one number of rows, when that number is first seen, and kept.
 enum { ONEDNN_ROW_STEP = 16, ONEDNN_ROWS_MAX = 256 };
 
+static inline int onednn_padded(int rows) {
+    return (rows + ONEDNN_ROW_STEP - 1) / ONEDNN_ROW_STEP * ONEDNN_ROW_STEP;
+}
+
 struct onednn;
 
 int onednn_create(struct onednn **out, struct error *error);

@@ -1,10 +1,7 @@
 #include "engine/quants/bf16.h"
 
-enum { PARALLEL_MIN = 1 << 16 }; // below this, waking threads costs more than it brings
-
 void bf16_array_to_f32(const void *in, float *out, size_t count) {
     const unsigned char *from = in;
-#pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (size_t i = 0; i < count; i++) {
         uint16_t half;
         memcpy(&half, from + 2 * i, sizeof half);
@@ -14,7 +11,6 @@ void bf16_array_to_f32(const void *in, float *out, size_t count) {
 
 void bf16_array_from_f32(const void *in, uint16_t *out, size_t count) {
     const unsigned char *from = in;
-#pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (size_t i = 0; i < count; i++) {
         float value;
         memcpy(&value, from + 4 * i, sizeof value);

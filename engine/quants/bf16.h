@@ -22,7 +22,7 @@ static inline uint16_t bf16_from_f32(float value) {
     return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
 }
 
-// In bulk, on all threads where it is worth it. Inputs may start at any byte.
+// In bulk. Inputs may start at any byte.
 void bf16_array_to_f32(const void *in, float *out, size_t count);
 void bf16_array_from_f32(const void *in, uint16_t *out, size_t count);
 

@@ -2,11 +2,8 @@
 
 #include "engine/quants/bf16.h"
 
-enum { PARALLEL_MIN = 1 << 16 }; // below this, waking threads costs more than it brings
-
 void f16_array_to_f32(const void *in, float *out, size_t count) {
     const unsigned char *from = in;
-#pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (size_t i = 0; i < count; i++) {
         uint16_t half;
         memcpy(&half, from + 2 * i, sizeof half);
@@ -16,7 +13,6 @@ void f16_array_to_f32(const void *in, float *out, size_t count) {
 
 void f16_array_to_bf16(const void *in, uint16_t *out, size_t count) {
     const unsigned char *from = in;
-#pragma omp parallel for schedule(static) if (count >= PARALLEL_MIN)
     for (size_t i = 0; i < count; i++) {
         uint16_t half;
         memcpy(&half, from + 2 * i, sizeof half);

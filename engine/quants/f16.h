@@ -21,7 +21,7 @@ static inline float f16_to_f32(uint16_t half) {
     return value;
 }
 
-// In bulk, on all threads where it is worth it. Inputs may start at any byte.
+// In bulk. Inputs may start at any byte.
 void f16_array_to_f32(const void *in, float *out, size_t count);
 void f16_array_to_bf16(const void *in, uint16_t *out, size_t count);
 

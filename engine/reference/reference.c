@@ -48,10 +48,17 @@ static int reference_open(void **state, const struct stage_limits *limits, struc
 
 static float matrix_at(const struct matrix *matrix, int row, int column) {
     size_t index = (size_t)row * (size_t)matrix->columns + (size_t)column;
-    if (matrix->format == WEIGHTS_F32) return ((const float *)matrix->data)[index];
-    uint32_t bits = (uint32_t)((const uint16_t *)matrix->data)[index] << 16; // bf16: the upper half of an fp32
-    float value;
-    memcpy(&value, &bits, sizeof value);
+    float value = NAN;
+    uint32_t bits;
+    switch (matrix->format) {
+    case WEIGHTS_F32:
+        value = ((const float *)matrix->data)[index];
+        break;
+    case WEIGHTS_BF16: // the upper half of an fp32
+        bits = (uint32_t)((const uint16_t *)matrix->data)[index] << 16;
+        memcpy(&value, &bits, sizeof value);
+        break;
+    }
     return value;
 }
 

@@ -17,6 +17,9 @@ struct engine fake = {
             .device = "none",
             .context_tokens = 128,
             .vocab_size = FAKE_VOCAB,
+            .token_bytes_max = 7, // FAKE_END's
+            .sequences_max = 16,
+            .queue_max = 64,
             .parameters = 1000,
             .created = 1700000000,
         },
@@ -158,7 +161,7 @@ struct engine_event fake_done(enum finish_reason finish, size_t completion_token
 
 struct engine_event fake_error(enum error_code code) {
     struct engine_event event = {.type = ENGINE_EVENT_ERROR};
-    error_set(&event.error, code, "%s", error_text(code));
+    error_set_code(&event.error, code);
     return event;
 }
 

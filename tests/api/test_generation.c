@@ -121,6 +121,7 @@ static void chat_whole(void **state) {
     assert_string_equal(summary.finish, "stop");
     assert_int_equal(summary.prompt_tokens, 8);
     assert_int_equal(summary.completion_tokens, 2);
+    assert_true(summary.tokens_per_second == 0.25); // what the timings say
     generation_destroy(generation);
 }
 
@@ -584,6 +585,7 @@ static void failing_job(void **state) {
     assert_json(stream.events[2], "{\"error\":{\"message\":\"the model produced numbers that are not finite\","
                                   "\"type\":\"server_error\",\"param\":null,\"code\":\"numeric_error\"}}");
     assert_string_equal(generation_summary(generation).finish, "error");
+    assert_int_equal(generation_summary(generation).error.code, ERROR_NUMERIC);
     free_stream(&stream);
     json_t *result = read_result(generation, 500); // what a stream answers that has sent nothing yet
     json_decref(result);

@@ -223,6 +223,7 @@ static void logit_bias(void **state) {
 static void logprobs(void **state) {
     (void)state;
     REFUSED_CHAT("\"top_logprobs\":2", "top_logprobs", "'top_logprobs' requires 'logprobs' to be true");
+    generation_destroy(parse_good(&chat_generation, CHAT("\"logprobs\":false,\"top_logprobs\":0")));
     REFUSED_CHAT("\"logprobs\":true,\"top_logprobs\":21", "top_logprobs",
                  "'top_logprobs' must be an integer between 0 and 20, got 21");
     REFUSED_CHAT("\"logprobs\":3", "logprobs", "'logprobs' must be true or false, got 3");
@@ -241,9 +242,9 @@ static void logprobs(void **state) {
 static void streaming(void **state) {
     (void)state;
     REFUSED_CHAT("\"stream_options\":{\"include_usage\":true}", "stream_options",
-                 "'stream_options' is only allowed when 'stream' is true");
-    REFUSED_CHAT("\"stream\":false,\"stream_options\":{}", "stream_options",
-                 "'stream_options' is only allowed when 'stream' is true");
+                 "'stream_options.include_usage' is only allowed when 'stream' is true");
+    generation_destroy(parse_good(&chat_generation, CHAT("\"stream\":false,\"stream_options\":{}")));
+    generation_destroy(parse_good(&chat_generation, CHAT("\"stream_options\":{\"include_usage\":false}")));
     REFUSED_CHAT("\"stream_options\":{\"other\":true},\"stream\":true", "stream_options.other",
                  "Unrecognized request argument supplied: stream_options.other");
     REFUSED_CHAT("\"stream\":true,\"stream_options\":{\"include_usage\":1}", "stream_options.include_usage",
@@ -254,6 +255,62 @@ static void streaming(void **state) {
         CHAT("\"stream_options\":{\"include_usage\":true,\"include_obfuscation\":false,\"x\":null},\"stream\":true"));
     assert_true(generation_streams(generation));
     generation_destroy(generation);
+}
+
+// A text of `bytes`: `front` of spaces, then of letters.
+static char *long_body(const char *format, int front, int bytes) {
+    char *text = malloc((size_t)bytes + 1), *body = malloc((size_t)bytes + 256);
+    assert_true(text && body);
+    memset(text, 'x', (size_t)bytes);
+    memset(text, ' ', (size_t)front);
+    text[bytes] = '\0';
+    snprintf(body, (size_t)bytes + 256, format, text);
+    free(text);
+    return body;
+}
+
+// What can not fit 128 tokens of 7 bytes at most is not even tokenized; one byte less is the engine's to judge.
+static void texts_beyond_the_context(void **state) {
+    (void)state;
+    static const struct {
+        const struct generation_kind *kind;
+        const char *format, *param;
+        int front;
+    } cases[] = {
+        {&chat_generation, "{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", "messages", 0},
+        {&completion_generation, "{\"prompt\":\"%s\"}", "prompt", 0},
+        {&completion_generation, "{\"prompt\":[\"x\",\"%s\"]}", "prompt", 0},
+        // White space that a special token may swallow counts for nothing.
+        {&chat_generation, "{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", "messages", 500},
+        {&completion_generation, "{\"parse_special\":true,\"prompt\":\"%s\"}", "prompt", 500},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *body = long_body(cases[i].format, cases[i].front, cases[i].front + 128 * 7);
+        generation_destroy(parse_good(cases[i].kind, body));
+        free(body);
+        body = long_body(cases[i].format, cases[i].front, cases[i].front + 128 * 7 + 1);
+        char message[128];
+        snprintf(message, sizeof message,
+                 "'%s' has at least 129 tokens (897 bytes), but the model's context is 128 tokens", cases[i].param);
+        assert_refused(cases[i].kind, body, ERROR_CONTEXT_LENGTH, cases[i].param, message);
+        free(body);
+    }
+}
+
+// More answers than the server ever has places for: not a matter of coming back later.
+static void more_answers_than_places(void **state) {
+    (void)state;
+    struct engine_info before = fake.info;
+    fake.info.sequences_max = 1;
+    fake.info.queue_max = 2;
+    generation_destroy(parse_good(&chat_generation, CHAT("\"n\":3")));
+    REFUSED_CHAT("\"n\":4", "n",
+                 "4 answers are asked for at once ('n' = 4, prompts: 1); this server has places for 3 (1 that decode "
+                 "and 2 that wait)");
+    assert_refused(&completion_generation, "{\"prompt\":[\"a\",\"b\",\"c\",\"d\"]}", ERROR_ARGUMENT, "prompt",
+                   "4 answers are asked for at once ('n' = 1, prompts: 4); this server has places for 3 (1 that decode "
+                   "and 2 that wait)");
+    fake.info = before;
 }
 
 static void models(void **state) {
@@ -406,6 +463,8 @@ int main(void) {
         cmocka_unit_test(logit_bias),
         cmocka_unit_test(logprobs),
         cmocka_unit_test(streaming),
+        cmocka_unit_test(texts_beyond_the_context),
+        cmocka_unit_test(more_answers_than_places),
         cmocka_unit_test(models),
         cmocka_unit_test(without_effect),
         cmocka_unit_test(refused_by_name),

@@ -1,4 +1,5 @@
 """The program as a process: its arguments, what it says of a model it cannot take, and how it ends."""
+import http.client
 import json
 import re
 import shutil
@@ -178,6 +179,16 @@ def test_weights_formats(serve, server):
                     for answer in answers)
     assert [token for token, _ in wide] == [token for token, _ in narrow]
     assert all(abs(a - b) < 1e-3 for (_, a), (_, b) in zip(wide, narrow))
+
+
+def test_a_model_file_that_shrinks(copy):
+    """Nothing can be computed any more; but it ends with a word, not with a core dump."""
+    server = tandem.Server(model=copy)
+    with open(copy / "model.safetensors", "r+b") as weights:
+        weights.truncate(100_000)
+    with pytest.raises((OSError, http.client.HTTPException)):
+        server.post("/v1/completions", {"prompt": "Once upon a time"})
+    assert server.wait() == 2 and "was shortened" in server.log
 
 
 def test_second_interrupt_ends_at_once():

@@ -196,6 +196,7 @@ int main(int argc, char **argv) {
     }
     bandwidth = read_bandwidth(threads);
     const struct stage_limits limits = {.tokens_max = TOKENS,
+                                        .sequences_max = TOKENS,
                                         .context_max = CONTEXT,
                                         .hidden = HIDDEN,
                                         .heads = HEADS,

@@ -88,6 +88,7 @@ static void setting_free(struct setting *s) {
 
 static struct stage_limits limits_of(const struct setting *s) {
     return (struct stage_limits){.tokens_max = s->batch.tokens,
+                                 .sequences_max = s->batch.sequences,
                                  .context_max = CONTEXT,
                                  .hidden = 8,
                                  .heads = s->shape.heads,
@@ -153,7 +154,10 @@ static void check_setting(struct setting *s) {
         void *state = open_device(&DEVICES[d], &limits);
         if (!state) continue;
         memcpy(s->cache.data, before, s->cache_floats * sizeof *before);
+        float *behind = ((struct cpu *)state)->score; // where partial results end
+        behind[0] = 0.5f;
         run_some(&cpu_stages, state, s, 0, s->batch.sequences, found);
+        assert_true(behind[0] == 0.5f);
         compare(DEVICES[d].name, found, expected, s->q_count, tolerance_of(s, CONTEXT));
         compare("cache", s->cache.data, after, s->cache_floats, 4 * 0x1p-24);
 
@@ -237,12 +241,27 @@ static void long_contexts(void **unused) {
     }
 }
 
+// NaN everywhere in the cache but at the positions that the sequences have behind them.
+static void spoil_unwritten(struct setting *s, const float *before) {
+    size_t width = (size_t)s->shape.head_dim;
+    for (size_t i = 0; i < s->cache_floats; i++) s->cache.data[i] = NAN;
+    for (int i = 0; i < s->batch.sequences; i++)
+        for (int p = 0; p < s->sequence[i].position; p++)
+            for (int part = 0; part < 2; part++)
+                for (int h = 0; h < s->shape.kv_heads; h++) {
+                    float *to = kv_cache_block(&s->cache, LAYER, s->pages[i][p / KV_PAGE_TOKENS], part, h) +
+                                (size_t)(p % KV_PAGE_TOKENS) * width;
+                    memcpy(to, before + (to - s->cache.data), width * sizeof *to);
+                }
+}
+
 // ---- Several sequences, some decoding, some in a chunk of their prompt
 
 static void company(void **unused) {
     (void)unused;
     static const int POSITIONS[][SEQUENCES_MAX] = {{5, 0, 40, 95, 31, 32, 700, 1}, {1, 2, 3, 4, 5, 6, 7, 1200}};
     static const int COUNTS[][SEQUENCES_MAX] = {{1, 1, 1, 1, 1, 1, 1, 1}, {1, 20, 1, 33, 2, 1, 9, 1}};
+    static const int LONG[SEQUENCES_MAX] = {3000, 2100, 2500, 3199, 2047, 2200, 2300, 2400}; // all parts that can be
     struct random random = {14};
     for (int shape = 0; shape < SHAPE_COUNT; shape++)
         for (int i = 0; i < 2; i++) {
@@ -251,6 +270,44 @@ static void company(void **unused) {
             check_setting(&s);
             setting_free(&s);
         }
+    struct setting s = setting_of(&random, SHAPES[0], CONTEXT, SEQUENCES_MAX, LONG, COUNTS[0]);
+    check_setting(&s);
+    setting_free(&s);
+}
+
+// What lies in the pages where a sequence has not written, and in pages that are not its own, is never read: not
+// even a NaN there, left by a sequence that failed, changes a bit.
+static void what_others_left(void **unused) {
+    (void)unused;
+    static const int POSITIONS[] = {5, 0, 40, 95, 31, 32, 700, 0}, COUNTS[] = {1, 20, 1, 33, 2, 1, 1, 1};
+    struct random random = {17};
+    for (int shape = 0; shape < SHAPE_COUNT; shape++) {
+        struct setting s =
+            setting_of(&random, SHAPES[shape], shape % 2 ? 50 : CONTEXT, SEQUENCES_MAX, POSITIONS, COUNTS);
+        struct stage_limits limits = limits_of(&s);
+        struct error error;
+        float *before = copy_floats(s.cache.data, s.cache_floats);
+        float *clean = allocate(s.q_count, sizeof *clean), *found = allocate(s.q_count, sizeof *found);
+        for (int d = -1; d < DEVICE_COUNT; d++) {
+            const struct stages *stages = d < 0 ? &reference_stages : &cpu_stages;
+            void *state = NULL;
+            if (d < 0)
+                assert_int_equal(stages->open(&state, &limits, &error), 0);
+            else
+                state = open_device(&DEVICES[d], &limits);
+            if (!state) continue;
+            memcpy(s.cache.data, before, s.cache_floats * sizeof *before);
+            run_some(stages, state, &s, 0, s.batch.sequences, clean);
+            spoil_unwritten(&s, before);
+            run_some(stages, state, &s, 0, s.batch.sequences, found);
+            assert_memory_equal(found, clean, s.q_count * sizeof *found);
+            stages->close(state);
+        }
+        free(found);
+        free(clean);
+        free(before);
+        setting_free(&s);
+    }
 }
 
 // A prompt in chunks gives what the whole prompt gives.
@@ -315,6 +372,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reference_by_hand), cmocka_unit_test(windows), cmocka_unit_test(long_contexts),
         cmocka_unit_test(company),           cmocka_unit_test(chunks),  cmocka_unit_test(extremes),
+        cmocka_unit_test(what_others_left),
     };
     return cmocka_run_group_tests_name("attention", tests, NULL, NULL);
 }

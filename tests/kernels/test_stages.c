@@ -31,6 +31,7 @@ static void check(const char *what, double found, double expected, double tolera
 
 static struct stage_limits limits_of(int tokens, int hidden, int intermediate, int experts, int vocab) {
     return (struct stage_limits){.tokens_max = tokens,
+                                 .sequences_max = tokens,
                                  .context_max = 1024,
                                  .hidden = hidden,
                                  .heads = 4,

@@ -66,7 +66,7 @@ static void end(struct engine_job *job, int code) {
     event->usage = (struct engine_usage){.prompt_tokens = job->prompt_tokens,
                                          .completion_tokens = (size_t)job->made,
                                          .decode_seconds = 1e-6 * (double)(job->made * job->engine->step_us)};
-    if (code) error_set(&event->error, code, "%s", error_text(code));
+    if (code) error_set_code(&event->error, code);
     job->ended = true;
     push(job, event);
 }
@@ -132,17 +132,20 @@ static void *run(void *user) {
 
 int engine_open(struct engine **out, const struct engine_options *options, struct error *error) {
     struct engine *engine = calloc(1, sizeof *engine);
-    if (!engine) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!engine) return error_set_code(error, ERROR_MEMORY);
     const char *step = getenv("STUB_STEP_US");
     engine->step_us = step ? strtol(step, NULL, 10) : STUB_STEP_US;
-    engine->sequences_max = options->sequences_max ? options->sequences_max : 16;
-    engine->queue_max = options->queue_max ? options->queue_max : 64;
+    engine->sequences_max = options->sequences_max ? options->sequences_max : ENGINE_SEQUENCES_STANDARD;
+    engine->queue_max = options->queue_max ? options->queue_max : ENGINE_QUEUE_STANDARD;
     engine->info = (struct engine_info){.model_name = "stub",
                                         .architecture = "stub",
                                         .weights = "f32",
                                         .device = "scripted tokens",
                                         .context_tokens = 100000,
                                         .vocab_size = 256,
+                                        .token_bytes_max = 1,
+                                        .sequences_max = engine->sequences_max,
+                                        .queue_max = engine->queue_max,
                                         .threads = 1,
                                         .kv_tokens = 100000};
     pthread_mutex_init(&engine->lock, NULL);
@@ -187,7 +190,7 @@ int engine_text_tokens(const struct engine *engine, const char *text, size_t byt
     (void)engine;
     (void)parse_special;
     int32_t *ids = realloc(out->ids, (out->count + bytes + 1) * sizeof *ids);
-    if (!ids) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!ids) return error_set_code(error, ERROR_MEMORY);
     out->ids = ids;
     for (size_t i = 0; i < bytes; i++) ids[out->count++] = (unsigned char)text[i];
     out->capacity = out->count;
@@ -223,7 +226,7 @@ static bool contains(const struct engine_request *request, const char *word) {
 int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
                   struct error *error) {
     struct engine_job *job = calloc(1, sizeof *job);
-    if (!job) return error_set(error, ERROR_MEMORY, "%s", error_text(ERROR_MEMORY));
+    if (!job) return error_set_code(error, ERROR_MEMORY);
     job->engine = engine;
     job->tokens_max = request->tokens_max < 0 ? 16 : request->tokens_max;
     job->prompt_tokens = request->prompt_tokens;
@@ -241,7 +244,7 @@ int engine_submit(struct engine *engine, const struct engine_request *request, s
     pthread_mutex_unlock(&engine->lock);
     if (full) {
         free(job);
-        return error_set(error, ERROR_BUSY, "%s", error_text(ERROR_BUSY));
+        return error_set_code(error, ERROR_BUSY);
     }
     *out = job;
     return 0;

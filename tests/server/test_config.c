@@ -1,5 +1,8 @@
 // Settings: defaults, flags, environment, and what is said of a wrong one.
+#include "engine/engine.h"
 #include "server/config.h"
+#include "server/listener.h"
+#include "server/log.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,6 +10,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -132,7 +136,60 @@ static void test_table(void **state) {
             assert_int_not_equal(setting->offset, SETTINGS[j].offset);
         }
     }
+    for (const char *line = help.data; *line; line += strcspn(line, "\n") + 1)
+        if (strcspn(line, "\n") > 100) fail_msg("longer than 100 columns: %.120s", line);
     buffer_finish(&help);
+}
+
+// What a setting may be and is without being set, beside the words.
+static void test_help(void **state) {
+    (void)state;
+    static const char *const lines[] = {
+        "0 to 65535, default 8080, TANDEM_PORT\n",
+        "1K to 1G bytes, default 8M, TANDEM_BODY_BYTES_MAX\n",
+        "0.1 to 3600 seconds, default 10, TANDEM_HEADER_SECONDS\n",
+        "1 to 1024, default 16, TANDEM_MAX_SEQUENCES\n",
+        "--log-level error|warning|info|debug\n",
+        "--weights f32|bf16 ",
+    };
+    struct buffer help;
+    buffer_init(&help, 64 * 1024);
+    assert_true(config_help(&help));
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        if (!strstr(help.data, lines[i])) fail_msg("`%s` is not in:\n%s", lines[i], help.data);
+    buffer_finish(&help);
+}
+
+// A default that the engine has too is the same there; and no setting goes further than the engine does.
+static void test_engine_limits(void **state) {
+    (void)state;
+    assert_int_equal(config.sequences_max, ENGINE_SEQUENCES_STANDARD);
+    assert_int_equal(config.queue_max, ENGINE_QUEUE_STANDARD);
+    assert_int_equal(config.prefill_tokens_max, ENGINE_PREFILL_TOKENS_STANDARD);
+    refuses("--queue", "65537", "1 to 65536");
+}
+
+static void test_log_levels(void **state) {
+    (void)state;
+    static const char *const names[] = {
+        [LOG_ERROR] = "error", [LOG_WARNING] = "warning", [LOG_INFO] = "info", [LOG_DEBUG] = "debug"};
+    for (int i = 0; i < 4; i++) {
+        enum log_level level;
+        assert_true(log_level_parse(names[i], &level));
+        assert_int_equal(level, i);
+        assert_int_equal(FLAGS("--log-level", (char *)names[i]), 0);
+    }
+    assert_false(log_level_parse("loud", &(enum log_level){LOG_ERROR}));
+}
+
+static void test_port_in_use(void **state) {
+    (void)state;
+    struct listener_socket first, second;
+    assert_int_equal(listener_bind(&first, "127.0.0.1", 0, &error), 0);
+    int port = (int)strtol(strrchr(first.address, ':') + 1, NULL, 10);
+    assert_int_equal(listener_bind(&second, "127.0.0.1", port, &error), ERROR_IO);
+    assert_non_null(strstr(error.message, "--port"));
+    close(first.fd);
 }
 
 int main(void) {
@@ -143,6 +200,10 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_wrong_values, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_flags, setup, teardown),
         cmocka_unit_test_setup_teardown(test_table, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_help, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_engine_limits, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_log_levels, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_port_in_use, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,9 +1,11 @@
-// base/: errors, arenas, buffers, UTF-8, checked arithmetic.
+// base/: errors, arenas, blocks, buffers, files, UTF-8, checked arithmetic.
 #include "base/arena.h"
+#include "base/block.h"
 #include "base/buffer.h"
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/utf8.h"
 
 #include <setjmp.h>
@@ -17,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 // ---- Errors
 
@@ -76,13 +79,20 @@ static void error_is_cut_at_a_character(void **state) {
 
 static void every_code_has_words(void **state) {
     (void)state;
+    struct error error = {0};
 #define CHECK_WORDS(name, value, text) \
     assert_int_equal(name, value); \
-    assert_string_equal(error_text(name), text);
+    assert_string_equal(error_text(name), text); \
+    assert_int_equal(error_set_code(&error, name), name); \
+    assert_int_equal(error.code, name); \
+    assert_string_equal(error.message, text); \
+    assert_string_equal(error_name(name), strchr(#name, '_') + 1);
     ERROR_TABLE(CHECK_WORDS)
 #undef CHECK_WORDS
     assert_string_equal(error_text(ERROR_NONE), "no error");
     assert_string_equal(error_text((enum error_code)12345), "an unknown error occurred");
+    assert_string_equal(error_name(ERROR_NONE), "NONE");
+    assert_string_equal(error_name((enum error_code)12345), "UNKNOWN");
 }
 
 // ---- Arenas
@@ -277,6 +287,58 @@ static void checked_sums_products_ranges(void **state) {
     assert_false(checked_range(2, SIZE_MAX, 10)); // offset + bytes wraps round to 1
 }
 
+static void blocks_hold_all_their_parts(void **state) {
+    (void)state;
+    unsigned char *bytes = NULL;
+    double *numbers = NULL;
+    const struct block_part parts[] = {{&bytes, 3, 67, 1}, {&numbers, 5, 7, sizeof *numbers}};
+    void *block = block_create(parts, 2);
+    assert_non_null(block);
+    assert_int_equal((uintptr_t)bytes % 64, 0);
+    assert_int_equal((uintptr_t)numbers % 64, 0);
+    memset(bytes, 1, 3 * 67);
+    for (int i = 0; i < 35; i++) numbers[i] = i; // written to the end: a sanitizer knows how long the block is
+    for (int i = 0; i < 3 * 67; i++) assert_int_equal(bytes[i], 1);
+    free(block);
+
+    unsigned char *kept = bytes = (unsigned char *)&parts;
+    const size_t sizes[][3] = {{SIZE_MAX, 2, 1}, {SIZE_MAX / 8, 1, 16}, {SIZE_MAX - 1, 1, 1}, {SIZE_MAX / 2, 1, 1}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const struct block_part part = {&bytes, sizes[i][0], sizes[i][1], sizes[i][2]};
+        const struct block_part both[] = {part, part, part};
+        assert_null(block_create(both, 3));
+        assert_ptr_equal(bytes, kept);
+    }
+}
+
+// ---- Files
+
+static void files_are_read_whole(void **state) {
+    (void)state;
+    char path[] = "/tmp/tandem-base-XXXXXX", text[8] = "";
+    struct file file;
+    struct error error;
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, "Tandem", 6), 6);
+    close(fd);
+
+    assert_int_equal(file_open(&file, path, 5, &error), ERROR_FORMAT);
+    assert_int_equal(file_open(&file, path, 6, &error), 0);
+    assert_int_equal(file.bytes, 6);
+    assert_int_equal(file_read(&file, path, text, &error), 0);
+    assert_string_equal(text, "Tandem");
+    close(file.fd);
+
+    assert_int_equal(file_open(&file, path, 6, &error), 0);
+    assert_int_equal(truncate(path, 2), 0);
+    assert_int_equal(file_read(&file, path, text, &error), ERROR_IO);
+    assert_non_null(strstr(error.message, "read 2 of 6 bytes: the file became shorter"));
+    close(file.fd);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(file_open(&file, path, 6, &error), ERROR_NOT_FOUND);
+}
+
 static void clock_goes_forward(void **state) {
     (void)state;
     double before = clock_seconds();
@@ -296,6 +358,7 @@ int main(void) {
         cmocka_unit_test(buffer_drops_from_the_front),    cmocka_unit_test(utf8_round_trips_every_scalar),
         cmocka_unit_test(utf8_follows_the_table),         cmocka_unit_test(utf8_judges_whole_texts),
         cmocka_unit_test(checked_sums_products_ranges),   cmocka_unit_test(clock_goes_forward),
+        cmocka_unit_test(blocks_hold_all_their_parts),    cmocka_unit_test(files_are_read_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -334,6 +334,22 @@ static void damaged_templates_do_no_harm(void **state) {
     assert_true(taken < 80); // white space for white space, brackets for brackets, what no prompt shows
 }
 
+static void a_turn_has_ends(void **state) {
+    (void)state;
+    int32_t ends[5] = {2, 32000};
+    assert_int_equal(chat_template_add_ends(phi3, ends, 2, 5), 4); // <|endoftext|> was there
+    static const int32_t EXPECTED[] = {2, 32000, END, ASSISTANT};
+    assert_memory_equal(ends, EXPECTED, sizeof EXPECTED);
+    assert_int_equal(chat_template_add_ends(phi3, ends, 4, 5), 4); // again
+    assert_int_equal(chat_template_add_ends(phi3, ends, 0, 2), 2); // no more than there is room for
+
+    struct tokenizer *without = open_with(light, "", "<|endoftext|>", "<|other|>");
+    assert_int_equal(chat_template_add_ends(without, ends, 0, 5), 2);
+    assert_int_equal(ends[0], END);
+    assert_int_equal(ends[1], ASSISTANT);
+    tokenizer_close(without);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(conversations_phi3),
@@ -345,6 +361,7 @@ int main(void) {
         cmocka_unit_test(unknown_templates_are_refused),
         cmocka_unit_test(tokens_that_do_not_fit),
         cmocka_unit_test(damaged_templates_do_no_harm),
+        cmocka_unit_test(a_turn_has_ends),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

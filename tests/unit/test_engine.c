@@ -62,6 +62,9 @@ static void info_tells_what_runs(void **state) {
     assert_string_equal(info->device, "cardboard");
     assert_int_equal(info->context_tokens, 512);
     assert_int_equal(info->vocab_size, VOCAB);
+    assert_int_equal(info->token_bytes_max, strlen("<|assistant|>"));
+    assert_int_equal(info->sequences_max, ENGINE_SEQUENCES_STANDARD);
+    assert_int_equal(info->queue_max, ENGINE_QUEUE_STANDARD);
     assert_int_equal(info->threads, 1);
     assert_int_equal(info->kv_tokens, 1024); // whole pages
     assert_int_equal(info->parameters, 1234);
@@ -118,7 +121,7 @@ static void the_seed_decides(void **state) {
 static void an_answer_ends_with_its_turn(void **state) {
     (void)state;
     struct engine *engine = open_engine((struct engine_options){0});
-    const int32_t script[] = {letter('o'), letter('k'), TOKEN_ASSISTANT, letter('x'), TOKEN_END, letter('y')};
+    const int32_t script[] = {letter('o'), letter('k'), TOKEN_SYSTEM, letter('x'), TOKEN_END, letter('y')};
     int32_t prompt[3];
     struct outcome outcome;
     struct engine_request request = script_request(prompt, script, 6, 50);
@@ -135,12 +138,14 @@ static void an_answer_ends_with_its_turn(void **state) {
     assert_int_equal(outcome.token_count, 50);
     assert_memory_equal(outcome.text, "okxyokxyok", 10);
 
-    const int32_t at_once[] = {TOKEN_ENDOFTEXT};
-    request = script_request(prompt, at_once, 1, 1);
-    run_request(engine, &request, &outcome);
-    assert_int_equal(outcome.finish, FINISH_STOP);
-    assert_int_equal(outcome.token_count, 0);
-    assert_int_equal(outcome.events, 1);
+    const int32_t at_once[] = {TOKEN_ENDOFTEXT, TOKEN_ASSISTANT}; // the second is the chat format's, not the config's
+    for (int i = 0; i < 2; i++) {
+        request = script_request(prompt, &at_once[i], 1, 1);
+        run_request(engine, &request, &outcome);
+        assert_int_equal(outcome.finish, FINISH_STOP);
+        assert_int_equal(outcome.token_count, 0);
+        assert_int_equal(outcome.events, 1);
+    }
     check_idle(engine);
     engine_close(engine);
 }

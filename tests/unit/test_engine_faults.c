@@ -211,44 +211,76 @@ static void the_queue_is_bounded(void **state) {
     engine_close(engine);
 }
 
-// 10 pages. A takes 6, B would need 5 and waits, C needs 1 and does not overtake B. Nobody runs out half-way.
-static void pages_are_promised_first_come_first_served(void **state) {
+// 10 pages. A takes 6 as long as it likes to, the head B needs 5 and waits. Behind it are many that need 1: as many
+// as there are places go first, then none: B is admitted as soon as A has ended. Nobody runs out half-way.
+static void small_ones_overtake_and_the_head_does_not_starve(void **state) {
     (void)state;
-    static int32_t prompts[3][32];
-    struct engine *engine = open_engine((struct engine_options){.kv_tokens = 320});
-    struct engine_request a = request_of(prompts[0], PROMPT_RANDOM, 32, 1, 160);
+    enum { PLACES = 3, SMALL = 8 };
+    static int32_t prompts[2 + SMALL][32];
+    fake.context = 192;
+    struct engine *engine = open_engine((struct engine_options){.kv_tokens = 320, .sequences_max = PLACES});
+    struct engine_request a = request_of(prompts[0], PROMPT_RANDOM, 32, 1, -1);
     struct engine_request b = request_of(prompts[1], PROMPT_RANDOM, 32, 2, 128);
-    struct engine_request c = request_of(prompts[2], PROMPT_RANDOM, 16, 3, 16);
-    gate_hold();
-    struct engine_job *first = submit(engine, &a);
-    gate_await(1);
-    struct engine_job *second = submit(engine, &b), *third = submit(engine, &c);
-    gate_pass(5);
-    gate_await(6);
-    assert_int_equal(stats_of(engine).running, 1);
-    assert_int_equal(stats_of(engine).waiting, 2);
-    assert_int_equal(stats_of(engine).kv_pages, 10);
-    assert_in_range(stats_of(engine).kv_pages_used, 1, 2); // promised are six; taken only those written to
-    gate_open();
-    expect_end(first, 0);
-    expect_end(second, 0);
-    expect_end(third, 0);
-    check_idle(engine);
+    for (int round = 0; round < 2; round++) {
+        struct engine_job *first, *head, *small[SMALL];
+        int before = gate_arrived();
+        gate_hold();
+        first = submit(engine, &a);
+        gate_await(before + 1);
+        head = submit(engine, &b);
+        for (int i = 0; i < SMALL; i++) {
+            struct engine_request c = request_of(prompts[2 + i], PROMPT_RANDOM, 16, 3, 16);
+            small[i] = submit(engine, &c);
+        }
+        gate_pass(45); // a small one takes 17, and two run at once; A has 160 tokens to say
+        gate_await(before + 46);
+        for (int i = 0; i < PLACES; i++) expect_end(small[i], 0);
+        assert_int_equal(stats_of(engine).running, 1);
+        assert_int_equal(stats_of(engine).waiting, 1 + SMALL - PLACES);
+        assert_int_equal(stats_of(engine).kv_pages, 10);
+        assert_in_range(stats_of(engine).kv_pages_used, 2, 3); // promised are six; taken only those written to
 
-    gate_hold(); // B waits for A no longer: C goes on
-    int before = gate_arrived();
-    first = submit(engine, &a);
-    gate_await(before + 1);
-    second = submit(engine, &b);
-    third = submit(engine, &c);
-    engine_job_cancel(second);
+        if (round == 1) { // the next head has been overtaken by nobody
+            engine_job_cancel(head);
+            gate_pass(1);
+            expect_end(head, ERROR_CANCELLED);
+            gate_await(before + 47);
+            assert_int_equal(stats_of(engine).running, PLACES);
+        }
+        gate_open();
+        expect_end(first, 0);
+        if (round == 0) expect_end(head, 0);
+        for (int i = PLACES; i < SMALL; i++) expect_end(small[i], 0);
+        check_idle(engine);
+    }
+    engine_close(engine);
+    fake.context = 512;
+}
+
+// Many leave the line at once; those who stay run in the order in which they came.
+static void leaving_keeps_the_order_of_the_line(void **state) {
+    (void)state;
+    enum { JOBS = 90 };
+    static int32_t prompts[JOBS][JOBS];
+    struct engine_job *jobs[JOBS];
+    struct engine *engine =
+        open_engine((struct engine_options){.sequences_max = 1, .queue_max = JOBS, .prefill_tokens_max = JOBS});
+    gate_hold();
+    for (int i = 0; i < JOBS; i++) { // each is one step, of as many rows as its number says
+        struct engine_request request = request_of(prompts[i], PROMPT_RANDOM, (size_t)i + 1, 1, 1);
+        jobs[i] = submit(engine, &request);
+    }
+    gate_await(1);
+    for (int i = 1; i < JOBS; i++)
+        if (i % 3 != 0) engine_job_cancel(jobs[i]);
     gate_pass(1);
-    expect_end(second, ERROR_CANCELLED);
-    gate_await(before + 2);
-    assert_int_equal(stats_of(engine).running, 2);
+    for (int i = 1; i < JOBS; i++)
+        if (i % 3 != 0) expect_end(jobs[i], ERROR_CANCELLED);
     gate_open();
-    expect_end(third, 0);
-    expect_end(first, 0);
+    for (int i = 0; i < JOBS; i += 3) expect_end(jobs[i], 0);
+    assert_int_equal(gate_arrived(), JOBS / 3);
+    for (int i = 0; i < JOBS / 3; i++) assert_int_equal(fake.steps[i].rows, 3 * i + 1);
+    check_idle(engine);
     engine_close(engine);
 }
 
@@ -299,7 +331,7 @@ static void bad_numbers_fail_alone(void **state) {
         finish_job(first, &beside);
         assert_string_equal(beside.text, alone.text);
         check_idle(engine);
-        run_request(engine, &good, &beside); // on the pages that the other left: the model looks for what is not finite
+        run_request(engine, &good, &beside); // on the pages that the other left, NaN in them
         assert_string_equal(beside.text, alone.text);
     }
     engine_close(engine);
@@ -472,7 +504,8 @@ int main(void) {
         cmocka_unit_test(a_slow_reader_pauses_alone),
         cmocka_unit_test(wake_comes_when_there_is_something_new),
         cmocka_unit_test(the_queue_is_bounded),
-        cmocka_unit_test(pages_are_promised_first_come_first_served),
+        cmocka_unit_test(small_ones_overtake_and_the_head_does_not_starve),
+        cmocka_unit_test(leaving_keeps_the_order_of_the_line),
         cmocka_unit_test(many_more_requests_than_places),
         cmocka_unit_test(bad_numbers_fail_alone),
         cmocka_unit_test(bad_openings_name_the_cause),

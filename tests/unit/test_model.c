@@ -1,7 +1,8 @@
-// Opening a model directory: configs that are refused, tensors that do not fit, what is bound where, and the shapes
-// of the real models of the family.
+// Opening a model directory: configs that are refused, tensors that do not fit, what is bound where, the shapes of the
+// real models of the family, and how weights are loaded.
 #include "engine/architectures/architecture.h"
 #include "engine/binder.h"
+#include "engine/machine.h"
 #include "engine/quants/bf16.h"
 #include "tests/unit/model_files.h"
 
@@ -82,9 +83,16 @@ static void configs_that_are_refused(void **state) {
         {"rms_norm_eps", "-1e-5", "found -1e-05"},
         {"router_jitter_noise", "2", "router_jitter_noise: expected a number from 0 to 1, found 2"},
         {"rope_theta", "0", "rope_theta: expected a number from 1 to 1e+12, found 0"},
-        {"rope_scaling", "{\"type\": \"longrope\"}", "rope_scaling.type: expected \"default\", found \"longrope\""},
-        {"rope_scaling", "{\"rope_type\": \"yarn\"}", "rope_scaling.rope_type: expected \"default\", found \"yarn\""},
-        {"rope_scaling", "{\"rope_type\": 1}", "rope_scaling.rope_type: expected a string, found an integer"},
+        {"rope_scaling", "{\"type\": \"longrope\"}", "rope_scaling: type: expected \"default\", found \"longrope\""},
+        {"rope_scaling", "{\"rope_type\": \"yarn\"}", "rope_scaling: rope_type: expected \"default\", found \"yarn\""},
+        {"rope_scaling", "{\"short_factor\": [1.0]}", "rope_scaling: short_factor: expected no such key"},
+        {"rope_scaling", "{\"type\": null, \"factor\": 2}", "rope_scaling: factor: expected no such key"},
+        {"rope_scaling", "{\"partial_rotary_factor\": 0.5}", "scaling: partial_rotary_factor: expected 1, found 0.5"},
+        {"rope_scaling", "{\"rope_theta\": \"7\"}", "rope_scaling: rope_theta: expected a number from 1"},
+        {"rope_parameters", "{\"rope_type\": \"default\", \"long_mscale\": 1.2}", "meters: long_mscale: expected no"},
+        {"rope_parameters", "{\"full_attention\": {}}", "rope_parameters: full_attention: expected no such key"},
+        {"partial_rotary_factor", "0.4", "config.json: partial_rotary_factor: expected 1, found 0.4"},
+        {"rope_scaling", "{\"rope_type\": 1}", "rope_scaling: rope_type: expected a string, found an integer"},
         {"rope_scaling", "[]", "rope_scaling: expected null or an object, found an array"},
         {"rope_parameters", "{\"rope_type\": \"longrope\", \"rope_theta\": 10000}", "found \"longrope\""},
         {"rope_parameters", "{\"rope_theta\": -1}", "rope_theta: expected a number from 1"},
@@ -171,6 +179,24 @@ static void configs_that_leave_things_out(void **state) {
     assert_int_equal(model->config.window, model->config.context); // so that no position can overflow it
     assert_true(model->config.rope_theta == 500);
     model_close(model);
+
+    const struct {
+        const char *scaling, *parameters;
+        double theta;
+    } ropes[] = {
+        // As transformers: what is in an object goes before rope_theta 7, rope_scaling before rope_parameters.
+        {"{\"type\": \"default\", \"rope_theta\": 90, \"factor\": null}", "{\"rope_theta\": 500}", 90},
+        {"{\"type\": \"default\"}", "{\"rope_theta\": 500}", 7},
+        {"{}", "{\"rope_theta\": 500, \"partial_rotary_factor\": 1.0}", 500},
+        {"null", "{}", 7},
+    };
+    for (size_t i = 0; i < sizeof ropes / sizeof *ropes; i++) {
+        set(&scratch, "config.json", "rope_scaling", ropes[i].scaling);
+        set(&scratch, "config.json", "rope_parameters", ropes[i].parameters);
+        model = open_model(scratch.dir, WEIGHTS_F32);
+        assert_true(model->config.rope_theta == ropes[i].theta);
+        model_close(model);
+    }
     scratch_destroy(&scratch);
 }
 
@@ -411,7 +437,7 @@ static void add_layer(struct header *header, const struct shape *shape, int l) {
                 "model.layers.%d.block_sparse_moe.experts.%d.w%d.weight", l, e, w);
 }
 
-static void write_hollow(const struct scratch *scratch, const struct shape *shape) {
+static void write_hollow(const struct scratch *scratch, const struct shape *shape, int layers) {
     const char *path = scratch_path(scratch, "model.safetensors");
     struct header header = {.file = fopen(path, "wb")};
     uint64_t length = 0;
@@ -419,7 +445,7 @@ static void write_hollow(const struct scratch *scratch, const struct shape *shap
     fwrite(&length, 8, 1, header.file);
     fputs("{", header.file);
     add(&header, VOCAB, HIDDEN, "model.embed_tokens.weight");
-    for (int l = 0; l < HOLLOW_LAYERS; l++) add_layer(&header, shape, l);
+    for (int l = 0; l < layers; l++) add_layer(&header, shape, l);
     add(&header, HIDDEN, 0, "model.norm.weight");
     add(&header, HIDDEN, 0, "model.norm.bias");
     add(&header, VOCAB, HIDDEN, "lm_head.weight");
@@ -432,18 +458,24 @@ static void write_hollow(const struct scratch *scratch, const struct shape *shap
     assert_int_equal(truncate(path, (off_t)(8 + length + header.offset)), 0);
 }
 
+static json_t *hollow_config(const struct shape *shape, int layers) {
+    json_t *json = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b}", "model_type",
+                             "phimoe", "eos_token_id", 2, "num_hidden_layers", layers, "hidden_size", HIDDEN,
+                             "num_attention_heads", shape->heads, "num_key_value_heads", shape->kv_heads, "head_dim",
+                             128, "intermediate_size", shape->intermediate, "num_local_experts", 16,
+                             "num_experts_per_tok", 2, "vocab_size", VOCAB, "max_position_embeddings", 4096,
+                             "attention_bias", 1, "lm_head_bias", 1);
+    assert_non_null(json);
+    return json;
+}
+
 static void bind_hollow(const struct scratch *scratch, const struct shape *shape) {
-    json_t *json = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:b}", "num_hidden_layers",
-                             HOLLOW_LAYERS, "hidden_size", HIDDEN, "num_attention_heads", shape->heads,
-                             "num_key_value_heads", shape->kv_heads, "head_dim", 128, "intermediate_size",
-                             shape->intermediate, "num_local_experts", 16, "num_experts_per_tok", 2, "vocab_size",
-                             VOCAB, "max_position_embeddings", 4096, "attention_bias", 1, "lm_head_bias", 1);
+    json_t *json = hollow_config(shape, HOLLOW_LAYERS);
     struct layer layers[HOLLOW_LAYERS] = {0};
     struct model model = {.architecture = &phimoe_architecture, .layers = layers};
     struct model_storage storage = {0};
     struct binder *binder = NULL;
     struct error error;
-    assert_non_null(json);
     int rc = phimoe_architecture.read_config(json, "config.json", &model.config, &error);
     if (!rc) rc = safetensors_open(&storage.checkpoint, scratch->dir, &error);
     if (!rc) rc = binder_create(&binder, &storage, WEIGHTS_BF16, &error);
@@ -474,10 +506,141 @@ static void real_shapes_bind(void **state) {
     struct scratch scratch;
     scratch_create(&scratch);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        write_hollow(&scratch, &shapes[i]);
+        write_hollow(&scratch, &shapes[i], HOLLOW_LAYERS);
         bind_hollow(&scratch, &shapes[i]);
     }
     scratch_destroy(&scratch);
+}
+
+// ---- Loading
+
+static void more_than_the_memory_is_refused(void **state) {
+    (void)state;
+    const struct shape shape = {"Phi-3.5-MoE", 32, 8, 6400, 41.9};
+    const double layer_bytes = 4.0 * 16 * 3 * 6400 * HIDDEN; // and some more
+    int layers = (int)((double)machine_memory_available("") / layer_bytes) + 1;
+    struct scratch scratch;
+    struct model *model = NULL;
+    struct error error = {0};
+    scratch_create(&scratch);
+    json_t *json = hollow_config(&shape, layers);
+    assert_int_equal(json_dump_file(json, scratch_path(&scratch, "config.json"), 0), 0);
+    json_decref(json);
+    write_hollow(&scratch, &shape, layers);
+    const struct model_options options = {.dir = scratch.dir, .weights = WEIGHTS_F32};
+    assert_int_equal(model_open(&model, &options, &error), ERROR_MEMORY);
+    expect_text(error.message, "model.safetensors: holding the weights as f32 needs ");
+    expect_text(error.message, " MB are free");
+    scratch_destroy(&scratch);
+}
+
+struct told {
+    int times;
+    double share;
+};
+
+static void tell(void *user, const char *what, double share) {
+    struct told *told = user;
+    assert_string_equal(what, "loading weights");
+    assert_true(share >= told->share && share > 0 && share <= 1);
+    told->share = share;
+    told->times++;
+}
+
+// A toy, bound and ready to be loaded.
+static struct binder *bind_toy(struct model *model, const char *dir, enum weight_format weights) {
+    char path[128];
+    json_error_t cause;
+    struct error error;
+    struct binder *binder = NULL;
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    json_t *json = json_load_file(path, 0, &cause);
+    assert_non_null(json);
+    *model = (struct model){.architecture = &phimoe_architecture, .storage = calloc(1, sizeof *model->storage)};
+    assert_non_null(model->storage);
+    assert_int_equal(phimoe_architecture.read_config(json, path, &model->config, &error), 0);
+    model->layers = calloc((size_t)model->config.layers, sizeof *model->layers);
+    assert_non_null(model->layers);
+    assert_int_equal(safetensors_open(&model->storage->checkpoint, dir, &error), 0);
+    assert_int_equal(binder_create(&binder, model->storage, weights, &error), 0);
+    assert_int_equal(phimoe_architecture.bind(model, binder, &error), 0);
+    json_decref(json);
+    return binder;
+}
+
+static void let_go(struct model *model, struct binder *binder) {
+    binder_destroy(binder);
+    for (int l = 0; l < model->config.layers; l++) free(model->layers[l].experts);
+    free(model->layers);
+    model_storage_finish(model->storage);
+    free(model->storage);
+}
+
+static void conversions_fit_the_memory(void **state) {
+    (void)state;
+    struct model model;
+    struct error error;
+    char wanted[64];
+    struct binder *binder = bind_toy(&model, SHARDED, WEIGHTS_F32); // f16: all of it is converted
+    size_t bytes = binder_converted_bytes(binder);
+    assert_int_equal(bytes, 4 * binder_parameters(binder));
+    assert_int_equal(binder_load(binder, &(struct binder_loading){.memory_bytes = bytes - 1}, &error), ERROR_MEMORY);
+    snprintf(wanted, sizeof wanted, "needs %.1f MB of memory beside", (double)bytes / 1e6);
+    expect_text(error.message, wanted);
+    assert_int_equal(binder_load(binder, &(struct binder_loading){.memory_bytes = bytes}, &error), 0);
+    assert_int_equal(binder_load(binder, &(struct binder_loading){.memory_bytes = 0}, &error), 0); // not known
+    let_go(&model, binder);
+
+    binder = bind_toy(&model, STACKED, WEIGHTS_F32); // f32: all of it stays in the file
+    assert_int_equal(binder_converted_bytes(binder), 0);
+    assert_int_equal(binder_load(binder, &(struct binder_loading){.memory_bytes = 1}, &error), 0);
+    let_go(&model, binder);
+}
+
+static void slow_loading_is_told(void **state) {
+    (void)state;
+    const double quiet[] = {0, 3600};
+    for (int i = 0; i < 2; i++) {
+        struct model model;
+        struct error error;
+        struct told told = {0};
+        struct binder *binder = bind_toy(&model, WINDOW, WEIGHTS_BF16);
+        const struct binder_loading loading = {.quiet_seconds = quiet[i], .progress = tell, .progress_user = &told};
+        assert_int_equal(binder_load(binder, &loading, &error), 0);
+        if (i == 0)
+            assert_true(told.times >= 1);
+        else
+            assert_int_equal(told.times, 0);
+        let_go(&model, binder);
+    }
+}
+
+static int count_threads(void) {
+    int count = 0;
+    DIR *dir = opendir("/proc/self/task");
+    assert_non_null(dir);
+    for (struct dirent *entry; (entry = readdir(dir));) count += entry->d_name[0] != '.';
+    closedir(dir);
+    return count;
+}
+
+// The threads that load leave nothing out, and do not stay.
+static void several_threads_load(void **state) {
+    (void)state;
+    int before = count_threads();
+    for (int threads = 0; threads <= 100; threads += threads < 3 ? 1 : 97) {
+        struct error error;
+        struct model *alone = open_model(SHARDED, WEIGHTS_F32), *together = NULL;
+        const struct model_options options = {.dir = SHARDED, .weights = WEIGHTS_F32, .threads = threads};
+        if (model_open(&together, &options, &error)) fail_msg("%s", error.message);
+        for (int l = 0; l < alone->config.layers; l++)
+            for (int e = 0; e < alone->config.experts; e++)
+                same_matrix(&alone->layers[l].experts[e].up, &together->layers[l].experts[e].up, false);
+        same_matrix(&alone->head.weight, &together->head.weight, false);
+        model_close(alone);
+        model_close(together);
+        assert_int_equal(count_threads(), before);
+    }
 }
 
 int main(void) {
@@ -491,6 +654,10 @@ int main(void) {
         cmocka_unit_test(data_at_an_odd_byte),
         cmocka_unit_test(tensors_that_do_not_fit),
         cmocka_unit_test(real_shapes_bind),
+        cmocka_unit_test(more_than_the_memory_is_refused),
+        cmocka_unit_test(conversions_fit_the_memory),
+        cmocka_unit_test(slow_loading_is_told),
+        cmocka_unit_test(several_threads_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
