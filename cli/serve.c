@@ -108,7 +108,8 @@ static void announce(const struct engine_info *info, const struct listener_socke
     printf("  threads  %d\n", info->threads);
     printf("  context  %d tokens; the KV cache holds %zu\n\n", info->context_tokens, info->kv_tokens);
     printf("Try:\n  curl -N http://%s/v1/chat/completions \\\n"
-           "    -d '{\"model\": \"%s\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": "
+           "    -d '{\"model\": \"%s\", \"stream\": true, \"temperature\": 0, \"messages\": [{\"role\": \"user\", "
+           "\"content\": "
            "\"What is the capital of France?\"}]}'\n\n",
            address, info->model_name);
     fflush(stdout);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum {
     CONFIG_BYTES_MAX = 1 << 20,
@@ -150,10 +151,21 @@ done:
     return rc;
 }
 
+// What people name by mistake: a model's name on Hugging Face, or a file.
+static int check_directory(const char *dir, struct error *error) {
+    struct stat status;
+    if (stat(dir, &status) == 0 && S_ISDIR(status.st_mode)) return 0;
+    return error_set(error, ERROR_NOT_FOUND,
+                     "%s: there is no such directory; expected one on this machine that holds "
+                     "config.json, tokenizer.json and *.safetensors, as downloaded from Hugging Face",
+                     dir);
+}
+
 int model_open(struct model **out, const struct model_options *options, struct error *error) {
     struct model *model = calloc(1, sizeof *model);
     if (!model) return error_set(error, ERROR_MEMORY, "out of memory for the model");
-    int rc = read_configs(model, options->dir, error);
+    int rc = check_directory(options->dir, error);
+    if (!rc) rc = read_configs(model, options->dir, error);
     if (!rc) rc = load_weights(model, options, error);
     if (!rc) rc = make_rope(model, error);
     if (rc) {

@@ -78,7 +78,7 @@ static int refuse(const struct setting *setting, const char *text, const char *s
     buffer_init(&expected, 512);
     switch (setting->type) {
     case SETTING_TEXT:
-        buffer_text(&expected, "a text");
+        buffer_text(&expected, "a text, not empty");
         break;
     case SETTING_CHOICE:
         buffer_format(&expected, "one of: %s", setting->choices);
@@ -146,6 +146,7 @@ int config_set(struct config *config, const struct setting *setting, const char 
     void *out = member(config, setting);
     size_t whole = 0;
     double seconds = 0;
+    if (!*text && text != setting->fallback) return refuse(setting, text, source, error); // an unset shell variable?
     switch (setting->type) {
     case SETTING_TEXT:
     case SETTING_CHOICE:

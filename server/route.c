@@ -65,7 +65,7 @@ int route_find(struct route *out, const struct endpoint *table, size_t count, co
             used += (size_t)snprintf(out->allow + used, sizeof out->allow - used, "%s%s", used ? ", " : "", more);
     }
     if (out->allow[0]) return error_set(error, ERROR_METHOD, "this path answers to %s only", out->allow);
-    return error_set(error, ERROR_NOT_FOUND, "there is nothing at this path");
+    return error_set(error, ERROR_NOT_FOUND, "there is nothing at this path; GET / lists what there is");
 }
 
 static bool same(const char *text, size_t bytes, const char *name) {

@@ -72,9 +72,10 @@ static int parse_shape(const char *path, struct tensor *tensor, const json_t *sh
     for (int i = 0; i < tensor->dimensions; i++) {
         size_t *size = &tensor->shape[i];
         if (!parse_size(shape, (size_t)i, size))
-            return error_set(error, ERROR_FORMAT, "%s: tensor %s: shape: expected sizes of at least 0, found %s", path,
-                             tensor->name, json_is_integer(json_array_get(shape, (size_t)i))
-                                               ? "a negative one" : hf_json_kind(json_array_get(shape, (size_t)i)));
+            return error_set(
+                error, ERROR_FORMAT, "%s: tensor %s: shape: expected sizes of at least 0, found %s", path, tensor->name,
+                json_is_integer(json_array_get(shape, (size_t)i)) ? "a negative one"
+                                                                  : hf_json_kind(json_array_get(shape, (size_t)i)));
         if (!checked_mul(*bytes, *size, bytes))
             return error_set(error, ERROR_FORMAT, "%s: tensor %s: shape: its product is beyond 64 bits", path,
                              tensor->name);
@@ -138,7 +139,8 @@ static int check_layout(const struct checkpoint_file *file, const unsigned char 
         if (tensors[i].data != at)
             return error_set(error, ERROR_FORMAT,
                              "%s: tensor %s: expected to begin at byte %td of the data, where the one before it ends, "
-                             "found %td", file->path, tensors[i].name, at - data, tensors[i].data - data);
+                             "found %td",
+                             file->path, tensors[i].name, at - data, tensors[i].data - data);
     if (at != data + data_bytes)
         return error_set(error, ERROR_FORMAT, "%s: expected %td bytes of data for its tensors, found %zu", file->path,
                          at - data, data_bytes);
@@ -176,6 +178,12 @@ static int read_header(struct checkpoint *checkpoint, const struct checkpoint_fi
     if (file->bytes < LENGTH_BYTES)
         return error_set(error, ERROR_FORMAT, "%s: expected at least %d bytes, found %zu", file->path, LENGTH_BYTES,
                          file->bytes);
+    static const char POINTER[] = "version https://git-lfs";
+    if (file->bytes >= sizeof POINTER && memcmp(file->map, POINTER, sizeof POINTER - 1) == 0)
+        return error_set(error, ERROR_FORMAT,
+                         "%s: expected weights, found a pointer of git-lfs to them; `git lfs pull` in "
+                         "its directory fetches the weights",
+                         file->path);
     uint64_t length;
     memcpy(&length, file->map, sizeof length);
     length = le64toh(length);
@@ -269,7 +277,8 @@ static int check_index(const struct checkpoint *checkpoint, const json_t *map, c
         const struct tensor *tensor = checkpoint_find(checkpoint, name);
         const char *file = json_string_value(value);
         if (!tensor)
-            return error_set(error, ERROR_FORMAT, "%s: tensor %.80s: expected in %s, found in no file", path, name, file);
+            return error_set(error, ERROR_FORMAT, "%s: tensor %.80s: expected in %s, found in no file", path, name,
+                             file);
         if (strcmp(strrchr(tensor->path, '/') + 1, file) != 0)
             return error_set(error, ERROR_FORMAT, "%s: tensor %.80s: expected in %s, found in %s", path, name, file,
                              tensor->path);
@@ -321,8 +330,7 @@ int safetensors_open(struct checkpoint *out, const char *dir, struct error *erro
         rc = open_single(&checkpoint, dir, error);
     } else {
         rc = hf_json_load(index_path, INDEX_BYTES_MAX, &index, error);
-        if (rc == ERROR_NOT_FOUND)
-            error_set(error, rc, "%s: expected %s or %s, found neither", dir, SINGLE, INDEX);
+        if (rc == ERROR_NOT_FOUND) error_set(error, rc, "%s: expected %s or %s, found neither", dir, SINGLE, INDEX);
         if (!rc) rc = open_indexed(&checkpoint, dir, index_path, index, error);
     }
     json_decref(index);

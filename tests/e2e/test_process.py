@@ -41,7 +41,7 @@ def test_version():
     (["frobnicate"], "frobnicate"), (["serve", "--frobnicate"], "--frobnicate"), (["serve", "--port"], "port"),
     (["serve", "--port", "seventy"], "seventy"), (["serve", "--port", "70000"], "70000"),
     (["serve", "--weights", "int1"], "int1"), (["serve", "stray"], "stray"), ([], "serve"),
-    (["help", "frobnicate"], "frobnicate")])
+    (["help", "frobnicate"], "frobnicate"), (["serve", "--model", ""], "--model")])
 def test_wrong_arguments(arguments, named):
     wrong = run(*arguments)
     assert wrong.returncode == 64 and named in wrong.stderr + wrong.stdout
@@ -75,6 +75,15 @@ def edit_json(path, **changes):
 
 def test_no_such_directory(tmp_path):
     refused(tmp_path / "nowhere", "nowhere")
+
+
+def test_a_name_on_hugging_face_is_no_directory():
+    refused("microsoft/Phi-tiny-MoE-instruct", "microsoft/Phi-tiny-MoE-instruct", "no such directory", "downloaded")
+
+
+def test_git_lfs_pointer(copy):
+    (copy / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7516000000\n")
+    refused(copy, "model.safetensors", "git lfs pull")
 
 
 def test_empty_directory(tmp_path):
