@@ -228,12 +228,18 @@ def test_async_errors_and_cancelling(serve):
     """One slot: a cancelled task gives it back, and errors come as the package's own classes."""
     server = serve("--max-sequences", "1")
 
+    async def long_answer(own, stream):
+        answer = await ask(own, max_tokens=1500, extra_body={"ignore_eos": True}, stream=stream)
+        if stream:
+            async for _ in answer:
+                pass
+
     async def tries():
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as own:
             with pytest.raises(openai.BadRequestError):
                 await ask(own, temperature=3)
             for stream in (False, True):
-                long = asyncio.create_task(ask(own, max_tokens=1500, extra_body={"ignore_eos": True}, stream=stream))
+                long = asyncio.create_task(long_answer(own, stream))
                 while server.health()["running"] == 0:
                     await asyncio.sleep(0.01)
                 long.cancel()
