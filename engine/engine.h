@@ -28,7 +28,7 @@ enum {
 // What they are where they are 0. Macros, so that help texts can be made of them.
 #define ENGINE_SEQUENCES_STANDARD 16
 #define ENGINE_QUEUE_STANDARD 64
-#define ENGINE_PREFILL_TOKENS_STANDARD 256
+#define ENGINE_PREFILL_TOKENS_STANDARD 512
 
 // ---- Opening a model
 

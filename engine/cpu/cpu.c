@@ -19,14 +19,13 @@ static bool scratch_take(struct cpu *cpu) {
     size_t hidden = (size_t)limits->hidden, intermediate = (size_t)limits->intermediate;
     size_t heads = (size_t)limits->heads, head_dim = (size_t)limits->head_dim;
     size_t sequences = (size_t)limits->sequences_max;
-    size_t input = larger(larger(hidden, intermediate), heads * head_dim),
-           output = larger(input, (size_t)limits->vocab);
-    size_t sorted = larger(tokens * ROUTE_TOP_K_MAX + experts * (ONEDNN_ROW_STEP - 1), ONEDNN_ROWS_MAX);
+    size_t input = larger(larger(hidden, intermediate), heads * head_dim) + BF16_STEP - 1;
+    size_t sorted = tokens * ROUTE_TOP_K_MAX + experts * (BF16_GROUP - 1);
     cpu->attention_floats = attention_scratch_floats(limits);
     const struct block_part parts[] = {
         {&cpu->panel, threads, PANEL_FLOATS, sizeof *cpu->panel},
         {&cpu->narrow, sorted, input, sizeof *cpu->narrow},
-        {&cpu->wide, ONEDNN_ROWS_MAX, output, sizeof *cpu->wide},
+        {&cpu->many, threads, 1, sizeof *cpu->many},
         {&cpu->attention, threads, cpu->attention_floats, sizeof *cpu->attention},
         {&cpu->tasks, attention_tasks_max(limits), 1, attention_task_bytes()},
         {&cpu->partial, sequences * heads * ATTENTION_SPLITS, head_dim + 2, sizeof *cpu->partial},
@@ -34,10 +33,12 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->expert_rows, experts, 1, sizeof *cpu->expert_rows},
         {&cpu->expert_next, experts, 1, sizeof *cpu->expert_next},
         {&cpu->sorted_row, tokens, ROUTE_TOP_K_MAX, sizeof *cpu->sorted_row},
+        {&cpu->sorted_token, sorted, 1, sizeof *cpu->sorted_token},
+        {&cpu->sorted_weight, sorted, 1, sizeof *cpu->sorted_weight},
         {&cpu->sorted, sorted, hidden, sizeof *cpu->sorted},
         {&cpu->gate, sorted, intermediate, sizeof *cpu->gate},
         {&cpu->up, sorted, intermediate, sizeof *cpu->up},
-        {&cpu->narrow_gated, sorted, intermediate, sizeof *cpu->narrow_gated},
+        {&cpu->narrow_gated, sorted, intermediate + BF16_STEP - 1, sizeof *cpu->narrow_gated},
     };
     cpu->scratch = block_create(parts, sizeof parts / sizeof *parts);
     return cpu->scratch != NULL;
@@ -48,37 +49,37 @@ static bool scratch_take(struct cpu *cpu) {
 static void cpu_close(void *state) {
     struct cpu *cpu = state;
     if (!cpu) return;
-    onednn_destroy(cpu->onednn);
     free(cpu->scratch);
     free(cpu);
 }
 
 int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_options *options, struct error *error) {
     const struct kernels *kernels = kernels_at(options->level);
-    if (!kernels) return error_set(error, ERROR_UNSUPPORTED, "this processor lacks the instructions for these kernels");
+    const struct bf16_kernels *bf16 = bf16_kernels_at(options->bf16);
+    if (!kernels || (options->bf16 != BF16_NONE && !bf16))
+        return error_set(error, ERROR_UNSUPPORTED, "this processor lacks the instructions for these kernels");
     struct cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu) return error_set(error, ERROR_MEMORY, "out of memory for the CPU's state");
     cpu->limits = *limits;
     cpu->kernels = kernels;
-
-    int result = options->onednn ? onednn_create(&cpu->onednn, error) : 0;
-    if (result == 0 && !scratch_take(cpu))
-        result = error_set(error, ERROR_MEMORY, "out of memory for the CPU's buffers (%d tokens in one step)",
-                           limits->tokens_max);
-    if (result != 0) {
+    cpu->onednn = options->onednn;
+    cpu->bf16 = bf16;
+    if (!scratch_take(cpu)) {
         cpu_close(cpu);
-        return result;
+        return error_set(error, ERROR_MEMORY, "out of memory for the CPU's buffers (%d tokens in one step)",
+                         limits->tokens_max);
     }
-    cpu->bf16 = cpu->onednn && options->onednn_bf16 && onednn_has_bf16(cpu->onednn);
-    snprintf(cpu->description, sizeof cpu->description, "CPU: %s%sown kernels, %s%s, %d thread%s",
-             cpu->onednn ? onednn_name(cpu->onednn) : "", cpu->onednn ? " + " : "", kernels->name,
-             cpu->bf16 ? " BF16" : "", limits->threads, limits->threads == 1 ? "" : "s");
+    char onednn[32] = "";
+    if (cpu->onednn) onednn_name(onednn, sizeof onednn);
+    snprintf(cpu->description, sizeof cpu->description, "CPU: %s%sown kernels, %s%s%s, %d thread%s", onednn,
+             cpu->onednn ? " + " : "", kernels->name, bf16 ? " + " : "", bf16 ? bf16->name : "", limits->threads,
+             limits->threads == 1 ? "" : "s");
     *state = cpu;
     return 0;
 }
 
 static int open_best(void **state, const struct stage_limits *limits, struct error *error) {
-    const struct cpu_options options = {kernels_best(), true, true};
+    const struct cpu_options options = {kernels_best(), true, bf16_best()};
     return cpu_open(state, limits, &options, error);
 }
 

@@ -3,21 +3,27 @@
 #ifndef ENGINE_CPU_CPU_H
 #define ENGINE_CPU_CPU_H
 
+#include "engine/cpu/bf16.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/onednn.h"
 #include "engine/stages.h"
 
 enum {
     // Up to so many rows a matrix product runs on our own kernels, which read each weight once and give a row
-    // the same result in any company, as STAGE_STEADY_ROWS promises; beyond, on oneDNN.
+    // the same result in any company, as STAGE_STEADY_ROWS promises; beyond, see matmul.c.
     FEW_ROWS = STAGE_STEADY_ROWS,
-    FEW_EXPERT_ROWS = 8,        // the same for one expert, in calls of more than FEW_ROWS rows, against oneDNN's bf16
     ATTENTION_ROWS = 64,        // queries times heads that share keys, in one block
     ATTENTION_SPLITS = 8,       // parts that the keys of a block of few queries are dealt out in
     ATTENTION_SPLIT_KEYS = 256, // and the least of keys in a part
 };
 
 struct attention_task; // attention.c
+
+// Of one thread, for blocks of bf16.
+enum { MANY_ROWS = 256, MANY_COLUMNS = 512 };
+struct many_scratch {
+    float sum[2][BF16_OUTPUTS * MANY_ROWS]; // [outputs][MANY_ROWS], for gate and for up
+};
 
 struct expert_rows { // one expert's share of the sorted rows
     int expert, first, rows;
@@ -26,16 +32,16 @@ struct expert_rows { // one expert's share of the sorted rows
 struct cpu {
     struct stage_limits limits;
     const struct kernels *kernels;
-    struct onednn *onednn; // NULL: our own kernels do everything
-    bool bf16;             // oneDNN multiplies bf16
+    bool onednn;                     // it multiplies f32 by many rows; otherwise our own kernels do
+    const struct bf16_kernels *bf16; // they multiply bf16 by many rows; NULL: the machine has no bf16
     char description[128];
 
     // Scratch, sized at opening for the largest call. "Sorted rows" are those of all tokens' slots, by expert,
-    // each expert's padded to a multiple of ONEDNN_ROW_STEP.
-    void *scratch;    // the one block that all of it lies in
-    float *panel;     // [threads][PANEL_FLOATS] a piece of a weight, transposed
-    uint16_t *narrow; // [sorted rows][widest input] activations in bf16
-    float *wide;      // [ONEDNN_ROWS_MAX][widest output] results whose rows had to be padded
+    // each expert's padded to a multiple of BF16_GROUP; packed rows are padded to a multiple of BF16_STEP columns.
+    void *scratch;             // the one block that all of it lies in
+    float *panel;              // [threads][PANEL_FLOATS] a piece of a weight, transposed
+    uint16_t *narrow;          // [sorted rows][widest input] packed activations in bf16
+    struct many_scratch *many; // [threads]
 
     float *attention; // [threads][attention_floats]
     size_t attention_floats;
@@ -46,14 +52,17 @@ struct cpu {
     struct expert_rows *expert_rows; // [experts]
     int *expert_next;                // [experts]
     int *sorted_row;                 // [tokens_max][top_k] where a token's slot is computed
+    int *sorted_token;               // [sorted rows] whose slot that is; -1: padding
+    float *sorted_weight;            // [sorted rows] and what the router gave it
     float *sorted;                   // [sorted rows][hidden] inputs of the experts, then their outputs
     float *gate, *up;                // [sorted rows][intermediate]
-    uint16_t *narrow_gated;          // [sorted rows][intermediate]
+    uint16_t *narrow_gated;          // [sorted rows][intermediate] packed, gate times up
 };
 
 struct cpu_options {
     enum kernel_level level;
-    bool onednn, onednn_bf16; // whether to use it at all, and for bf16 (where the machine can)
+    bool onednn; // whether to use it
+    enum bf16_level bf16;
 };
 
 // cpu_stages.open with choices of one's own: for tests and benchmarks. ERROR_UNSUPPORTED: not on this machine.
@@ -95,17 +104,14 @@ void matmul_weights(const struct cpu *cpu, const struct matrix *matrix, int row,
 // y[r] (+)= W x[r] + bias
 void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
 
-// The same with the activations as they are, never in bf16: leaves cpu->narrow and cpu->wide alone.
-void matmul_f32(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
+// ---- many.c: MATMUL_BF16
 
-// y[r] = W x[r] with x in bf16 already; rows a multiple of ONEDNN_ROW_STEP, and there is room for all of them in y.
-// false when oneDNN failed.
-bool matmul_bf16(struct cpu *cpu, const struct matrix *weight, const uint16_t *x, float *y, int rows);
+void many_linear(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
+
+// y[token] += weight · down(silu(gate x[token]) ⊙ up x[token]) of all sorted rows; at least one expert has some.
+void many_experts(struct cpu *cpu, const struct layer *layer, int experts, const float *x, float *y);
 
 // ---- attention.c and experts.c: stages
-
-// Whether an expert's rows, out of so many in the call, are multiplied in bf16 (else as f32 dot products or products).
-bool experts_use_bf16(const struct cpu *cpu, enum weight_format format, int rows_of_call, int rows_of_expert);
 
 size_t attention_tasks_max(const struct stage_limits *limits);
 size_t attention_task_bytes(void);

@@ -1,9 +1,9 @@
 // The mixture of experts: the router's choice, and the chosen experts on their rows.
 //
-// Rows are sorted by expert (counting sort, so in a fixed order). Experts with few rows are computed together,
-// each thread taking its share of all their weights, with two barriers in all; experts with many rows one after
-// the other, each on all threads. A token's slots are added up in order at the end, so its sum does not depend
-// on where its experts' rows lay.
+// Rows are sorted by expert (counting sort, so in a fixed order). In bf16, calls of many rows are computed as many.c
+// says. Otherwise experts with few rows are computed together, each thread taking its share of all their weights,
+// with two barriers in all; experts with many rows one after the other, each on all threads. There a token's slots
+// are added up in order at the end, so its sum does not depend on where its experts' rows lay.
 #include "engine/cpu/cpu.h"
 
 #include <math.h>
@@ -84,19 +84,7 @@ struct call {
 struct plan {
     const struct expert_rows *few, *many;
     int few_count, many_count;
-    int many_first; // sorted row where the many begin
-    bool many_bf16; // they are multiplied in bf16
 };
-
-// Few: so many rows of an expert are computed with those of the other few.
-static int few_rows(const struct cpu *cpu, enum weight_format format, int rows_of_call) {
-    bool bf16 = rows_of_call > FEW_ROWS && matmul_way(cpu, format, rows_of_call) == MATMUL_BF16;
-    return bf16 ? FEW_EXPERT_ROWS : FEW_ROWS;
-}
-
-bool experts_use_bf16(const struct cpu *cpu, enum weight_format format, int rows_of_call, int rows_of_expert) {
-    return rows_of_expert > few_rows(cpu, format, rows_of_call) && matmul_way(cpu, format, FEW_ROWS + 1) == MATMUL_BF16;
-}
 
 static struct plan sort_rows(const struct call *call) {
     struct cpu *cpu = call->cpu;
@@ -106,41 +94,38 @@ static struct plan sort_rows(const struct call *call) {
     memset(next, 0, (size_t)experts * sizeof *next);
     for (int i = 0; i < pairs; i++) next[routing->expert[i]]++;
 
-    enum weight_format format = call->layer->experts[0].gate.format;
-    int few = few_rows(cpu, format, routing->rows), count = 0, row = 0;
-    struct plan plan = {.many_bf16 = matmul_way(cpu, format, FEW_ROWS + 1) == MATMUL_BF16};
+    int count = 0, row = 0;
+    struct plan plan = {0};
     for (int many = 0; many <= 1; many++) {
         for (int e = 0; e < experts; e++) {
-            if (next[e] == 0 || (next[e] > few) != many) continue;
+            if (next[e] == 0 || (next[e] > FEW_ROWS) != many) continue;
             cpu->expert_rows[count++] = (struct expert_rows){e, row, next[e]};
-            row += onednn_padded(next[e]);
+            row += (next[e] + BF16_GROUP - 1) / BF16_GROUP * BF16_GROUP;
         }
-        if (!many) {
-            plan.few_count = count;
-            plan.many_first = row;
-        }
+        if (!many) plan.few_count = count;
     }
     plan.few = cpu->expert_rows;
     plan.many = plan.few + plan.few_count;
     plan.many_count = count - plan.few_count;
     for (int i = 0; i < count; i++) next[cpu->expert_rows[i].expert] = cpu->expert_rows[i].first;
-    for (int i = 0; i < pairs; i++) cpu->sorted_row[i] = next[routing->expert[i]]++;
+    for (int i = 0; i < row; i++) cpu->sorted_token[i] = -1;
+    for (int i = 0; i < pairs; i++) {
+        int to = cpu->sorted_row[i] = next[routing->expert[i]]++;
+        cpu->sorted_token[to] = i / routing->top_k;
+        cpu->sorted_weight[to] = routing->weight[i];
+    }
     return plan;
 }
 
 // Copies each row to where its experts will look for it.
-static void gather(const struct call *call, const struct plan *plan, const float *x) {
+static void gather(const struct call *call, const float *x) {
     struct cpu *cpu = call->cpu;
     int top_k = call->routing->top_k, pairs = call->routing->rows * top_k;
     size_t width = (size_t)call->hidden;
 #pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (pairs > 16)
     for (int i = 0; i < pairs; i++) {
         const float *from = x + (size_t)(i / top_k) * width;
-        size_t to = (size_t)cpu->sorted_row[i] * width;
-        if (plan->many_bf16 && cpu->sorted_row[i] >= plan->many_first)
-            cpu->kernels->narrow(from, cpu->narrow + to, width);
-        else
-            memcpy(cpu->sorted + to, from, width * sizeof *from);
+        memcpy(cpu->sorted + (size_t)cpu->sorted_row[i] * width, from, width * sizeof *from);
     }
 }
 
@@ -196,54 +181,25 @@ static void few_experts(const struct call *call, const struct plan *plan) {
 
 // ---- Experts with many rows
 
-static void gate_rows(const struct call *call, const struct expert_rows *rows, bool narrow) {
+static void gate_rows(const struct call *call, const struct expert_rows *rows) {
     struct cpu *cpu = call->cpu;
     size_t width = (size_t)call->intermediate;
     bool shared = worth_sharing((int64_t)rows->rows * call->intermediate * GATE_WORK);
 #pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (shared)
-    for (int r = rows->first; r < rows->first + rows->rows; r++) {
-        size_t at = (size_t)r * width;
-        cpu->kernels->gate(cpu->gate + at, cpu->up + at, width);
-        if (narrow) cpu->kernels->narrow(cpu->gate + at, cpu->narrow_gated + at, width);
-    }
+    for (int r = rows->first; r < rows->first + rows->rows; r++)
+        cpu->kernels->gate(cpu->gate + (size_t)r * width, cpu->up + (size_t)r * width, width);
 }
 
-static bool many_bf16(const struct call *call, const struct expert_rows *rows) {
-    struct cpu *cpu = call->cpu;
-    const struct expert *expert = &call->layer->experts[rows->expert];
-    size_t inner = (size_t)rows->first * (size_t)call->intermediate, outer = (size_t)rows->first * (size_t)call->hidden;
-    int count = onednn_padded(rows->rows);
-    if (!matmul_bf16(cpu, &expert->gate, cpu->narrow + outer, cpu->gate + inner, count) ||
-        !matmul_bf16(cpu, &expert->up, cpu->narrow + outer, cpu->up + inner, count))
-        return false;
-    gate_rows(call, rows, true);
-    return matmul_bf16(cpu, &expert->down, cpu->narrow_gated + inner, cpu->sorted + outer, count);
-}
-
-// Leaves cpu->narrow alone: the rows of experts that are not computed yet may lie there.
-static void many_f32(const struct call *call, const struct expert_rows *rows) {
+static void many_rows(const struct call *call, const struct expert_rows *rows) {
     struct cpu *cpu = call->cpu;
     const struct expert *expert = &call->layer->experts[rows->expert];
     const struct linear gate = {expert->gate, NULL}, up = {expert->up, NULL}, down = {expert->down, NULL};
     float *sorted = cpu->sorted + (size_t)rows->first * (size_t)call->hidden;
     size_t inner = (size_t)rows->first * (size_t)call->intermediate;
-    matmul_f32(cpu, &gate, sorted, cpu->gate + inner, rows->rows, false);
-    matmul_f32(cpu, &up, sorted, cpu->up + inner, rows->rows, false);
-    gate_rows(call, rows, false);
-    matmul_f32(cpu, &down, cpu->gate + inner, sorted, rows->rows, false);
-}
-
-static void many_experts(const struct call *call, const struct plan *plan) {
-    struct cpu *cpu = call->cpu;
-    for (int i = 0; i < plan->many_count; i++) {
-        const struct expert_rows *rows = &plan->many[i];
-        if (plan->many_bf16) {
-            if (many_bf16(call, rows)) continue;
-            size_t at = (size_t)rows->first * (size_t)call->hidden; // oneDNN failed: out of memory, most likely
-            cpu->kernels->widen(cpu->narrow + at, cpu->sorted + at, (size_t)rows->rows * (size_t)call->hidden);
-        }
-        many_f32(call, rows);
-    }
+    matmul(cpu, &gate, sorted, cpu->gate + inner, rows->rows, false);
+    matmul(cpu, &up, sorted, cpu->up + inner, rows->rows, false);
+    gate_rows(call, rows);
+    matmul(cpu, &down, cpu->gate + inner, sorted, rows->rows, false);
 }
 
 // ---- All of it
@@ -268,8 +224,12 @@ void cpu_experts(void *state, const struct layer *layer, const struct routing *r
     (void)rows; // routing->rows
     const struct call call = {state, layer, routing, layer->router.hidden, layer->experts[0].gate.rows};
     struct plan plan = sort_rows(&call);
-    gather(&call, &plan, x);
+    if (matmul_way(call.cpu, layer->experts[0].gate.format, routing->rows) == MATMUL_BF16) {
+        many_experts(call.cpu, layer, plan.few_count + plan.many_count, x, y);
+        return;
+    }
+    gather(&call, x);
     if (plan.few_count > 0) few_experts(&call, &plan);
-    many_experts(&call, &plan);
+    for (int i = 0; i < plan.many_count; i++) many_rows(&call, &plan.many[i]);
     add_slots(&call, y);
 }

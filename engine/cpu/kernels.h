@@ -48,7 +48,6 @@ struct kernels {
     void (*scale)(float *x, float factor, size_t count);                      // x[i] *= factor
     void (*add_scaled)(float *y, const float *x, float factor, size_t count); // y[i] += factor · x[i]
     void (*widen)(const uint16_t *bf16, float *out, size_t count);            // exact
-    void (*narrow)(const float *x, uint16_t *bf16, size_t count); // to the nearest, ties to even; NaN stays NaN
     // out[c][r] = in[r][c]: out is [columns][out_stride]
     void (*transpose)(const float *in, size_t in_stride, int rows, int columns, float *out, size_t out_stride);
 };

@@ -57,17 +57,6 @@ static inline vec vec_load_bf16_part(const uint16_t *bf16, int n) {
     return vec_load_bf16(padded);
 }
 
-static inline void vec_store_bf16(uint16_t *bf16, vec value) {
-    __m256i bits = _mm256_castps_si256(value);
-    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
-    rounded = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), nan);
-    rounded = _mm256_srli_epi32(rounded, 16);
-    __m128i low = _mm256_castsi256_si128(rounded), high = _mm256_extracti128_si256(rounded, 1);
-    _mm_storeu_si128((__m128i *)bf16, _mm_packus_epi32(low, high));
-}
-
 static inline vec vec_add(vec a, vec b) {
     return _mm256_add_ps(a, b);
 }

@@ -59,15 +59,6 @@ static inline vec vec_load_bf16_part(const uint16_t *bf16, int n) {
     return widened(_mm256_maskz_loadu_epi16(mask(n), bf16));
 }
 
-static inline void vec_store_bf16(uint16_t *bf16, vec value) {
-    __m512i bits = _mm512_castps_si512(value);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
-    _mm256_storeu_si256((__m256i *)bf16, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
-}
-
 static inline vec vec_add(vec a, vec b) {
     return _mm512_add_ps(a, b);
 }

@@ -57,13 +57,6 @@ static inline vec choose(words condition, vec yes, vec no) {
     return (vec)((condition & (words)yes) | (~condition & (words)no));
 }
 
-static inline void vec_store_bf16(uint16_t *bf16, vec value) {
-    words bits = (words)value, rounded = bits + 0x7fff + (bits >> 16 & 1), nan = (words)(value != value);
-    rounded = ((nan & 0x7fc00000) | (~nan & rounded)) >> 16;
-    halves half = __builtin_convertvector(rounded, halves);
-    __builtin_memcpy(bf16, &half, sizeof half);
-}
-
 static inline vec vec_add(vec a, vec b) {
     return a + b;
 }

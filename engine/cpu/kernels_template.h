@@ -7,7 +7,7 @@
 //   PRODUCT_ROWS            rows of a product tile, which is two vectors wide
 //   KERNELS, KERNELS_NAME   the table to define
 //   vec, vec_zero, vec_set, vec_load, vec_load_part, vec_store, vec_store_part, vec_load_bf16,
-//   vec_load_bf16_part, vec_store_bf16, vec_add, vec_sub, vec_mul, vec_div, vec_fma (a · b + c),
+//   vec_load_bf16_part, vec_add, vec_sub, vec_mul, vec_div, vec_fma (a · b + c),
 //   vec_min, vec_max (both give the second operand where one is NaN), vec_round, vec_power (2^n, n whole,
 //   -126 ≤ n ≤ 127), vec_sum, vec_largest. The _part forms take 1..LANES-1 values; the lanes beyond are 0.
 
@@ -285,16 +285,6 @@ static void widen(const uint16_t *bf16, float *out, size_t count) {
     }
 }
 
-static void narrow(const float *x, uint16_t *bf16, size_t count) {
-    size_t i = 0;
-    for (; i + LANES <= count; i += LANES) vec_store_bf16(bf16 + i, vec_load(x + i));
-    if (i < count) {
-        uint16_t last[LANES];
-        vec_store_bf16(last, vec_load_part(x + i, (int)(count - i)));
-        memcpy(bf16 + i, last, (count - i) * sizeof *last);
-    }
-}
-
 // ---- Transposition in blocks of four by four
 
 typedef float quad __attribute__((vector_size(16)));
@@ -342,6 +332,5 @@ const struct kernels KERNELS = {
     .scale = scale,
     .add_scaled = add_scaled,
     .widen = widen,
-    .narrow = narrow,
     .transpose = transpose,
 };

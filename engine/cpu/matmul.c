@@ -1,8 +1,7 @@
 // Matrix products, four ways:
 // - few rows: dot products on our own kernels, f32 activations and f32 or bf16 weights, each weight read once;
 // - many rows, f32 weights: oneDNN's sgemm;
-// - many rows, bf16 weights, a machine with bf16 instructions: oneDNN's matmul. The activations are rounded to
-//   bf16 (nearest even, a relative 2^-9 each), the sums are f32, so |error| ≤ (2^-9 + columns · 2^-24) Σ|w · x|;
+// - many rows, bf16 weights, a machine with bf16 instructions: activations in bf16, see many.c;
 // - many rows without any of that: pieces of the weight, widened and transposed into the cache, times f32
 //   activations on our own kernel.
 #include "engine/cpu/cpu.h"
@@ -14,10 +13,9 @@ enum { SHARE_GRAIN = 16 }; // outputs: a cache line of results
 
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
     if (rows <= FEW_ROWS) return MATMUL_DOTS;
-    if (!cpu->onednn) return MATMUL_PANELS;
     switch (format) {
     case WEIGHTS_F32:
-        return MATMUL_SGEMM;
+        return cpu->onednn ? MATMUL_SGEMM : MATMUL_PANELS;
     case WEIGHTS_BF16:
         return cpu->bf16 ? MATMUL_BF16 : MATMUL_PANELS;
     }
@@ -86,51 +84,8 @@ static void add_bias(const struct cpu *cpu, const float *bias, float *y, int row
 static bool sgemm(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     const struct matrix *weight = &linear->weight;
     omp_set_num_threads(cpu->limits.threads);
-    if (!onednn_f32(cpu->onednn, weight->data, weight->rows, weight->columns, x, rows, y, accumulate)) return false;
+    if (!onednn_f32(weight->data, weight->rows, weight->columns, x, rows, y, accumulate)) return false;
     if (linear->bias) add_bias(cpu, linear->bias, y, rows, weight->rows);
-    return true;
-}
-
-static void narrow(const struct cpu *cpu, const float *x, uint16_t *to, size_t count) {
-    const size_t piece = 4096;
-    int pieces = (int)((count + piece - 1) / piece);
-#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (pieces > 8)
-    for (int i = 0; i < pieces; i++) {
-        size_t first = (size_t)i * piece, left = count - first;
-        cpu->kernels->narrow(x + first, to + first, left < piece ? left : piece);
-    }
-}
-
-// Up to ONEDNN_ROWS_MAX rows. A number of rows for which there is no product takes a detour over a buffer with
-// room for more: the rows that pad are computed from what lies there, and dropped.
-static bool bf16_rows(struct cpu *cpu, const struct linear *linear, const uint16_t *x, float *y, int rows,
-                      bool accumulate) {
-    const struct matrix *weight = &linear->weight;
-    int outputs = weight->rows, columns = weight->columns;
-    if (rows == onednn_padded(rows))
-        return onednn_bf16(cpu->onednn, weight->data, outputs, columns, linear->bias, x, rows, y, accumulate);
-    if (!onednn_bf16(cpu->onednn, weight->data, outputs, columns, NULL, x, onednn_padded(rows), cpu->wide, false))
-        return false;
-    bool shared = worth_sharing((int64_t)rows * outputs * ELEMENT_WORK);
-#pragma omp parallel for schedule(static) num_threads(cpu->limits.threads) if (shared)
-    for (int r = 0; r < rows; r++) {
-        const float *from = cpu->wide + (size_t)r * (size_t)outputs;
-        float *to = y + (size_t)r * (size_t)outputs;
-        for (int o = 0; o < outputs; o++)
-            to[o] = (accumulate ? to[o] : 0) + from[o] + (linear->bias ? linear->bias[o] : 0);
-    }
-    return true;
-}
-
-bool matmul_bf16(struct cpu *cpu, const struct matrix *weight, const uint16_t *x, float *y, int rows) {
-    omp_set_num_threads(cpu->limits.threads);
-    for (int first = 0; first < rows; first += ONEDNN_ROWS_MAX) {
-        int count = rows - first < ONEDNN_ROWS_MAX ? rows - first : ONEDNN_ROWS_MAX;
-        if (!onednn_bf16(cpu->onednn, weight->data, weight->rows, weight->columns, NULL,
-                         x + (size_t)first * (size_t)weight->columns, count, y + (size_t)first * (size_t)weight->rows,
-                         false))
-            return false;
-    }
     return true;
 }
 
@@ -187,38 +142,19 @@ static void panels(struct cpu *cpu, const struct linear *linear, const float *x,
                       cpu->panel + (size_t)omp_get_thread_num() * PANEL_FLOATS);
 }
 
-static void many_bf16(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows,
-                      bool accumulate) {
-    size_t columns = (size_t)linear->weight.columns, outputs = (size_t)linear->weight.rows;
-    omp_set_num_threads(cpu->limits.threads);
-    for (int first = 0; first < rows; first += ONEDNN_ROWS_MAX) {
-        int count = rows - first < ONEDNN_ROWS_MAX ? rows - first : ONEDNN_ROWS_MAX;
-        const float *from = x + (size_t)first * columns;
-        float *to = y + (size_t)first * outputs;
-        narrow(cpu, from, cpu->narrow, (size_t)count * columns);
-        if (!bf16_rows(cpu, linear, cpu->narrow, to, count, accumulate))
-            panels(cpu, linear, from, to, count, accumulate);
-    }
-}
-
-void matmul_f32(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
+void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     switch (matmul_way(cpu, linear->weight.format, rows)) {
     case MATMUL_DOTS:
         dots(cpu, linear, x, y, rows, accumulate);
         break;
+    case MATMUL_BF16:
+        many_linear(cpu, linear, x, y, rows, accumulate);
+        break;
     case MATMUL_SGEMM:
         if (sgemm(cpu, linear, x, y, rows, accumulate)) break;
         __attribute__((fallthrough));
-    case MATMUL_BF16:
     case MATMUL_PANELS:
         panels(cpu, linear, x, y, rows, accumulate);
         break;
     }
-}
-
-void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
-    if (matmul_way(cpu, linear->weight.format, rows) == MATMUL_BF16)
-        many_bf16(cpu, linear, x, y, rows, accumulate);
-    else
-        matmul_f32(cpu, linear, x, y, rows, accumulate);
 }

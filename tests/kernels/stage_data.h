@@ -104,9 +104,13 @@ struct device {
 };
 
 static const struct device DEVICES[] = {
-    {"plain C", {KERNELS_C, false, false}},        {"AVX2", {KERNELS_AVX2, false, false}},
-    {"AVX-512", {KERNELS_AVX512, false, false}},   {"oneDNN f32 + plain C", {KERNELS_C, true, false}},
-    {"oneDNN + AVX2", {KERNELS_AVX2, true, true}}, {"oneDNN + AVX-512", {KERNELS_AVX512, true, true}},
+    {"plain C", {KERNELS_C, false, BF16_NONE}},
+    {"AVX2", {KERNELS_AVX2, false, BF16_NONE}},
+    {"AVX-512", {KERNELS_AVX512, false, BF16_NONE}},
+    {"oneDNN + plain C", {KERNELS_C, true, BF16_NONE}},
+    {"oneDNN + AVX2", {KERNELS_AVX2, true, BF16_NONE}},
+    {"AVX-512 BF16", {KERNELS_AVX512, true, BF16_AVX512}},
+    {"AMX BF16", {KERNELS_AVX512, true, BF16_AMX}},
 };
 enum { DEVICE_COUNT = sizeof DEVICES / sizeof DEVICES[0] };
 

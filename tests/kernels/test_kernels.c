@@ -73,45 +73,136 @@ static void exponentials(void **state) {
 
 // ---- bf16
 
-static void run_bf16(const struct kernels *kernels, struct random *random) {
+static void run_widen(const struct kernels *kernels, struct random *random) {
+    (void)random;
     enum { ALL = 1 << 16 };
-    uint16_t *bits = allocate(ALL, sizeof *bits), *back = allocate(ALL, sizeof *back);
+    uint16_t *bits = allocate(ALL, sizeof *bits);
     float *wide = allocate(ALL, sizeof *wide);
     for (int i = 0; i < ALL; i++) bits[i] = (uint16_t)i;
     kernels->widen(bits, wide, ALL);
-    kernels->narrow(wide, back, ALL);
     for (int i = 0; i < ALL; i++) {
         float expected = float_of_bf16(bits[i]);
         assert_memory_equal(&wide[i], &expected, sizeof expected);
-        if (isnan(wide[i]))
-            assert_true(isnan(float_of_bf16(back[i])));
-        else
-            assert_int_equal(back[i], bits[i]);
     }
     free(wide);
-    for (int i = 0; i < LENGTH_COUNT; i++) {
+    for (int i = 0; i < LENGTH_COUNT; i++) { // ragged ends
         size_t n = (size_t)LENGTHS[i];
-        float *x = random_floats(random, n);
-        uint16_t *narrowed = allocate(n, sizeof *narrowed);
-        kernels->narrow(x, narrowed, n);
-        for (size_t j = 0; j < n; j++) assert_int_equal(narrowed[j], bf16_of_float(x[j]));
-        free(narrowed);
+        uint16_t *some = memcpy(allocate(n, sizeof *some), bits + 0x3f80, n * sizeof *some);
+        float *x = allocate(n, sizeof *x);
+        kernels->widen(some, x, n);
+        for (size_t j = 0; j < n; j++) assert_true(x[j] == float_of_bf16(some[j]));
         free(x);
+        free(some);
     }
-    const uint32_t edges[] = {0x3f808000, 0x3f818000, 0x3f808001, 0x7f7fffff, 0x7fffffff, 0xff800000, 0x00008000};
-    const uint16_t expected[] = {0x3f80, 0x3f82, 0x3f81, 0x7f80, 0x7fc0, 0xff80, 0x0000}; // ties go to even
-    float x[7];
-    uint16_t out[7];
-    memcpy(x, edges, sizeof x);
-    kernels->narrow(x, out, 7);
-    assert_memory_equal(out, expected, sizeof out);
-    free(back);
     free(bits);
 }
 
 static void bf16(void **state) {
     (void)state;
-    at_levels(run_bf16);
+    at_levels(run_widen);
+}
+
+// The kernels for many rows: what is packed, what a block sums up (ragged outputs, columns and groups, added to what
+// was there), and where it is stored. Their rounding is that of bf16_of_float, and sums are exact enough for sum_error.
+static void run_block(const struct bf16_kernels *kernels, struct random *random, int outputs, int columns, int rows) {
+    int groups = (rows + BF16_GROUP - 1) / BF16_GROUP, steps = (columns + BF16_STEP - 1) / BF16_STEP * BF16_STEP;
+    size_t stride = (size_t)steps * BF16_GROUP, sums = (size_t)groups * BF16_GROUP, width = (size_t)columns;
+    struct owned_matrix weight = random_matrix(random, WEIGHTS_BF16, outputs, columns, 1);
+    float *x = random_floats(random, (size_t)rows * width), *sum = random_floats(random, (size_t)outputs * sums);
+    float *before = copy_floats(sum, (size_t)outputs * sums),
+          *y = random_floats(random, (size_t)rows * (size_t)outputs);
+    float *y_before = copy_floats(y, (size_t)rows * (size_t)outputs), *bias = random_floats(random, (size_t)outputs);
+    float *scale = random_floats(random, (size_t)rows);
+    int *row = allocate((size_t)rows, sizeof *row);
+    uint16_t *packed = allocate(stride * (size_t)groups, sizeof *packed);
+    for (int r = 0; r < rows; r++) row[r] = rows - 1 - r;
+    for (int g = 0; g < groups; g++) {
+        int some = rows - g * BF16_GROUP < BF16_GROUP ? rows - g * BF16_GROUP : BF16_GROUP;
+        kernels->pack(x, width, row + g * BF16_GROUP, some, columns, packed + (size_t)g * stride);
+    }
+    for (int r = 0; r < groups * BF16_GROUP; r++)
+        for (int k = 0; k < steps; k++) {
+            uint16_t found = packed[(size_t)(r / BF16_GROUP) * stride + (size_t)(k / 2 * 2 * BF16_GROUP) +
+                                    (size_t)(r % BF16_GROUP * 2 + k % 2)];
+            bool there = r < rows && k < columns;
+            assert_int_equal(found, there ? bf16_of_float(x[(size_t)row[r] * width + (size_t)k]) : 0);
+        }
+    kernels->begin();
+    kernels->block(&(struct bf16_block){.weight = weight.matrix.data,
+                                        .weight_stride = width,
+                                        .outputs = outputs,
+                                        .x = packed,
+                                        .group_stride = stride,
+                                        .groups = groups,
+                                        .depth = columns,
+                                        .sum = sum,
+                                        .sum_stride = sums,
+                                        .add = columns % 2 == 1});
+    kernels->end();
+    kernels->store(
+        &(struct bf16_store){sum, sums, outputs, rows, bias, scale, row, y, (size_t)outputs, outputs % 2 == 1});
+    for (int o = 0; o < outputs; o++)
+        for (int r = 0; r < rows; r++) {
+            size_t at = (size_t)o * sums + (size_t)r, to = (size_t)row[r] * (size_t)outputs + (size_t)o;
+            double expected = columns % 2 == 1 ? (double)before[at] : 0, absolute = fabs(expected);
+            for (int k = 0; k < columns; k++) {
+                double term = weight_at(&weight.matrix, o, k) *
+                              (double)float_of_bf16(bf16_of_float(x[(size_t)row[r] * width + (size_t)k]));
+                expected += term;
+                absolute += fabs(term);
+            }
+            check((double)sum[at], expected, sum_error(columns + 1, absolute));
+            double stored = (double)sum[at] * (double)scale[r] + (double)bias[o];
+            if (outputs % 2 == 1) stored += (double)y_before[to];
+            check((double)y[to], stored, 4 * 0x1p-24 * (fabs(stored) + 3));
+        }
+    free(packed);
+    free(row);
+    free(scale);
+    free(bias);
+    free(y_before);
+    free(y);
+    free(before);
+    free(sum);
+    free(x);
+    free(weight.memory);
+}
+
+static void bf16_blocks(void **state) {
+    (void)state;
+    static const int OUTPUTS[] = {1, 5, 12, 16, 17, 31, 32}, COLUMNS[] = {1, 2, 31, 32, 33, 64, 95, 128};
+    static const int ROWS[] = {1, 15, 16, 17, 32, 33, 48, 70};
+    struct random random = {4242};
+    for (int level = BF16_NONE + 1; level < BF16_LEVELS; level++) {
+        const struct bf16_kernels *kernels = bf16_kernels_at((enum bf16_level)level);
+        if (!kernels) continue;
+        for (size_t o = 0; o < sizeof OUTPUTS / sizeof *OUTPUTS; o++)
+            for (size_t c = 0; c < sizeof COLUMNS / sizeof *COLUMNS; c++)
+                for (size_t r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
+                    run_block(kernels, &random, OUTPUTS[o], COLUMNS[c], ROWS[r]);
+    }
+}
+
+// What is packed from sums is what would be packed from their transpose; an odd last output goes with 0.
+static void bf16_packs_sums(void **state) {
+    (void)state;
+    enum { OUTPUTS = 7, GROUPS = 2, ROWS = GROUPS * BF16_GROUP };
+    struct random random = {99};
+    float *sum = random_floats(&random, OUTPUTS * ROWS);
+    for (int level = BF16_NONE + 1; level < BF16_LEVELS; level++) {
+        const struct bf16_kernels *kernels = bf16_kernels_at((enum bf16_level)level);
+        if (!kernels) continue;
+        uint16_t *packed = allocate((OUTPUTS + 1) * ROWS, sizeof *packed);
+        kernels->pack_sums(sum, ROWS, OUTPUTS, GROUPS, packed, (OUTPUTS + 1) * BF16_GROUP);
+        for (int r = 0; r < ROWS; r++)
+            for (int o = 0; o <= OUTPUTS; o++) {
+                int at =
+                    r / BF16_GROUP * (OUTPUTS + 1) * BF16_GROUP + o / 2 * 2 * BF16_GROUP + r % BF16_GROUP * 2 + o % 2;
+                assert_int_equal(packed[at], o < OUTPUTS ? bf16_of_float(sum[o * ROWS + r]) : 0);
+            }
+        free(packed);
+    }
+    free(sum);
 }
 
 // ---- The small ones
@@ -220,8 +311,9 @@ static void products(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_are_kernels), cmocka_unit_test(exponentials),  cmocka_unit_test(bf16),
-        cmocka_unit_test(small_kernels),     cmocka_unit_test(transposition), cmocka_unit_test(products),
+        cmocka_unit_test(there_are_kernels), cmocka_unit_test(exponentials),    cmocka_unit_test(bf16),
+        cmocka_unit_test(bf16_blocks),       cmocka_unit_test(bf16_packs_sums), cmocka_unit_test(small_kernels),
+        cmocka_unit_test(transposition),     cmocka_unit_test(products),
     };
     return cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
 }

@@ -221,12 +221,6 @@ static void mixture_free(struct mixture *m) {
     free(m->y);
 }
 
-static int rows_of_expert(const struct mixture *m, int expert) {
-    int rows = 0;
-    for (int i = 0; i < m->rows * 2; i++) rows += m->routing.expert[i] == expert;
-    return rows;
-}
-
 // The values between gate and down, and how far off a device may be there.
 static void gated_bounds(const struct mixture *m, const struct expert *expert, const float *x, bool bf16, double *gated,
                          double *tolerance) {
@@ -254,7 +248,7 @@ static void check_token(const char *name, const struct mixture *m, const struct 
     bool bf16[2];
     for (int slot = 0; slot < 2; slot++) {
         int e = m->routing.expert[2 * row + slot];
-        bf16[slot] = experts_use_bf16(cpu, m->format, m->rows, rows_of_expert(m, e));
+        bf16[slot] = matmul_way(cpu, m->format, m->rows) == MATMUL_BF16;
         gated_bounds(m, &m->expert[e], m->x + (size_t)row * (size_t)m->hidden, bf16[slot],
                      gated + slot * m->intermediate, tolerance + slot * m->intermediate);
     }
@@ -319,64 +313,6 @@ static void experts_of_real_shapes(void **unused) {
     experts_on_all(&random, WEIGHTS_F32, 4096, 448, 3, 40, 29);
 }
 
-// ---- oneDNN that fails, as it does without memory. The linker puts __wrap_onednn_bf16 in place of onednn_bf16.
-
-static struct {
-    int calls, fails_at; // -1: never
-    bool goes_on_failing;
-} onednn_fault = {.fails_at = -1};
-
-bool __real_onednn_bf16(struct onednn *onednn, const uint16_t *weight, int outputs, int columns, const float *bias,
-                        const uint16_t *x, int rows, float *y, bool accumulate);
-bool __wrap_onednn_bf16(struct onednn *onednn, const uint16_t *weight, int outputs, int columns, const float *bias,
-                        const uint16_t *x, int rows, float *y, bool accumulate);
-
-bool __wrap_onednn_bf16(struct onednn *onednn, const uint16_t *weight, int outputs, int columns, const float *bias,
-                        const uint16_t *x, int rows, float *y, bool accumulate) {
-    int call = onednn_fault.calls++, at = onednn_fault.fails_at;
-    if (at >= 0 && (call == at || (onednn_fault.goes_on_failing && call > at))) return false;
-    return __real_onednn_bf16(onednn, weight, outputs, columns, bias, x, rows, y, accumulate);
-}
-
-// One run with that fault, checked in every value. Returns how many products were asked for.
-static int experts_with_fault(const struct mixture *m, void *state, int fails_at, bool goes_on) {
-    size_t count = (size_t)m->rows * (size_t)m->hidden;
-    float *y = copy_floats(m->y, count);
-    onednn_fault.calls = 0;
-    onednn_fault.fails_at = fails_at;
-    onednn_fault.goes_on_failing = goes_on;
-    cpu_stages.experts(state, &m->layer, &m->routing, m->x, y, m->rows);
-    onednn_fault.fails_at = -1;
-    for (int r = 0; r < m->rows; r++) check_token("oneDNN failed", m, state, r, 1, y);
-    free(y);
-    return onednn_fault.calls;
-}
-
-// Wherever it fails, the expert's rows are computed otherwise, and no other expert's are touched: neither with more
-// outputs than inputs inside (as Phi-3.5-MoE has) nor with fewer.
-static void experts_without_onednn(void **unused) {
-    (void)unused;
-    static const int SHAPES[][2] = {{64, 160}, {160, 64}};
-    struct random random = {26};
-    for (int s = 0; s < 2; s++) {
-        struct mixture m = mixture_of(&random, WEIGHTS_BF16, SHAPES[s][0], SHAPES[s][1], 4, 96);
-        for (int i = 0; i < m.rows * 2; i++) m.routing.expert[i] = (i / 2 + i % 2) % 4; // many rows for each
-        struct stage_limits limits = limits_of(m.rows, m.hidden, m.intermediate, m.experts);
-        for (int d = 0; d < DEVICE_COUNT; d++) {
-            void *state = open_device(&DEVICES[d], &limits);
-            if (!state) continue;
-            int calls = experts_with_fault(&m, state, -1, false);
-            if (((struct cpu *)state)->bf16) assert_int_equal(calls, 3 * m.experts);
-            for (int i = 0; i < calls; i++) {
-                experts_with_fault(&m, state, i, false);
-                experts_with_fault(&m, state, i, true);
-            }
-            cpu_stages.close(state);
-        }
-        mixture_free(&m);
-    }
-}
-
 static void reference_experts(void **unused) {
     (void)unused;
     struct random random = {24};
@@ -435,7 +371,6 @@ int main(void) {
         cmocka_unit_test(reference_experts),
         cmocka_unit_test(experts_of_small_shapes),
         cmocka_unit_test(experts_of_real_shapes),
-        cmocka_unit_test(experts_without_onednn),
         cmocka_unit_test(tokens_do_not_see_each_other),
     };
     return cmocka_run_group_tests_name("mixture", tests, NULL, NULL);

@@ -1,10 +1,10 @@
-// Every stage of the CPU, at every level and with and without oneDNN, against the reference: random shapes and
+// Every stage of the CPU, at every level and with and without oneDNN and bf16, against the reference: random shapes and
 // their boundaries, ragged ones, near ties, numbers that are not finite; and that a row's result does not depend
 // on the rows beside it.
 //
 // Tolerances. A sum of n products is allowed (4√n + 8) · 2^-24 of the sum of their absolute values: rounding errors
 // behave like a random walk, and four standard deviations are hardly ever exceeded over the number of values
-// tested here, while a single product left out or taken twice shows as about 1/n of that sum. Where oneDNN
+// tested here, while a single product left out or taken twice shows as about 1/n of that sum. Where a device
 // multiplies in bf16, the reference is given the activations rounded in the same way, so that the same holds.
 #include "tests/kernels/stage_data.h"
 
