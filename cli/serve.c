@@ -1,79 +1,15 @@
 // tandem serve: loads a model, says what it did, and serves until it is told to stop.
 #include "cli/command.h"
+#include "cli/model_settings.h"
 #include "engine/engine.h"
 #include "server/config.h"
 #include "server/listener.h"
 #include "server/log.h"
 #include "server/server.h"
 
-#include <limits.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-// ---- The built-in model
-
-static bool is_model(const char *dir) {
-    char path[PATH_MAX];
-    int bytes = snprintf(path, sizeof path, "%s/config.json", dir);
-    return bytes > 0 && bytes < (int)sizeof path && access(path, R_OK) == 0;
-}
-
-// Beside the program first, so that of two checkouts each serves its own model: in a build tree, then installed.
-// TANDEM_DEMO_MODEL is where the build found it.
-static const char *built_in_model(char out[PATH_MAX]) {
-    static const char *const places[] = {"../models/demo", "../share/tandem/models/demo", "../../../models/demo"};
-    char program[PATH_MAX];
-    ssize_t bytes = readlink("/proc/self/exe", program, sizeof program - 1);
-    if (bytes > 0) {
-        program[bytes] = '\0';
-        *strrchr(program, '/') = '\0'; // the link is absolute
-        for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-            int length = snprintf(out, PATH_MAX, "%s/%s", program, places[i]);
-            if (length > 0 && length < PATH_MAX && is_model(out)) return out;
-        }
-    }
-#ifdef TANDEM_DEMO_MODEL
-    if (is_model(TANDEM_DEMO_MODEL)) return TANDEM_DEMO_MODEL;
-#endif
-    return NULL;
-}
-
-// ---- Loading
-
-struct progress {
-    bool terminal, shown;
-};
-
-static void show_progress(void *user, const char *what, double share) {
-    struct progress *progress = user;
-    if (!progress->terminal) return;
-    progress->shown = true;
-    fprintf(stderr, "\r\033[K%s: %.0f %%", what, share * 100);
-    fflush(stderr);
-}
-
-static int load(struct engine **out, const struct config *config, const char *model, struct error *error) {
-    struct progress progress = {.terminal = isatty(STDERR_FILENO)};
-    struct engine_options options = {
-        .model_dir = model,
-        .stages = config->kernels,
-        .threads = config->threads,
-        .sequences_max = config->sequences_max,
-        .queue_max = config->queue_max,
-        .kv_tokens = config->kv_tokens,
-        .prefill_tokens_max = config->prefill_tokens_max,
-        .progress = show_progress,
-        .progress_user = &progress,
-    };
-    if (!weight_format_parse(config->weights, &options.weights))
-        return error_set(error, ERROR_ARGUMENT, "`%s` is no format of weights", config->weights);
-    int code = engine_open(out, &options, error);
-    if (progress.shown) fputs("\r\033[K", stderr);
-    return code;
-}
 
 // ---- Saying what is served
 
@@ -117,36 +53,25 @@ static void announce(const struct engine_info *info, const struct listener_socke
 
 // ---- The command
 
-// The weights are read from the mapped files for as long as they are served. Where a file has been shortened or its
-// disk fails, there is nothing left to compute with: say so and end.
-static void on_bus_error(int signal) {
-    (void)signal;
-    static const char words[] = "tandem serve: a model file was shortened, or can not be read any more, while it was "
-                                "served; start again\n";
-    if (write(STDERR_FILENO, words, sizeof words - 1) < 0) _exit(1);
-    _exit(EXIT_BAD_MODEL);
-}
-
 static int fail(const struct error *error, int code) {
     fprintf(stderr, "tandem serve: %s\n", error->message);
     return code;
 }
 
-static int serve(const struct config *config) {
+static int serve(const struct config *config, const struct model_settings *model) {
     struct error error = {0};
-    char place[PATH_MAX];
-    const char *model = config->model[0] ? config->model : built_in_model(place);
-    if (!model) {
-        fprintf(stderr, "tandem serve: the built-in model was not found; name one with --model DIRECTORY\n");
-        return EXIT_BAD_MODEL;
-    }
     struct listener_socket socket; // before the model: a port in use is known at once
     int code = listener_bind(&socket, config->host, config->port, &error);
     if (code) return fail(&error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
 
-    sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_bus_error}, NULL);
+    struct engine_options options = {
+        .sequences_max = config->sequences_max,
+        .queue_max = config->queue_max,
+        .kv_tokens = config->kv_tokens,
+        .prefill_tokens_max = config->prefill_tokens_max,
+    };
     struct engine *engine;
-    if (load(&engine, config, model, &error)) {
+    if (model_settings_open(model, options, &engine, &error)) {
         close(socket.fd);
         return fail(&error, EXIT_BAD_MODEL);
     }
@@ -163,28 +88,42 @@ static int serve(const struct config *config) {
     return 0;
 }
 
+enum { TABLE_COUNT = 2 };
+
 static int run(int count, char **arguments) {
-    struct config config;
+    struct config config = {0};
+    struct model_settings model = {0};
+    const struct setting_table tables[TABLE_COUNT] = {
+        {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
+        {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &config},
+    };
     struct error error = {0};
-    if (config_init(&config, &error)) return fail(&error, 1);
-    int exit_code;
     enum log_level level = LOG_INFO;
-    if (config_read_environment(&config, &error) || config_read_flags(&config, count, arguments, &error)) {
+    int exit_code;
+    if (settings_init(&tables[0], &error) || settings_init(&tables[1], &error)) {
+        exit_code = fail(&error, 1);
+    } else if (settings_read_environment(tables, TABLE_COUNT, &error) ||
+               settings_read_flags(tables, TABLE_COUNT, count, arguments, NULL, &error)) {
         exit_code = fail(&error, EXIT_USAGE);
         fprintf(stderr, "tandem serve --help lists all settings\n");
     } else {
         log_level_parse(config.log_level, &level); // it is one of them: the settings' table says so
         log_open(level);
-        exit_code = serve(&config);
+        exit_code = serve(&config, &model);
     }
-    config_finish(&config);
+    settings_finish(&tables[1]);
+    settings_finish(&tables[0]);
     return exit_code;
 }
 
 static void help(struct buffer *out) {
+    const struct setting_table tables[TABLE_COUNT] = {
+        {MODEL_SETTINGS, MODEL_SETTING_COUNT, NULL},
+        {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, NULL},
+    };
     buffer_text(out, "Usage: tandem serve [SETTINGS]\n\n"
                      "A setting is read from its environment variable, then from its flag, which wins.\n\n");
-    config_help(out);
+    settings_help(tables, TABLE_COUNT, out);
 }
 
 const struct command serve_command = {"serve", "load a model and serve the OpenAI API", run, help};

@@ -50,8 +50,9 @@ static int start(void **state, char *const *flags, int count) {
     struct service *service = calloc(1, sizeof *service);
     struct error error = {0};
     log_open(LOG_ERROR);
-    if (!service || config_init(&service->config, &error) ||
-        config_read_flags(&service->config, count, flags, &error) ||
+    if (!service) return -1;
+    struct setting_table table = {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &service->config};
+    if (settings_init(&table, &error) || settings_read_flags(&table, 1, count, flags, NULL, &error) ||
         listener_bind(&service->socket, service->config.host, 0, &error))
         return -1;
     struct engine_options options = {.sequences_max = service->config.sequences_max,
@@ -68,7 +69,7 @@ static void stop(struct service *service) {
     pthread_join(service->thread, NULL);
     server_destroy(service->server);
     engine_close(service->engine);
-    config_finish(&service->config);
+    settings_finish(&(struct setting_table){CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &service->config});
     free(service);
 }
 

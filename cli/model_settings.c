@@ -1,0 +1,104 @@
+#include "cli/model_settings.h"
+
+#include "cli/command.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define AT(member) offsetof(struct model_settings, member)
+
+// The formats as choices: each with a space in front, the first of which is left out.
+#define CHOICE(value, name, bytes) " " name
+#define WEIGHTS (&WEIGHT_FORMATS(CHOICE)[1])
+
+const struct setting MODEL_SETTINGS[] = {
+    {"model.path", "--model", "TANDEM_MODEL", SETTING_TEXT, AT(model), 0, 0, NULL, "", "",
+     "a Hugging Face model directory; without it the small built-in model"},
+    {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "bf16", "",
+     "how weights are held in memory"},
+    {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, "cpu reference", "cpu", "",
+     "cpu is the fast one; reference is plain C, to compare with"},
+    {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
+     "threads that compute; 0: one for each physical core"},
+};
+const size_t MODEL_SETTING_COUNT = sizeof MODEL_SETTINGS / sizeof *MODEL_SETTINGS;
+
+// ---- Which model
+
+static bool is_model(const char *dir) {
+    char path[PATH_MAX];
+    int bytes = snprintf(path, sizeof path, "%s/config.json", dir);
+    return bytes > 0 && bytes < (int)sizeof path && access(path, R_OK) == 0;
+}
+
+// Beside the program first, so that of two checkouts each serves its own model: in a build tree, then installed.
+// TANDEM_DEMO_MODEL is where the build found it.
+static const char *built_in_model(char out[PATH_MAX]) {
+    static const char *const places[] = {"../models/demo", "../share/tandem/models/demo", "../../../models/demo"};
+    char program[PATH_MAX];
+    ssize_t bytes = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (bytes > 0) {
+        program[bytes] = '\0';
+        *strrchr(program, '/') = '\0'; // the link is absolute
+        for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+            int length = snprintf(out, PATH_MAX, "%s/%s", program, places[i]);
+            if (length > 0 && length < PATH_MAX && is_model(out)) return out;
+        }
+    }
+#ifdef TANDEM_DEMO_MODEL
+    if (is_model(TANDEM_DEMO_MODEL)) return TANDEM_DEMO_MODEL;
+#endif
+    return NULL;
+}
+
+int model_settings_directory(const struct model_settings *settings, char place[PATH_MAX], const char **out,
+                             struct error *error) {
+    *out = settings->model[0] ? settings->model : built_in_model(place);
+    if (*out) return 0;
+    return error_set(error, ERROR_NOT_FOUND, "the built-in model was not found; name one with --model DIRECTORY");
+}
+
+// ---- Loading
+
+struct progress {
+    bool shown;
+};
+
+static void show_progress(void *user, const char *what, double share) {
+    struct progress *progress = user;
+    progress->shown = true;
+    fprintf(stderr, "\r\033[K%s: %.0f %%", what, share * 100);
+    fflush(stderr);
+}
+
+// The weights are read from the mapped files for as long as they are used. Where a file has been shortened or its disk
+// fails, there is nothing left to compute with: say so and end.
+static void on_bus_error(int signal) {
+    (void)signal;
+    static const char words[] = "tandem: a model file was shortened, or can not be read any more, while it was in use; "
+                                "start again\n";
+    if (write(STDERR_FILENO, words, sizeof words - 1) < 0) _exit(1);
+    _exit(EXIT_BAD_MODEL);
+}
+
+int model_settings_open(const struct model_settings *settings, struct engine_options options, struct engine **out,
+                        struct error *error) {
+    char place[PATH_MAX];
+    struct progress progress = {0};
+    int code = model_settings_directory(settings, place, &options.model_dir, error);
+    if (code) return code;
+    if (!weight_format_parse(settings->weights, &options.weights))
+        return error_set(error, ERROR_ARGUMENT, "`%s` is no format of weights", settings->weights);
+    options.stages = settings->kernels;
+    options.threads = settings->threads;
+    if (isatty(STDERR_FILENO)) {
+        options.progress = show_progress;
+        options.progress_user = &progress;
+    }
+    sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_bus_error}, NULL);
+    code = engine_open(out, &options, error);
+    if (progress.shown) fputs("\r\033[K", stderr);
+    return code;
+}

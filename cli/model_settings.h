@@ -1,0 +1,30 @@
+// The settings that every command which opens a model takes: --model, --weights, --kernels, --threads.
+#ifndef CLI_MODEL_SETTINGS_H
+#define CLI_MODEL_SETTINGS_H
+
+#include "base/settings.h"
+#include "engine/engine.h"
+
+#include <limits.h>
+
+struct model_settings {
+    char *model; // "": the built-in one
+    char *weights, *kernels;
+    int threads;
+};
+
+extern const struct setting MODEL_SETTINGS[];
+extern const size_t MODEL_SETTING_COUNT;
+
+// The directory of the model that is named, or of the built-in one, which `place` may be used for. ERROR_NOT_FOUND where
+// there is none.
+int model_settings_directory(const struct model_settings *settings, char place[PATH_MAX], const char **out,
+                             struct error *error);
+
+// Opens the model with what the settings say, and with `options` for everything else; the progress of a long load shows
+// on standard error where that is a terminal. From then on a model file that can not be read any more ends the process
+// with a message instead of a crash.
+int model_settings_open(const struct model_settings *settings, struct engine_options options, struct engine **out,
+                        struct error *error);
+
+#endif
