@@ -169,7 +169,7 @@ static void test_vet(void **state) {
     (void)state;
 #define ONE "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 #define SENDS(length) "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " #length "\r\n\r\n"
-#define CHUNKED "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+#define IN_CHUNKS "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     static const struct {
         const char *text;
         int status;
@@ -185,7 +185,7 @@ static void test_vet(void **state) {
         {ONE "GET / HT", 200, 1, sizeof ONE - 1, true},
         {ONE "\n", 200, 1, sizeof ONE - 1, true},
         {ONE SENDS(x), 200, 1, sizeof ONE - 1, true},
-        {CHUNKED "0\r\n\r\n" ONE, 200, 1, sizeof CHUNKED - 1, false},
+        {IN_CHUNKS "0\r\n\r\n" ONE, 200, 1, sizeof IN_CHUNKS - 1, false},
         {"GET / HT", 0, 0, 0, false},
         {SENDS(x) ONE, 400, 0, 0, false},
     };
