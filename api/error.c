@@ -1,6 +1,8 @@
 #include "api/json.h"
 #include "api/reply.h"
 
+#include <string.h>
+
 // What a client sees of an error code. Codes that should never reach one are told as an internal error.
 struct row {
     enum error_code code;
@@ -80,4 +82,26 @@ void api_reply_error(struct api_reply *reply, const struct error *error) {
     reply->never_retry = row->never_retry;
     buffer_clear(&reply->body);
     api_error_json(error, &reply->body);
+}
+
+// The distinct values of a column: every type, or every code there is.
+static void write_values(struct buffer *out, bool types) {
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
+        const char *value = types ? ROWS[i].type : ROWS[i].openai_code;
+        bool again = !value;
+        for (size_t j = 0; j < i && !again; j++) again = types && strcmp(ROWS[j].type, value) == 0;
+        if (again) continue;
+        if (i > 0) buffer_text(out, ", ");
+        json_write_text(out, value);
+    }
+}
+
+void api_error_schema(struct buffer *out) {
+    buffer_text(out, "{\"type\": \"object\", \"required\": [\"message\", \"type\", \"param\", \"code\"], "
+                     "\"properties\": {\"message\": {\"type\": \"string\", \"minLength\": 1}, "
+                     "\"type\": {\"enum\": [");
+    write_values(out, true);
+    buffer_text(out, "]}, \"param\": {\"type\": [\"string\", \"null\"], \"minLength\": 1}, \"code\": {\"enum\": [");
+    write_values(out, false);
+    buffer_text(out, ", null]}}, \"additionalProperties\": false}");
 }

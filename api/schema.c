@@ -1,5 +1,7 @@
 #include "api/schema.h"
 
+#include "api/json.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -32,6 +34,7 @@ struct field {
     int (*read)(const struct reading *reading, const json_t *value, struct error *error); // USE_READ
     const char *accepts; // USE_REFUSE: a JSON array of the values that ask for nothing; NULL: none
     const char *value;   // words for type and range where those do not say it all
+    const char *schema;  // FIELD_VALUE, but for USE_REFUSE: the same as members of a JSON Schema
     const char *absent;  // words for the default, likewise
     const char *help;    // the meaning, or why it is refused
 };
@@ -43,31 +46,54 @@ static int read_logit_bias(const struct reading *reading, const json_t *value, s
 static int read_stream_options(const struct reading *reading, const json_t *value, struct error *error);
 
 #define STOPS "a string or an array of at most 4 strings"
-_Static_assert(ENGINE_STOPS_MAX == 4, "what STOPS says");
+#define STOP_SCHEMA \
+    "\"anyOf\": [{\"type\": \"string\", \"minLength\": 1, \"maxLength\": 1024}, {\"type\": \"array\", \"maxItems\": 4, " \
+    "\"items\": {\"type\": \"string\", \"minLength\": 1, \"maxLength\": 1024}}, {\"type\": \"null\"}]"
+_Static_assert(ENGINE_STOPS_MAX == 4 && SCHEMA_STOP_BYTES_MAX == 1024, "what STOPS and STOP_SCHEMA say");
+
+#define TOKENS_SCHEMA "{\"type\": \"array\", \"minItems\": 1, \"items\": {\"type\": \"integer\", \"minimum\": 0, \"maximum\": 2147483647}}"
+#define PROMPT_SCHEMA \
+    "\"anyOf\": [{\"type\": \"string\", \"minLength\": 1}, {\"type\": \"array\", \"minItems\": 1, " \
+    "\"items\": {\"type\": \"string\", \"minLength\": 1}}, " TOKENS_SCHEMA ", " \
+    "{\"type\": \"array\", \"minItems\": 1, \"items\": " TOKENS_SCHEMA "}]"
+
+#define BIAS_SCHEMA \
+    "\"type\": [\"object\", \"null\"], \"maxProperties\": 1024, " \
+    "\"propertyNames\": {\"pattern\": \"^(0|[1-9][0-9]{0,8})$\"}, " \
+    "\"additionalProperties\": {\"type\": \"number\", \"minimum\": -100, \"maximum\": 100}"
+_Static_assert(SCHEMA_BIASES_MAX == 1024, "what BIAS_SCHEMA says");
+
+#define STREAM_OPTIONS_SCHEMA \
+    "\"type\": [\"object\", \"null\"], \"properties\": {\"include_usage\": {\"type\": [\"boolean\", \"null\"]}, " \
+    "\"include_obfuscation\": {\"type\": [\"boolean\", \"null\"]}}, \"additionalProperties\": {\"type\": \"null\"}"
+
+static const char REQUIRED[] = "required"; // in the place of a default
 
 #define AT(member) USE_STORE, .offset = offsetof(struct parameters, member)
 #define BOOLEAN(member, ...) AT(member), .type = FIELD_BOOLEAN, .help = __VA_ARGS__
-#define VALUE(member, words, ...) \
-    AT(member), .type = FIELD_VALUE, .value = words, .absent = "required", .help = __VA_ARGS__
+#define VALUE(member, words, json, ...) \
+    AT(member), .type = FIELD_VALUE, .value = words, .schema = json, .absent = REQUIRED, .help = __VA_ARGS__
 #define INTEGER(member, low, high, otherwise, ...) \
     AT(member), .type = FIELD_INTEGER, .min = low, .max = high, .standard = otherwise, .help = __VA_ARGS__
 #define NUMBER(member, low, high, otherwise, ...) \
     AT(member), .type = FIELD_NUMBER, .min = low, .max = high, .standard = otherwise, .help = __VA_ARGS__
-#define READ(function, words, otherwise, ...) \
-    USE_READ, .type = FIELD_VALUE, .read = function, .value = words, .absent = otherwise, .help = __VA_ARGS__
+#define READ(function, words, json, otherwise, ...) \
+    USE_READ, .type = FIELD_VALUE, .read = function, .value = words, .schema = json, .absent = otherwise, \
+    .help = __VA_ARGS__
 #define NOTHING(kind, ...) USE_NOTHING, .type = kind, .help = __VA_ARGS__
 #define REFUSE(values, ...) USE_REFUSE, .type = FIELD_VALUE, .accepts = values, .help = __VA_ARGS__
 
 // clang-format off
 static const struct field FIELDS[] = {
-    {"model", FOR_BOTH, READ(read_model, "a string", "the loaded model", "Must name the loaded model.")},
+    {"model", FOR_BOTH, READ(read_model, "a string", "\"type\": [\"string\", \"null\"]", "the loaded model", "Must name the loaded model.")},
     {"messages", FOR_CHAT, VALUE(messages, "an array of messages",
+        "\"type\": \"array\", \"minItems\": 1, \"items\": {\"$ref\": \"#/components/schemas/Message\"}",
         "Roles system, developer (the same), user, assistant; content: a string, or parts of type text (joined by "
         "line breaks). A message's name is without effect.")},
     {"prompt", FOR_COMPLETION, VALUE(prompt, "a string, an array of strings, an array of token ids, or an array of those",
-        "Text or tokens to continue.")},
+        PROMPT_SCHEMA, "Text or tokens to continue.")},
     {"stream", FOR_BOTH, BOOLEAN(stream, "Answer by server-sent events while the text comes.")},
-    {"stream_options", FOR_BOTH, READ(read_stream_options, "an object", "{}",
+    {"stream_options", FOR_BOTH, READ(read_stream_options, "an object", STREAM_OPTIONS_SCHEMA, "{}",
         "include_usage: a last chunk with the usage, only with stream; include_obfuscation is without effect.")},
     {"max_tokens", FOR_CHAT, INTEGER(tokens_max, 1, INT32_MAX, NAN, "New tokens at most; 0 is refused.",
         .absent = "what the context has room for")},
@@ -86,11 +112,12 @@ static const struct field FIELDS[] = {
         .absent = "repetition_penalty")},
     {"presence_penalty", FOR_BOTH, NUMBER(presence_penalty, -2, 2, 0, "Taken from the logit of each token in the answer.")},
     {"frequency_penalty", FOR_BOTH, NUMBER(frequency_penalty, -2, 2, 0, "The same, times how often it occurs there.")},
-    {"logit_bias", FOR_BOTH, READ(read_logit_bias, "an object from token ids to numbers between -100 and 100", "{}",
-        "Added to the tokens' logits.")},
-    {"seed", FOR_BOTH, READ(read_seed, "an integer of 64 bits", "random",
+    {"logit_bias", FOR_BOTH, READ(read_logit_bias, "an object from token ids to numbers between -100 and 100",
+        BIAS_SCHEMA, "{}", "Added to the tokens' logits.")},
+    {"seed", FOR_BOTH, READ(read_seed, "an integer of 64 bits",
+        "\"type\": [\"integer\", \"null\"], \"minimum\": -9223372036854775808, \"maximum\": 9223372036854775807", "random",
         "The same seed and request give the same text; choice i of a prompt takes seed + i.")},
-    {"stop", FOR_BOTH, READ(read_stop, STOPS, "none",
+    {"stop", FOR_BOTH, READ(read_stop, STOPS, STOP_SCHEMA, "none",
         "The answer ends before the first of these. The empty string is refused, the empty array is none.")},
     {"logprobs", FOR_CHAT, BOOLEAN(logprobs, "Tell each token's log-probability.")},
     {"top_logprobs", FOR_CHAT, INTEGER(top_logprobs, 0, ENGINE_TOP_LOGPROBS_MAX, NAN,
@@ -127,7 +154,7 @@ static const struct field FIELDS[] = {
     {"reasoning_effort", FOR_CHAT, REFUSE("[\"none\"]", "the model does not reason before it answers")},
     {"verbosity", FOR_CHAT, REFUSE("[\"medium\"]", "the model has one verbosity")},
     {"suffix", FOR_COMPLETION, REFUSE("[\"\"]", "the model does not fill in the middle")},
-    {"typical_p", FOR_BOTH, REFUSE("[1, 1.0]", "typical sampling is not supported")},
+    {"typical_p", FOR_BOTH, REFUSE("[1]", "typical sampling is not supported")},
     {"min_tokens", FOR_BOTH, REFUSE("[0]", "a least number of tokens is not supported")},
     {"skip_special_tokens", FOR_BOTH, REFUSE("[true]", "special tokens have no text")},
 };
@@ -369,12 +396,18 @@ static void store(const struct field *field, const json_t *value, struct paramet
     }
 }
 
+// As JSON Schema has it: 1.0 is 1.
+static bool equal(const json_t *a, const json_t *b) {
+    if (json_is_number(a) && json_is_number(b)) return json_number_value(a) == json_number_value(b);
+    return json_equal(a, b);
+}
+
 static int refuse(const struct field *field, const json_t *value, struct error *error) {
     bool asks_nothing = false;
     json_t *accepted = field->accepts ? json_loads(field->accepts, 0, NULL) : NULL;
     if (field->accepts && !accepted) return error_set_code(error, ERROR_MEMORY);
     for (size_t i = 0; i < json_array_size(accepted); i++)
-        asks_nothing |= json_equal(json_array_get(accepted, i), value);
+        asks_nothing |= equal(json_array_get(accepted, i), value);
     json_decref(accepted);
     if (asks_nothing) return ERROR_NONE;
     return error_set_param(error, ERROR_UNSUPPORTED, field->name, "'%s' is refused: %s", field->name, field->help);
@@ -490,4 +523,55 @@ void schema_markdown(struct buffer *out) {
     for (size_t i = 0; i < FIELD_COUNT; i++)
         if (FIELDS[i].use == USE_REFUSE) markdown_row(&FIELDS[i], out);
     buffer_text(out, "\nEvery other field is an error that names it. `null` is the same as absent.\n");
+}
+
+// ---- Documentation for programs
+
+// The members of a schema that say what is accepted; null is, wherever a field may be absent.
+static void write_accepted(const struct field *field, struct buffer *out) {
+    static const char *const TYPES[] = {
+        [FIELD_BOOLEAN] = "boolean", [FIELD_INTEGER] = "integer", [FIELD_NUMBER] = "number",
+        [FIELD_STRING] = "string",   [FIELD_OBJECT] = "object",
+    };
+    if (field->use == USE_REFUSE && !field->accepts)
+        buffer_text(out, "\"type\": \"null\"");
+    else if (field->use == USE_REFUSE)
+        buffer_format(out, "\"enum\": %.*s, null]", (int)strlen(field->accepts) - 1, field->accepts);
+    else if (field->schema)
+        buffer_text(out, field->schema);
+    else
+        buffer_format(out, "\"type\": [\"%s\", \"null\"]", TYPES[field->type]);
+    if (field->type == FIELD_INTEGER)
+        buffer_format(out, ", \"minimum\": %.0f, \"maximum\": %.0f", field->min, field->max);
+    if (field->type == FIELD_NUMBER) buffer_format(out, ", \"minimum\": %g, \"maximum\": %g", field->min, field->max);
+}
+
+static void write_description(const struct field *field, struct buffer *out) {
+    static const char *const USES[] = {[USE_NOTHING] = "Without effect. ", [USE_REFUSE] = "Else refused: "};
+    char text[512];
+    const char *use = field->use == USE_NOTHING || field->use == USE_REFUSE ? USES[field->use] : "";
+    bool words = field->absent && field->absent != REQUIRED;
+    snprintf(text, sizeof text, "%s%s%s%s%s", use, field->help, words ? " Default: " : "", words ? field->absent : "",
+             words ? "." : "");
+    buffer_text(out, ", \"description\": ");
+    json_write_text(out, text);
+}
+
+void schema_openapi(unsigned endpoint, int indent, struct buffer *out) {
+    buffer_format(out, "%*stype: object\n%*srequired:\n", indent, "", indent, "");
+    for (size_t i = 0; i < FIELD_COUNT; i++)
+        if (FIELDS[i].endpoints & endpoint && FIELDS[i].absent == REQUIRED)
+            buffer_format(out, "%*s- %s\n", indent + 2, "", FIELDS[i].name);
+    buffer_format(out, "%*sadditionalProperties: {type: \"null\"}\n%*sproperties:\n", indent, "", indent, "");
+    for (size_t i = 0; i < FIELD_COUNT; i++) {
+        const struct field *field = &FIELDS[i];
+        if (!(field->endpoints & endpoint)) continue;
+        buffer_format(out, "%*s%s: {", indent + 2, "", field->name);
+        write_accepted(field, out);
+        if (field->use == USE_STORE && field->type == FIELD_BOOLEAN) buffer_text(out, ", \"default\": false");
+        bool number = field->type == FIELD_INTEGER || field->type == FIELD_NUMBER;
+        if (number && !isnan(field->standard)) buffer_format(out, ", \"default\": %g", field->standard);
+        write_description(field, out);
+        buffer_text(out, "}\n");
+    }
 }

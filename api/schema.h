@@ -49,4 +49,7 @@ int schema_mismatch(struct error *error, const char *field, const char *expected
 // The table for people, as Markdown.
 void schema_markdown(struct buffer *out);
 
+// And for programs: the JSON Schema of a body as lines of YAML, each with so many spaces in front.
+void schema_openapi(unsigned endpoint, int indent, struct buffer *out);
+
 #endif

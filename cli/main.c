@@ -1,6 +1,7 @@
 // tandem: finds the command and runs it.
 #include "cli/command.h"
 
+#include "api/openapi.h"
 #include "api/schema.h"
 
 #include <stdio.h>
@@ -29,7 +30,7 @@ static int print_overview(void) {
                   "tandem COMMAND --help tells more.\n"
                   "Exit codes: 0 all went well, %d the model can not be loaded, %d a command or setting is wrong,\n"
                   "1 anything else.\n",
-                  "help", "this text; help parameters: what a request may say", EXIT_BAD_MODEL, EXIT_USAGE);
+                  "help", "this text; help parameters: what a request may say; help openapi: the same for programs", EXIT_BAD_MODEL, EXIT_USAGE);
     return print(&text);
 }
 
@@ -37,6 +38,13 @@ static int print_parameters(void) {
     struct buffer text;
     buffer_init(&text, HELP_BYTES_MAX);
     schema_markdown(&text);
+    return print(&text);
+}
+
+static int print_openapi(void) {
+    struct buffer text;
+    buffer_init(&text, OPENAPI_BYTES_MAX);
+    openapi_write(&text);
     return print(&text);
 }
 
@@ -72,6 +80,7 @@ int main(int count, char **arguments) {
     if (strcmp(name, "help") == 0 || asks_for_help(name)) {
         if (count <= 2) return print_overview();
         if (strcmp(arguments[2], "parameters") == 0) return print_parameters();
+        if (strcmp(arguments[2], "openapi") == 0) return print_openapi();
         const struct command *about = find(arguments[2]);
         if (about) return print_help(about);
         fprintf(stderr, "tandem: there is no help on `%.60s`; see tandem help\n", arguments[2]);
