@@ -23,8 +23,8 @@ def serve():
     """Starts servers with settings of a test's own, and ends them with it."""
     servers = []
 
-    def start(*arguments):
-        servers.append(tandem.Server(*arguments))
+    def start(*arguments, **options):
+        servers.append(tandem.Server(*arguments, **options))
         return servers[-1]
 
     yield start
