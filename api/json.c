@@ -38,8 +38,20 @@ static int check_bounds(const char *body, size_t bytes, struct error *error) {
     return ERROR_NONE;
 }
 
+// What people write that is not JSON. NULL: nothing that is known.
+static const char *slip(const char *body, const json_error_t *cause) {
+    size_t at = cause->position > 0 ? (size_t)cause->position - 1 : 0; // the last byte that was read
+    bool closes = body[at] == '}' || body[at] == ']';
+    if (strstr(cause->text, "near '''"))
+        return "a single quote (') stands where only double quotes (\") can; some shells pass those around the body on";
+    if (strstr(cause->text, "near 'True'") || strstr(cause->text, "near 'False'") || strstr(cause->text, "near 'None'"))
+        return "it is true, false and null in JSON, not True, False and None";
+    while (closes && at > 0 && strchr(" \t\r\n", body[at - 1])) at--;
+    return closes && at > 0 && body[at - 1] == ',' ? "a comma stands before a closing bracket" : NULL;
+}
+
 // Words of our own: the parser's would quote the body.
-static const char *syntax_text(const json_error_t *cause) {
+static const char *syntax_text(const char *body, const json_error_t *cause) {
     switch (json_error_code(cause)) {
     case json_error_invalid_utf8:
         return "it is not valid UTF-8";
@@ -58,7 +70,8 @@ static const char *syntax_text(const json_error_t *cause) {
         break;
     }
     if (strstr(cause->text, "Unicode")) return "a surrogate (\\ud800 to \\udfff) stands alone";
-    return "it does not parse";
+    const char *known = slip(body, cause);
+    return known ? known : "it does not parse";
 }
 
 json_t *json_read(const char *body, size_t bytes, struct error *error) {
@@ -74,7 +87,7 @@ json_t *json_read(const char *body, size_t bytes, struct error *error) {
     if (!root && no_memory) { // the parser gives no reason when it runs out of memory
         error_set_code(error, ERROR_MEMORY);
     } else if (!root) {
-        error_set(error, ERROR_ARGUMENT, "The body is not valid JSON: %s (line %d, column %d)", syntax_text(&cause),
+        error_set(error, ERROR_ARGUMENT, "The body is not valid JSON: %s (line %d, column %d)", syntax_text(body, &cause),
                   cause.line, cause.column);
     } else if (!json_is_object(root)) {
         error_set(error, ERROR_ARGUMENT, "The body must be a JSON object, got an array");

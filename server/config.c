@@ -35,6 +35,8 @@ const struct setting CONFIG_SETTINGS[] = {
      AT(heartbeat_seconds), 0.1, 86400, NULL, "15", "seconds", "of silence on a stream before a comment is sent"},
     {"server.drain_seconds", "--drain-seconds", "TANDEM_DRAIN_SECONDS", SETTING_SECONDS, AT(drain_seconds), 0, 86400,
      NULL, "30", "seconds", "for running requests to end after SIGTERM or Ctrl-C"},
+    {"server.cors_origin", "--cors-origin", "TANDEM_CORS_ORIGIN", SETTING_TEXT, AT(cors_origin), 0, 0, NULL, "", "",
+     "web pages that may ask: http://localhost:3000, say, or * for all"},
     {"server.log_level", "--log-level", "TANDEM_LOG_LEVEL", SETTING_CHOICE, AT(log_level), 0, 0, LEVELS, "info", "",
      "least important lines to log"},
     {"engine.max_sequences", "--max-sequences", "TANDEM_MAX_SEQUENCES", SETTING_INT, AT(sequences_max), 1,

@@ -13,7 +13,7 @@ struct config {
     size_t body_bytes_max;
     int connections_max;
     double header_seconds, body_seconds, idle_seconds, slow_reader_seconds, heartbeat_seconds, drain_seconds;
-    char *log_level;
+    char *log_level, *cors_origin;
 };
 
 extern const struct setting CONFIG_SETTINGS[];

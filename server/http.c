@@ -207,12 +207,21 @@ void http_on_completed(void *user, struct MHD_Connection *mhd, void **context, e
     connection_set_phase(connection, PHASE_IDLE, http->options.idle_ms);
 }
 
+static void add_cors(const struct http *http, struct MHD_Response *response) {
+    const char *origin = http->options.cors_origin;
+    if (!origin || !*origin) return;
+    add_header(response, "Access-Control-Allow-Origin", origin);
+    add_header(response, "Access-Control-Expose-Headers", "x-request-id, retry-after, retry-after-ms, x-should-retry");
+    if (strcmp(origin, "*") != 0) add_header(response, "Vary", "Origin");
+}
+
 static void answer(struct exchange *exchange, struct MHD_Response *response, int status, const char *content_type) {
     struct connection *connection = connection_of(exchange);
     exchange->status = status;
     connection->response = response;
     add_header(response, "Content-Type", content_type);
     add_header(response, "x-request-id", exchange->id);
+    add_cors(connection->http, response);
     if (connection->http->quiet) add_header(response, "Connection", "close");
     connection_resume(connection);
 }
@@ -246,6 +255,25 @@ void http_reply(struct exchange *exchange, struct api_reply *reply, const char *
     if (reply->never_retry) add_header(response, "x-should-retry", "false");
     if (allow) add_header(response, "Allow", allow);
     answer(exchange, response, reply->status, reply->content_type);
+}
+
+bool http_preflight(struct exchange *exchange) {
+    const char *origin = connection_of(exchange)->http->options.cors_origin;
+    const char *wanted = http_header(exchange, "Access-Control-Request-Headers");
+    if (!origin || !*origin || strcmp(exchange->method, "OPTIONS") != 0) return false;
+    if (!http_header(exchange, "Origin") || !http_header(exchange, "Access-Control-Request-Method")) return false;
+    struct MHD_Response *response = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+    if (!response) {
+        connection_leave(connection_of(exchange), HTTP_OUT_OF_MEMORY);
+        return true;
+    }
+    add_header(response, "Access-Control-Allow-Methods", "GET, HEAD, POST");
+    if (wanted) add_header(response, "Access-Control-Allow-Headers", wanted); // which they are changes nothing here
+    add_header(response, "Access-Control-Max-Age", "600");
+    if (http_header(exchange, "Access-Control-Request-Private-Network")) // asked by pages from the Internet
+        add_header(response, "Access-Control-Allow-Private-Network", "true");
+    answer(exchange, response, 204, "text/plain");
+    return true;
 }
 
 static ssize_t on_read(void *user, uint64_t position, char *out, size_t bytes_max) {

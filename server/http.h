@@ -67,6 +67,7 @@ struct http_options {
     uint64_t header_ms, body_ms; // for all of the first header, all of a body
     uint64_t idle_ms;            // from one request on a connection to the header of the next
     uint64_t slow_reader_ms;     // without its machine acknowledging a byte of an answer that is there
+    const char *cors_origin;     // whose web pages may read answers: an origin or "*"; NULL or "": none
 };
 
 int http_create(struct http **out, struct loop *loop, const struct http_options *options,
@@ -82,6 +83,9 @@ const char *http_header(const struct exchange *exchange, const char *name); // o
 void http_take_body(struct exchange *exchange, struct buffer *out);
 
 // Answers. Takes the reply's body over. allow: the Allow header of a 405, or NULL.
+// Answers a browser that asks whether a page may send what it wants to, where pages may. False: nothing is asked.
+bool http_preflight(struct exchange *exchange);
+
 void http_reply(struct exchange *exchange, struct api_reply *reply, const char *allow);
 void http_reply_error(struct exchange *exchange, const struct error *error, const char *allow);
 

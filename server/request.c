@@ -295,6 +295,7 @@ static void on_header(void *user, struct exchange *exchange) {
     struct route route = {0};
     struct error error = {0};
     int code = admit(requests, exchange, &route, &error);
+    if (code == ERROR_METHOD && http_preflight(exchange)) return;
     if (code) {
         reply_error(exchange, &error, code == ERROR_METHOD ? route.allow : NULL);
     } else if (route.endpoint->answer) {

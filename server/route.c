@@ -46,6 +46,8 @@ static bool serves(const struct endpoint *endpoint, const char *method) {
            (strcmp(endpoint->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
 }
 
+static const char BASE[] = "/v1"; // what a client's base URL lacks, most often
+
 int route_find(struct route *out, const struct endpoint *table, size_t count, const char *method, const char *target,
                struct error *error) {
     if (strncasecmp(target, "http://", 7) == 0) {
@@ -53,6 +55,7 @@ int route_find(struct route *out, const struct endpoint *table, size_t count, co
         if (!target) target = "/";
     }
     size_t bytes = strcspn(target, "?#"), used = 0;
+    if (bytes > 1 && target[bytes - 1] == '/') bytes--; // a slash too many does no harm
     *out = (struct route){0};
     for (size_t i = 0; i < count; i++) {
         if (!matches(table[i].path, target, bytes, out->parameter)) continue;
@@ -65,6 +68,12 @@ int route_find(struct route *out, const struct endpoint *table, size_t count, co
             used += (size_t)snprintf(out->allow + used, sizeof out->allow - used, "%s%s", used ? ", " : "", more);
     }
     if (out->allow[0]) return error_set(error, ERROR_METHOD, "this path answers to %s only", out->allow);
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(table[i].path, BASE, strlen(BASE)) == 0 &&
+            matches(table[i].path + strlen(BASE), target, bytes, out->parameter))
+            return error_set(error, ERROR_NOT_FOUND,
+                             "there is nothing at this path, but at %s: a client's base URL ends in %s", table[i].path,
+                             BASE);
     return error_set(error, ERROR_NOT_FOUND, "there is nothing at this path; GET / lists what there is");
 }
 

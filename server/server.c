@@ -86,9 +86,19 @@ static int open_http(struct server *server, const struct config *config, const s
         .body_ms = milliseconds(config->body_seconds),
         .idle_ms = milliseconds(config->idle_seconds),
         .slow_reader_ms = milliseconds(config->slow_reader_seconds),
+        .cors_origin = config->cors_origin,
     };
     struct http_handler handler = requests_handler(server->requests);
     return http_create(&server->http, server->loop, &options, &handler, error);
+}
+
+// A page's origin has a scheme and no path: browsers compare it letter by letter.
+static int check_origin(const char *origin, struct error *error) {
+    if (!origin || !*origin || strcmp(origin, "*") == 0) return 0;
+    const char *host = strstr(origin, "://");
+    if (host && host[3] && !strpbrk(host + 3, "/ ,*")) return 0;
+    return error_set(error, ERROR_ARGUMENT, "--cors-origin is `%.100s`; it must be * or one origin like %s", origin,
+                     "http://localhost:3000, without a path");
 }
 
 int server_create(struct server **out, const struct config *config, const struct listener_socket *socket,
@@ -101,7 +111,8 @@ int server_create(struct server **out, const struct config *config, const struct
     }
     server->drain_ms = milliseconds(config->drain_seconds);
 
-    int code = loop_create(&server->loop, error);
+    int code = check_origin(config->cors_origin, error);
+    if (!code) code = loop_create(&server->loop, error);
     if (!code) {
         struct requests_options options = {
             .loop = server->loop,

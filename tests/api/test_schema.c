@@ -393,6 +393,17 @@ static void bodies(void **state) {
         {"{\"n\":9223372036854775808}", "The body is not valid JSON: a number is too large"},
         {"{\"n\":1e309}", "The body is not valid JSON: a number is too large"},
         {"{\"n\":\"\\udc00\\ud800\"}", "The body is not valid JSON: a surrogate (\\ud800 to \\udfff) stands alone"},
+        {"'{\"n\":1}'", "The body is not valid JSON: a single quote (') stands where only double quotes (\") can; some "
+                        "shells pass those around the body on"},
+        {"{'n':1}", "The body is not valid JSON: a single quote (') stands where only double quotes (\") can; some "
+                        "shells pass those around the body on"},
+        {"{\"n\":'x'}", "The body is not valid JSON: a single quote (') stands where only double quotes (\") can; some "
+                        "shells pass those around the body on"},
+        {"{\"stream\":True}",
+         "The body is not valid JSON: it is true, false and null in JSON, not True, False and None"},
+        {"{\"n\":1,  }", "The body is not valid JSON: a comma stands before a closing bracket"},
+        {"{\"n\":[1,]}", "The body is not valid JSON: a comma stands before a closing bracket"},
+        {"{\"n\":[1 }", "The body is not valid JSON: it does not parse"},
         {"{\"n\":NaN}", "The body is not valid JSON: it does not parse"},
     };
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {

@@ -91,7 +91,7 @@ def test_chunked_upload(server):
     assert answer["choices"][0]["message"]["content"] == server.say("Hello!")
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", f"/v1/models/{tandem.MODEL.name}"])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", "/v1/models/", f"/v1/models/{tandem.MODEL.name}"])
 def test_get(server, path):
     status, headers, body = server.request("GET", path)
     assert status == 200 and headers["Content-Type"].startswith("application/json")
@@ -139,3 +139,53 @@ def test_foreign_host_is_refused(server):
 def test_prompts_are_not_logged(server):
     server.say("My secret word is Quetzalcoatl.")
     assert "Quetzalcoatl" not in server.log
+
+
+PAGE = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang"}
+
+
+def test_web_pages_may_not_ask(server):
+    status, headers, body = server.request("OPTIONS", "/v1/chat/completions", headers=PAGE)
+    assert status == 405 and headers["Allow"] == "POST"
+    tandem.check_error(body, headers["Content-Type"])
+    for status, headers, _ in (server.request("GET", "/v1/models", headers={"Origin": PAGE["Origin"]}),
+                               server.request("POST", "/v1/chat/completions", tandem.chat("Hello!"))):
+        assert status == 200 and not [name for name in headers if name.startswith("Access-Control-")]
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "*"])
+def test_web_pages_may_ask(serve, origin):
+    server = serve("--cors-origin", origin)
+    status, headers, body = server.request("OPTIONS", "/v1/chat/completions", headers=PAGE)
+    assert status == 204 and body == b"" and headers["Access-Control-Allow-Origin"] == origin
+    assert "POST" in headers["Access-Control-Allow-Methods"]
+    assert headers["Access-Control-Allow-Headers"] == PAGE["Access-Control-Request-Headers"]
+    plain = {"Origin": PAGE["Origin"], "Content-Type": "application/json"}
+    for wanted, body in ((200, tandem.chat("Hello!")), (200, tandem.chat("Hello!", stream=True)), (400, {})):
+        status, headers, _ = server.request("POST", "/v1/chat/completions", body, plain)
+        assert status == wanted and headers["Access-Control-Allow-Origin"] == origin
+        assert "x-request-id" in headers["Access-Control-Expose-Headers"]
+        assert headers["Vary"] == (None if origin == "*" else "Origin")
+    assert server.request("OPTIONS", "/nothing", headers=PAGE)[0] == 404
+    assert server.request("OPTIONS", "/v1/chat/completions")[0] == 405  # no page is asking
+    assert server.request("OPTIONS", "/v1/chat/completions", headers={**PAGE, "Host": "attacker.example"})[0] == 403
+
+
+@pytest.mark.parametrize("origin", ["localhost:3000", "http://localhost:3000/", "http://a http://b"])
+def test_wrong_origin(origin):
+    run = subprocess.run([tandem.BINARY, "serve", "--port", "0", "--cors-origin", origin], capture_output=True, text=True)
+    assert run.returncode == 1 and origin in run.stderr and "http://localhost:3000" in run.stderr
+
+
+def test_authorization_is_not_looked_at(server):
+    assert server.request("GET", "/v1/models", headers={"Authorization": "Bearer sk-anything"})[0] == 200
+    body = tandem.chat("Hello!")
+    headers = {"Content-Type": "application/json; charset=utf-8", "Authorization": "Basic Og=="}
+    assert server.request("POST", "/v1/chat/completions", body, headers)[0] == 200
+
+
+def test_base_url_without_v1(server):
+    status, headers, body = server.request("POST", "/chat/completions", tandem.chat("Hello!"))
+    assert status == 404 and "/v1/chat/completions" in tandem.check_error(body, headers["Content-Type"])["message"]
+    assert server.request("POST", "/v1/chat/completions/", tandem.chat("Hello!"))[0] == 200

@@ -36,6 +36,9 @@ static void test_found(void **state) {
     reaches("HEAD", "/health", &TABLE[0], "");
     reaches("GET", "/health?a=/v1/make", &TABLE[0], "");
     reaches("GET", "http://somewhere:1/health", &TABLE[0], "");
+    reaches("GET", "/health/", &TABLE[0], "");
+    reaches("GET", "/v1/things/?a", &TABLE[1], "");
+    reaches("GET", "/v1/things/one/", &TABLE[3], "one");
     reaches("GET", "/v1/things", &TABLE[1], "");
     reaches("POST", "/v1/things", &TABLE[2], "");
     reaches("POST", "/v1/make", &TABLE[4], "");
@@ -50,10 +53,10 @@ static void test_not_found(void **state) {
                                           "",
                                           "*",
                                           "/healthy",
-                                          "/health/",
+                                          "/health//",
                                           "/HEALTH",
                                           "/v1",
-                                          "/v1/things/",
+                                          "/v1/things//",
                                           "/v1/things/%",
                                           "/v1/things/%4",
                                           "/v1/things/%zz",
@@ -72,6 +75,16 @@ static void test_not_found(void **state) {
     target[11 + ROUTE_PARAMETER_BYTES - 1] = 'a';
     target[11 + ROUTE_PARAMETER_BYTES] = '\0';
     assert_int_equal(find(&route, "GET", target), ERROR_NOT_FOUND);
+}
+
+static void test_base_left_out(void **state) {
+    (void)state;
+    struct route route;
+    struct error error = {0};
+    route_find(&route, TABLE, TABLE_COUNT, "POST", "/make", &error);
+    assert_int_equal(error.code, ERROR_NOT_FOUND);
+    assert_string_equal(error.message,
+                        "there is nothing at this path, but at /v1/make: a client's base URL ends in /v1");
 }
 
 static void test_method(void **state) {
@@ -119,6 +132,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_found),
         cmocka_unit_test(test_not_found),
+        cmocka_unit_test(test_base_left_out),
         cmocka_unit_test(test_method),
         cmocka_unit_test(test_host),
     };
