@@ -76,9 +76,10 @@ static int serve(const struct config *config, const struct model_settings *model
         return fail(&error, EXIT_BAD_MODEL);
     }
     struct server *server;
-    if (server_create(&server, config, &socket, engine, &error)) {
+    code = server_create(&server, config, &socket, engine, &error);
+    if (code) {
         engine_close(engine);
-        return fail(&error, 1);
+        return fail(&error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
     }
     announce(engine_info(engine), &socket);
     server_run(server);

@@ -462,6 +462,27 @@ static void documentation(void **state) {
     buffer_finish(&out);
 }
 
+// Whether the server keeps to it is tried in tests/e2e/test_openapi.py.
+static void documentation_for_programs(void **state) {
+    (void)state;
+    struct buffer out;
+    buffer_init(&out, 1 << 20);
+    schema_openapi(FOR_COMPLETION, 2, &out);
+    assert_false(out.failed);
+    assert_memory_equal(out.data, "  type: object\n  required:\n    - prompt\n  additionalProperties: ", 64);
+    assert_non_null(strstr(out.data, "\n    max_tokens: {\"type\": [\"integer\", \"null\"], \"minimum\": 0, \"maximum\": "
+                                     "2147483647, \"description\": \"New tokens at most; 0: only the prompt, for "
+                                     "echo. Default: 16.\"}\n"));
+    assert_non_null(strstr(out.data, "\n    temperature: {\"type\": [\"number\", \"null\"], \"minimum\": 0, \"maximum\": "
+                                     "2, \"default\": 1, "));
+    assert_non_null(strstr(out.data, "\n    echo: {\"type\": [\"boolean\", \"null\"], \"default\": false, "));
+    assert_non_null(strstr(out.data, "\n    user: {\"type\": [\"string\", \"null\"], \"description\": \"Without effect."));
+    assert_non_null(strstr(out.data, "\n    suffix: {\"enum\": [\"\", null], \"description\": \"Else refused: "));
+    assert_null(strstr(out.data, " messages: "));
+    assert_null(strstr(out.data, "nan"));
+    buffer_finish(&out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults),
@@ -482,6 +503,7 @@ int main(void) {
         cmocka_unit_test(bodies),
         cmocka_unit_test(bounds),
         cmocka_unit_test(documentation),
+        cmocka_unit_test(documentation_for_programs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

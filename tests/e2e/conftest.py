@@ -1,7 +1,11 @@
+import os
+
 import openai
 import pytest
 
 import tandem
+
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(tandem.TOP / "build" / "hypothesis"))  # not the top
 
 
 def pytest_sessionstart():

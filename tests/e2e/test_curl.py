@@ -175,7 +175,7 @@ def test_web_pages_may_ask(serve, origin):
 @pytest.mark.parametrize("origin", ["localhost:3000", "http://localhost:3000/", "http://a http://b"])
 def test_wrong_origin(origin):
     run = subprocess.run([tandem.BINARY, "serve", "--port", "0", "--cors-origin", origin], capture_output=True, text=True)
-    assert run.returncode == 1 and origin in run.stderr and "http://localhost:3000" in run.stderr
+    assert run.returncode == 64 and origin in run.stderr and "http://localhost:3000" in run.stderr
 
 
 def test_authorization_is_not_looked_at(server):
