@@ -30,12 +30,14 @@ def why_not():
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir(parents=True)
     shutil.copy(pins, made_of)
-    install = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"], cwd=PLACE, text=True,
+    install = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--fetch-retries=1",
+                              "--fetch-retry-mintimeout=1000"], cwd=PLACE, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=tandem.PATIENCE_S)
     if install.returncode == 0:
         return None
     made_of.unlink()
-    return "npm could not install the openai package: " + install.stdout.strip().splitlines()[-1]
+    why = re.search(r"^npm err\S* (.*)", install.stdout, re.MULTILINE | re.IGNORECASE)
+    return f"npm could not install the openai package ({why[1] if why else install.returncode})"
 
 
 def demand():
