@@ -1,52 +1,12 @@
-// tandem: finds the command and runs it.
-#include "cli/command.h"
+// tandem: finds the command and runs it. The table is the order of help.
+#include "cli/help.h"
 
-#include "api/schema.h"
-
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static const struct command *const COMMANDS[] = {&serve_command, &version_command};
-enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS, HELP_BYTES_MAX = 64 * 1024 };
-
-static int print(struct buffer *text) {
-    bool ok = !text->failed && fwrite(text->data, 1, text->bytes, stdout) == text->bytes;
-    buffer_finish(text);
-    return ok ? 0 : 1;
-}
-
-static int print_overview(void) {
-    struct buffer text;
-    buffer_init(&text, HELP_BYTES_MAX);
-    buffer_text(&text, "Tandem serves small mixture-of-experts models over the OpenAI API.\n\n"
-                       "Usage: tandem COMMAND [SETTINGS]\n\n");
-    for (int i = 0; i < COMMAND_COUNT; i++)
-        buffer_format(&text, "  %-10s %s\n", COMMANDS[i]->name, COMMANDS[i]->summary);
-    buffer_format(&text,
-                  "  %-10s %s\n\n"
-                  "tandem COMMAND --help tells more.\n"
-                  "Exit codes: 0 all went well, %d the model can not be loaded, %d a command or setting is wrong,\n"
-                  "1 anything else.\n",
-                  "help", "this text; help parameters: what a request may say", EXIT_BAD_MODEL, EXIT_USAGE);
-    return print(&text);
-}
-
-static int print_parameters(void) {
-    struct buffer text;
-    buffer_init(&text, HELP_BYTES_MAX);
-    schema_markdown(&text);
-    return print(&text);
-}
-
-static int print_help(const struct command *command) {
-    struct buffer text;
-    buffer_init(&text, HELP_BYTES_MAX);
-    buffer_format(&text, "tandem %s: %s.\n\n", command->name, command->summary);
-    command->help(&text);
-    return print(&text);
-}
+enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };
 
 static const struct command *find(const char *name) {
     for (int i = 0; i < COMMAND_COUNT; i++)
@@ -69,24 +29,16 @@ static void wait_gently(char **arguments) {
 int main(int count, char **arguments) {
     wait_gently(arguments);
     const char *name = count > 1 ? arguments[1] : "";
-    if (strcmp(name, "help") == 0 || asks_for_help(name)) {
-        if (count <= 2) return print_overview();
-        if (strcmp(arguments[2], "parameters") == 0) return print_parameters();
-        const struct command *about = find(arguments[2]);
-        if (about) return print_help(about);
-        fprintf(stderr, "tandem: there is no help on `%.60s`; see tandem help\n", arguments[2]);
-        return EXIT_USAGE;
-    }
+    if (strcmp(name, "help") == 0 || asks_for_help(name))
+        return help_print(COMMANDS, COMMAND_COUNT, count > 2 ? arguments[2] : NULL);
     if (strcmp(name, "--version") == 0) name = version_command.name;
     const struct command *command = find(name);
-    if (!command) {
-        if (*name)
-            fprintf(stderr, "tandem: there is no command `%.60s`; see tandem help\n", name);
-        else
-            print_overview();
+    if (!command && !*name) {
+        help_print(COMMANDS, COMMAND_COUNT, NULL);
         return EXIT_USAGE;
     }
+    if (!command) return help_no_command(COMMANDS, COMMAND_COUNT, name);
     for (int i = 2; i < count; i++)
-        if (asks_for_help(arguments[i])) return print_help(command);
+        if (asks_for_help(arguments[i])) return help_print(COMMANDS, COMMAND_COUNT, command->name);
     return command->run(count - 2, arguments + 2);
 }

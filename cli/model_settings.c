@@ -13,7 +13,7 @@
 #define CHOICE(value, name, bytes) " " name
 #define WEIGHTS (&WEIGHT_FORMATS(CHOICE)[1])
 
-const struct setting MODEL_SETTINGS[] = {
+const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_TEXT, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "bf16", "",
@@ -23,7 +23,6 @@ const struct setting MODEL_SETTINGS[] = {
     {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
      "threads that compute; 0: one for each physical core"},
 };
-const size_t MODEL_SETTING_COUNT = sizeof MODEL_SETTINGS / sizeof *MODEL_SETTINGS;
 
 // ---- Which model
 

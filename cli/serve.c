@@ -53,32 +53,41 @@ static void announce(const struct engine_info *info, const struct listener_socke
 
 // ---- The command
 
-static int fail(const struct error *error, int code) {
-    fprintf(stderr, "tandem serve: %s\n", error->message);
-    return code;
-}
+static struct model_settings model;
+static struct config config;
+static const struct setting_table TABLES[] = {
+    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
+    {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &config},
+};
+static const struct example EXAMPLES[] = {
+    {"tandem serve", "the built-in model, for this machine only, on http://127.0.0.1:8080"},
+    {"tandem serve --model Phi-tiny-MoE-instruct --port 9000", "a model as downloaded from Hugging Face"},
+    {"tandem serve --host 0.0.0.0", "for other machines too; there are no keys yet, so mind who can reach it"},
+    {"TANDEM_THREADS=4 tandem serve --kv-tokens 64K", "four threads, and room for 65,536 tokens in the KV cache"},
+    {NULL, NULL},
+};
 
-static int serve(const struct config *config, const struct model_settings *model) {
+static int serve(void) {
     struct error error = {0};
     struct listener_socket socket; // before the model: a port in use is known at once
-    int code = listener_bind(&socket, config->host, config->port, &error);
-    if (code) return fail(&error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
+    int code = listener_bind(&socket, config.host, config.port, &error);
+    if (code) return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
 
     struct engine_options options = {
-        .sequences_max = config->sequences_max,
-        .queue_max = config->queue_max,
-        .kv_tokens = config->kv_tokens,
-        .prefill_tokens_max = config->prefill_tokens_max,
+        .sequences_max = config.sequences_max,
+        .queue_max = config.queue_max,
+        .kv_tokens = config.kv_tokens,
+        .prefill_tokens_max = config.prefill_tokens_max,
     };
     struct engine *engine;
-    if (model_settings_open(model, options, &engine, &error)) {
+    if (model_settings_open(&model, options, &engine, &error)) {
         close(socket.fd);
-        return fail(&error, EXIT_BAD_MODEL);
+        return command_fail(&serve_command, &error, EXIT_BAD_MODEL);
     }
     struct server *server;
-    if (server_create(&server, config, &socket, engine, &error)) {
+    if (server_create(&server, &config, &socket, engine, &error)) {
         engine_close(engine);
-        return fail(&error, 1);
+        return command_fail(&serve_command, &error, 1);
     }
     announce(engine_info(engine), &socket);
     server_run(server);
@@ -88,42 +97,25 @@ static int serve(const struct config *config, const struct model_settings *model
     return 0;
 }
 
-enum { TABLE_COUNT = 2 };
-
 static int run(int count, char **arguments) {
-    struct config config = {0};
-    struct model_settings model = {0};
-    const struct setting_table tables[TABLE_COUNT] = {
-        {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
-        {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &config},
-    };
-    struct error error = {0};
-    enum log_level level = LOG_INFO;
-    int exit_code;
-    if (settings_init(&tables[0], &error) || settings_init(&tables[1], &error)) {
-        exit_code = fail(&error, 1);
-    } else if (settings_read_environment(tables, TABLE_COUNT, &error) ||
-               settings_read_flags(tables, TABLE_COUNT, count, arguments, NULL, &error)) {
-        exit_code = fail(&error, EXIT_USAGE);
-        fprintf(stderr, "tandem serve --help lists all settings\n");
-    } else {
+    int exit_code = command_begin(&serve_command, count, arguments, NULL);
+    if (!exit_code) {
+        enum log_level level = LOG_INFO;
         log_level_parse(config.log_level, &level); // it is one of them: the settings' table says so
         log_open(level);
-        exit_code = serve(&config, &model);
+        exit_code = serve();
     }
-    settings_finish(&tables[1]);
-    settings_finish(&tables[0]);
+    command_end(&serve_command);
     return exit_code;
 }
 
-static void help(struct buffer *out) {
-    const struct setting_table tables[TABLE_COUNT] = {
-        {MODEL_SETTINGS, MODEL_SETTING_COUNT, NULL},
-        {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, NULL},
-    };
-    buffer_text(out, "Usage: tandem serve [SETTINGS]\n\n"
-                     "A setting is read from its environment variable, then from its flag, which wins.\n\n");
-    settings_help(tables, TABLE_COUNT, out);
-}
-
-const struct command serve_command = {"serve", "load a model and serve the OpenAI API", run, help};
+const struct command serve_command = {
+    .name = "serve",
+    .summary = "load a model and serve the OpenAI API",
+    .description = "A setting is read from its environment variable, then from its flag, which wins. Ctrl-C or SIGTERM "
+                   "stops accepting, lets what is being answered end, and exits; a second one exits at once.",
+    .tables = TABLES,
+    .table_count = sizeof TABLES / sizeof *TABLES,
+    .examples = EXAMPLES,
+    .run = run,
+};
