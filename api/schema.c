@@ -1,5 +1,7 @@
 #include "api/schema.h"
 
+#include "base/wrap.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -461,33 +463,50 @@ int schema_read(unsigned endpoint, const json_t *body, const struct engine_info 
 
 // ---- Documentation
 
-static void markdown_row(const struct field *field, struct buffer *out) {
-    static const char *const ENDPOINTS[] = {[FOR_CHAT] = "chat", [FOR_COMPLETION] = "completions", [FOR_BOTH] = "both"};
+enum { VALUE_COLUMN = 28, COLUMNS = 90 };
+
+// "a number between 0 and 2, default 1"
+static void write_value(const struct field *field, char *out, size_t bytes) {
     char value[160];
     describe_field(field, value, sizeof value);
-    buffer_format(out, "| `%s` | %s | ", field->name, ENDPOINTS[field->endpoints]);
     if (field->use == USE_REFUSE)
-        buffer_format(out, "%s | %s |\n", field->accepts ? field->accepts : "none", field->help);
+        snprintf(out, bytes, "%s%s", field->accepts ? "only one of " : "no value", field->accepts ? field->accepts : "");
     else if (field->use == USE_NOTHING)
-        buffer_format(out, "%s | %s |\n", value, field->help);
+        snprintf(out, bytes, "%s", value);
     else if (field->absent)
-        buffer_format(out, "%s | %s | %s |\n", value, field->absent, field->help);
+        snprintf(out, bytes, "%s, %s%s", value, strcmp(field->absent, "required") ? "default: " : "", field->absent);
     else if (field->type == FIELD_BOOLEAN)
-        buffer_format(out, "%s | false | %s |\n", value, field->help);
+        snprintf(out, bytes, "%s, default: false", value);
     else
-        buffer_format(out, "%s | %g | %s |\n", value, field->standard, field->help);
+        snprintf(out, bytes, "%s, default: %g", value, field->standard);
 }
 
-void schema_markdown(struct buffer *out) {
-    buffer_text(out, "### Honoured\n\n| Field | Endpoint | Value | Default | Meaning |\n|---|---|---|---|---|\n");
+static void write_field(const struct field *field, struct buffer *out) {
+    static const char *const only[] = {[FOR_CHAT] = " (chat)", [FOR_COMPLETION] = " (completions)", [FOR_BOTH] = ""};
+    char value[256];
+    size_t start = out->bytes;
+    buffer_format(out, "  %s%s ", field->name, only[field->endpoints]);
+    size_t width = out->bytes - start;
+    if (width <= VALUE_COLUMN)
+        buffer_format(out, "%*s", (int)(VALUE_COLUMN - width), "");
+    else
+        buffer_format(out, "\n%*s", VALUE_COLUMN, "");
+    write_value(field, value, sizeof value);
+    wrap_text(out, value, VALUE_COLUMN, VALUE_COLUMN, COLUMNS);
+    buffer_format(out, "\n%*s", VALUE_COLUMN, "");
+    wrap_text(out, field->help, VALUE_COLUMN, VALUE_COLUMN, COLUMNS);
+    buffer_text(out, "\n");
+}
+
+void schema_text(struct buffer *out) {
+    buffer_text(out, "Honoured\n");
     for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].use == USE_STORE || FIELDS[i].use == USE_READ) markdown_row(&FIELDS[i], out);
-    buffer_text(out, "\n### Accepted, without effect\n\n| Field | Endpoint | Value | Why |\n|---|---|---|---|\n");
+        if (FIELDS[i].use == USE_STORE || FIELDS[i].use == USE_READ) write_field(&FIELDS[i], out);
+    buffer_text(out, "\nAccepted, without effect\n");
     for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].use == USE_NOTHING) markdown_row(&FIELDS[i], out);
-    buffer_text(out,
-                "\n### Refused\n\n| Field | Endpoint | Accepted values | Why others are not |\n|---|---|---|---|\n");
+        if (FIELDS[i].use == USE_NOTHING) write_field(&FIELDS[i], out);
+    buffer_text(out, "\nRefused, but for a value that asks for nothing\n");
     for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].use == USE_REFUSE) markdown_row(&FIELDS[i], out);
-    buffer_text(out, "\nEvery other field is an error that names it. `null` is the same as absent.\n");
+        if (FIELDS[i].use == USE_REFUSE) write_field(&FIELDS[i], out);
+    buffer_text(out, "\nEvery other field is an error that names it. null is the same as absent.\n");
 }

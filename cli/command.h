@@ -5,8 +5,20 @@
 
 #include "base/settings.h"
 
-// Exit codes beside 0 and 1. Ctrl-C and SIGTERM end with 130 and 143 where a command does not take them for something.
-enum { EXIT_BAD_MODEL = 2, EXIT_USAGE = 64 };
+// Exit codes, and when a command ends with them.
+#define EXIT_CODES(X) \
+    X(EXIT_WELL, 0, "all went well") \
+    X(EXIT_OTHER, 1, "anything else went wrong; a message says what") \
+    X(EXIT_BAD_MODEL, 2, "the model can not be loaded") \
+    X(EXIT_USAGE, 64, "a command, a setting or a file of settings is wrong") \
+    X(EXIT_INTERRUPTED, 130, "ended by Ctrl-C; with serve, by a second one") \
+    X(EXIT_TERMINATED, 143, "ended by SIGTERM; with serve, by a second one")
+
+enum {
+#define EXIT_ENUM(name, code, when) name = (code),
+    EXIT_CODES(EXIT_ENUM)
+#undef EXIT_ENUM
+};
 
 struct example {
     const char *line, *what; // "tandem serve --port 9000", "serves the built-in model on another port"
@@ -32,6 +44,10 @@ void command_end(const struct command *command); // frees what the tables hold; 
 int command_fail(const struct command *command, const struct error *error, int exit_code);
 // The same for what is wrong with the settings, and says where they are listed. Returns EXIT_USAGE.
 int command_misused(const struct command *command, const struct error *error);
+
+// The commands there are; ends with NULL.
+extern const struct command *const COMMANDS[];
+const struct command *command_find(const char *name); // NULL: there is none
 
 extern const struct command serve_command, version_command;
 

@@ -5,14 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct command *const COMMANDS[] = {&serve_command, &version_command};
-enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };
-
-static const struct command *find(const char *name) {
-    for (int i = 0; i < COMMAND_COUNT; i++)
-        if (strcmp(COMMANDS[i]->name, name) == 0) return COMMANDS[i];
-    return NULL;
-}
+const struct command *const COMMANDS[] = {&serve_command, &version_command, NULL};
 
 static bool asks_for_help(const char *argument) {
     return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;
@@ -30,15 +23,16 @@ int main(int count, char **arguments) {
     wait_gently(arguments);
     const char *name = count > 1 ? arguments[1] : "";
     if (strcmp(name, "help") == 0 || asks_for_help(name))
-        return help_print(COMMANDS, COMMAND_COUNT, count > 2 ? arguments[2] : NULL);
+        return help_print(count > 2 ? arguments[2] : NULL);
     if (strcmp(name, "--version") == 0) name = version_command.name;
-    const struct command *command = find(name);
+    const struct command *command = command_find(name);
     if (!command && !*name) {
-        help_print(COMMANDS, COMMAND_COUNT, NULL);
+        help_print(NULL);
         return EXIT_USAGE;
     }
-    if (!command) return help_no_command(COMMANDS, COMMAND_COUNT, name);
+    if (!command) return help_no_command(name);
     for (int i = 2; i < count; i++)
-        if (asks_for_help(arguments[i])) return help_print(COMMANDS, COMMAND_COUNT, command->name);
+        if (asks_for_help(arguments[i])) return help_print(command->name);
+    help_check_environment();
     return command->run(count - 2, arguments + 2);
 }

@@ -18,6 +18,7 @@ needs_of_build=(
     "library libmicrohttpd|libmicrohttpd-dev|HTTP"
     "library libuv|libuv1-dev|the event loop"
     "library jansson|libjansson-dev|JSON"
+    "library yaml-0.1|libyaml-dev|settings files"
     "header oneapi/dnnl/dnnl.h|libdnnl-dev|oneDNN, the fast matrix products"
     "command curl|curl|to try the server out"
 )
@@ -26,6 +27,7 @@ needs_of_tests=(
     "clang-openmp omp.h|libomp-dev|OpenMP for the second compiler"
     "library cmocka|libcmocka-dev|the C tests"
     "command xz|xz-utils|unpacks test data"
+    "command groff|groff-base|checks the man page"
     "command python3|python3|the end-to-end tests"
     "python ensurepip|python3-venv|Python packages of the tests, kept in build/venv"
 )

@@ -23,7 +23,7 @@ class Server:
     def __init__(self, *arguments, model=MODEL):
         self.output = tempfile.NamedTemporaryFile(prefix="tandem-e2e-", suffix=".log")
         self.process = subprocess.Popen(
-            [BINARY, "serve", "--model", model, "--port", "0", *arguments],
+            [BINARY, "serve", "--config", "none", "--model", model, "--port", "0", *arguments],
             env={name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")},
             stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + PATIENCE_S

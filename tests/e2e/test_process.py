@@ -18,20 +18,6 @@ def run(*arguments):
                           stdin=subprocess.DEVNULL)
 
 
-def test_help():
-    helped = run("--help")
-    assert helped.returncode == 0 and "serve" in helped.stdout and helped.stderr == ""
-    helped = run("serve", "--help")
-    assert helped.returncode == 0
-    for flag in ("--host", "--port", "--model", "--weights", "--max-sequences", "--queue"):
-        assert flag in helped.stdout
-
-
-def test_help_on_parameters():
-    helped = run("help", "parameters")
-    assert helped.returncode == 0 and "temperature" in helped.stdout and "logit_bias" in helped.stdout
-
-
 def test_version():
     version = run("--version")
     assert version.returncode == 0 and re.search(r"\d+\.\d+\.\d+", version.stdout)
