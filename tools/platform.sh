@@ -109,15 +109,13 @@ pass_on_the_network() { # ROOT
         cp -L /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/ca-certificates.crt"
 }
 
-make_root() { # NAME MIRROR KEYRING
+make_root() { # NAME MIRROR KEYRING DIRECTORY
     read_platform "$1"
-    rm -rf "$place/system" "$place/new" &&
+    rm -rf "$4" "$4.new" &&
         timeout --foreground 400 debootstrap --variant=minbase --include=ca-certificates --components="$components" \
-            --keyring="$3" "$suite" "$place/new" "$2" &&
-        echo force-unsafe-io >"$place/new/etc/dpkg/dpkg.cfg.d/90fast" &&
-        mkdir "$place/new/tandem" &&
-        made_of >"$place/new/made-of" &&
-        mv "$place/new" "$place/system"
+            --keyring="$3" "$suite" "$4.new" "$2" &&
+        pass_on_the_network "$4.new" &&
+        mv "$4.new" "$4"
 }
 
 # What a root was made of: the packages in it come from the tables of setup.sh, through ./check inside.
@@ -158,7 +156,10 @@ check_platform() {
     if ! find_obstacle && ! made_of | cmp -s - "$place/system/made-of"; then
         say "— $what: making its root from $mirror"
         local start=$SECONDS
-        if apart make_root "$name" "$mirror" "$keyring" >"$place/log" 2>&1; then
+        if apart make_root "$name" "$mirror" "$keyring" "$place/system" >"$place/log" 2>&1; then
+            echo force-unsafe-io >"$place/system/etc/dpkg/dpkg.cfg.d/90fast"
+            mkdir "$place/system/tandem"
+            made_of >"$place/system/made-of"
             say "  $((SECONDS - start)) s"
         else
             obstacle="debootstrap failed: $(grep -v '^I:' "$place/log" | tail -n 1) (see build/platforms/$name/log)"
