@@ -38,6 +38,13 @@ def test_serves_the_built_in_model_from_there(installed, tmp_path, monkeypatch):
     assert server.stop() == 0
 
 
+def test_brings_its_settings_and_its_manual(installed):
+    (settings,) = installed.parent.rglob("etc/tandem/tandem.yaml") # below the prefix, but for /usr
+    assert "server:" in settings.read_text()
+    (page,) = installed.rglob("man1/tandem.1")
+    assert page.read_text().startswith(".TH TANDEM 1") and "tandem health" in page.read_text()
+
+
 def unit(installed):
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str
@@ -72,8 +79,9 @@ def test_unit_is_confined(installed, tmp_path):
 # ---- tandem health: what containers ask
 
 def health(*arguments, **environment):
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
     return subprocess.run([tandem.BINARY, "health", *arguments], capture_output=True, text=True,
-                          env={**os.environ, **environment}, timeout=tandem.PATIENCE_S)
+                          env={**own, **environment}, timeout=tandem.PATIENCE_S)
 
 
 def test_health_of_a_server_that_is_ready(server):
