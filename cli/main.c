@@ -1,6 +1,7 @@
 // tandem: finds the command and runs it. The table is the order of help.
 #include "cli/help.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,10 +14,12 @@ static bool asks_for_help(const char *argument) {
 
 // By default libgomp's threads wait for each other by spinning for milliseconds, which on a machine that has anything
 // else to do costs several times the work itself. It reads its settings before main: so set one, unless somebody has
-// already, and start again.
+// already, and start again. By its path: /proc/self/exe would be its name in ps and top.
 static void wait_gently(char **arguments) {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
-    if (setenv("GOMP_SPINCOUNT", "10000", 1) == 0) execv("/proc/self/exe", arguments); // where that fails, go on
+    char program[PATH_MAX];
+    if (realpath("/proc/self/exe", program) && setenv("GOMP_SPINCOUNT", "10000", 1) == 0)
+        execv(program, arguments); // where that fails, go on
 }
 
 int main(int count, char **arguments) {

@@ -33,6 +33,11 @@ def test_wrong_arguments(arguments, named):
     assert wrong.returncode == 64 and named in wrong.stderr + wrong.stdout
 
 
+def test_name(server):
+    """As ps, top and pkill know it."""
+    assert (tandem.pathlib.Path("/proc") / str(server.process.pid) / "comm").read_text() == "tandem\n"
+
+
 def test_no_such_host():
     wrong = run("serve", "--model", tandem.MODEL, "--host", "no.such.host.invalid")
     assert wrong.returncode == 64 and "no.such.host.invalid" in wrong.stderr
