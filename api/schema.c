@@ -1,6 +1,7 @@
 #include "api/schema.h"
 
 #include "api/json.h"
+#include "base/wrap.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -47,11 +48,14 @@ static int read_stream_options(const struct reading *reading, const json_t *valu
 
 #define STOPS "a string or an array of at most 4 strings"
 #define STOP_SCHEMA \
-    "\"anyOf\": [{\"type\": \"string\", \"minLength\": 1, \"maxLength\": 1024}, {\"type\": \"array\", \"maxItems\": 4, " \
+    "\"anyOf\": [{\"type\": \"string\", \"minLength\": 1, \"maxLength\": 1024}, {\"type\": \"array\", \"maxItems\": " \
+    "4, " \
     "\"items\": {\"type\": \"string\", \"minLength\": 1, \"maxLength\": 1024}}, {\"type\": \"null\"}]"
 _Static_assert(ENGINE_STOPS_MAX == 4 && SCHEMA_STOP_BYTES_MAX == 1024, "what STOPS and STOP_SCHEMA say");
 
-#define TOKENS_SCHEMA "{\"type\": \"array\", \"minItems\": 1, \"items\": {\"type\": \"integer\", \"minimum\": 0, \"maximum\": 2147483647}}"
+#define TOKENS_SCHEMA \
+    "{\"type\": \"array\", \"minItems\": 1, \"items\": {\"type\": \"integer\", \"minimum\": 0, \"maximum\": " \
+    "2147483647}}"
 #define PROMPT_SCHEMA \
     "\"anyOf\": [{\"type\": \"string\", \"minLength\": 1}, {\"type\": \"array\", \"minItems\": 1, " \
     "\"items\": {\"type\": \"string\", \"minLength\": 1}}, " TOKENS_SCHEMA ", " \
@@ -79,7 +83,7 @@ static const char REQUIRED[] = "required"; // in the place of a default
     AT(member), .type = FIELD_NUMBER, .min = low, .max = high, .standard = otherwise, .help = __VA_ARGS__
 #define READ(function, words, json, otherwise, ...) \
     USE_READ, .type = FIELD_VALUE, .read = function, .value = words, .schema = json, .absent = otherwise, \
-    .help = __VA_ARGS__
+              .help = __VA_ARGS__
 #define NOTHING(kind, ...) USE_NOTHING, .type = kind, .help = __VA_ARGS__
 #define REFUSE(values, ...) USE_REFUSE, .type = FIELD_VALUE, .accepts = values, .help = __VA_ARGS__
 
@@ -406,8 +410,7 @@ static int refuse(const struct field *field, const json_t *value, struct error *
     bool asks_nothing = false;
     json_t *accepted = field->accepts ? json_loads(field->accepts, 0, NULL) : NULL;
     if (field->accepts && !accepted) return error_set_code(error, ERROR_MEMORY);
-    for (size_t i = 0; i < json_array_size(accepted); i++)
-        asks_nothing |= equal(json_array_get(accepted, i), value);
+    for (size_t i = 0; i < json_array_size(accepted); i++) asks_nothing |= equal(json_array_get(accepted, i), value);
     json_decref(accepted);
     if (asks_nothing) return ERROR_NONE;
     return error_set_param(error, ERROR_UNSUPPORTED, field->name, "'%s' is refused: %s", field->name, field->help);
@@ -494,35 +497,53 @@ int schema_read(unsigned endpoint, const json_t *body, const struct engine_info 
 
 // ---- Documentation
 
-static void markdown_row(const struct field *field, struct buffer *out) {
-    static const char *const ENDPOINTS[] = {[FOR_CHAT] = "chat", [FOR_COMPLETION] = "completions", [FOR_BOTH] = "both"};
+enum { VALUE_COLUMN = 28, COLUMNS = 90 };
+
+// "a number between 0 and 2, default 1"
+static void write_value(const struct field *field, char *out, size_t bytes) {
     char value[160];
     describe_field(field, value, sizeof value);
-    buffer_format(out, "| `%s` | %s | ", field->name, ENDPOINTS[field->endpoints]);
     if (field->use == USE_REFUSE)
-        buffer_format(out, "%s | %s |\n", field->accepts ? field->accepts : "none", field->help);
+        snprintf(out, bytes, "%s%s", field->accepts ? "only one of " : "no value",
+                 field->accepts ? field->accepts : "");
     else if (field->use == USE_NOTHING)
-        buffer_format(out, "%s | %s |\n", value, field->help);
+        snprintf(out, bytes, "%s", value);
     else if (field->absent)
-        buffer_format(out, "%s | %s | %s |\n", value, field->absent, field->help);
+        snprintf(out, bytes, "%s, %s%s", value, strcmp(field->absent, "required") ? "default: " : "", field->absent);
     else if (field->type == FIELD_BOOLEAN)
-        buffer_format(out, "%s | false | %s |\n", value, field->help);
+        snprintf(out, bytes, "%s, default: false", value);
     else
-        buffer_format(out, "%s | %g | %s |\n", value, field->standard, field->help);
+        snprintf(out, bytes, "%s, default: %g", value, field->standard);
 }
 
-void schema_markdown(struct buffer *out) {
-    buffer_text(out, "### Honoured\n\n| Field | Endpoint | Value | Default | Meaning |\n|---|---|---|---|---|\n");
+static void write_field(const struct field *field, struct buffer *out) {
+    static const char *const only[] = {[FOR_CHAT] = " (chat)", [FOR_COMPLETION] = " (completions)", [FOR_BOTH] = ""};
+    char value[256];
+    size_t start = out->bytes;
+    buffer_format(out, "  %s%s ", field->name, only[field->endpoints]);
+    size_t width = out->bytes - start;
+    if (width <= VALUE_COLUMN)
+        buffer_format(out, "%*s", (int)(VALUE_COLUMN - width), "");
+    else
+        buffer_format(out, "\n%*s", VALUE_COLUMN, "");
+    write_value(field, value, sizeof value);
+    wrap_text(out, value, VALUE_COLUMN, VALUE_COLUMN, COLUMNS);
+    buffer_format(out, "\n%*s", VALUE_COLUMN, "");
+    wrap_text(out, field->help, VALUE_COLUMN, VALUE_COLUMN, COLUMNS);
+    buffer_text(out, "\n");
+}
+
+void schema_text(struct buffer *out) {
+    buffer_text(out, "Honoured\n");
     for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].use == USE_STORE || FIELDS[i].use == USE_READ) markdown_row(&FIELDS[i], out);
-    buffer_text(out, "\n### Accepted, without effect\n\n| Field | Endpoint | Value | Why |\n|---|---|---|---|\n");
+        if (FIELDS[i].use == USE_STORE || FIELDS[i].use == USE_READ) write_field(&FIELDS[i], out);
+    buffer_text(out, "\nAccepted, without effect\n");
     for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].use == USE_NOTHING) markdown_row(&FIELDS[i], out);
-    buffer_text(out,
-                "\n### Refused\n\n| Field | Endpoint | Accepted values | Why others are not |\n|---|---|---|---|\n");
+        if (FIELDS[i].use == USE_NOTHING) write_field(&FIELDS[i], out);
+    buffer_text(out, "\nRefused, but for a value that asks for nothing\n");
     for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].use == USE_REFUSE) markdown_row(&FIELDS[i], out);
-    buffer_text(out, "\nEvery other field is an error that names it. `null` is the same as absent.\n");
+        if (FIELDS[i].use == USE_REFUSE) write_field(&FIELDS[i], out);
+    buffer_text(out, "\nEvery other field is an error that names it. null is the same as absent.\n");
 }
 
 // ---- Documentation for programs

@@ -46,8 +46,8 @@ int schema_read(unsigned endpoint, const json_t *body, const struct engine_info 
 // An error that says what was found: "'field' must be <expected>, got <value>". Returns ERROR_ARGUMENT.
 int schema_mismatch(struct error *error, const char *field, const char *expected, const json_t *value);
 
-// The table for people, as Markdown.
-void schema_markdown(struct buffer *out);
+// The table for people: plain text, lines of 90 columns at most.
+void schema_text(struct buffer *out);
 
 // And for programs: the JSON Schema of a body as lines of YAML, each with so many spaces in front.
 void schema_openapi(unsigned endpoint, int indent, struct buffer *out);

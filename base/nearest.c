@@ -2,17 +2,13 @@
 
 #include <string.h>
 
-enum { WORD_BYTES_MAX = 64 };
-
 static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-// Edit distance, where swapping two neighbours is one mistake. SIZE_MAX for words longer than any of ours.
-static size_t distance(const char *a, const char *b) {
-    size_t rows[3][WORD_BYTES_MAX + 1]; // [row % 3][column]: this row, the last, the one before
-    size_t a_bytes = strlen(a), b_bytes = strlen(b);
-    if (a_bytes > WORD_BYTES_MAX || b_bytes > WORD_BYTES_MAX) return (size_t)-1;
+// Edit distance, where swapping two neighbours is one mistake.
+static size_t distance(const char *a, size_t a_bytes, const char *b, size_t b_bytes) {
+    size_t rows[3][NEAREST_BYTES]; // [row % 3][column]: this row, the last, the one before
     for (size_t j = 0; j <= b_bytes; j++) rows[0][j] = j;
     for (size_t i = 1; i <= a_bytes; i++) {
         size_t *row = rows[i % 3];
@@ -26,11 +22,18 @@ static size_t distance(const char *a, const char *b) {
     return rows[a_bytes % 3][b_bytes];
 }
 
-void nearest_consider(struct nearest *nearest, const char *word) {
-    if (!word) return;
-    size_t found = distance(nearest->written, word);
-    size_t most = 1 + least(strlen(word), strlen(nearest->written)) / 4; // more mistakes than that: another word
-    if (found > most || (nearest->word && found >= nearest->distance)) return;
-    nearest->word = word;
+void nearest_init(struct nearest *nearest, const char *written, size_t bytes) {
+    *nearest = (struct nearest){0};
+    if (bytes < NEAREST_BYTES) memcpy(nearest->written, written, bytes);
+}
+
+void nearest_consider(struct nearest *nearest, const char *word, size_t bytes) {
+    size_t written_bytes = strlen(nearest->written);
+    if (bytes == 0 || bytes >= NEAREST_BYTES || written_bytes == 0) return;
+    size_t found = distance(nearest->written, written_bytes, word, bytes);
+    if (found > 1 + least(bytes, written_bytes) / 4) return; // more mistakes than that: another word
+    if (nearest->word[0] && found >= nearest->distance) return;
+    memcpy(nearest->word, word, bytes);
+    nearest->word[bytes] = '\0';
     nearest->distance = found;
 }

@@ -209,14 +209,13 @@ static const struct setting *find_flag(const struct flags *flags, const char *ar
 }
 
 static int unknown_flag(const struct flags *flags, const char *argument, struct error *error) {
-    char written[64] = "";
-    size_t bytes = strcspn(argument, "=");
-    if (bytes < sizeof written) memcpy(written, argument, bytes); // a longer one is near to none of ours
-    struct nearest nearest = {.written = written};
+    struct nearest nearest;
+    nearest_init(&nearest, argument, strcspn(argument, "="));
     for (const struct setting_table *table = flags->tables; table < flags->tables + flags->table_count; table++)
-        for (size_t i = 0; i < table->count; i++) nearest_consider(&nearest, table->rows[i].flag);
-    nearest_consider(&nearest, "--help");
-    if (nearest.word)
+        for (size_t i = 0; i < table->count; i++)
+            nearest_consider(&nearest, table->rows[i].flag, strlen(table->rows[i].flag));
+    nearest_consider(&nearest, "--help", strlen("--help"));
+    if (nearest.word[0])
         return error_set(error, ERROR_ARGUMENT, "`%.60s` is not a setting; did you mean %s?", argument, nearest.word);
     return error_set(error, ERROR_ARGUMENT, "`%.60s` is not a setting", argument);
 }

@@ -60,4 +60,11 @@ int settings_read_flags(const struct setting_table *tables, size_t table_count, 
 // The tables as text, in sections, no line longer than 100 columns. False when out of memory.
 bool settings_help(const struct setting_table *tables, size_t table_count, struct buffer *out);
 
+// A file for base/settings_file.h with every setting that files may have, at its default, its words, range, flag and
+// variable above it. False when out of memory.
+bool settings_yaml(const struct setting_table *tables, size_t table_count, struct buffer *out);
+
+// The tables for a man page. False when out of memory.
+bool settings_roff(const struct setting_table *tables, size_t table_count, struct buffer *out);
+
 #endif

@@ -1,10 +1,14 @@
-// What is said of settings: help.
+// What is said of settings: in help, in a file, in the man page.
+#include "base/roff.h"
 #include "base/settings.h"
+#include "base/wrap.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { HELP_COLUMN = 28 };
+enum { HELP_COLUMN = 28, COLUMNS = 100 };
+
+// ---- One setting's facts
 
 static void number(const struct setting *setting, double value, struct buffer *out) {
     static const char letters[] = "KMG";
@@ -24,6 +28,10 @@ static bool has_default(const struct setting *setting) {
     return setting->fallback[0] && !(setting->type == SETTING_SWITCH && strcmp(setting->fallback, "false") == 0);
 }
 
+static bool has_facts(const struct setting *setting) {
+    return has_range(setting) || has_default(setting) || setting->environment;
+}
+
 // "0 to 65535, default 8080, TANDEM_PORT"
 static void facts(const struct setting *setting, struct buffer *out) {
     const char *comma = "";
@@ -41,26 +49,27 @@ static void facts(const struct setting *setting, struct buffer *out) {
     if (setting->environment) buffer_format(out, "%s%s", comma, setting->environment);
 }
 
-static void help_row(const struct setting *setting, struct buffer *out) {
+// "--port N", "--weights f32|bf16", "--json"
+static void flag_and_value(const struct setting *setting, struct buffer *out) {
     static const char *const kinds[] = {
-        [SETTING_TEXT] = " TEXT", [SETTING_CHOICE] = " ", [SETTING_INT] = " N",   [SETTING_SIZE] = " N",
-        [SETTING_SECONDS] = " S", [SETTING_NUMBER] = " X", [SETTING_SWITCH] = "",
+        [SETTING_TEXT] = "TEXT", [SETTING_CHOICE] = "", [SETTING_INT] = "N",   [SETTING_SIZE] = "N",
+        [SETTING_SECONDS] = "S", [SETTING_NUMBER] = "X", [SETTING_SWITCH] = "",
     };
-    size_t start = out->bytes;
-    buffer_format(out, "  %s%s", setting->flag, kinds[setting->type]);
+    buffer_text(out, setting->flag);
+    if (setting->type == SETTING_SWITCH) return;
+    buffer_format(out, " %s", kinds[setting->type]);
     if (setting->type == SETTING_CHOICE)
         for (const char *c = setting->choices; *c; c++) buffer_append(out, *c == ' ' ? "|" : c, 1);
-    size_t width = out->bytes - start;
-    if (width < HELP_COLUMN)
-        buffer_format(out, "%*s", (int)(HELP_COLUMN - width), "");
-    else
-        buffer_format(out, "\n%*s", HELP_COLUMN, "");
-    buffer_format(out, "%s\n", setting->help);
-    if (!has_range(setting) && !has_default(setting) && !setting->environment) return;
-    buffer_format(out, "%*s", HELP_COLUMN, "");
-    facts(setting, out);
-    buffer_text(out, "\n");
 }
+
+// ---- Sections, in the order in which their first rows stand, wherever the others do
+
+struct form {
+    void (*section)(const struct setting *first, struct buffer *out);
+    void (*row)(const struct setting *setting, struct buffer *out);
+    const char *between_sections;
+    bool of_files; // leave out what files do not have
+};
 
 static size_t section_bytes(const struct setting *setting) {
     return setting->name ? strcspn(setting->name, ".") : 0;
@@ -81,23 +90,113 @@ static bool seen(const struct setting_table *tables, const struct setting_table 
     return false;
 }
 
-static void help_section(const struct setting_table *tables, size_t table_count, const struct setting *first,
-                         struct buffer *out) {
+static bool write_all(const struct form *form, const struct setting_table *tables, size_t table_count,
+                      struct buffer *out) {
+    const struct setting_table *end = tables + table_count;
+    const char *between = "";
+    for (const struct setting_table *table = tables; table < end; table++)
+        for (const struct setting *first = table->rows; first < table->rows + table->count; first++) {
+            if (seen(tables, table, first) || (form->of_files && !first->name)) continue;
+            buffer_text(out, between);
+            between = form->between_sections;
+            form->section(first, out);
+            for (const struct setting_table *other = tables; other < end; other++)
+                for (size_t i = 0; i < other->count; i++)
+                    if (same_section(&other->rows[i], first)) form->row(&other->rows[i], out);
+        }
+    return !out->failed;
+}
+
+// ---- Help
+
+static void help_section(const struct setting *first, struct buffer *out) {
     if (first->name)
         buffer_format(out, "%c%.*s\n", first->name[0] & ~0x20, (int)section_bytes(first) - 1, first->name + 1);
     else
         buffer_text(out, "Options\n");
-    for (const struct setting_table *table = tables; table < tables + table_count; table++)
-        for (size_t i = 0; i < table->count; i++)
-            if (same_section(&table->rows[i], first)) help_row(&table->rows[i], out);
+}
+
+static void help_row(const struct setting *setting, struct buffer *out) {
+    size_t start = out->bytes;
+    buffer_text(out, "  ");
+    flag_and_value(setting, out);
+    size_t width = out->bytes - start;
+    if (width < HELP_COLUMN)
+        buffer_format(out, "%*s", (int)(HELP_COLUMN - width), "");
+    else
+        buffer_format(out, "\n%*s", HELP_COLUMN, "");
+    wrap_text(out, setting->help, HELP_COLUMN, HELP_COLUMN, COLUMNS);
+    buffer_text(out, "\n");
+    if (!has_facts(setting)) return;
+    buffer_format(out, "%*s", HELP_COLUMN, "");
+    facts(setting, out);
+    buffer_text(out, "\n");
 }
 
 bool settings_help(const struct setting_table *tables, size_t table_count, struct buffer *out) {
-    for (const struct setting_table *table = tables; table < tables + table_count; table++)
-        for (size_t i = 0; i < table->count; i++)
-            if (!seen(tables, table, &table->rows[i])) {
-                if (&table->rows[i] != tables->rows) buffer_text(out, "\n"); // it is not the first of all
-                help_section(tables, table_count, &table->rows[i], out);
-            }
-    return !out->failed;
+    static const struct form form = {help_section, help_row, "\n", false};
+    return write_all(&form, tables, table_count, out);
+}
+
+// ---- A file
+
+static void yaml_section(const struct setting *first, struct buffer *out) {
+    buffer_format(out, "%.*s:\n", (int)section_bytes(first), first->name);
+}
+
+// What needs no quotes anywhere in YAML.
+static bool is_plain(const char *text) {
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789./_";
+    return *text && text[strspn(text, plain)] == '\0';
+}
+
+//   # port to listen on; 0 picks a free one
+//   # 0 to 65535, default 8080, TANDEM_PORT, --port
+//   port: 8080
+static void yaml_row(const struct setting *setting, struct buffer *out) {
+    const char *quote = is_plain(setting->fallback) ? "" : "\"";
+    if (out->bytes && out->data[out->bytes - 2] != ':') buffer_text(out, "\n"); // not behind the section's name
+    buffer_format(out, "  # %s\n  # ", setting->help);
+    if (setting->type == SETTING_CHOICE) buffer_format(out, "one of: %s, ", setting->choices);
+    if (setting->type == SETTING_SWITCH) buffer_text(out, "true or false, ");
+    facts(setting, out);
+    buffer_format(out, "%s%s\n", has_facts(setting) ? ", " : "", setting->flag);
+    buffer_format(out, "  %s: %s%s%s\n", setting->name + section_bytes(setting) + 1, quote, setting->fallback, quote);
+}
+
+bool settings_yaml(const struct setting_table *tables, size_t table_count, struct buffer *out) {
+    static const struct form form = {yaml_section, yaml_row, "\n", true};
+    return write_all(&form, tables, table_count, out);
+}
+
+// ---- The man page
+
+static void roff_section(const struct setting *first, struct buffer *out) {
+    buffer_text(out, ".PP\n");
+    help_section(first, out);
+}
+
+static void roff_row(const struct setting *setting, struct buffer *out) {
+    struct buffer text;
+    buffer_init(&text, 1024);
+    flag_and_value(setting, &text);
+    buffer_text(out, ".TP\n.B ");
+    roff_text(out, text.data ? text.data : setting->flag);
+    buffer_text(out, "\n");
+    roff_text(out, setting->help);
+    buffer_text(out, "\n");
+    buffer_clear(&text);
+    if (has_facts(setting)) {
+        facts(setting, &text);
+        buffer_text(out, ".br\n");
+        roff_text(out, text.data ? text.data : "");
+        buffer_text(out, "\n");
+    }
+    out->failed |= text.failed;
+    buffer_finish(&text);
+}
+
+bool settings_roff(const struct setting_table *tables, size_t table_count, struct buffer *out) {
+    static const struct form form = {roff_section, roff_row, "", false};
+    return write_all(&form, tables, table_count, out);
 }

@@ -1,10 +1,10 @@
 #include "cli/model_settings.h"
 
 #include "cli/command.h"
+#include "cli/place.h"
 
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #define AT(member) offsetof(struct model_settings, member)
@@ -13,7 +13,7 @@
 #define CHOICE(value, name, bytes) " " name
 #define WEIGHTS (&WEIGHT_FORMATS(CHOICE)[1])
 
-const struct setting MODEL_SETTINGS[] = {
+const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_TEXT, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "bf16", "",
@@ -23,34 +23,19 @@ const struct setting MODEL_SETTINGS[] = {
     {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
      "threads that compute; 0: one for each physical core"},
 };
-const size_t MODEL_SETTING_COUNT = sizeof MODEL_SETTINGS / sizeof *MODEL_SETTINGS;
 
 // ---- Which model
-
-static bool is_model(const char *dir) {
-    char path[PATH_MAX];
-    int bytes = snprintf(path, sizeof path, "%s/config.json", dir);
-    return bytes > 0 && bytes < (int)sizeof path && access(path, R_OK) == 0;
-}
 
 // Beside the program first, so that of two checkouts each serves its own model: in a build tree, then installed.
 // TANDEM_DEMO_MODEL is where the build found it.
 static const char *built_in_model(char out[PATH_MAX]) {
-    static const char *const places[] = {"../models/demo", "../share/tandem/models/demo", "../../../models/demo"};
-    char program[PATH_MAX];
-    ssize_t bytes = readlink("/proc/self/exe", program, sizeof program - 1);
-    if (bytes > 0) {
-        program[bytes] = '\0';
-        *strrchr(program, '/') = '\0'; // the link is absolute
-        for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-            int length = snprintf(out, PATH_MAX, "%s/%s", program, places[i]);
-            if (length > 0 && length < PATH_MAX && is_model(out)) return out;
-        }
-    }
-#ifdef TANDEM_DEMO_MODEL
-    if (is_model(TANDEM_DEMO_MODEL)) return TANDEM_DEMO_MODEL;
-#endif
-    return NULL;
+    static const char *const places[] = {
+        "../models/demo",
+        "../share/tandem/models/demo",
+        "../../../models/demo",
+        TANDEM_DEMO_MODEL,
+    };
+    return place_find(out, places, sizeof places / sizeof *places, "config.json");
 }
 
 int model_settings_directory(const struct model_settings *settings, char place[PATH_MAX], const char **out,

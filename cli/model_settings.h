@@ -13,8 +13,8 @@ struct model_settings {
     int threads;
 };
 
-extern const struct setting MODEL_SETTINGS[];
-extern const size_t MODEL_SETTING_COUNT;
+enum { MODEL_SETTING_COUNT = 4 };
+extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];
 
 // The directory of the model that is named, or of the built-in one, which `place` may be used for. ERROR_NOT_FOUND where
 // there is none.

@@ -13,7 +13,7 @@
 #define TEXT(number) #number
 #define TEXT_OF(number) TEXT(number)
 
-const struct setting CONFIG_SETTINGS[] = {
+const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT] = {
     {"server.host", "--host", "TANDEM_HOST", SETTING_TEXT, AT(host), 0, 0, NULL, "127.0.0.1", "",
      "address or name to listen on; 0.0.0.0 lets other machines in"},
     {"server.port", "--port", "TANDEM_PORT", SETTING_INT, AT(port), 0, 65535, NULL, "8080", "",
@@ -49,4 +49,3 @@ const struct setting CONFIG_SETTINGS[] = {
      ENGINE_PREFILL_TOKENS_MAX, NULL, TEXT_OF(ENGINE_PREFILL_TOKENS_STANDARD), "tokens",
      "of a prompt in one step; fewer let other streams run more smoothly"},
 };
-const size_t CONFIG_SETTING_COUNT = sizeof CONFIG_SETTINGS / sizeof *CONFIG_SETTINGS;

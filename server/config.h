@@ -16,7 +16,7 @@ struct config {
     char *log_level, *cors_origin;
 };
 
-extern const struct setting CONFIG_SETTINGS[];
-extern const size_t CONFIG_SETTING_COUNT;
+enum { CONFIG_SETTING_COUNT = 16 };
+extern const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT];
 
 #endif

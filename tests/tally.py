@@ -1,8 +1,10 @@
 """Counts every test of a ./check and prints the line that ends it.
 
-Reads a directory: NAME.tap (TAP, one step), NAME.json (meson's testlog.json, whose tests print TAP) and
+  tally.py [PLATFORM=]DIRECTORY…
+
+Reads directories: NAME.tap (TAP, one step), NAME.json (meson's testlog.json, whose tests print TAP) and
 NAME.xml (JUnit, from pytest). A program that dies before all its announced tests have reported counts the
-missing ones as failed. Exits with 1 when a test failed or none ran.
+missing ones as failed; so does a directory without results. Exits with 1 when a test failed or none ran.
 """
 import json
 import pathlib
@@ -70,15 +72,25 @@ class Tally:
                 self.passed += 1
 
 
-def main(directory):
-    tally = Tally()
-    for path in sorted(pathlib.Path(directory).iterdir()):
+    def read(self, path, platform):
         if path.suffix == ".tap":
-            tally.tap("check", path.read_text())
+            self.tap(f"{platform}check", path.read_text())
         elif path.suffix == ".json":
-            tally.meson(path.stem, path)
+            self.meson(platform + path.stem, path)
         elif path.suffix == ".xml":
-            tally.junit(path.stem, path)
+            self.junit(platform + path.stem, path)
+        else:
+            return False
+        return True
+
+
+def main(places):
+    tally = Tally()
+    for place in places:
+        platform, _, directory = place.rpartition("=")
+        paths = sorted(pathlib.Path(directory).glob("*"))
+        if not sum([tally.read(path, platform and f"{platform}: ") for path in paths]):
+            tally.failed.append(f"{platform or 'check'}: left no results")
     for name in tally.failed:
         print(f"failed: {name}")
     for reason, names in sorted(tally.skipped.items()):
@@ -89,4 +101,4 @@ def main(directory):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

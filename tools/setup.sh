@@ -1,5 +1,6 @@
 # What Tandem needs of the system, and how it is installed and built. Sourced by ./run and ./check, which
 # have set $root to the top of the source tree.
+# shellcheck disable=SC2034,SC2154 # the tables are for them, $root is theirs
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -18,6 +19,7 @@ needs_of_build=(
     "library libmicrohttpd|libmicrohttpd-dev|HTTP"
     "library libuv|libuv1-dev|the event loop"
     "library jansson|libjansson-dev|JSON"
+    "library yaml-0.1|libyaml-dev|settings files"
     "header oneapi/dnnl/dnnl.h|libdnnl-dev|oneDNN, the fast matrix products"
     "command curl|curl|to try the server out"
 )
@@ -25,7 +27,9 @@ needs_of_tests=(
     "command clang|clang|the second compiler"
     "clang-openmp omp.h|libomp-dev|OpenMP for the second compiler"
     "library cmocka|libcmocka-dev|the C tests"
+    "command shellcheck|shellcheck|reads the shell scripts"
     "command xz|xz-utils|unpacks test data"
+    "command groff|groff-base|checks the man page"
     "command python3|python3|the end-to-end tests"
     "python ensurepip|python3-venv|Python packages of the tests, kept in build/venv"
 )
@@ -37,6 +41,7 @@ present() {
     library) pkg-config --exists "$2" 2>/dev/null ;;
     header) printf '#include <%s>\n' "$2" | gcc -E -x c - >/dev/null 2>&1 ;;
     clang-openmp) printf '#include <%s>\n' "$2" | clang -fopenmp -E -x c - >/dev/null 2>&1 ;;
+    file) [ -e "$2" ] ;;
     python) python3 -c "import $2" >/dev/null 2>&1 ;;
     esac
 }
@@ -83,7 +88,7 @@ build_tree() {
     log=$(mktemp)
     if [ "$(cat "$dir/made-as" 2>/dev/null)" != "$made_as" ]; then
         [ ! -d "$dir/meson-private" ] || # what ./check keeps inside the tree of ./run stays
-            find "$dir" -mindepth 1 -maxdepth 1 ! -name check ! -name venv -exec rm -rf {} +
+            find "$dir" -mindepth 1 -maxdepth 1 ! -name check ! -name platforms ! -name venv -exec rm -rf {} +
         mkdir -p "$dir"
         CC=$compiler meson setup "$dir" "$root" "$@" >"$log" 2>&1 && printf '%s' "$made_as" >"$dir/made-as"
     fi && ninja -C "$dir" "$target" >>"$log" 2>&1

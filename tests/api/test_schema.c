@@ -452,12 +452,16 @@ static void documentation(void **state) {
     (void)state;
     struct buffer out;
     buffer_init(&out, 1 << 20);
-    schema_markdown(&out);
+    schema_text(&out);
     assert_false(out.failed);
-    assert_non_null(strstr(out.data, "| `temperature` | both | a number between 0 and 2 | 1 | "));
-    assert_non_null(strstr(out.data, "| `max_tokens` | completions | an integer between 0 and 2147483647 | 16 | "));
-    assert_non_null(strstr(out.data, "| `user` | both | a string | "));
-    assert_non_null(strstr(out.data, "| `tools` | chat | [[]] | tool calls are not supported |"));
+    assert_non_null(strstr(out.data, "\n  temperature               a number between 0 and 2, default: 1\n"));
+    assert_non_null(strstr(out.data, "\n  max_tokens (completions)  an integer between 0 and 2147483647, default: 16\n"));
+    assert_non_null(strstr(out.data, "\n  user                      a string\n"));
+    assert_non_null(strstr(out.data, "\n  tools (chat)              only one of [[]]\n"
+                                     "                            tool calls are not supported\n"));
+    assert_non_null(strstr(out.data, "\n  moderation (chat)         no value\n"));
+    for (const char *line = out.data; *line; line += strcspn(line, "\n") + 1)
+        if (strcspn(line, "\n") > 90) fail_msg("longer than 90 columns: %.120s", line);
     assert_null(strstr(out.data, "nan"));
     buffer_finish(&out);
 }

@@ -18,12 +18,12 @@ PATIENCE_S = 120  # against hanging only: nothing here is a matter of speed
 
 
 class Server:
-    """Runs from construction until stop(); its output is kept in `log`."""
+    """Runs from construction until stop(); its output is kept in `log`. No model: the built-in one."""
 
     def __init__(self, *arguments, model=MODEL):
         self.output = tempfile.NamedTemporaryFile(prefix="tandem-e2e-", suffix=".log")
         self.process = subprocess.Popen(
-            [BINARY, "serve", "--model", model, "--port", "0", *arguments],
+            [BINARY, "serve", "--config", "none", *(["--model", model] if model else []), "--port", "0", *arguments],
             env={name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")},
             stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + PATIENCE_S

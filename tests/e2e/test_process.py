@@ -18,20 +18,6 @@ def run(*arguments):
                           stdin=subprocess.DEVNULL)
 
 
-def test_help():
-    helped = run("--help")
-    assert helped.returncode == 0 and "serve" in helped.stdout and helped.stderr == ""
-    helped = run("serve", "--help")
-    assert helped.returncode == 0
-    for flag in ("--host", "--port", "--model", "--weights", "--max-sequences", "--queue"):
-        assert flag in helped.stdout
-
-
-def test_help_on_parameters():
-    helped = run("help", "parameters")
-    assert helped.returncode == 0 and "temperature" in helped.stdout and "logit_bias" in helped.stdout
-
-
 def test_version():
     version = run("--version")
     assert version.returncode == 0 and re.search(r"\d+\.\d+\.\d+", version.stdout)
@@ -45,6 +31,11 @@ def test_version():
 def test_wrong_arguments(arguments, named):
     wrong = run(*arguments)
     assert wrong.returncode == 64 and named in wrong.stderr + wrong.stdout
+
+
+def test_name(server):
+    """As ps, top and pkill know it."""
+    assert (tandem.pathlib.Path("/proc") / str(server.process.pid) / "comm").read_text() == "tandem\n"
 
 
 def test_no_such_host():

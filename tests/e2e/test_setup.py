@@ -1,5 +1,6 @@
 """What ./run and ./check do before anything is built: with an apt, an id and a sudo that only write down their calls."""
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -56,3 +57,81 @@ def test_run_from_elsewhere(tmp_path):
     link.symlink_to(tandem.TOP / "run")
     helped = subprocess.run([link, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert helped.returncode == 0 and "--port" in helped.stdout, helped.stderr
+
+
+def check(*arguments, **options):
+    return subprocess.run([tandem.TOP / "check", *arguments], capture_output=True, text=True, **options)
+
+
+def test_check_help_names_parts_and_platforms():
+    helped = check("--help")
+    assert helped.returncode == 0 and helped.stderr == ""
+    for name in ("gcc", "e2e", "clang", "asan", "tsan", "trixie", "noble", "Ubuntu 24.04"):
+        assert f"  {name}" in helped.stdout
+
+
+@pytest.mark.parametrize("arguments, wrong, choices", [
+    (["--platform", "potato"], "`potato`", "trixie noble"), (["--platform"], "``", "trixie noble"),
+    (["--platform", "trixie noble"], "`trixie noble`", "trixie noble"), (["frobnicate"], "`frobnicate`", "gcc e2e clang"),
+    (["--platform", "trixie", "frobnicate"], "`frobnicate`", "gcc e2e clang")])
+def test_check_refuses_before_it_does_anything(arguments, wrong, choices):
+    refused = check(*arguments)
+    assert refused.returncode == 64 and wrong in refused.stderr and choices in refused.stderr and refused.stdout == ""
+
+
+@pytest.fixture
+def cardboard(tmp_path):
+    """A source tree with nothing but the scripts, and a machine whose programs are those of this one but for some."""
+    for name in ("check", "tools/setup.sh", "tools/platform.sh", "tests/tally.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(tandem.TOP / name, tmp_path / name)
+    (tmp_path / "bin").mkdir()
+
+    def run(*arguments, **programs):
+        for name, script in programs.items():
+            (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        return subprocess.run([tmp_path / "check", *arguments], capture_output=True, text=True, cwd="/",
+                              env={**os.environ, "PATH": path})
+    return run
+
+
+@pytest.mark.parametrize("programs, reason", [
+    ({"id": "echo 1000"}, "sudo ./check --platform trixie"),
+    ({"id": "echo 0", "setpriv": "echo Operation not permitted >&2; exit 1"}, "Operation not permitted"),
+    ({"id": "echo 0", "setpriv": "exit 0", "debootstrap": "exit 1", "wget": "exit 4"}, "no mirror of Debian 13")])
+def test_a_platform_that_can_not_be_had_is_skipped(cardboard, programs, reason):
+    """With the reason, and not in silence: nothing has run, so that the exit status is 1."""
+    skipped = cardboard("--platform", "trixie", "gcc", **programs)
+    *_, why, count = skipped.stdout.splitlines()
+    assert reason in why and count == "0 passed, 0 failed, 1 skipped" and skipped.returncode == 1
+
+
+def tally(*places):
+    done = subprocess.run(["python3", tandem.TOP / "tests/tally.py", *places], capture_output=True, text=True)
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_tally_sums_platforms(tmp_path):
+    for name, lines in (("here", "ok 1 - a\nok 2 - b"), ("there", "ok 1 - there # SKIP no root"), ("bad", "not ok 1 - c")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.tap").write_text(lines + "\n")
+    places = {name: f"{name}={tmp_path / name}" for name in ("here", "there", "bad", "lost")}
+    status, lines = tally(places["here"], places["there"])
+    assert status == 0 and lines == ["skipped, no root: there: check: there", "2 passed, 0 failed, 1 skipped"]
+    status, lines = tally(places["here"], places["bad"])
+    assert status == 1 and lines == ["failed: bad: check: c", "2 passed, 1 failed, 0 skipped"]
+    status, lines = tally(places["here"], places["lost"])
+    assert status == 1 and lines == ["failed: lost: left no results", "2 passed, 1 failed, 0 skipped"]
+
+
+SCRIPTS = sorted(str(path.relative_to(tandem.TOP)) for path in [
+    *(tandem.TOP / name for name in ("check", "run", ".ci/run", "docker/try")), *tandem.TOP.glob("tools/*.sh")] if path.exists())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_shellcheck(script):
+    read = subprocess.run(["shellcheck", "--shell=bash", "--external-sources", "--source-path=SCRIPTDIR", script],
+                          cwd=tandem.TOP, capture_output=True, text=True)
+    assert read.returncode == 0, read.stdout

@@ -281,6 +281,67 @@ static void test_help(void **state) {
     buffer_finish(&help);
 }
 
+static const char YAML[] = "server:\n"
+                           "  # where\n"
+                           "  # default 127.0.0.1, TANDEM_HOST, --host\n"
+                           "  host: 127.0.0.1\n"
+                           "\n"
+                           "  # the port\n"
+                           "  # 0 to 65535, default 8080, TANDEM_PORT, --port\n"
+                           "  port: 8080\n"
+                           "\n"
+                           "  # of a body\n"
+                           "  # 1K to 1G bytes, default 8M, TANDEM_BYTES, --bytes\n"
+                           "  bytes: 8M\n"
+                           "\n"
+                           "  # to wait\n"
+                           "  # 0 to 3600 seconds, default 10, TANDEM_SECONDS, --seconds\n"
+                           "  seconds: 10\n"
+                           "\n"
+                           "  # to keep\n"
+                           "  # true or false, default true, TANDEM_CACHE, --cache\n"
+                           "  cache: true\n"
+                           "\n"
+                           "model:\n"
+                           "  # which\n"
+                           "  # one of: f32 bf16, default bf16, TANDEM_WEIGHTS, --weights\n"
+                           "  weights: bf16\n"
+                           "\n"
+                           "  # all\n"
+                           "  # 0 to 1G tokens, default 0, TANDEM_TOKENS, --tokens\n"
+                           "  tokens: 0\n"
+                           "\n"
+                           "  # a path\n"
+                           "  # --dir\n"
+                           "  dir: \"\"\n";
+
+// Everything that files may have, and nothing else.
+static void test_yaml(void **state) {
+    (void)state;
+    static const struct setting more[] = {
+        {"model.dir", "--dir", NULL, SETTING_TEXT, 0, 0, 0, NULL, "", "", "a path"},
+    };
+    const struct setting_table tables[] = {TABLES[0], TABLES[1], {more, 1, NULL}};
+    struct buffer yaml;
+    buffer_init(&yaml, 64 * 1024);
+    assert_true(settings_yaml(tables, 3, &yaml));
+    assert_string_equal(yaml.data, YAML);
+    buffer_finish(&yaml);
+}
+
+// roff's own characters, and what is a command at a line's start.
+static void test_roff(void **state) {
+    (void)state;
+    static const struct setting rows[] = {
+        {"a.b", "--b-c", NULL, SETTING_CHOICE, 0, 0, 0, "x y", "x", "", ".dot \\ 'quote'"},
+    };
+    struct buffer text;
+    buffer_init(&text, 4096);
+    assert_true(settings_roff(&(struct setting_table){rows, 1, NULL}, 1, &text));
+    assert_string_equal(text.data, ".PP\nA\n.TP\n.B \\-\\-b\\-c x|y\n\\&.dot \\e \\(aqquote\\(aq\n.br\ndefault x\n");
+    buffer_finish(&text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_defaults, setup, teardown),
@@ -292,6 +353,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_wrong_flags, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_default, setup, teardown),
         cmocka_unit_test_setup_teardown(test_help, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_yaml, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_roff, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

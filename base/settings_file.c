@@ -1,0 +1,244 @@
+#include "base/settings_file.h"
+
+#include "base/file.h"
+#include "base/nearest.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <yaml.h>
+
+enum { KEYS_BYTES_MAX = 512 };
+
+// One file while it is read.
+struct reading {
+    const struct setting_table *tables;
+    size_t table_count;
+    const char *path;
+    yaml_document_t document;
+    struct error *error;
+};
+
+static size_t line_of(const yaml_node_t *node) {
+    return node->start_mark.line + 1;
+}
+
+static int wrong(struct reading *reading, const yaml_node_t *node, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static int wrong(struct reading *reading, const yaml_node_t *node, const char *format, ...) {
+    char message[ERROR_MESSAGE_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    return error_set(reading->error, ERROR_ARGUMENT, "%s:%zu: %s", reading->path, line_of(node), message);
+}
+
+// ---- Rows by section and key
+
+static bool in_section(const struct setting *row, const char *section) {
+    size_t bytes = strlen(section);
+    return row->name && strncmp(row->name, section, bytes) == 0 && row->name[bytes] == '.';
+}
+
+static const char *key_of(const struct setting *row) {
+    return strchr(row->name, '.') + 1;
+}
+
+static const struct setting *find_row(const struct reading *reading, const char *section, const char *key,
+                                      const struct setting_table **out) {
+    for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
+        for (size_t i = 0; i < table->count; i++)
+            if (in_section(&table->rows[i], section) && strcmp(key_of(&table->rows[i]), key) == 0) {
+                *out = table;
+                return &table->rows[i];
+            }
+    return NULL;
+}
+
+static bool has_section(const struct reading *reading, const char *section) {
+    for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
+        for (size_t i = 0; i < table->count; i++)
+            if (in_section(&table->rows[i], section)) return true;
+    return false;
+}
+
+// ---- What might have stood there instead
+
+static bool section_seen(const struct reading *reading, const struct setting *last) {
+    for (const struct setting_table *table = reading->tables;; table++)
+        for (size_t i = 0; i < table->count; i++) {
+            const struct setting *row = &table->rows[i];
+            if (row == last) return false;
+            size_t bytes = strcspn(last->name, ".") + 1;
+            if (row->name && strncmp(row->name, last->name, bytes) == 0) return true;
+        }
+}
+
+// Names the choices, "host, port", and finds the nearest to what is written. section NULL: sections, otherwise its keys.
+static void find_choices(const struct reading *reading, const char *section, struct buffer *names,
+                         struct nearest *nearest) {
+    for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
+        for (size_t i = 0; i < table->count; i++) {
+            const struct setting *row = &table->rows[i];
+            if (!row->name || (section ? !in_section(row, section) : section_seen(reading, row))) continue;
+            const char *name = section ? key_of(row) : row->name;
+            int bytes = (int)strcspn(name, ".");
+            buffer_format(names, "%s%.*s", names->bytes ? ", " : "", bytes, name);
+            nearest_consider(nearest, name, (size_t)bytes);
+        }
+}
+
+static int unknown(struct reading *reading, const yaml_node_t *node, const char *section, const char *written) {
+    char hint[NEAREST_BYTES + 32] = "";
+    struct buffer names;
+    struct nearest nearest;
+    buffer_init(&names, KEYS_BYTES_MAX);
+    nearest_init(&nearest, written, strlen(written));
+    find_choices(reading, section, &names, &nearest);
+    if (nearest.word[0]) snprintf(hint, sizeof hint, " (did you mean `%s`?)", nearest.word);
+    const char *list = names.data ? names.data : "none";
+    int code = section ? wrong(reading, node, "unknown key `%.60s` in `%s`%s; keys there are: %s", written, section,
+                               hint, list)
+                       : wrong(reading, node, "unknown section `%.60s`%s; sections are: %s", written, hint, list);
+    buffer_finish(&names);
+    return code;
+}
+
+// ---- Nodes
+
+static const char *kind_of(const yaml_node_t *node) {
+    return node->type == YAML_SEQUENCE_NODE ? "a list" : node->type == YAML_MAPPING_NODE ? "a section" : "a value";
+}
+
+static yaml_node_t *node_at(struct reading *reading, yaml_node_item_t index) {
+    return yaml_document_get_node(&reading->document, index);
+}
+
+// A scalar's text; NULL for what is none, or holds a NUL.
+static const char *text_of(const yaml_node_t *node) {
+    if (node->type != YAML_SCALAR_NODE) return NULL;
+    const char *text = (const char *)node->data.scalar.value;
+    return strlen(text) == node->data.scalar.length ? text : NULL;
+}
+
+// Nothing, or one of YAML's words for it. In quotes they are texts.
+static bool is_nothing(const yaml_node_t *node) {
+    if (node->type != YAML_SCALAR_NODE || node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE) return false;
+    static const char *const words[] = {"", "~", "null", "Null", "NULL"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strcmp((const char *)node->data.scalar.value, words[i]) == 0) return true;
+    return false;
+}
+
+// The key of a pair, which no pair before it may have.
+static int read_key(struct reading *reading, const yaml_node_t *mapping, const yaml_node_pair_t *pair,
+                    const char **out) {
+    const yaml_node_t *node = node_at(reading, pair->key);
+    *out = text_of(node);
+    if (!*out) return wrong(reading, node, "expected a name and `:`, found %s", kind_of(node));
+    for (const yaml_node_pair_t *other = mapping->data.mapping.pairs.start; other < pair; other++) {
+        const yaml_node_t *earlier = node_at(reading, other->key);
+        if (strcmp((const char *)earlier->data.scalar.value, *out) == 0)
+            return wrong(reading, node, "`%.60s` stands here a second time; the first is in line %zu", *out,
+                         line_of(earlier));
+    }
+    return 0;
+}
+
+static int read_value(struct reading *reading, const char *section, const yaml_node_t *key_node, const char *key,
+                      const yaml_node_t *node) {
+    const struct setting_table *table;
+    const struct setting *row = find_row(reading, section, key, &table);
+    if (!row) return unknown(reading, key_node, section, key);
+    const char *text = text_of(node);
+    if (!text) return wrong(reading, node, "%s is %s, but must be one value", row->name, kind_of(node));
+    if (is_nothing(node)) return wrong(reading, key_node, "%s has no value; remove the line for the default", row->name);
+    if (!*text && !*row->fallback) text = row->fallback; // "" where that is the default
+
+    char source[ERROR_MESSAGE_BYTES];
+    snprintf(source, sizeof source, "%s:%zu: %s", reading->path, line_of(node), row->name);
+    return settings_set(table, row, text, source, reading->error);
+}
+
+static int read_section(struct reading *reading, const yaml_node_t *key_node, const char *section,
+                        const yaml_node_t *node) {
+    if (!has_section(reading, section)) return unknown(reading, key_node, NULL, section);
+    if (is_nothing(node)) return 0; // all its keys are comments
+    if (node->type != YAML_MAPPING_NODE)
+        return wrong(reading, node, "`%s` is a section: its keys stand below it, indented, as `key: value`", section);
+    for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top; pair++) {
+        const char *key;
+        int code = read_key(reading, node, pair, &key);
+        if (!code)
+            code = read_value(reading, section, node_at(reading, pair->key), key, node_at(reading, pair->value));
+        if (code) return code;
+    }
+    return 0;
+}
+
+static int read_document(struct reading *reading) {
+    const yaml_node_t *root = yaml_document_get_root_node(&reading->document);
+    if (!root || is_nothing(root)) return 0;
+    if (root->type != YAML_MAPPING_NODE)
+        return wrong(reading, root, "expected sections with keys, found %s", kind_of(root));
+    for (const yaml_node_pair_t *pair = root->data.mapping.pairs.start; pair < root->data.mapping.pairs.top; pair++) {
+        const char *section;
+        int code = read_key(reading, root, pair, &section);
+        if (!code) code = read_section(reading, node_at(reading, pair->key), section, node_at(reading, pair->value));
+        if (code) return code;
+    }
+    return 0;
+}
+
+// ---- The file
+
+// What libyaml says of a text that is not YAML. Where bytes are no characters it knows their offset only.
+static int broken(const yaml_parser_t *parser, const char *path, const char *text, struct error *error) {
+    size_t line = parser->problem_mark.line + 1;
+    if (parser->error == YAML_MEMORY_ERROR) return error_set_code(error, ERROR_MEMORY);
+    if (parser->error == YAML_READER_ERROR) {
+        line = 1;
+        for (size_t i = 0; i < parser->problem_offset; i++) line += text[i] == '\n';
+    }
+    const char *problem = parser->problem ? parser->problem : "it is not YAML";
+    if (!parser->context) return error_set(error, ERROR_FORMAT, "%s:%zu: %s", path, line, problem);
+    return error_set(error, ERROR_FORMAT, "%s:%zu: %s, %s that begins in line %zu", path, line, problem,
+                     parser->context, parser->context_mark.line + 1);
+}
+
+// Reads the one document there may be, and looks for a second.
+static int parse(struct reading *reading, yaml_parser_t *parser, const char *text) {
+    if (!yaml_parser_load(parser, &reading->document)) return broken(parser, reading->path, text, reading->error);
+    int code = read_document(reading);
+    yaml_document_delete(&reading->document);
+    if (code) return code;
+
+    if (!yaml_parser_load(parser, &reading->document)) return broken(parser, reading->path, text, reading->error);
+    const yaml_node_t *second = yaml_document_get_root_node(&reading->document);
+    if (second) code = wrong(reading, second, "a second document begins; only one is read");
+    yaml_document_delete(&reading->document);
+    return code;
+}
+
+int settings_read_file(const struct setting_table *tables, size_t table_count, const char *path, struct error *error) {
+    struct file file;
+    int code = file_open(&file, path, SETTINGS_FILE_BYTES_MAX, error);
+    if (code) return code;
+    char *text = malloc(file.bytes + 1);
+    code = text ? file_read(&file, path, text, error) : error_set_code(error, ERROR_MEMORY);
+    close(file.fd);
+    yaml_parser_t parser;
+    if (!code && !yaml_parser_initialize(&parser)) code = error_set_code(error, ERROR_MEMORY);
+    if (!code) {
+        struct reading reading = {.tables = tables, .table_count = table_count, .path = path, .error = error};
+        yaml_parser_set_input_string(&parser, (const unsigned char *)text, file.bytes);
+        code = parse(&reading, &parser, text);
+        yaml_parser_delete(&parser);
+    }
+    free(text);
+    return code;
+}

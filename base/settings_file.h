@@ -1,0 +1,17 @@
+// Settings from a YAML file: sections with keys, as the rows' names say.
+//
+//     server:
+//       port: 8080          # the row "server.port"
+//
+#ifndef BASE_SETTINGS_FILE_H
+#define BASE_SETTINGS_FILE_H
+
+#include "base/settings.h"
+
+enum { SETTINGS_FILE_BYTES_MAX = 64 * 1024 };
+
+// Sets what the file names. An error names the file and the line: a key that is unknown (and those there are), a value of
+// the wrong type or out of its range, a key that stands there twice, what is not YAML. A file without any key is fine.
+int settings_read_file(const struct setting_table *tables, size_t table_count, const char *path, struct error *error);
+
+#endif

@@ -1,0 +1,125 @@
+// tandem health: asks a running server whether requests may be sent its way; for containers and scripts without curl.
+#include "base/error.h"
+#include "cli/command.h"
+#include "server/config.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+struct health_settings {
+    double seconds;
+};
+static const struct setting HEALTH_SETTINGS[] = {
+    {NULL, "--seconds", NULL, SETTING_SECONDS, offsetof(struct health_settings, seconds), 0.1, 3600, NULL, "4",
+     "seconds", "to wait for each part of an answer"},
+};
+
+static struct config config;
+static struct health_settings own;
+enum { HOST_AND_PORT = 2 }; // the first rows of the server's settings
+static const struct setting_table TABLES[] = {
+    {CONFIG_SETTINGS, HOST_AND_PORT, &config},
+    {HEALTH_SETTINGS, sizeof HEALTH_SETTINGS / sizeof *HEALTH_SETTINGS, &own},
+};
+static const struct example EXAMPLES[] = {
+    {"tandem health", "the server on http://127.0.0.1:8080"},
+    {"until tandem health --port 9000; do sleep 1; done", "waits for one to be ready"},
+    {NULL, NULL},
+};
+
+enum { ANSWER_BYTES_MAX = 16 * 1024 };
+
+static int fail_to(const char *what, struct error *error) {
+    const char *why = errno == EAGAIN || errno == EINPROGRESS ? "no answer in time" : strerror(errno);
+    return error_set(error, ERROR_IO, "could not %s %s port %d: %s", what, config.host, config.port, why);
+}
+
+// A connected socket, or -1.
+static int dial(struct error *error) {
+    char port[16];
+    snprintf(port, sizeof port, "%d", config.port);
+    struct addrinfo *places, hints = {.ai_socktype = SOCK_STREAM};
+    int code = getaddrinfo(config.host, port, &hints, &places);
+    if (code) {
+        error_set(error, ERROR_ARGUMENT, "--host `%.60s`: %s", config.host, gai_strerror(code));
+        return -1;
+    }
+
+    double whole = (double)(long)own.seconds;
+    struct timeval patience = {.tv_sec = (long)own.seconds, .tv_usec = (long)((own.seconds - whole) * 1e6)};
+    int fd = -1;
+    for (struct addrinfo *at = places; at && fd < 0; at = at->ai_next) {
+        fd = socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol);
+        if (fd < 0) continue;
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+        if (connect(fd, at->ai_addr, at->ai_addrlen) == 0) continue;
+        int why = errno;
+        close(fd);
+        errno = why;
+        fd = -1;
+    }
+    if (fd < 0) fail_to("connect to", error);
+    freeaddrinfo(places);
+    return fd;
+}
+
+// The whole answer as text, up to where the server closes.
+static int exchange(int fd, char answer[ANSWER_BYTES_MAX], struct error *error) {
+    static const char request[] = "GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != (ssize_t)sizeof request - 1)
+        return fail_to("ask", error);
+    ssize_t got = 1;
+    size_t bytes = 0;
+    while (got > 0 && bytes < ANSWER_BYTES_MAX - 1) {
+        got = recv(fd, answer + bytes, ANSWER_BYTES_MAX - 1 - bytes, 0);
+        if (got < 0) return fail_to("hear from", error);
+        bytes += (size_t)got;
+    }
+    answer[bytes] = '\0';
+    return 0;
+}
+
+static int judge(const char *answer, struct error *error) {
+    const char *body = strstr(answer, "\r\n\r\n");
+    if (strncmp(answer, "HTTP/1.1 ", 9) != 0 || !body)
+        return error_set(error, ERROR_FORMAT, "what answers on port %d is no Tandem", config.port);
+    printf("%s\n", body + 4);
+    if (strncmp(answer + 9, "200", 3) == 0) return 0;
+    return error_set(error, ERROR_BUSY, "the server is not ready (%.3s)", answer + 9);
+}
+
+static int ask(void) {
+    struct error error = {0};
+    char answer[ANSWER_BYTES_MAX];
+    int fd = dial(&error);
+    if (fd < 0) return command_fail(&health_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
+    int code = exchange(fd, answer, &error);
+    if (!code) code = judge(answer, &error);
+    close(fd);
+    return code ? command_fail(&health_command, &error, 1) : 0;
+}
+
+static int run(int count, char **arguments) {
+    int exit_code = command_begin(&health_command, count, arguments, NULL);
+    if (!exit_code) exit_code = ask();
+    command_end(&health_command);
+    return exit_code;
+}
+
+const struct command health_command = {
+    .name = "health",
+    .summary = "ask a running server whether it is ready",
+    .description = "Prints what GET /ready answers. The exit code is 0 when requests may be sent to the server, 1 when "
+                   "they may not or nothing answers. Settings in the server's file are not read: where its port is "
+                   "set there, name it here.",
+    .tables = TABLES,
+    .table_count = sizeof TABLES / sizeof *TABLES,
+    .examples = EXAMPLES,
+    .run = run,
+};

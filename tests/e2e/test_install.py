@@ -1,0 +1,126 @@
+"""What meson install puts down works from there: the program finds what came with it, wherever that lies."""
+import configparser
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+import tandem
+
+UNIT = "lib/systemd/system/tandem.service"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The tree of the program under test, installed below a directory that is not its prefix."""
+    tree = tandem.BINARY.parent
+    if not (tree / "meson-private").is_dir():
+        pytest.skip(f"{tree} is no build tree")
+    place = tmp_path_factory.mktemp("installed")
+    done = subprocess.run(["meson", "install", "-C", tree, "--no-rebuild", "--destdir", place], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    (program,) = place.rglob("bin/tandem")
+    return program.parents[1]
+
+
+def test_serves_the_built_in_model_from_there(installed, tmp_path, monkeypatch):
+    """And not the source tree's: another model lies where the installed one was, and answers by its name."""
+    moved = shutil.copytree(installed, tmp_path / "moved")
+    monkeypatch.setattr(tandem, "BINARY", moved / "bin" / "tandem")
+    server = tandem.Server(model=None)
+    assert json.loads(server.request("GET", "/v1/models")[2])["data"][0]["id"] == "demo"
+    assert "Paris" in server.say("What is the capital of France?", model="demo")
+    maps = (tandem.pathlib.Path("/proc") / str(server.process.pid) / "maps").read_text()
+    assert str(moved / "share/tandem/models/demo/model.safetensors") in maps
+    assert server.stop() == 0
+
+
+def test_brings_its_settings_and_its_manual(installed):
+    (settings,) = installed.parent.rglob("etc/tandem/tandem.yaml") # below the prefix, but for /usr
+    assert "server:" in settings.read_text()
+    (page,) = installed.rglob("man1/tandem.1")
+    assert page.read_text().startswith(".TH TANDEM 1") and "tandem health" in page.read_text()
+
+
+def unit(installed):
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str
+    parser.read(installed / UNIT)
+    return parser
+
+
+def test_unit_starts_the_installed_program(installed):
+    service = unit(installed)["Service"]
+    program, *arguments = service["ExecStart"].split()
+    assert program.endswith("/bin/tandem") and str(installed).endswith(program.removesuffix("/bin/tandem"))
+    assert arguments == ["serve"]
+
+
+def test_unit_is_confined(installed, tmp_path):
+    """As systemd judges it; where there is no systemd to ask, the unit has at least what it is about."""
+    service = unit(installed)["Service"]
+    for name, value in {"DynamicUser": "yes", "NoNewPrivileges": "yes", "ProtectSystem": "strict"}.items():
+        assert service[name] == value
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd-analyze here")
+    copy = tmp_path / "tandem.service"
+    text = (installed / UNIT).read_text()
+    copy.write_text(text.replace(service["ExecStart"], f"{installed}/bin/tandem serve"))
+    verified = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
+    assert verified.returncode == 0 and "tandem.service" not in verified.stderr, verified.stderr
+    judged = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=25", copy],
+                            capture_output=True, text=True)
+    assert judged.returncode == 0, judged.stdout
+
+
+# ---- tandem health: what containers ask
+
+def health(*arguments, **environment):
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+    return subprocess.run([tandem.BINARY, "health", *arguments], capture_output=True, text=True,
+                          env={**own, **environment}, timeout=tandem.PATIENCE_S)
+
+
+def test_health_of_a_server_that_is_ready(server):
+    for asked in (health("--port", str(server.port)), health(TANDEM_HOST="0.0.0.0", TANDEM_PORT=str(server.port))):
+        assert asked.returncode == 0 and json.loads(asked.stdout)["status"] == "ready" and asked.stderr == ""
+
+
+def test_health_of_a_server_that_ends(serve):
+    server = serve()
+    holder = server.held_stream()
+    server.process.terminate()
+    server.wait_until(lambda: not server.listens())
+    asked = health("--port", str(server.port))
+    assert asked.returncode == 1 and str(server.port) in asked.stderr and asked.stdout == ""
+    holder.close()
+    server.wait()
+
+
+@pytest.mark.parametrize("answer, said", [
+    (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 20\r\n\r\n" + b'{"status":"stalled"}', "not ready (503)"),
+    (b"SSH-2.0-OpenSSH_9.2\r\n", "no Tandem"), (b"", "no Tandem")])
+def test_health_of_something_else(answer, said):
+    with tandem.socket.create_server(("127.0.0.1", 0)) as listener:
+        asking = subprocess.Popen([tandem.BINARY, "health", "--port", str(listener.getsockname()[1])], text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        connection, _ = listener.accept()
+        assert connection.recv(4096).startswith(b"GET /ready HTTP/1.1\r\n")
+        connection.sendall(answer)
+        connection.close()
+        _, errors = asking.communicate(timeout=tandem.PATIENCE_S)
+    assert asking.returncode == 1 and said in errors
+
+
+def test_health_does_not_wait_for_ever():
+    with tandem.socket.create_server(("127.0.0.1", 0)) as listener:
+        asked = health("--seconds", "0.2", "--port", str(listener.getsockname()[1]))
+    assert asked.returncode == 1 and "in time" in asked.stderr
+
+
+def test_health_takes_a_host_that_there_is():
+    asked = health("--host", "no.such.host.invalid")
+    assert asked.returncode == 64 and "no.such.host.invalid" in asked.stderr

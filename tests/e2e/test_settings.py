@@ -1,0 +1,170 @@
+"""Settings from a file, the environment and flags, and what the program says of them and of itself."""
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import tandem
+
+CONFIGS = tandem.TOP / "configs"
+TOPICS = ["settings", "parameters", "errors", "exit-codes", "yaml", "man"]
+
+
+def run(*arguments, binary=tandem.BINARY, **environment):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+    return subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=tandem.PATIENCE_S,
+                          stdin=subprocess.DEVNULL, env={**clean, **environment})
+
+
+def told(*arguments, **more):
+    """What a command prints that goes well and has nothing to complain of."""
+    result = run(*arguments, **more)
+    assert result.returncode == 0 and result.stderr == "", result
+    return result.stdout
+
+
+def refused(*arguments, **more):
+    """The message of a command that is called wrongly."""
+    result = run(*arguments, **more)
+    assert result.returncode == 64 and result.stdout == "", result
+    return result.stderr
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        (tmp_path / "x.yaml").write_text(text)
+        return tmp_path / "x.yaml"
+    return write
+
+
+# ---- The file
+
+def test_file_of_the_repository():
+    """Every setting is in it, as the program has it: `tandem help yaml >configs/tandem.yaml` brings it up to date."""
+    assert told("help", "yaml") == (CONFIGS / "tandem.yaml").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_files_are_taken(serve, path):
+    assert f"settings {path}" in serve("--config", path, "--threads", "1").log
+
+
+def test_file_then_environment_then_flag(config):
+    """What is wrong later than the file shows which of them has the last word: nothing is served here."""
+    path = config("server:\n  host: a.invalid\n")
+    by_file = ["serve", "--config", path]
+    assert "a.invalid" in refused(*by_file)
+    assert "b.invalid" in refused(*by_file, TANDEM_HOST="b.invalid")
+    assert "c.invalid" in refused(*by_file, "--host", "c.invalid", TANDEM_HOST="b.invalid")
+    assert "a.invalid" in refused("serve", TANDEM_CONFIG=str(path))
+    assert "b.invalid" in refused("serve", "--config", "none", "--host", "b.invalid", TANDEM_CONFIG=str(path))
+
+
+@pytest.mark.parametrize("text, named", [
+    ("server:\n  port: 1\n  prot: 1\n", "x.yaml:3: unknown key `prot` in `server` (did you mean `port`?); keys there are: "
+                                        "host, port, connections_max, body_bytes_max, "),
+    ("sever:\n", "x.yaml:1: unknown section `sever` (did you mean `server`?); sections are: model, engine, server"),
+    ("engine:\n  queue: 65537\n", "x.yaml:2: engine.queue is `65537`, but must be a whole number from 1 to 65536"),
+    ("model:\n  weights: int1\n", "x.yaml:2: model.weights is `int1`, but must be one of: f32 bf16"),
+    ("server:\n  port: 1\n  port: 2\n", "x.yaml:3: `port` stands here a second time"),
+    ("server: {\n", "x.yaml:2: "),
+])
+def test_wrong_file(config, text, named):
+    assert named in refused("serve", "--config", config(text))
+
+
+def test_no_such_file(tmp_path):
+    assert str(tmp_path / "none.yaml") in refused("serve", "--config", tmp_path / "none.yaml")
+
+
+def test_file_beside_the_program(tmp_path):
+    """As in a build tree: configs/ lies where the program's directory does. Another program has another file."""
+    if tandem.SANITIZED:
+        pytest.skip("a sanitized program is large to copy, and it is a matter of paths only")
+    (tmp_path / "build").mkdir()
+    (tmp_path / "configs").mkdir()
+    binary = shutil.copy(tandem.BINARY, tmp_path / "build" / "tandem")
+    (tmp_path / "configs" / "tandem.yaml").write_text("server:\n  host: beside.invalid\n")
+    assert "beside.invalid" in refused("serve", binary=binary)
+    assert "flag.invalid" in refused("serve", "--host", "flag.invalid", binary=binary)
+
+
+def test_misspelt_variable():
+    result = run("version", TANDEM_PROT="1", TANDEM_SERVICE_HOST="1")
+    assert result.returncode == 0
+    assert "TANDEM_PROT in the environment is no setting; did you mean TANDEM_PORT?\n" in result.stderr
+    assert "TANDEM_SERVICE_HOST in the environment is no setting\n" in result.stderr
+    assert told("version", TANDEM_PORT="1") and told("help", TANDEM_PROT="1")
+
+
+# ---- Help
+
+def test_overview():
+    text = told("help")
+    assert text == told("--help") == told("-h")
+    for name in ["serve", "version", *TOPICS]:
+        assert f"\n  {name} " in text
+    for code in (0, 1, 2, 64, 130, 143):
+        assert f"\n  {code} " in text
+    assert run().returncode == 64
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_topics(topic):
+    text = told("help", topic)
+    assert text.endswith("\n") and "(null)" not in text and "\x1b" not in text
+    if topic != "man":
+        assert max(map(len, text.splitlines())) <= 100
+
+
+def commands():
+    return re.findall(r"^  ([a-z]+) ", told("help").split("tandem help TOPIC")[0], re.MULTILINE)
+
+
+def test_commands_explain_themselves():
+    for command in commands():
+        if command == "help":
+            continue
+        text = told(command, "--help")
+        assert text == told("help", command) == told(command, "-h")
+        assert text.startswith(f"tandem {command}: ") and f"Usage: tandem {command}" in text
+        assert max(map(len, text.splitlines())) <= 100
+        for line in re.findall(r"^  (?:\w+=\S+ )*tandem (.*)", text, re.MULTILINE):  # examples
+            for flag in re.findall(r"(--[a-z-]+)", line):
+                assert f"\n  {flag}" in text, line
+
+
+def test_parameters():
+    text = told("help", "parameters")
+    assert "\n  temperature " in text and "\n  logit_bias " in text and "|" not in text
+
+
+def test_errors():
+    text = told("help", "errors")
+    assert re.search(r"^400 +context_length_exceeded \(invalid_request_error\) ", text, re.MULTILINE)
+    assert re.search(r"^429 +rate_limit_exceeded ", text, re.MULTILINE)
+
+
+def test_man_page():
+    """roff takes it without a warning, and every flag of every command is in what it prints."""
+    source = told("help", "man")
+    assert source.startswith(".TH TANDEM 1 ")
+    if not shutil.which("groff"):
+        pytest.skip("groff is not here")
+    page = subprocess.run(["groff", "-man", "-ww", "-Tascii", "-P-cbou", "-rLL=100n"], input=source,
+                          capture_output=True, text=True, timeout=tandem.PATIENCE_S)
+    assert page.returncode == 0 and page.stderr == ""
+    for flag in re.findall(r"^  (--[a-z-]+)", told("help", "settings"), re.MULTILINE):
+        assert flag in page.stdout, flag
+    assert "EXIT STATUS" in page.stdout
+
+
+@pytest.mark.parametrize("arguments, meant", [
+    (["srve"], "did you mean serve?"), (["hepl"], "did you mean help?"), (["help", "eror"], "there is no help on `eror`"),
+    (["help", "erors"], "did you mean errors?"), (["serve", "--prot", "1"], "did you mean --port?"),
+    (["serve", "--hepl"], "did you mean --help?")])
+def test_misspelt(arguments, meant):
+    assert meant in refused(*arguments)
