@@ -1,10 +1,10 @@
-// HTTP/1.1 on top of libmicrohttpd: the only module that knows it.
+// HTTP/1.1 on top of libmicrohttpd, which http.c and http_connection.c alone know.
 //
-// The first header of a connection has passed the listener's own, strict reader. Later ones on the same connection
-// are read by libmicrohttpd first. What it takes is held to the same rules as far as it shows what it read; it is
-// more lenient (folded header lines, lines that end in LF alone), and what it refuses itself (a line without a colon,
-// say) it answers with an HTML page of its own. Either way the connection is closed behind a malformed
-// header.
+// libmicrohttpd reads a request only once our own, strict reader has found its header in order: what it would answer with
+// an HTML page of its own is refused before, with a JSON error, and so is what it would be too lenient about. Behind a
+// malformed request the connection is closed. A client that sends several requests at once gets as many answers as there
+// are whole requests in what is there when the first is looked at; then the connection is closed too. So it is behind a
+// request with a body in chunks.
 //
 // A client that ends its side of the connection (a half-close: `printf … | nc -N`) while its answer takes time counts
 // as gone. It can not be told from one that has closed the whole connection: that only shows when it answers data

@@ -158,7 +158,7 @@ static int chunks(const char *text, const char *end, struct error *error) {
 }
 
 // The whole header, up to and with its empty line, and a look at what follows it.
-static int check(const char *text, const char *end, const char *all, struct error *error) {
+static int check(const char *text, const char *end, const char *all, struct http_facts *out, struct error *error) {
     struct http_facts facts = {0};
     bool first = true, http_1_0 = false;
     while (text < end) {
@@ -177,6 +177,7 @@ static int check(const char *text, const char *end, const char *all, struct erro
     }
     int status = http_facts_end(&facts, http_1_0, error);
     if (!status && facts.encodings) status = chunks(end, all, error);
+    *out = facts;
     return status ? status : 200;
 }
 
@@ -189,7 +190,9 @@ static const char *header_end(const char *text, size_t from, size_t bytes) {
     return NULL;
 }
 
-int http_syntax_check(const char *text, size_t bytes, size_t known, struct error *error) {
+// The first request; when its header is in order, also where that ends, and what it says.
+static int first_request(const char *text, size_t bytes, size_t known, size_t *header_bytes, struct http_facts *facts,
+                         struct error *error) {
     size_t skip = 0; // an empty line before the request is allowed
     if (bytes >= 2 && memcmp(text, "\r\n", 2) == 0)
         skip = 2;
@@ -202,5 +205,39 @@ int http_syntax_check(const char *text, size_t bytes, size_t known, struct error
     const char *end = header_end(text, from, bytes);
     if (end ? (size_t)(end - text) > HTTP_HEADER_BYTES_MAX : bytes >= HTTP_HEADER_BYTES_MAX)
         return http_header_too_large(error);
-    return end ? check(text + skip, end, text + bytes, error) : 0;
+    if (!end) return 0;
+    *header_bytes = (size_t)(end - text);
+    return check(text + skip, end, text + bytes, facts, error);
+}
+
+int http_syntax_check(const char *text, size_t bytes, size_t known, struct error *error) {
+    size_t header_bytes;
+    struct http_facts facts;
+    return first_request(text, bytes, known, &header_bytes, &facts, error);
+}
+
+int http_syntax_vet(const char *text, size_t bytes, size_t known, struct http_vetted *out, struct error *error) {
+    *out = (struct http_vetted){0};
+    struct error ignored;
+    for (size_t at = 0; at < bytes;) {
+        size_t header_bytes;
+        struct http_facts facts;
+        bool first = at == 0;
+        int status =
+            first_request(text + at, bytes - at, first ? known : 0, &header_bytes, &facts, first ? error : &ignored);
+        if (status != 200) {
+            if (first) return status;
+            out->more_follows = true;
+            break;
+        }
+        out->requests++;
+        out->bytes += header_bytes;
+        at += header_bytes;
+        if (facts.encodings) break; // its end is not told
+        if (facts.content_length > UINT64_MAX - out->bytes) break;
+        out->bytes += facts.content_length;
+        if (facts.content_length >= bytes - at) break;
+        at += (size_t)facts.content_length;
+    }
+    return 200;
 }

@@ -34,4 +34,12 @@ int http_header_too_large(struct error *error); // for one beyond HTTP_HEADER_BY
 // complete. 200: it is, and in order. Otherwise the status to refuse with, and the cause.
 int http_syntax_check(const char *text, size_t bytes, size_t known, struct error *error);
 
+// The same for all the requests that these bytes hold, the first of which decides what is returned.
+struct http_vetted {
+    unsigned requests; // in order, one after the other
+    uint64_t bytes;    // that they take, bodies included, as far as lengths are told
+    bool more_follows; // behind them lies part of a request, or one that is not in order
+};
+int http_syntax_vet(const char *text, size_t bytes, size_t known, struct http_vetted *out, struct error *error);
+
 #endif

@@ -90,7 +90,8 @@ int listener_bind(struct listener_socket *out, const char *host, int port, struc
             if ((at->ai_family == AF_INET) == (pass == 0) && (fd = bind_one(at)) < 0) cause = errno;
     freeaddrinfo(list);
     if (fd < 0) {
-        const char *hint = cause == EADDRINUSE || cause == EACCES ? "; choose another with --port (0: any free one)" : "";
+        const char *hint =
+            cause == EADDRINUSE || cause == EACCES ? "; choose another with --port (0: any free one)" : "";
         return error_set(error, ERROR_IO, "cannot listen on %s port %d: %s%s", host, port, strerror(cause), hint);
     }
 
@@ -176,7 +177,7 @@ void listener_linger(struct listener *listener, int fd) {
     listener->dismissed++;
 }
 
-static void dismiss(struct listener *listener, int fd, int status, const struct error *error) {
+void listener_refuse(struct listener *listener, int fd, int status, const struct error *error) {
     char id[REQUEST_ID_BYTES];
     request_id_choose(id, NULL);
     refusal_send(fd, status, id, error);
@@ -186,54 +187,54 @@ static void dismiss(struct listener *listener, int fd, int status, const struct 
 
 // ---- The first header
 
-// Looks without reading. 0: not complete; -1: the client has gone; otherwise as http_syntax_check.
-static int peek(struct listener *listener, int fd, size_t *seen, struct error *error) {
+// What was peeked at stays readable; without this the loop would turn until the rest comes.
+static void wait_for(int fd, size_t bytes) {
+    int least = (int)bytes;
+    setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &least, sizeof least);
+}
+
+int listener_peek(struct listener *listener, int fd, size_t *seen, struct http_vetted *vetted, struct error *error) {
     ssize_t got = recv(fd, listener->header, sizeof listener->header, MSG_PEEK | MSG_DONTWAIT);
     if (got < 0) return errno == EAGAIN || errno == EINTR ? 0 : -1;
     if ((size_t)got <= *seen) return -1; // readable, and nothing new: it has closed its side
-    int status = http_syntax_check(listener->header, (size_t)got, *seen, error);
+    int status = http_syntax_vet(listener->header, (size_t)got, *seen, vetted, error);
+    if (status == 0)
+        wait_for(fd, (size_t)got + 1);
+    else if (*seen > 0)
+        wait_for(fd, 1);
     *seen = (size_t)got;
     return status;
 }
 
-// What was peeked at stays readable; without this the loop would turn until the rest comes.
-static void wait_for_more(int fd, size_t seen) {
-    int more = (int)seen + 1;
-    setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &more, sizeof more);
-}
-
-static void hand_on(struct guest *guest, bool waited) {
+static void hand_on(struct guest *guest, const struct http_vetted *vetted) {
     struct listener *listener = guest->listener;
     struct loop_watch *watch = guest->watch;
-    int one = 1;
-    if (waited) setsockopt(guest->fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one);
     guest->watch = NULL;
     listener->connections++; // before the guest's own place is given back
-    if (!listener->options.connected(listener->options.user, guest_release(guest), watch)) listener->connections--;
+    if (!listener->options.connected(listener->options.user, guest_release(guest), watch, vetted))
+        listener->connections--;
 }
 
 static void on_guest(void *user, int events) {
     (void)events;
     struct guest *guest = user;
     struct listener *listener = guest->listener;
+    struct http_vetted vetted;
     struct error error;
-    bool waited = guest->seen > 0;
-    int status = peek(listener, guest->fd, &guest->seen, &error);
-    if (status == 0)
-        wait_for_more(guest->fd, guest->seen);
-    else if (status < 0)
+    int status = listener_peek(listener, guest->fd, &guest->seen, &vetted, &error);
+    if (status < 0)
         close(guest_release(guest));
     else if (status == 200)
-        hand_on(guest, waited);
-    else
-        dismiss(listener, guest_release(guest), status, &error);
+        hand_on(guest, &vetted);
+    else if (status != 0)
+        listener_refuse(listener, guest_release(guest), status, &error);
 }
 
 static void welcome(struct listener *listener, int fd) {
     struct error error;
     if (listener->connections >= listener->options.connections_max) {
         error_set(&error, ERROR_BUSY, "the server has all the connections it can take; try again later");
-        dismiss(listener, fd, 429, &error);
+        listener_refuse(listener, fd, 429, &error);
         return;
     }
     struct guest *guest = guest_create(listener, fd, on_guest, listener->options.header_ms);
@@ -315,7 +316,7 @@ void listener_tick(struct listener *listener) {
         }
         struct error error;
         error_set(&error, ERROR_TIMEOUT, "the request's header did not arrive in time");
-        dismiss(listener, fd, 408, &error);
+        listener_refuse(listener, fd, 408, &error);
     }
 }
 

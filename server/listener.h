@@ -3,12 +3,12 @@
 //
 // A connection is handed on once its first header has arrived in full and is in order, still unread in the
 // socket. Until then it costs a few bytes, has a deadline that activity does not extend, and every refusal is
-// a JSON error. That holds for the first header alone: later requests on the same connection are the HTTP library's to
-// read, see http.h.
+// a JSON error. http_connection.c does the same with later headers, by the functions here.
 #ifndef SERVER_LISTENER_H
 #define SERVER_LISTENER_H
 
 #include "base/error.h"
+#include "server/http_syntax.h"
 #include "server/loop.h"
 
 #include <stdbool.h>
@@ -33,7 +33,7 @@ struct listener_options {
     uint64_t linger_ms;     // for a client that is turned away to read why
 
     // Takes the descriptor and its watch over, also where it returns false (no memory).
-    bool (*connected)(void *user, int fd, struct loop_watch *watch);
+    bool (*connected)(void *user, int fd, struct loop_watch *watch, const struct http_vetted *vetted);
     void (*refused)(void *user, int status, const char *request_id, const struct error *error);
     void *user;
 };
@@ -46,6 +46,14 @@ void listener_destroy(struct listener *listener); // takes NULL
 
 void listener_tick(struct listener *listener); // now and then: looks after deadlines
 void listener_left(struct listener *listener); // a connection that was handed on is closed
+
+// Looks at what a socket holds, without reading it; `seen`: how much of it has been looked at. 0: the header is not
+// complete, and the socket becomes readable when more of it is there. -1: the client has gone. Otherwise as
+// http_syntax_vet, and the socket becomes readable by any byte.
+int listener_peek(struct listener *listener, int fd, size_t *seen, struct http_vetted *vetted, struct error *error);
+
+// Takes a descriptor over, answers it with an error, and lingers.
+void listener_refuse(struct listener *listener, int fd, int status, const struct error *error);
 
 // Takes a descriptor over whose last answer has been written: ends the sending side, swallows for a while what
 // still comes, so that the answer is not lost in a reset, and closes.

@@ -120,8 +120,7 @@ int server_create(struct server **out, const struct config *config, const struct
         server->drain = loop_timer_create(server->loop, on_drain, server);
         server->interrupt = loop_signal_create(server->loop, SIGINT, on_signal, server);
         server->terminate = loop_signal_create(server->loop, SIGTERM, on_signal, server);
-        if (!server->drain || !server->interrupt || !server->terminate)
-            code = error_set_code(error, ERROR_MEMORY);
+        if (!server->drain || !server->interrupt || !server->terminate) code = error_set_code(error, ERROR_MEMORY);
     }
     if (code) {
         server_destroy(server);

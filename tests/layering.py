@@ -31,7 +31,7 @@ SEES = [
 # Who may use which library.
 LIBRARIES = [
     ("jansson.h", "api/|cli/|engine/(hf_json|tokenizer|model|chat_template)|engine/(architectures|checkpoints)/|tests/"),
-    ("microhttpd.h", "server/http.c"),
+    ("microhttpd.h", "server/http_inside.h"),
     ("uv.h", "server/loop.c"),
     ("c?yaml(/.*)?.h", "base/settings_file.c"),
     ("(oneapi/dnnl/)?dnnl.*", "engine/cpu/onednn.c"),

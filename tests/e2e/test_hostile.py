@@ -129,22 +129,31 @@ def test_ten_thousand(serve):
     server.check_memory(memory, 16)
 
 
-def test_malformed_later_requests(server):
-    """Behind a good request on the same connection the HTTP library reads first, and may refuse in its own words. It
-    answers or closes, never leaves the client waiting, and nobody else notices."""
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+def test_malformed_later_requests(server, pieces):
+    """Behind a good request on the same connection, whole or in pieces: refused as a first one is, and nobody notices."""
     before, draw = server.say(), random.Random(21)
-    for _ in range(300):
+    for _ in range(150):
         connection = server.connect()
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert tandem.read_answer(connection)[0] == 200
+        request, answer = bad_bytes(draw), b""
+        step = -(-len(request) // pieces) or 1
         try:
-            connection.sendall(bad_bytes(draw))
+            for at in range(0, len(request), step):
+                connection.sendall(request[at : at + step])
+                if pieces > 1:
+                    time.sleep(0.001)
             connection.shutdown(socket.SHUT_WR)
-            tandem.read_all(connection)  # fails with TimeoutError where nothing comes and nothing closes
+            answer = tandem.read_all(connection)  # fails with TimeoutError where nothing comes and nothing closes
         except OSError as error:  # closed already
             assert not isinstance(error, TimeoutError)
         finally:
             connection.close()
+        assert b"<html" not in answer.lower(), (request[:200], answer[:300])
+        if answer and not answer.startswith(b"HTTP/1.1 100"):
+            assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")), (request[:200], answer[:300])
+            tandem.check_error(answer.partition(b"\r\n\r\n")[2])
     assert server.say() == before
     server.wait_for_idle()
 

@@ -164,12 +164,47 @@ static void test_damage(void **state) {
         }
 }
 
+// How many requests lie one behind the other, and how far they go.
+static void test_vet(void **state) {
+    (void)state;
+#define ONE "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+#define SENDS(length) "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " #length "\r\n\r\n"
+#define IN_CHUNKS "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    static const struct {
+        const char *text;
+        int status;
+        unsigned requests;
+        size_t bytes; // 0: all of the text
+        bool more_follows;
+    } CASES[] = {
+        {ONE, 200, 1, 0, false},
+        {ONE ONE ONE, 200, 3, 0, false},
+        {SENDS(2) "{}", 200, 1, 0, false},
+        {SENDS(2) "{}" ONE, 200, 2, 0, false},
+        {SENDS(5) "{}", 200, 1, sizeof SENDS(5) - 1 + 5, false},
+        {ONE "GET / HT", 200, 1, sizeof ONE - 1, true},
+        {ONE "\n", 200, 1, sizeof ONE - 1, true},
+        {ONE SENDS(x), 200, 1, sizeof ONE - 1, true},
+        {IN_CHUNKS "0\r\n\r\n" ONE, 200, 1, sizeof IN_CHUNKS - 1, false},
+        {"GET / HT", 0, 0, 0, false},
+        {SENDS(x) ONE, 400, 0, 0, false},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct http_vetted vetted;
+        struct error error;
+        int status = http_syntax_vet(CASES[i].text, strlen(CASES[i].text), 0, &vetted, &error);
+        assert_int_equal(status, CASES[i].status);
+        if (status != 200) continue;
+        assert_int_equal(vetted.requests, CASES[i].requests);
+        assert_int_equal(vetted.bytes, CASES[i].bytes ? CASES[i].bytes : strlen(CASES[i].text));
+        assert_int_equal(vetted.more_follows, CASES[i].more_follows);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),
-        cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_vet),    cmocka_unit_test(test_verdicts), cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_bounds), cmocka_unit_test(test_damage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -318,26 +318,103 @@ static void test_refusals(void **state) {
     answers(*state, cases[5].request, 405, "Allow: GET, HEAD\r\n");
 }
 
-// The same rules hold for a later request on a connection. There the HTTP library reads first, and may refuse in
-// its own words.
+// The same rules hold for a later request on a connection, however it arrives: one answer of ours, and then the end.
+static const char *last(const char *text, const char *what) {
+    const char *found = NULL;
+    for (const char *at = text; (at = strstr(at, what)); at++) found = at;
+    return found;
+}
+
+enum arrival { AT_ONCE, IN_TWO, BYTE_BY_BYTE, ARRIVALS };
+
+static void say_as(int fd, const char *text, enum arrival arrival) {
+    size_t bytes = strlen(text), step = arrival == AT_ONCE ? bytes : arrival == IN_TWO ? bytes / 2 : 1;
+    for (size_t at = 0; at < bytes; at += step) {
+        size_t some = bytes - at < step ? bytes - at : step;
+        if (send(fd, text + at, some, MSG_NOSIGNAL) < 0) return; // refused already
+        if (arrival != AT_ONCE) nanosleep(&(struct timespec){.tv_nsec = arrival == IN_TWO ? 20000000 : 200000}, NULL);
+    }
+}
+
 static void test_later_refusals(void **state) {
-    static const char *const requests[] = {
-        LINE("POST", "/v1/completions") "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
-        LINE("POST", "/v1/completions") "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        LINE("POST", "/v1/completions") "Transfer-Encoding: gzip\r\n\r\n",
-        LINE("POST", "/v1/completions") "Transfer-Encoding : chunked\r\n\r\n",
-        HEALTH "Host: 127.0.0.1\r\n\r\n",
-        "GET /health HTTP/1.1\r\n\r\n",
+    static const struct {
+        const char *text, *status;
+    } requests[] = {
+        {LINE("POST", "/v1/completions") "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", "400"},
+        {LINE("POST", "/v1/completions") "Content-Length: abc\r\n\r\n{}", "400"},
+        {LINE("POST", "/v1/completions") "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"},
+        {LINE("POST", "/v1/completions") "Transfer-Encoding: gzip\r\n\r\n", "400"},
+        {LINE("POST", "/v1/completions") "Transfer-Encoding : chunked\r\n\r\n", "400"},
+        {LINE("POST", "/v1/completions") "Content-Length: 9000000000\r\n\r\n", "413"},
+        {HEALTH "Host: 127.0.0.1\r\n\r\n", "400"},
+        {HEALTH "X-Folded: a\r\n b\r\n\r\n", "400"},
+        {HEALTH "no colon\r\n\r\n", "400"},
+        {"GET /health HTTP/1.1\r\n\r\n", "400"},
+        {"GET /health HTTP/1.1\nHost: a\n\n", "400"},
+        {"GET  /health  HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
+        {"GET /health HTTP/2.0\r\nHost: a\r\n\r\n", "505"},
+        {"\x16\x03\x01 hello", "400"},
     };
-    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++)
+        for (enum arrival arrival = AT_ONCE; arrival < ARRIVALS; arrival++) {
+            int fd = dial(*state, 0);
+            say(fd, HEALTH "\r\n");
+            free(hear(fd, "}"));
+            say_as(fd, requests[i].text, arrival);
+            if (arrival == AT_ONCE) (void)!send(fd, HEALTH "\r\n", strlen(HEALTH "\r\n"), MSG_NOSIGNAL);
+            char *answer = hear(fd, NULL), begin[32];
+            snprintf(begin, sizeof begin, "HTTP/1.1 %s ", requests[i].status);
+            if (strncmp(answer, begin, strlen(begin)) != 0) fail_msg("%s\nwas answered\n%s", requests[i].text, answer);
+            expect(answer, "{\"error\":");
+            assert_ptr_equal(strstr(answer, "x-request-id: "), last(answer, "x-request-id: ")); // one answer
+            free(answer);
+            close(fd);
+        }
+}
+
+// Mistakes in what follows a header: the division into chunks, at any place.
+static void test_bad_chunks(void **state) {
+    static const char *const bodies[] = {
+        "x\r\n",      "2\r\n{}xx\r\n0\r\n\r\n",           "2\n{}\r\n0\r\n\r\n",    "-1\r\n{}\r\n0\r\n\r\n",
+        "\r\n{}\r\n", "2\r\n{}\r\n0\r\nno colon\r\n\r\n", "2\r\n{}\r\nzz\r\n\r\n",
+    };
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++)
+        for (int later = 0; later < 2; later++)
+            for (enum arrival arrival = AT_ONCE; arrival < ARRIVALS; arrival++) {
+                int fd = dial(*state, 0);
+                if (later) {
+                    say(fd, HEALTH "\r\n");
+                    free(hear(fd, "}"));
+                }
+                say(fd, LINE("POST", "/v1/completions") "Transfer-Encoding: chunked\r\n\r\n");
+                if (arrival != AT_ONCE) nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+                say_as(fd, bodies[i], arrival);
+                char *answer = hear(fd, NULL);
+                if (strncmp(answer, "HTTP/1.1 400 ", 13) != 0)
+                    fail_msg("chunks %zu (%d, %d): %s", i, later, arrival, answer);
+                expect(answer, "{\"error\":");
+                assert_ptr_equal(strstr(answer, "x-request-id: "), last(answer, "x-request-id: "));
+                free(answer);
+                close(fd);
+            }
+}
+
+// A client that does not wait for answers gets those to the whole requests it has sent, in order; a malformed one
+// behind them is never taken for a request.
+static void test_requests_in_a_row(void **state) {
+    for (int bad = 0; bad < 2; bad++) {
         int fd = dial(*state, 0);
-        say(fd, HEALTH "\r\n");
-        free(hear(fd, "}"));
-        say(fd, requests[i]);
-        say(fd, HEALTH "\r\n"); // is not taken for a request any more
+        say(fd, HEALTH "\r\n" HEALTH "\r\n" HEALTH "\r\n");
+        if (bad) say(fd, "GET /health HTTP/1.1\nHost: a\n\n");
+        if (!bad) shutdown(fd, SHUT_WR);
         char *answer = hear(fd, NULL);
-        expect(answer, "HTTP/1.1 400 ");
-        assert_null(strstr(answer, "HTTP/1.1 200 "));
+        int count = 0;
+        for (const char *at = answer; (at = strstr(at, "HTTP/1.1 ")); at++) {
+            count++;
+            if (strncmp(at, "HTTP/1.1 200 ", 13) != 0) expect(at, "{\"error\":");
+        }
+        assert_true(count >= 1 && count <= 3 + bad);
+        assert_null(strstr(answer, "<html"));
         free(answer);
         close(fd);
     }
@@ -661,6 +738,8 @@ int main(void) {
         WITH(setup, test_chunked),
         WITH(setup, test_refusals),
         WITH(setup, test_later_refusals),
+        WITH(setup, test_bad_chunks),
+        WITH(setup, test_requests_in_a_row),
         WITH(setup_impatient, test_body_too_large),
         WITH(setup_impatient, test_more_than_places),
         cmocka_unit_test_setup_teardown(test_log, setup_log, teardown_log),
