@@ -3,7 +3,7 @@
 void roff_text(struct buffer *out, const char *text) {
     bool line_start = true;
     for (const char *at = text; *at; at++) {
-        if (line_start && (*at == '.' || *at == '\'')) buffer_text(out, "\\&");
+        if (line_start && *at == '.') buffer_text(out, "\\&"); // an apostrophe is never written as such
         line_start = *at == '\n';
         if (line_start && at[1] == '\n') { // an empty line
             buffer_text(out, "\n.PP");

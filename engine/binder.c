@@ -35,7 +35,7 @@ struct binder {
     bool *bound; // [checkpoint.tensor_count]
     struct conversion *conversions;
     size_t conversion_count, conversion_capacity;
-    uint64_t parameters;
+    uint64_t parameters, matrix_elements;
     size_t bytes, converted_bytes;
 };
 
@@ -210,6 +210,7 @@ int binder_matrix(struct binder *binder, struct matrix *out, int rows, int colum
     va_end(args);
     if (rc) return rc;
     *out = (struct matrix){.format = binder->weights, .rows = rows, .columns = columns};
+    binder->matrix_elements += (uint64_t)rows * (uint64_t)columns;
     return bind(binder, tensor, 0, (size_t)rows * (size_t)columns, binder->weights, &out->data, error);
 }
 
@@ -239,6 +240,7 @@ int binder_stacked(struct binder *binder, struct matrix *out, const struct stack
     size_t row = (size_t)stack->part * (size_t)stack->part_rows + (size_t)stack->first;
     size_t columns = (size_t)stack->columns;
     *out = (struct matrix){.format = binder->weights, .rows = stack->rows, .columns = stack->columns};
+    binder->matrix_elements += (uint64_t)stack->rows * columns;
     return bind(binder, tensor, row * columns, (size_t)stack->rows * columns, binder->weights, &out->data, error);
 }
 
@@ -357,6 +359,10 @@ int binder_load(struct binder *binder, const struct binder_loading *how, struct 
 
 uint64_t binder_parameters(const struct binder *binder) {
     return binder->parameters;
+}
+
+uint64_t binder_matrix_elements(const struct binder *binder) {
+    return binder->matrix_elements;
 }
 
 size_t binder_bytes(const struct binder *binder) {

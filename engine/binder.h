@@ -59,6 +59,7 @@ struct binder_loading {
 int binder_load(struct binder *binder, const struct binder_loading *loading, struct error *error);
 
 uint64_t binder_parameters(const struct binder *binder); // elements bound
+uint64_t binder_matrix_elements(const struct binder *binder); // those of them that are held in `weights`; others in fp32
 size_t binder_bytes(const struct binder *binder);        // held for them, mapped or converted
 size_t binder_converted_bytes(const struct binder *binder); // those of them that are memory of our own
 

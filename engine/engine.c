@@ -121,8 +121,7 @@ static int allocate(struct engine *engine, struct error *error) {
                      engine->outputs_max);
 }
 
-// The last component of the real path: "models/demo/" and "." have one too.
-static char *name_of(const char *dir) {
+char *engine_model_name(const char *dir) {
     char *path = realpath(dir, NULL);
     const char *slash = path ? strrchr(path, '/') : NULL;
     const char *last = slash ? slash + 1 : "";
@@ -146,7 +145,7 @@ static int open_model(struct engine *engine, const struct engine_options *option
     code = chat_template_find(engine->tokenizer, &engine->chat_template, error);
     if (code) return code;
     config->eos_count = chat_template_add_ends(engine->tokenizer, config->eos, config->eos_count, MODEL_EOS_MAX);
-    engine->model_name = name_of(options->model_dir);
+    engine->model_name = engine_model_name(options->model_dir);
     if (!engine->model_name) return error_set(error, ERROR_MEMORY, "no memory for the model's name");
     engine->sequence_model = (struct sequence_model){.tokenizer = engine->tokenizer,
                                                      .vocab_size = config->vocab,

@@ -42,6 +42,9 @@ enum weight_format {
     WEIGHT_FORMATS(WEIGHT_ENUM)
 #undef WEIGHT_ENUM
 };
+#define WEIGHT_COUNT(name, text, bytes) +1
+enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
+#undef WEIGHT_COUNT
 
 struct engine_options {
     const char *model_dir;      // a Hugging Face model directory
@@ -98,6 +101,44 @@ struct engine_stats {
     double step_running_seconds;   // how long the step in progress has been running; 0: none is
 };
 void engine_stats(struct engine *engine, struct engine_stats *out); // any thread; never waits for a step
+
+// ---- Looking at a model without opening it
+
+struct engine_special_token {
+    int32_t id;
+    char *text;
+    bool ends_answer;
+};
+
+// What a model's directory says of it. Texts and specials are its own; engine_outline_finish frees them.
+struct engine_outline {
+    char *model_name;
+    const char *architecture;
+    int layers, hidden, heads, kv_heads, head_dim, experts, experts_per_token, expert_width;
+    int vocab_size, context_tokens, window_tokens; // of attention; the context where there is no window
+    uint64_t parameters, parameters_active;
+    size_t file_count, file_bytes; // of weights
+    const char *file_weights;      // how most of them are held there: "BF16"
+    size_t weight_bytes[WEIGHT_FORMAT_COUNT]; // once opened in that format
+    size_t kv_bytes_per_token;
+    int token_count; // those the tokenizer knows; 0: it could not be read, and what follows is not known either
+    const char *chat_template;
+    struct engine_special_token *specials; // [special_count], by id
+    int special_count;
+    struct error unsupported; // code not ERROR_NONE: why engine_open would refuse what is described here
+};
+
+// Reads configs, the headers of the checkpoint and the tokenizer, and checks them as engine_open does, with the same
+// errors; no weight is read. Only what is sound but not supported is described all the same, as far as it goes.
+int engine_inspect(struct engine_outline *out, const char *model_dir, struct error *error);
+void engine_outline_finish(struct engine_outline *outline);
+
+// What this process may use: bytes of memory that are free (0: unknown), physical cores.
+struct engine_machine {
+    size_t memory_bytes;
+    int cores;
+};
+struct engine_machine engine_machine(void);
 
 // ---- Text and tokens: pure, any thread. Not on the server's loop thread: a long text takes milliseconds.
 

@@ -54,6 +54,9 @@ struct engine {
     double step_started_at;    // 0: no step is in progress
 };
 
+// The last component of the real path, for "models/demo/" and "." have one too. The caller frees it; NULL: no memory.
+char *engine_model_name(const char *dir);
+
 // The engine thread, from devices opened (or open_error) to devices closed. argument: the engine.
 void *engine_run(void *argument);
 

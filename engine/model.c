@@ -65,7 +65,8 @@ static int read_ends(const char *dir, const json_t *config_json, const char *con
     return rc;
 }
 
-static int read_configs(struct model *model, const char *dir, struct error *error) {
+// What is sound but not supported goes to *unsupported and is no failure, unless that is NULL.
+static int read_configs(struct model *model, const char *dir, struct error *unsupported, struct error *error) {
     char path[PATH_MAX];
     json_t *json = NULL;
     const char *type, *known;
@@ -81,6 +82,12 @@ static int read_configs(struct model *model, const char *dir, struct error *erro
     }
     rc = model->architecture->read_config(json, path, &model->config, error);
     if (!rc) rc = read_ends(dir, json, path, &model->config, error);
+    if (rc) goto done;
+    rc = model->architecture->read_variant(json, path, &model->config, error);
+    if (rc == ERROR_UNSUPPORTED && unsupported) {
+        *unsupported = *error;
+        rc = 0;
+    }
 done:
     json_decref(json);
     return rc;
@@ -88,13 +95,16 @@ done:
 
 // ---- Weights
 
-static int load_weights(struct model *model, const struct model_options *options, struct error *error) {
-    struct binder *binder = NULL;
+static int open_checkpoint(struct model *model, const char *dir, struct error *error) {
     model->storage = calloc(1, sizeof *model->storage);
     model->layers = calloc((size_t)model->config.layers, sizeof *model->layers);
     if (!model->storage || !model->layers) return error_set(error, ERROR_MEMORY, "out of memory for the model");
+    return safetensors_open(&model->storage->checkpoint, dir, error);
+}
 
-    int rc = safetensors_open(&model->storage->checkpoint, options->dir, error);
+static int load_weights(struct model *model, const struct model_options *options, struct error *error) {
+    struct binder *binder = NULL;
+    int rc = open_checkpoint(model, options->dir, error);
     if (!rc) rc = binder_create(&binder, model->storage, options->weights, error);
     if (!rc) rc = model->architecture->bind(model, binder, error);
     if (!rc)
@@ -165,7 +175,7 @@ int model_open(struct model **out, const struct model_options *options, struct e
     struct model *model = calloc(1, sizeof *model);
     if (!model) return error_set(error, ERROR_MEMORY, "out of memory for the model");
     int rc = check_directory(options->dir, error);
-    if (!rc) rc = read_configs(model, options->dir, error);
+    if (!rc) rc = read_configs(model, options->dir, NULL, error);
     if (!rc) rc = load_weights(model, options, error);
     if (!rc) rc = make_rope(model, error);
     if (rc) {
@@ -175,6 +185,57 @@ int model_open(struct model **out, const struct model_options *options, struct e
     model->parameters_active = count_active(model);
     *out = model;
     return 0;
+}
+
+// ---- Inspecting
+
+// The type that most of the checkpoint's bytes are of.
+static enum tensor_type main_type(const struct checkpoint *checkpoint) {
+    size_t bytes[TENSOR_TYPE_COUNT] = {0}, most = 0;
+    for (size_t i = 0; i < checkpoint->tensor_count; i++)
+        bytes[checkpoint->tensors[i].type] += checkpoint->tensors[i].bytes;
+    for (size_t i = 1; i < TENSOR_TYPE_COUNT; i++)
+        if (bytes[i] > bytes[most]) most = i;
+    return (enum tensor_type)most;
+}
+
+// Binds in the format that most weights have already: then next to nothing is reserved for conversions.
+static int outline_weights(struct model *model, struct model_outline *out, struct error *error) {
+    const struct checkpoint *checkpoint = &model->storage->checkpoint;
+    enum tensor_type type = main_type(checkpoint);
+    struct binder *binder;
+    int rc = binder_create(&binder, model->storage, type == TENSOR_F32 ? WEIGHTS_F32 : WEIGHTS_BF16, error);
+    if (rc) return rc;
+    rc = model->architecture->bind(model, binder, error);
+    model->parameters = binder_parameters(binder);
+    uint64_t matrices = binder_matrix_elements(binder), floats = model->parameters - matrices;
+    binder_destroy(binder);
+    if (rc) return rc;
+
+    out->parameters = model->parameters;
+    out->parameters_active = count_active(model);
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++)
+        out->weight_bytes[i] = floats * sizeof(float) + matrices * weight_format_bytes((enum weight_format)i);
+    out->file_weights = tensor_type_name(type);
+    out->file_count = checkpoint->file_count;
+    for (size_t i = 0; i < checkpoint->file_count; i++) out->file_bytes += checkpoint->files[i].bytes;
+    return 0;
+}
+
+int model_inspect(struct model_outline *out, const char *dir, struct error *error) {
+    *out = (struct model_outline){0};
+    struct error cause;
+    if (!error) error = &cause;
+    struct model *model = calloc(1, sizeof *model);
+    if (!model) return error_set(error, ERROR_MEMORY, "out of memory for the model");
+    int rc = check_directory(dir, error);
+    if (!rc) rc = read_configs(model, dir, &out->unsupported, error);
+    if (!rc) rc = open_checkpoint(model, dir, error);
+    if (!rc) rc = outline_weights(model, out, error);
+    out->architecture = model->architecture;
+    out->config = model->config;
+    model_close(model);
+    return rc;
 }
 
 void model_close(struct model *model) {

@@ -49,6 +49,19 @@ struct model_options {
 int model_open(struct model **out, const struct model_options *options, struct error *error);
 void model_close(struct model *model); // takes NULL
 
+// What can be said of a model without its weights.
+struct model_outline {
+    const struct architecture *architecture;
+    struct model_config config;
+    uint64_t parameters, parameters_active;
+    size_t weight_bytes[WEIGHT_FORMAT_COUNT]; // once opened in that format
+    size_t file_count, file_bytes;
+    const char *file_weights; // the type of most of the files' bytes
+    struct error unsupported; // code not ERROR_NONE: why model_open would refuse it
+};
+// Reads configs and headers; fails as model_open does, but for a sound variant that is not supported.
+int model_inspect(struct model_outline *out, const char *dir, struct error *error);
+
 // Buffers of a forward pass (engine/forward.h) for up to tokens_max rows, outputs_max of which get logits at once.
 // The model and the stages' state must outlive it.
 struct forward;

@@ -11,8 +11,11 @@ struct binder; // finds, checks and converts tensors; engine/binder.h
 
 struct architecture {
     const char *name; // config.json's model_type
-    // Reads config.json (json; path is for messages) into config. Everything is checked for its range here.
+    // Reads config.json (json; path is for messages) into config: shapes first, so that a model can be described whose
+    // variant is not supported. Everything is checked for its range here.
     int (*read_config)(const json_t *json, const char *path, struct model_config *config, struct error *error);
+    // The rest of it, which makes a variant of the family: ERROR_UNSUPPORTED for one that is not implemented.
+    int (*read_variant)(const json_t *json, const char *path, struct model_config *config, struct error *error);
     // Binds every tensor of the model through the binder.
     int (*bind)(struct model *model, struct binder *binder, struct error *error);
     // The forward pass over one batch: embeds, runs all layers, final norm and head for the wanted rows.

@@ -151,7 +151,10 @@ static int read_rest(const json_t *json, const char *path, struct model_config *
     if (rc) return rc;
     config->norm_epsilon = (float)epsilon;
     config->router_jitter = (float)jitter;
+    return 0;
+}
 
+static int check_supported(const json_t *json, const char *path, struct error *error) {
     const json_t *activation = json_object_get(json, "hidden_act");
     if (activation && (!json_is_string(activation) || strcmp(json_string_value(activation), "silu") != 0))
         return error_set(error, ERROR_UNSUPPORTED, "%s: hidden_act: expected \"silu\", found %.40s", path,
@@ -166,9 +169,13 @@ static int read_rest(const json_t *json, const char *path, struct model_config *
 static int read_config(const json_t *json, const char *path, struct model_config *config, struct error *error) {
     int rc = read_shapes(json, path, config, error);
     if (!rc) rc = read_attention(json, path, config, error);
-    if (!rc) rc = read_rope(json, path, config, error);
     if (!rc) rc = read_rest(json, path, config, error);
     return rc;
+}
+
+static int read_variant(const json_t *json, const char *path, struct model_config *config, struct error *error) {
+    int rc = read_rope(json, path, config, error);
+    return rc ? rc : check_supported(json, path, error);
 }
 
 // ---- Tensors
@@ -321,6 +328,7 @@ static void run(struct forward *f, const struct batch *batch, const struct kv_ca
 const struct architecture phimoe_architecture = {
     .name = "phimoe",
     .read_config = read_config,
+    .read_variant = read_variant,
     .bind = bind,
     .forward = run,
 };

@@ -34,6 +34,9 @@ enum tensor_type {
     TENSOR_TYPES(TENSOR_ENUM)
 #undef TENSOR_ENUM
 };
+#define TENSOR_COUNT(name, text, bytes) +1
+enum { TENSOR_TYPE_COUNT = 0 TENSOR_TYPES(TENSOR_COUNT) };
+#undef TENSOR_COUNT
 
 const char *tensor_type_name(enum tensor_type type);
 size_t tensor_type_bytes(enum tensor_type type);

@@ -360,6 +360,21 @@ static void step(const struct model *model, const struct stages *stages) {
     stages->close(state);
 }
 
+// Inspecting comes to the same verdict in the same words, without having read a weight. model NULL: it was refused.
+static void check_inspection(int number, const struct model_options *options, const struct model *model,
+                             const struct error *refusal) {
+    struct error error = {0};
+    struct model_outline outline;
+    int rc = model_inspect(&outline, options->dir, &error);
+    if (rc == 0 && outline.unsupported.code != ERROR_NONE) error = outline.unsupported;
+    if (error.code != refusal->code || strcmp(error.message, refusal->message) != 0)
+        fail_msg("damage %d: opened: \"%s\", inspected: \"%s\"", number, refusal->message, error.message);
+    if (!model) return;
+    assert_int_equal(outline.parameters, model->parameters);
+    assert_int_equal(outline.parameters_active, model->parameters_active);
+    assert_int_equal(outline.weight_bytes[options->weights], model->weight_bytes);
+}
+
 static void a_thousand_damages(void **state) {
     (void)state;
     static void (*const kinds[])(struct damaged *) = {
@@ -383,6 +398,7 @@ static void a_thousand_damages(void **state) {
         struct model *model = NULL;
         const struct model_options options = {.dir = d.scratch.dir, .weights = draw(2) ? WEIGHTS_F32 : WEIGHTS_BF16};
         int rc = model_open(&model, &options, &error);
+        check_inspection(i, &options, model, &error);
         if (rc == 0) {
             opened++;
             step(model, draw(2) ? &reference_stages : &cpu_stages);

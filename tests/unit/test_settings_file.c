@@ -231,6 +231,29 @@ static void test_hostile(void **state) {
     refuses(text, "FILE: expected at most 65536 bytes, found 65537");
 }
 
+// Whatever becomes of a file, it is read, or refused in words that name it.
+static void test_damaged(void **state) {
+    (void)state;
+    static const char pieces[] = ":-{}[]#&*!|>'\"%@`,? \n\t\0\xff\xc3~<=ab1";
+    uint64_t random = 1;
+    struct buffer yaml;
+    buffer_init(&yaml, 64 * 1024);
+    assert_true(settings_yaml(TABLES, 2, &yaml));
+    for (int i = 0; i < 3000; i++) {
+        char text[4096];
+        assert_true(yaml.bytes < sizeof text);
+        memcpy(text, yaml.data, yaml.bytes);
+        for (int change = 0; change < 1 + i % 4; change++) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            text[(random >> 33) % yaml.bytes] = pieces[(random >> 17) % (sizeof pieces - 1)];
+        }
+        int code = read_bytes(text, yaml.bytes);
+        if (code) says("damaged", "FILE:");
+        assert_int_equal(code, error.code);
+    }
+    buffer_finish(&yaml);
+}
+
 static void test_no_file(void **state) {
     (void)state;
     assert_int_equal(settings_read_file(TABLES, 2, "/nonexistent/x.yaml", &error), ERROR_NOT_FOUND);
@@ -249,6 +272,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_wrong_shape, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_yaml, setup, teardown),
         cmocka_unit_test_setup_teardown(test_hostile, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_file, setup, teardown),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);

@@ -1,0 +1,213 @@
+// tandem inspect: what a model is and what of it fits here, without loading it.
+#include "base/wrap.h"
+#include "cli/command.h"
+#include "cli/model_settings.h"
+#include "engine/engine.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { INDENT = 13, COLUMNS = 100 };
+
+struct inspect_settings {
+    char *model;
+    bool json;
+};
+static struct inspect_settings settings;
+
+#define AT(member) offsetof(struct inspect_settings, member)
+static const struct setting ROWS[] = {
+    {NULL, "--model", "TANDEM_MODEL", SETTING_TEXT, AT(model), 0, 0, NULL, "", "",
+     "the directory, as other commands take it"},
+    {NULL, "--json", NULL, SETTING_SWITCH, AT(json), 0, 0, NULL, "false", "", "the same as JSON, on one line"},
+};
+static const struct setting_table TABLES[] = {{ROWS, sizeof ROWS / sizeof *ROWS, &settings}};
+
+static const struct example EXAMPLES[] = {
+    {"tandem inspect", "the built-in model"},
+    {"tandem inspect Phi-tiny-MoE-instruct", "a model as downloaded from Hugging Face: does it fit this machine?"},
+    {"tandem inspect --json Phi-tiny-MoE-instruct | jq .weights.bf16.kv_tokens",
+     "how many tokens the KV cache could hold beside the weights"},
+    {NULL, NULL},
+};
+
+// Tokens of KV cache that fit the free memory beside the weights; -1: not even the weights fit.
+static int64_t tokens_that_fit(const struct engine_outline *model, const struct engine_machine *machine,
+                               enum weight_format format) {
+    if (machine->memory_bytes < model->weight_bytes[format]) return -1;
+    return (int64_t)((machine->memory_bytes - model->weight_bytes[format]) / model->kv_bytes_per_token);
+}
+
+// ---- For people
+
+static void print_amount(double amount) {
+    if (amount >= 1e9)
+        printf("%.2f billion", amount / 1e9);
+    else
+        printf("%.1f million", amount / 1e6);
+}
+
+static void print_bytes(double bytes) {
+    if (bytes >= 1e9)
+        printf("%.2f GB", bytes / 1e9);
+    else
+        printf("%.1f MB", bytes / 1e6);
+}
+
+static void print_model(const struct engine_outline *model) {
+    printf("%s: %s, ", model->model_name, model->architecture);
+    print_amount((double)model->parameters);
+    printf(" parameters, ");
+    print_amount((double)model->parameters_active);
+    printf(" for a token\n\n");
+    printf("  layers     %d of width %d; %d heads of %d over %d of keys and values\n", model->layers, model->hidden,
+           model->heads, model->head_dim, model->kv_heads);
+    printf("  experts    %d of width %d in each layer, %d for a token\n", model->experts, model->expert_width,
+           model->experts_per_token);
+    printf("  context    %d tokens", model->context_tokens);
+    if (model->window_tokens < model->context_tokens) printf(", of which a token sees the last %d", model->window_tokens);
+    printf("\n  files      %zu of weights, ", model->file_count);
+    print_bytes((double)model->file_bytes);
+    printf(", %s\n", model->file_weights);
+}
+
+// "<|end|>* <|user|>", in lines; a star for what ends an answer.
+static void print_specials(const struct engine_outline *model) {
+    struct buffer words, lines;
+    buffer_init(&words, 1 << 20);
+    buffer_init(&lines, 2 << 20);
+    for (int i = 0; i < model->special_count; i++)
+        buffer_format(&words, "%s%s%s", i ? " " : "", model->specials[i].text, model->specials[i].ends_answer ? "*" : "");
+    wrap_text(&lines, words.data ? words.data : "none", INDENT, INDENT, COLUMNS);
+    printf("  specials   %s\n%*s(* ends an answer)\n", lines.data ? lines.data : "", INDENT, "");
+    buffer_finish(&lines);
+    buffer_finish(&words);
+}
+
+static void print_text(const struct engine_outline *model) {
+    if (model->token_count == 0) {
+        printf("  tokenizer  not supported\n");
+        return;
+    }
+    printf("  tokenizer  BPE with byte fallback; %d of %d tokens are known\n", model->token_count, model->vocab_size);
+    printf("  chat       %s\n", model->chat_template ? model->chat_template : "the template is not supported");
+    print_specials(model);
+}
+
+static void print_fit(const struct engine_outline *model) {
+    struct engine_machine machine = engine_machine();
+    printf("  KV cache   %.1f KiB for each token of a conversation\n\n", (double)model->kv_bytes_per_token / 1024);
+    if (machine.memory_bytes == 0) {
+        printf("How much memory is free here can not be read.\n");
+        return;
+    }
+    printf("Here, with ");
+    print_bytes((double)machine.memory_bytes);
+    printf(" of memory free and %d cores:\n\n", machine.cores);
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++) {
+        int64_t tokens = tokens_that_fit(model, &machine, (enum weight_format)i);
+        printf("  --weights %-6s", weight_format_name((enum weight_format)i));
+        print_bytes((double)model->weight_bytes[i]);
+        if (tokens < 0)
+            printf(", which does not fit\n");
+        else
+            printf("; the rest holds keys and values of %lld tokens, %.1f whole contexts\n", (long long)tokens,
+                   (double)tokens / model->context_tokens);
+    }
+}
+
+// ---- For programs
+
+static json_t *json_weights(const struct engine_outline *model, const struct engine_machine *machine) {
+    json_t *weights = json_object();
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++) {
+        int64_t tokens = tokens_that_fit(model, machine, (enum weight_format)i);
+        json_object_set_new(weights, weight_format_name((enum weight_format)i),
+                            json_pack("{s:I, s:b, s:I}", "bytes", (json_int_t)model->weight_bytes[i], "fits",
+                                      tokens >= 0, "kv_tokens", (json_int_t)(tokens > 0 ? tokens : 0)));
+    }
+    return weights;
+}
+
+static json_t *json_specials(const struct engine_outline *model) {
+    json_t *specials = json_array();
+    for (int i = 0; i < model->special_count; i++)
+        json_array_append_new(specials,
+                              json_pack("{s:i, s:s, s:b}", "id", model->specials[i].id, "text", model->specials[i].text,
+                                        "ends_answer", model->specials[i].ends_answer));
+    return specials;
+}
+
+// What is not known is null.
+static bool print_json(const struct engine_outline *model) {
+    struct engine_machine machine = engine_machine();
+    bool supported = model->unsupported.code == ERROR_NONE;
+    json_t *top = json_pack(
+        "{s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:{s:I, s:I, s:s}, s:I, s:s?, s:o, "
+        "s:{s:I, s:i}, s:o, s:b, s:s?}",
+        "model", model->model_name, "architecture", model->architecture, "parameters", (json_int_t)model->parameters,
+        "parameters_active", (json_int_t)model->parameters_active, "layers", model->layers, "hidden", model->hidden,
+        "heads", model->heads, "kv_heads", model->kv_heads, "head_dim", model->head_dim, "experts", model->experts,
+        "experts_per_token", model->experts_per_token, "expert_width", model->expert_width, "context_tokens",
+        model->context_tokens, "window_tokens", model->window_tokens, "vocab", model->vocab_size, "files", "count",
+        (json_int_t)model->file_count, "bytes", (json_int_t)model->file_bytes, "weights", model->file_weights,
+        "kv_bytes_per_token", (json_int_t)model->kv_bytes_per_token, "chat_template", model->chat_template,
+        "special_tokens", json_specials(model), "machine", "memory_free_bytes", (json_int_t)machine.memory_bytes,
+        "cores", machine.cores, "weights", json_weights(model, &machine), "supported", supported, "unsupported",
+        supported ? NULL : model->unsupported.message);
+    char *text = top ? json_dumps(top, JSON_COMPACT) : NULL;
+    bool ok = text && puts(text) >= 0;
+    free(text);
+    json_decref(top);
+    return ok;
+}
+
+// ---- The command
+
+static int inspect(const char *directory) {
+    struct error error = {0};
+    struct engine_outline model;
+    if (engine_inspect(&model, directory, &error)) return command_fail(&inspect_command, &error, EXIT_BAD_MODEL);
+    int exit_code = EXIT_WELL;
+    if (settings.json) {
+        if (!print_json(&model)) exit_code = EXIT_OTHER;
+    } else {
+        print_model(&model);
+        print_text(&model);
+        print_fit(&model);
+    }
+    if (model.unsupported.code != ERROR_NONE)
+        exit_code = command_fail(&inspect_command, &model.unsupported, EXIT_BAD_MODEL);
+    engine_outline_finish(&model);
+    return exit_code;
+}
+
+static int run(int count, char **arguments) {
+    struct error error = {0};
+    char place[PATH_MAX];
+    const char *directory = NULL;
+    int exit_code = command_begin(&inspect_command, count, arguments, &directory);
+    if (!exit_code && !directory) {
+        struct model_settings model = {.model = settings.model};
+        if (model_settings_directory(&model, place, &directory, &error))
+            exit_code = command_fail(&inspect_command, &error, EXIT_BAD_MODEL);
+    }
+    if (!exit_code) exit_code = inspect(directory);
+    command_end(&inspect_command);
+    return exit_code;
+}
+
+const struct command inspect_command = {
+    .name = "inspect",
+    .summary = "say what a model is, and whether it fits this machine",
+    .operand = "[DIR]",
+    .description = "Reads the configs, the headers of the weights' files and the tokenizer of a model's directory, but no "
+                   "weights: it takes a moment, however large the model is. The memory that is free now is what counts; "
+                   "serve itself takes a little more. Without DIR, the built-in model.",
+    .tables = TABLES,
+    .table_count = 1,
+    .examples = EXAMPLES,
+    .run = run,
+};
