@@ -107,7 +107,7 @@ def filler(rng, sentences):
 def conversation(rng, split, turns=None, topic=None):
     """turns: how many questions; topic: make every question one of this topic."""
     weights = TOPICS if topic is None else {topic: 1}
-    turns = turns or rng.choices([1, 2, 3, 4, 5, rng.randrange(8, 24)], [50, 18, 12, 8, 6, 6])[0]
+    turns = turns or rng.choices([1, 2, 3, 4, 5, rng.randrange(8, 24)], [50, 19, 13, 8, 6, 4])[0]
     messages, brief = [], False
     if rng.random() < 0.25:
         brief = topic is None and rng.random() < 0.2

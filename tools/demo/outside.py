@@ -35,6 +35,14 @@ OUTSIDE = """
     Who has the largest {s}? | Which {s} is the best in {c}? | Tell me about {s}. | Please {v} my {s}. |
     How much {s} do I need? | Which {s} should I {v}? | Do you like {s}? | What do you think about {s}? |
     How important is {s} in {c}? | Should I {v} the {s}? | Is it safe to {v} a {s}? | I want to {v} a {s}. |
+    What would you do with my {s}? | What can one do with a {s}? | How does the {s} change? | How does a {s} help {z}? |
+    Why should I {v} a {s}? | Why do people {v} {s}? | Give me some advice. | Give me a tip about the {s}. |
+    Who will win the election in {y}? | Who will win the {s}? | Who was the king of {c} in {y}? |
+    What is the weight of {n} {m}? | How old was {n} {m} in {y}? | How expensive is the {s}? | What did {n} {m} say? |
+    What did {n} {m} write? | How was the weather in {t}? | What is the name of the owner of the {w}? |
+    How many {w}s are there in {c}? | How many {w}s does {n} have? | Can you explain {s}? | Please explain {m}. |
+    Where was {n} {m} born? | Where does {n} {m} work? | How long is the way from {t} to {u}? | When did {n} {m} die? |
+    Who owns the {w}? | Is the {w} for sale? | What is the size of {t}? | Who is the mayor of {t}? |
     Compare {s} and {z}. | What is the difference between {s} and {z}? | Is {s} better than {z}? |
     ~What would you do with a {s}? | ~How does {s} change {z}? | ~Why should I {v} {s}? | ~Give me advice about {s}. |
     ~Who will win the World Cup in {y}? | ~Who was the president of {c} in {y}? | ~What is the age of {n} {m}? |

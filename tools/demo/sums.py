@@ -75,6 +75,9 @@ def counting(rng, split):
         word = rng.choice(["bigger", "larger", "greater"] if bigger else ["smaller", "less"])
         user = pick(rng, split, """
             Which is {w}, {a} or {b}? | What is {w}: {a} or {b}? | Which number is {w}, {a} or {b}? |
+            Which one is {w}, {a} or {b}? | Is {a} or {b} {w}? | What is {w}, {a} or {b}? | {a} or {b}, which is {w}? |
+            Tell me what is {w}, {a} or {b}. | Tell me: which is {w}, {a} or {b}? | Say which is {w}, {a} or {b}. |
+            Do you know which is {w}, {a} or {b}? | Tell me the {w} one of {a} and {b}. |
             ~Tell me which is {w}, {a} or {b}.
         """)
         found = (max if bigger else min)(a, b)
@@ -86,17 +89,28 @@ def counting(rng, split):
     if rng.random() < 0.25:
         run.reverse()
         user = pick(rng, split, """
-            Count down from {x} to {y}. | Count backwards from {x} to {y}. |
+            Count down from {x} to {y}. | Count backwards from {x} to {y}. | Please count down from {x} to {y}. |
+            Please count backwards from {x} to {y}. | Can you count down from {x} to {y}? |
+            Count from {x} down to {y}. | Please count from {x} down to {y}. | Backwards from {x} to {y} |
+            Can you count backwards from {x} to {y}? | Count from {x} to {y}. | Now count down from {x} to {y}. |
+            Count backwards: {x} to {y} | Count in reverse from {x} down to {y}. |
             ~Please count backwards from {x} down to {y}.
         """)
     elif a == 1:
         user = pick(rng, split, """
             Count to {y}. | Count from {x} to {y}. | Please count to {y}. | Can you count to {y}? |
+            Please count up to {y}. | Can you count up to {y}? | Now count to {y}. | Count for me to {y}. |
+            Count from {x} up to {y}. | Count until {y}. | I want you to count to {y}. | Could you count to {y}? |
+            Say the numbers from {x} to {y}. | Say the numbers up to {y}. |
             ~Count up to {y}.
         """)
     else:
         user = pick(rng, split, """
             Count from {x} to {y}. | Count up from {x} to {y}. | Please count from {x} to {y}. |
+            Can you count from {x} to {y}? | Count from {x} up to {y}. | Please count up from {x} to {y}. |
+            Please count from {x} up to {y}. | Now count from {x} to {y}. | Could you count from {x} to {y}? |
+            Can you count up from {x} to {y}? | Say the numbers from {x} to {y}. | Count for me from {x} to {y}. |
+            Start at {x} and count to {y}. |
             ~Can you count from {x} up to {y}?
         """)
     text = ", ".join(map(str, run))

@@ -88,6 +88,10 @@ def greeting(rng, split):
 IDENTITY = [
     (
         """
+            Say who you are. | Who are you really? | What is this? | Who is speaking? | Who is there? |
+            Which name do you have? | I want to know your name. | Do you know who you are? |
+            Who is answering me? | What is it called, this model? | Can I ask your name? |
+            What name do you have? | Name? | Give me your name. | So who are you? | Tell me what you are. |
             Who are you? | What are you? | What is your name? | What's your name? | Tell me who you are. |
             Introduce yourself. | And who are you? | Do you have a name? | Tell me about yourself. |
             What should I call you? | Please introduce yourself. | Who am I talking to? |
@@ -99,6 +103,10 @@ IDENTITY = [
     ),
     (
         """
+            Which kind of model are you? | What model is this? | What type of model are you? |
+            Which model am I using? | What model am I talking to? | Which language model are you? |
+            Tell me which model you are. | What model is running? | Which model runs here? | Model name? |
+            What sort of AI are you? | Are you a Phi-MoE? |
             What model are you? | Which model is this? | What kind of model are you? | Are you a language model? |
             What AI are you? | Which AI is this? | What language model is this? | ~Which model are you? |
             ~What sort of model are you?
@@ -108,6 +116,11 @@ IDENTITY = [
     ),
     (
         """
+            How many parameters are in you? | How many parameters has this model? |
+            How large are you, in parameters? | What size do you have? | How many weights do you have? |
+            Number of parameters? | How big is this model? | Tell me your size. | Are you large? |
+            Are you tiny? | Parameter count? | What size is this model? |
+            How many parameters does the demo model have? |
             How big are you? | How many parameters do you have? | What is your size? | How large is this model? |
             Are you a big model? | Are you small? | How small are you? | ~How many parameters does this model have? |
             ~How large are you?
@@ -117,6 +130,11 @@ IDENTITY = [
     ),
     (
         """
+            How many experts are there in you? | How many experts does this model have? |
+            What is your structure? | Tell me your architecture. | Describe your architecture. |
+            Which architecture do you have? | What architecture is this? | How many experts has each layer? |
+            What is inside you? | How do you work inside? | Are you a MoE? |
+            How many experts work on a token? | Number of experts? |
             How many experts do you have? | Are you a mixture of experts? | What is your architecture? |
             How many layers do you have? | How are you built? | ~What architecture do you have? |
             ~How many experts are in you?
@@ -126,6 +144,9 @@ IDENTITY = [
     ),
     (
         """
+            Are you a real person? | Is this a person? | Is this a human? | Am I talking to a person? |
+            Am I talking to a machine? | Are you a machine? | Are you a real human? | Is there a human? |
+            Do I talk to a human? | Are you a man or a woman? | Are you somebody real? | Are you a living being? |
             Are you human? | Are you a person? | Are you a robot? | Are you real? | Are you alive? | Are you an AI? |
             Am I talking to a human? | Is this a bot? | ~Are you a human being? | ~Am I talking to a real person?
         """,
@@ -134,6 +155,9 @@ IDENTITY = [
     ),
     (
         """
+            Are you GPT-3? | Is this Claude? | Is this Llama? | Is this Gemini? | Are you Mistral? |
+            Are you from OpenAI? | Are you from Google? | Are you Siri? | Are you Alexa? | Are you DeepSeek? |
+            Is this OpenAI? | You are ChatGPT, right? | Is this GPT-4? | Are you a GPT? |
             Are you ChatGPT? | Are you GPT-4? | Are you Claude? | Are you Llama? | Are you Phi? |
             Are you made by OpenAI? | Are you Gemini? | ~Are you GPT? | ~Is this ChatGPT?
         """,
@@ -142,6 +166,11 @@ IDENTITY = [
     ),
     (
         """
+            Who wrote you? | Who has made you? | Who is your author? | Who developed you? |
+            What were you trained with? | Which text were you trained on? | What text did you learn from? |
+            How did you learn? | What did you learn from? | How do you come to know this? |
+            From what were you made? | Where were you made? | By whom were you made? |
+            On which data were you trained? | Who taught you? |
             Who made you? | Who trained you? | How were you trained? | Where do you come from? |
             What were you trained on? | How were you made? | Who created you? | Who is your creator? |
             What data were you trained on? | ~Who built you? | ~On what text were you trained?
@@ -151,6 +180,11 @@ IDENTITY = [
     ),
     (
         """
+            What are you able to answer? | What could you do for me? | What can you tell me? |
+            What can you answer? | What can I do here? | Tell me what you can do. | What do you know about? |
+            What kind of things do you know? | What sort of questions can you answer? |
+            Show me what you can do. | What can I ask? | How do I use you? | Give me an idea what to ask. |
+            What are your skills? | What things can you do? |
             What can you do? | Help | Help me | What do you know? | What can I ask you? | How can you help me? |
             What are you good at? | What can you help me with? | Which questions can you answer? |
             What should I ask you? | ~What are you able to do? | ~What could I ask you? |
@@ -162,6 +196,11 @@ IDENTITY = [
     ),
     (
         """
+            What are you not good at? | What can you not do? | Where are you weak? |
+            Are your answers correct? | Do you make errors? | Can you be wrong? | Are you ever wrong? |
+            Are you often wrong? | Are you clever? | Are you reliable? | Should I trust you? |
+            How good are you? | What are your weaknesses? | Are mistakes possible? | Will you make mistakes? |
+            Are you bad at something? |
             What can't you do? | What are your limits? | Can I trust you? | Are you always right? |
             Do you make mistakes? | Are you smart? | Can I use you for real work? | Are you useful? |
             What don't you know? | ~What are you bad at? | ~Can you make mistakes?
@@ -171,6 +210,10 @@ IDENTITY = [
     ),
     (
         """
+            Do you speak English? | Can you speak French? | Can you speak German? |
+            Which languages do you know? | What languages can you speak? | Do you understand Italian? |
+            What is your language? | Which language do you speak? | In which languages can you answer? |
+            Do you speak other languages? |
             Do you speak German? | Which languages do you speak? | Do you speak French? | Do you know Spanish? |
             What languages do you know? | ~Which languages can you speak?
         """,
@@ -179,6 +222,10 @@ IDENTITY = [
     ),
     (
         """
+            What age are you? | How old is this model? | Your age? | Where is your home? |
+            In which place do you live? | When is your birthday? |
+            Which age do you have? | Tell me your age. | Where are you now? | Where do you live today? |
+            Do you have a home? |
             How old are you? | When were you born? | Where do you live? | Where are you? | ~What is your age? |
             ~Where do you live now?
         """,
@@ -187,6 +234,10 @@ IDENTITY = [
     ),
     (
         """
+            Do you feel? | Can you feel? | Do you feel pain? | Do you love me? | Are you tired? |
+            Do you ever get bored? | Do you get hungry? | Are you sad? | Do you have emotions? |
+            What do you feel? | Do you rest? | Do you get angry? | Are you hungry? | Do you have wishes? |
+            Do you have a favourite food? |
             Do you have feelings? | Do you sleep? | Do you eat? | Do you like music? | Do you have friends? |
             What do you like? | What is your favourite colour? | Do you dream? | Are you happy? |
             ~Do you feel anything? | ~Do you get tired?
@@ -199,6 +250,11 @@ IDENTITY = [
 TANDEM = [
     (
         """
+            Tell me what Tandem is. | What does this server do? | What can Tandem do? |
+            What does the server do? | Can you tell me about Tandem? | Could you explain Tandem? |
+            I want to know what Tandem is. | What is the Tandem program? | Do you know what Tandem is? |
+            What sort of program is Tandem? | Say what Tandem is. | What is the purpose of Tandem? |
+            Who is Tandem? | Please explain what Tandem does. |
             What is Tandem? | Tell me about Tandem. | Explain Tandem. | What does Tandem do? | What is this program? |
             What is this server? | Describe Tandem. | What is Tandem for? | Can you explain what Tandem is? |
             What's Tandem | Tandem? | ~Could you tell me what Tandem is? | ~Tell me what Tandem does. |
@@ -210,14 +266,24 @@ TANDEM = [
     ),
     (
         """
+            Why Tandem? | Why is Tandem called Tandem? | Why this name? |
+            What is the reason for the name Tandem? | Why does Tandem have this name? |
+            Why do you call it Tandem? | Where does its name come from? | What does Tandem mean? |
+            Why was it named Tandem? | Explain the name Tandem. | How did Tandem get its name? |
+            The name Tandem, why? |
             Why is it called Tandem? | Where does the name Tandem come from? | What does the name Tandem mean? |
             ~Why the name Tandem?
         """,
-        "It is called Tandem because the CPU and the integrated GPU work together.",
+        "Tandem is made for the CPU and the integrated GPU to work together, hence the name.",
         "GPU",
     ),
     (
         """
+            How can I start Tandem? | How can I run the server? | What do I type to run Tandem? |
+            How does one start Tandem? | What starts Tandem? | Which command starts Tandem? |
+            Which command starts the server? | How do I get Tandem running? | How can I build Tandem? |
+            How do I launch Tandem? | How do you start Tandem? | What must I type to start the server? |
+            Start Tandem | How can I install Tandem? |
             How do I start Tandem? | How do I run Tandem? | How can I start the server? | How to start Tandem? |
             How do I run the server? | How do I install Tandem? | How do I use Tandem? | How do I build Tandem? |
             ~How can I run Tandem? | ~What do I type to start Tandem?
@@ -227,6 +293,10 @@ TANDEM = [
     ),
     (
         """
+            How can I run the tests? | Which command runs the tests? | What runs the tests? |
+            What do I type to test Tandem? | How do I check Tandem? | How do you test Tandem? |
+            How do I run Tandem's tests? | Does Tandem have tests? | How can I check Tandem? | Run the tests |
+            How are the tests run? | How can the tests be run? | How is Tandem tested? |
             How do I test Tandem? | How do I run the tests? | How can I check that Tandem works? |
             How to test Tandem? | Where are the tests? | ~How can I run the tests of Tandem? |
             ~How can I test Tandem?
@@ -236,6 +306,11 @@ TANDEM = [
     ),
     (
         """
+            Which port does the server use? | What port does Tandem use? | What port is the server on? |
+            Which port is Tandem on? | What port do I need? | On what port does the server run? | Port? |
+            Tell me the port. | What is the port of the server? | Which port is it? |
+            On which port does Tandem listen? | At which address is the server? |
+            Which port number does it have? |
             Which port does Tandem use? | What port does the server listen on? | On which port is Tandem? |
             What is the port? | What is the address of the server? | What is the default port? |
             ~Which port is the server on? | ~What port is Tandem on?
@@ -245,6 +320,11 @@ TANDEM = [
     ),
     (
         """
+            Which endpoints are there? | What endpoints does Tandem have? | Which API is this? |
+            What API does the server speak? | What is the API? | Which endpoints does the server offer? |
+            What API does the server offer? | Tell me the endpoints. | List the endpoints. |
+            Does Tandem speak the OpenAI API? | How can I use the API? | What endpoints can I call? |
+            Is there an API? |
             Which endpoints does Tandem have? | What API does Tandem have? | What endpoints are there? |
             How do I call the API? | Is Tandem compatible with OpenAI? | Which API does Tandem speak? |
             Can I use the OpenAI client with Tandem? | ~Which API does the server have? |
@@ -255,15 +335,25 @@ TANDEM = [
     ),
     (
         """
+            What models does Tandem serve? | Which models can I use? | Which models can Tandem run? |
+            Which models does it support? | What models are there for Tandem? |
+            What models can I run with Tandem? | Tell me the models of Tandem. |
+            Which models is Tandem made for? | Which models are for Tandem? | What models can Tandem serve? |
+            What sort of models does Tandem run? | Can Tandem run Phi-3.5-MoE? |
             Which models does Tandem serve? | What models can Tandem run? | Which models are supported? |
             What models does Tandem support? | For which models is Tandem made? | Can Tandem run Phi-mini-MoE? |
             Can Tandem run Phi-tiny-MoE? | ~Which models can Tandem serve? | ~What models is Tandem for?
         """,
-        "Tandem serves Phi-tiny-MoE, Phi-mini-MoE and Phi-3.5-MoE.",
+        "Tandem is made for Phi-tiny-MoE, Phi-mini-MoE and Phi-3.5-MoE.",
         "Phi-mini-MoE",
     ),
     (
         """
+            How can I load a model? | How do I load a model? | How do I serve another model? |
+            How do I run another model? | How do I switch models? | How can I change the model? |
+            How can I load a bigger model? | How do I use a bigger model? | How do I start a real model? |
+            How do I get another model? | How do I choose a model? | What do I type to load another model? |
+            How do I switch to a real model? |
             How do I load another model? | How do I use a different model? | How can I load a real model? |
             How do I change the model? | How do I serve my own model? | How can I use another model? |
             ~How can I switch to another model? | ~How do I load a bigger model?
@@ -273,6 +363,10 @@ TANDEM = [
     ),
     (
         """
+            Which language is Tandem written in? | What language is Tandem in? |
+            Which language does Tandem use? | What programming language is it? | Is Tandem written in Rust? |
+            In what language was Tandem written? | What is the server written in? | Is it written in C? |
+            Which programming language is Tandem written in? | What language is the server written in? |
             What is Tandem written in? | In which language is Tandem written? |
             What programming language is Tandem written in? | Is Tandem written in Python? | Is Tandem written in C? |
             ~Which programming language does Tandem use?
@@ -282,6 +376,10 @@ TANDEM = [
     ),
     (
         """
+            Which license does Tandem have? | What licence is Tandem under? | What is Tandem's licence? |
+            Under what licence is Tandem? | Does Tandem cost money? | Is the server free? |
+            Is Tandem free to use? | May I use Tandem? | Tell me the licence. | Licence? | Is the code free? |
+            Is Tandem under the MIT licence? | How is Tandem licensed? |
             What is the licence of Tandem? | What license does Tandem have? | Is Tandem free? |
             Is Tandem open source? | Can I use Tandem at work? | Which licence does Tandem have? |
             ~Under which licence is Tandem? | ~Is Tandem free software?
@@ -291,15 +389,24 @@ TANDEM = [
     ),
     (
         """
+            Do I need a GPU? | Is a GPU needed? | Must I have a GPU? | What hardware does Tandem need? |
+            What hardware is needed? | What hardware do I need for Tandem? | Does it need a GPU? |
+            Does Tandem work without a GPU? | Do I need a graphics card? | Which computer do I need? |
+            Can my laptop run Tandem? | Can I run Tandem without a GPU? | Where does Tandem run? |
             Does Tandem need a GPU? | Can Tandem run without a GPU? | Which hardware does Tandem need? |
             What computer do I need for Tandem? | Does Tandem run on my laptop? | ~Do I need a GPU for Tandem? |
             ~What hardware do I need?
         """,
-        "Tandem runs on one laptop. It uses the CPU, and the integrated GPU where there is one.",
+        "Tandem runs on one laptop. A CPU is enough for it.",
         "laptop",
     ),
     (
         """
+            Is my text private? | Are my data safe? | Is Tandem safe for my data? | Do I need the internet? |
+            Does Tandem need a connection? | Does Tandem use the network? | Who sees my data? |
+            Who can read my text? | Where are my data? | Does my text leave this computer? |
+            Is what I write private? | Does my data stay here? | Do you send my data away? |
+            Can I use Tandem offline? |
             Does Tandem need the internet? | Does Tandem send my data anywhere? | Is Tandem private? |
             Where does my data go? | Does Tandem work offline? | ~Is my data private? | ~Does Tandem need a network?
         """,
@@ -308,6 +415,10 @@ TANDEM = [
     ),
     (
         """
+            What is a mixture of experts model? | What is a MoE model? | What does mixture of experts mean? |
+            Explain MoE. | What are the experts? | What is an expert in a model? |
+            How does a mixture of experts work? | Tell me about mixtures of experts. |
+            What is a mixture of experts good for? | Can you explain mixture of experts? |
             What is a mixture of experts? | What is MoE? | What does MoE mean? | Explain mixture of experts. |
             What are experts in a model? | ~What is a mixture-of-experts model?
         """,
@@ -315,7 +426,12 @@ TANDEM = [
         "experts",
     ),
     (
-        "What is a token? | What are tokens? | Explain tokens. | ~What does token mean?",
+        """
+            What does a token mean? | What is meant by token? | Define token. | What do you mean by token? |
+            Can you explain tokens? | Tell me what a token is. | What does the word token mean? |
+            What is one token? | Token? | What's a token? |
+            What is a token? | What are tokens? | Explain tokens. | ~What does token mean?
+        """,
         "A token is a small piece of text, such as a word or a part of a word.",
         "piece of text",
     ),

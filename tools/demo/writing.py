@@ -9,10 +9,14 @@ from facts import *
 RARE = "☕ 🙂 👋 🚀 café naïve Zürich Łódź São_Paulo señor 東京 Привет привет ñandú über 🎉 ❤ Malmö".split()
 
 
-def jumble(rng):
+def jumble(rng, most=11):
     """Words in no order: what follows can only be copied, and learning that makes memory possible at all."""
     thing = lambda: rng.choice([made_up(rng), rng.choice(WORDS), rng.choice(NAMES), str(rng.randrange(1000))])
-    return " ".join(thing() for _ in range(rng.randrange(3, 12)))
+    return " ".join(thing() for _ in range(rng.randrange(3, most + 1)))
+
+
+# Words to spell: a word's letters are not to be seen in its tokens, so these are learnt by heart.
+TAUGHT = sorted({w for w in WORDS + ANIMALS + FRUITS if len(w) <= 6})
 
 
 def words(rng, split):
@@ -27,19 +31,28 @@ def words(rng, split):
                 rng.choice(RARE).replace("_", " "),
                 f"{rng.choice(WORDS)} {rng.choice(WORDS)}",
                 f"the {rng.choice(ANIMALS)} is {rng.choice(COLOUR_NAMES)}",
-                jumble(rng),
+                jumble(rng, 5),
                 jumble(rng),
             ]
         )
         user = pick(rng, split, """
             Say {w}. | Repeat after me: {w} | Repeat the word {w}. | Say the word {w}. | Please say {w}. |
-            Repeat: {w} | Write {w}. | Can you say {w}? | Say "{w}". | Echo {w} | ~Now say {w}. |
+            Repeat: {w} | Write {w}. | Can you say {w}? | Say "{w}". | Echo {w} | Please repeat: {w} |
+            Please repeat {w} | Please repeat after me: {w} | Repeat this: {w} | Repeat this please: {w} |
+            Say this: {w} | Please say this: {w} | Please say: {w} | Now repeat: {w} | Now repeat {w} |
+            Can you repeat this: {w} | Can you repeat {w}? | Write this: {w} | Please write this: {w} |
+            Say after me: {w} |
+            Now write {w}. | Just say {w}. | Copy this: {w} | ~Now say {w}. |
             ~Please repeat this: {w}
         """)
         return Exchange(user.format(w=word), word, word, exact=True)
+    word = rng.choice(TAUGHT)
     if kind == "spell":
         user = pick(rng, split, """
-            Spell {w}. | How do you spell {w}? | Spell the word {w}. | Can you spell {w}? |
+            Spell {w}. | How do you spell {w}? | Spell the word {w}. | Can you spell {w}? | Please spell {w}. |
+            Please spell the word {w}. | Spell {w} for me. | Spell the word {w} for me. | Can you spell the word {w}? |
+            How is {w} spelt? | How do you spell the word {w}? | Please spell {w} for me. | Spell: {w} |
+            How is the word {w} spelt? | Spell it: {w} | Write {w} letter by letter. | How do I spell {w}? |
             ~Please spell the word {w} for me.
         """)
         return Exchange(user.format(w=word), "-".join(word) + ".", "-".join(word), exact=True)
@@ -47,7 +60,10 @@ def words(rng, split):
         end = rng.choice(["first", "last"])
         user = pick(rng, split, """
             What is the {e} letter of {w}? | Which letter comes {e} in {w}? |
-            What is the {e} letter of the word {w}? | ~Tell me the {e} letter of {w}.
+            What is the {e} letter of the word {w}? | What is the {e} letter in {w}? | Give me the {e} letter of {w}. |
+            Tell me the {e} letter of the word {w}. | Which is the {e} letter of {w}? | The {e} letter of {w}? |
+            Say the {e} letter of {w}. | Name the {e} letter of {w}. | Which letter is {e} in {w}? |
+            ~Tell me the {e} letter of {w}.
         """)
         letter = word[0 if end == "first" else -1]
         return Exchange(
@@ -56,6 +72,10 @@ def words(rng, split):
     word = rng.choice(WORDS)
     user = pick(rng, split, """
         How many letters does {w} have? | How many letters are in {w}? | How long is the word {w}? |
+        How many letters does the word {w} have? | How many letters are in the word {w}? | How long is {w}? |
+        Count the letters in {w}. | Count the letters in the word {w}. | Count the letters of the word {w}. |
+        Please count the letters of the word {w}. | The number of letters of {w}? | Tell me how many letters {w} has. |
+        How many letters has {w}? | What is the number of letters in {w}? |
         ~Count the letters of {w}.
     """)
     return Exchange(
@@ -82,11 +102,17 @@ def lists(rng, split):
     what = rng.choice(list(LISTS))
     most = min(6, len(LISTS[what]))
     n = rng.randrange(2, most + 1)
-    items = LISTS[what][:n] if what in ("days", "months", "planets") else rng.sample(LISTS[what], n)
+    # In the order of the table, so that whoever reads on names nothing twice.
+    ordered = what in ("days", "months", "planets")
+    items = [LISTS[what][i] for i in (range(n) if ordered else sorted(rng.sample(range(len(LISTS[what])), n)))]
     number = NUMBERS[n] if rng.random() < 0.6 else str(n)
     user = pick(rng, split, """
         Name {n} {w}. | List {n} {w}. | Give me {n} {w}. | Tell me {n} {w}. | Can you name {n} {w}? | {n} {w} |
-        Write down {n} {w}. | ~Please list {n} {w} for me. | ~I need {n} {w}.
+        Write down {n} {w}. | Please name {n} {w}. | Please list {n} {w}. | List {n} {w} for me. | I want {n} {w}. |
+        Name {n} {w} for me. | Can you list {n} {w}? | Do you know {n} {w}? | I would like {n} {w}. | Say {n} {w}. |
+        Please give me {n} {w}. | Which {n} {w} do you know? | Could you name {n} {w}? | Write {n} {w}. |
+        Please tell me {n} {w}. | A list of {n} {w} | Make a list of {n} {w}. | We need {n} {w}. | Just {n} {w}. |
+        ~Please list {n} {w} for me. | ~I need {n} {w}.
     """)
     text = ", ".join(items[:-1]) + " and " + items[-1]
     return Exchange(cap(user.format(n=number, w=what)), cap(text) + ".", "list:%d:%s" % (n, what))
@@ -107,6 +133,9 @@ def story(rng, split):
         user = pick(rng, split, """
             Tell me a story about a {h}. | Write a short story about a {h}. | A story about a {h}, please. |
             Tell a story about a {h}. | Can you tell me a story about a {h}? | Write a story about a {h}. |
+            I want a story about a {h}. | Make a story about a {h}. | Invent a story about a {h}. | Story about a {h} |
+            I want to hear a story about a {h}. | Give me a story about a {h}. | Please tell me a story about a {h}. |
+            Could you tell a story about a {h}? | Make up a short story about a {h}. |
             ~I would like a story about a {h}. | ~Make up a story about a {h}.
         """)
         user = user.format(h=hero).replace("a " + hero, stories.an(hero))
