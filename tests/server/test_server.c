@@ -86,13 +86,13 @@ static int setup(void **state) {
 
 static int setup_impatient(void **state) {
     char *flags[] = {"--header-seconds=0.3",      "--body-seconds=0.3",  "--idle-seconds=0.5",
-                     "--slow-reader-seconds=0.5", "--drain-seconds=0.3", "--heartbeat-seconds=0.3",
+                     "--slow-reader-seconds=1.5", "--drain-seconds=0.3", "--heartbeat-seconds=0.3",
                      "--max-sequences=2",         "--queue=2",           "--body-bytes-max=64K"};
     return start(state, flags, sizeof flags / sizeof *flags);
 }
 
 static int setup_slow(void **state) {
-    char *flags[] = {"--slow-reader-seconds=0.5"};
+    char *flags[] = {"--slow-reader-seconds=1.5"};
     return start(state, flags, 1);
 }
 
