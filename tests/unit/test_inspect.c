@@ -1,5 +1,6 @@
 // Looking at a model without opening it: the same figures as opening it gives, and a word on what is not supported.
 #include "engine/engine.h"
+#include "engine/model.h"
 #include "tests/unit/model_files.h"
 
 #define DEMO "models/demo"
@@ -41,6 +42,28 @@ static void test_as_opened(void **state) {
     assert_int_equal(outline.unsupported.code, ERROR_NONE);
     engine_outline_finish(&outline);
     engine_outline_finish(&outline); // once more does no harm
+}
+
+// Every way in which a checkpoint may hold its tensors: in several files, experts in stacks, the head as the embedding.
+static void test_toys(void **state) {
+    (void)state;
+    static const char *const toys[] = {"toy-wide", "toy-sharded", "toy-tied", "toy-window", "toy-stacked"};
+    for (size_t t = 0; t < sizeof toys / sizeof *toys; t++)
+        for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++) {
+            char dir[64];
+            struct error error = {0};
+            struct model_outline outline;
+            struct model *model = NULL;
+            snprintf(dir, sizeof dir, "tests/golden/data/%s", toys[t]);
+            const struct model_options options = {.dir = dir, .weights = (enum weight_format)i};
+            if (model_inspect(&outline, dir, &error) || model_open(&model, &options, &error))
+                fail_msg("%s", error.message);
+            assert_int_equal(outline.parameters, model->parameters);
+            assert_int_equal(outline.parameters_active, model->parameters_active);
+            assert_int_equal(outline.weight_bytes[i], model->weight_bytes);
+            assert_int_equal(outline.file_count, strcmp(toys[t], "toy-sharded") == 0 ? 2 : 1);
+            model_close(model);
+        }
 }
 
 static void test_demo(void **state) {
@@ -147,8 +170,8 @@ static void test_machine(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_as_opened), cmocka_unit_test(test_demo),    cmocka_unit_test(test_unsupported),
-        cmocka_unit_test(test_refused),   cmocka_unit_test(test_machine),
+        cmocka_unit_test(test_as_opened),   cmocka_unit_test(test_toys),    cmocka_unit_test(test_demo),
+        cmocka_unit_test(test_unsupported), cmocka_unit_test(test_refused), cmocka_unit_test(test_machine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -228,7 +228,7 @@ static void test_hostile(void **state) {
     text[SETTINGS_FILE_BYTES_MAX] = '\0';
     refuses(text, "FILE:");
     text[SETTINGS_FILE_BYTES_MAX] = '[';
-    refuses(text, "FILE: expected at most 65536 bytes, found 65537");
+    refuses(text, "FILE: expected at most 32768 bytes, found 32769");
 }
 
 // Whatever becomes of a file, it is read, or refused in words that name it.

@@ -76,6 +76,9 @@ static void test_nearest_long(void **state) {
         assert_int_equal(strlen(nearest.word), bytes < NEAREST_BYTES ? bytes : 0);
         nearest_consider(&nearest, word, bytes - 1);
         assert_int_equal(strlen(nearest.word), bytes < NEAREST_BYTES ? bytes : 0);
+        nearest_init(&nearest, word, NEAREST_BYTES - 1);
+        nearest_consider(&nearest, word, bytes);
+        assert_int_equal(strlen(nearest.word), bytes < NEAREST_BYTES ? bytes : 0);
     }
 }
 
