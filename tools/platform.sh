@@ -171,6 +171,7 @@ check_platform() {
         return
     fi
     fetch_wheels || say "Python packages for $what were not found: its end-to-end tests will say so."
+    [ ! -d "$root/build/makers" ] || cp -a "$root/build/makers" "$place/build/" # fetched by the tests here
     pass_on_the_network "$place/system"
     say "— $what: ./check ${*:2}"
     apart enter_root "$@"
