@@ -85,10 +85,6 @@ static void begin(struct connection *connection, const char *target, const char 
         return;
     }
     connection->chunked = scan.facts.encodings > 0;
-    if (connection->chunked) {
-        http->chunks = connection;
-        connection_settle_later(connection);
-    }
     bool has_body = scan.facts.encodings > 0 || scan.facts.content_length > 0;
     if (has_body) connection_set_phase(connection, PHASE_BODY, http->options.body_ms);
 
@@ -167,7 +163,13 @@ enum MHD_Result http_on_request(void *user, struct MHD_Connection *mhd, const ch
         *context = connection;
         begin(connection, target, method, version);
         if (connection->fate != FATE_OPEN) return MHD_NO;
-        return connection->refuse_early ? queue(connection) : MHD_YES;
+        if (connection->refuse_early) return queue(connection);
+        if (connection->chunked) connection_begin_chunks(connection);
+        return MHD_YES;
+    }
+    if (connection->header_again) {
+        connection->header_again = false;
+        return connection->fate == FATE_OPEN ? MHD_YES : MHD_NO;
     }
     if (*data_bytes > 0) {
         enum MHD_Result taken = take_body(connection, data, *data_bytes);

@@ -4,7 +4,8 @@
 // an HTML page of its own is refused before, with a JSON error, and so is what it would be too lenient about. Behind a
 // malformed request the connection is closed. A client that sends several requests at once gets as many answers as there
 // are whole requests in what is there when the first is looked at; then the connection is closed too. So it is behind a
-// request with a body in chunks.
+// request with a body in chunks. What is wrong with chunks is seen as they come: by our reader as far as they come with
+// the header, later by libmicrohttpd, which is less strict, in words of ours.
 //
 // A client that ends its side of the connection (a half-close: `printf … | nc -N`) while its answer takes time counts
 // as gone. It can not be told from one that has closed the whole connection: that only shows when it answers data
@@ -82,10 +83,10 @@ const char *http_header(const struct exchange *exchange, const char *name); // o
 // Moves the body out, so that it can outlive the exchange or be freed before its end.
 void http_take_body(struct exchange *exchange, struct buffer *out);
 
-// Answers. Takes the reply's body over. allow: the Allow header of a 405, or NULL.
 // Answers a browser that asks whether a page may send what it wants to, where pages may. False: nothing is asked.
 bool http_preflight(struct exchange *exchange);
 
+// Answers. Takes the reply's body over. allow: the Allow header of a 405, or NULL.
 void http_reply(struct exchange *exchange, struct api_reply *reply, const char *allow);
 void http_reply_error(struct exchange *exchange, const struct error *error, const char *allow);
 

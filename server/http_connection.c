@@ -37,15 +37,6 @@ static void on_again(void *user) {
     want_run(user);
 }
 
-static void before_wait(void *user) {
-    struct http *http = user;
-    if (!http->run_wanted) return;
-    http->run_wanted = false;
-    connection_run(http);
-    MHD_UNSIGNED_LONG_LONG wait_ms;
-    if (MHD_get_timeout(http->daemon, &wait_ms) == MHD_YES) loop_timer_start(http->again, wait_ms, 0);
-}
-
 // ---- One connection
 
 void connection_set_phase(struct connection *connection, enum phase phase, uint64_t patience_ms) {
@@ -67,9 +58,11 @@ void connection_resume(struct connection *connection) {
     want_run(connection->http);
 }
 
-// The fastest way out that libmicrohttpd's interface leaves: it will find the socket dead.
+// The fastest way out that libmicrohttpd's interface leaves: it will find the socket dead. Where its buffer is full and
+// it does not look, it gives up a second later.
 static void cut_off(struct connection *connection) {
     shutdown(connection->fd, SHUT_RDWR);
+    MHD_set_connection_option(connection->mhd, MHD_CONNECTION_OPTION_TIMEOUT, 1U);
     connection->waiting = false;
     connection_resume(connection);
     want_run(connection->http);
@@ -82,7 +75,7 @@ void connection_leave(struct connection *connection, const char *why) {
         connection->exchange.failed = why;
         connection->http->handler.gone(connection->http->handler.user, &connection->exchange);
     }
-    if (connection->suspended && !connection->waiting)
+    if (connection->suspended && connection->phase > PHASE_BODY)
         connection_resume(connection); // its next callback reports the failure
     else
         cut_off(connection);
@@ -112,8 +105,8 @@ uint64_t connection_bytes_taken(const struct connection *connection) {
 // Bytes that libmicrohttpd has read: all that came, less what still lies in the socket.
 static uint64_t bytes_read(const struct connection *connection) {
     struct tcp_info info;
-    int unread = 0;
-    if (!tcp_state(connection, &info) || ioctl(connection->fd, FIONREAD, &unread) != 0) return 0;
+    int unread = 0; // first: what comes in between counts as read, which ends a connection rather than trusting it
+    if (ioctl(connection->fd, FIONREAD, &unread) != 0 || !tcp_state(connection, &info)) return UINT64_MAX;
     return info.tcpi_bytes_received - (uint64_t)unread;
 }
 
@@ -131,8 +124,9 @@ bool connection_ends(const struct connection *connection) {
 // requests that were looked at (a client need not wait for an answer) is never taken for a request: the connection
 // ends.
 //
-// A body in chunks is framed all along, and can not be looked at beforehand. libmicrohttpd reads such bodies one
-// connection at a time; so when it reports a mistake, we know whose it is, and answer before it does.
+// A body in chunks is framed all along, and can not be looked at beforehand. So libmicrohttpd is kept from reading such
+// bodies as well, but for one connection at a time: when it reports a mistake, we know whose it is, and answer before
+// it does. It overlooks some; but what never ends is ours to end, before its buffer is full and it would wait for ever.
 
 void connection_settle_later(struct connection *connection) {
     if (connection->settle_link) return;
@@ -162,9 +156,7 @@ static void settle(struct connection *connection) {
     loop_watch_start(connection->watch, LOOP_READABLE | LOOP_DISCONNECT);
 }
 
-void connection_run(struct http *http) {
-    MHD_run(http->daemon);
-    http->chunks = NULL;
+static void settle_all(struct http *http) {
     while (http->to_settle) {
         struct connection *connection = http->to_settle;
         settle_never(connection);
@@ -216,12 +208,54 @@ static void look_at_next(struct connection *connection) {
     }
 }
 
+void connection_begin_chunks(struct connection *connection) {
+    connection->untouched = connection->header_again = true;
+    connection->http->untouched++;
+    connection->received_before = 0;
+    connection->read_before = bytes_read(connection);
+    connection_suspend(connection); // and not a byte of the body further
+}
+
+static void touch(struct connection *connection) {
+    if (connection->untouched) connection->http->untouched--;
+    connection->untouched = false;
+}
+
+// Sizes and trailers without a byte of the body between them: nobody needs so much.
+static bool makes_no_progress(struct connection *connection) {
+    enum { IDLE_BYTES_MAX = 4096 };
+    uint64_t read = bytes_read(connection);
+    if (connection->received == connection->received_before) return read - connection->read_before > IDLE_BYTES_MAX;
+    connection->received_before = connection->received;
+    connection->read_before = read;
+    return false;
+}
+
+// libmicrohttpd makes what it can of the bytes that are there, for this connection alone.
 static void read_chunks(struct connection *connection) {
+    struct http *http = connection->http;
     watch_leaving(connection);
-    connection->http->chunks = connection;
+    touch(connection);
+    http->chunks = connection;
     connection_resume(connection);
     connection_settle_later(connection);
-    connection_run(connection->http);
+    MHD_run(http->daemon);
+    bool there = http->chunks == connection; // it is not freed
+    http->chunks = NULL;
+    if (there && connection->active && connection->phase == PHASE_BODY && connection->fate == FATE_OPEN &&
+        makes_no_progress(connection)) {
+        struct error error;
+        error_set(&error, ERROR_ARGUMENT, "the body is not properly divided into chunks");
+        http_refuse_body(connection, &error);
+        cut_off(connection);
+    }
+    settle_all(http);
+}
+
+static void read_untouched(struct http *http) {
+    struct connection *connection = http->untouched > 0 ? http->connections : NULL;
+    while (connection && !connection->untouched) connection = connection->next;
+    if (connection) read_chunks(connection);
 }
 
 // The client has closed its side, which we take for leaving while an answer takes time. Nobody reads the socket
@@ -251,6 +285,17 @@ static void on_complaint(void *user, const char *format, va_list arguments) {
     shutdown(connection->fd, SHUT_WR); // nothing comes behind that
 }
 
+static void before_wait(void *user) {
+    struct http *http = user;
+    if (!http->run_wanted) return;
+    http->run_wanted = false;
+    MHD_run(http->daemon);
+    settle_all(http);
+    while (http->untouched > 0) read_untouched(http);
+    MHD_UNSIGNED_LONG_LONG wait_ms;
+    if (MHD_get_timeout(http->daemon, &wait_ms) == MHD_YES) loop_timer_start(http->again, wait_ms, 0);
+}
+
 // ---- Coming and going
 
 static void on_notify_connection(void *user, struct MHD_Connection *mhd, void **context,
@@ -269,6 +314,7 @@ static void on_notify_connection(void *user, struct MHD_Connection *mhd, void **
     struct connection *connection = *context;
     settle_never(connection);
     if (http->chunks == connection) http->chunks = NULL;
+    if (connection->untouched) http->untouched--;
     loop_watch_destroy(connection->watch); // before the descriptor is closed
     connection->watch = NULL;
     *connection->link = connection->next;

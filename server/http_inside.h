@@ -39,6 +39,10 @@ struct connection {
     bool active;                   // an exchange is under way: `header` was called, `finished` was not
     bool delivered;                // `request` was called
     bool chunked;                  // its body comes in chunks
+    bool untouched;                // of which libmicrohttpd has not begun to make sense
+    bool header_again;             // suspended at the header, it will come with that once more
+    size_t received_before;        // `received` when there last was progress in such a body
+    uint64_t read_before;          // and what libmicrohttpd had read then
     size_t received;               // bytes of the body so far
     bool refuse_early;             // answer before the body, and close
     bool discard;                  // there is an answer already: the body goes nowhere
@@ -60,7 +64,8 @@ struct http {
     struct connection *connections;
     struct connection *arriving;  // the connection that MHD_add_connection is being called for
     struct connection *to_settle; // those to be looked at when libmicrohttpd has run
-    struct connection *chunks;    // the only one whose body in chunks libmicrohttpd may be reading
+    struct connection *chunks;    // the only one whose body in chunks libmicrohttpd may be reading now
+    size_t untouched;             // connections that are
     int dead_fd;                  // a socket whose other end is closed
     size_t exchanges;
     size_t body_bytes; // memory of all the bodies that are arriving
@@ -71,7 +76,6 @@ extern const char HTTP_CLIENT_LEFT[], HTTP_OUT_OF_MEMORY[]; // why an exchange f
 
 // ---- http_connection.c
 
-void connection_run(struct http *http); // libmicrohttpd does what there is to do
 void connection_set_phase(struct connection *connection, enum phase phase, uint64_t patience_ms);
 void connection_suspend(struct connection *connection);
 void connection_resume(struct connection *connection); // does nothing where it is not suspended
@@ -80,6 +84,8 @@ void connection_leave(struct connection *connection, const char *why);
 void connection_settle_later(struct connection *connection);
 // Whether the answer now under way has to be the connection's last: what follows the request was not looked at.
 bool connection_ends(const struct connection *connection);
+// libmicrohttpd has passed on a header with a body in chunks behind it: it stops there.
+void connection_begin_chunks(struct connection *connection);
 uint64_t connection_bytes_taken(const struct connection *connection);
 void connection_tick(struct http *http);
 int connection_open_daemon(struct http *http, struct error *error);

@@ -5,6 +5,7 @@
 #include "tests/server/stub_engine.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -255,7 +256,15 @@ static void test_chat(void **state) {
 
 static void test_sent_ahead(void **state) {
     int fd = dial(*state, 0);
-    for (int i = 0; i < 8; i++) say_chat(fd, "hi", i % 2, 2, i < 7 ? "" : CLOSE);
+    struct buffer all; // in one piece: what comes while an earlier one is read may be answered by closing
+    buffer_init(&all, 1 << 20);
+    for (int i = 0; i < 8; i++) {
+        char *request = chat("hi", i % 2, 2, i < 7 ? "" : CLOSE);
+        buffer_text(&all, request);
+        free(request);
+    }
+    say(fd, all.data);
+    buffer_finish(&all);
     char *answer = hear(fd, NULL);
     assert_int_equal(count(answer, "HTTP/1.1 200 OK\r\n"), 8);
     assert_int_equal(count(answer, "data: [DONE]\n\n"), 4);
@@ -403,6 +412,61 @@ static void test_bad_chunks(void **state) {
                 free(answer);
                 close(fd);
             }
+}
+
+static int descriptors(void) {
+    int count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    assert_non_null(dir);
+    while (readdir(dir)) count++;
+    closedir(dir);
+    return count;
+}
+
+// A line between chunks that is longer than any buffer is refused, and its connection ends.
+static void test_endless_chunk_lines(void **state) {
+    static char line[40001];
+    memset(line, 'x', sizeof line - 1);
+    int before = descriptors();
+    for (int i = 0; i < 3; i++) {
+        int fd = dial(*state, 0);
+        say(fd, LINE("POST", "/v1/completions") "Transfer-Encoding: chunked\r\n\r\n");
+        nanosleep(&(struct timespec){.tv_nsec = 60000000}, NULL);
+        (void)!send(fd, "5;", 2, MSG_NOSIGNAL);
+        (void)!send(fd, line, sizeof line - 1, MSG_NOSIGNAL);
+        char *answer = hear(fd, NULL);
+        if (i < 2) expect_status(answer, 400);
+        free(answer);
+        close(fd);
+    }
+    while (descriptors() > before) nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); // or the test never ends
+}
+
+// Two bodies in chunks are read in one turn of the loop: a mistake in one is not taken for the other's.
+static void test_chunks_side_by_side(void **state) {
+    enum { PAIRS = 20 };
+    int good[PAIRS], bad[PAIRS];
+    for (int i = 0; i < PAIRS; i++) {
+        good[i] = dial(*state, 0);
+        bad[i] = dial(*state, 0);
+        say(bad[i], LINE("POST", "/v1/completions") "Transfer-Encoding: chunked\r\n\r\n2\r\n{ \r\n");
+    }
+    for (int i = 0; i < PAIRS; i++) {
+        say(good[i], LINE("POST", "/v1/completions") CLOSE "Transfer-Encoding: chunked\r\n\r\n2\r\n{\"\r\n");
+        say(bad[i], "ZZZ\r\n");
+    }
+    for (int i = 0; i < PAIRS; i++) say(good[i], "15\r\nprompt\":\"hi\",\"n\":1}  \r\n0\r\n\r\n");
+    for (int i = 0; i < PAIRS; i++) {
+        char *answer = hear(good[i], NULL);
+        expect_status(answer, 200);
+        free(answer);
+        answer = hear(bad[i], NULL);
+        expect_status(answer, 400);
+        expect(answer, "divided into chunks");
+        free(answer);
+        close(good[i]);
+        close(bad[i]);
+    }
 }
 
 // A client that does not wait for answers gets those to the whole requests it has sent, in order; a malformed one
@@ -745,6 +809,8 @@ int main(void) {
         WITH(setup, test_refusals),
         WITH(setup, test_later_refusals),
         WITH(setup, test_bad_chunks),
+        WITH(setup, test_endless_chunk_lines),
+        WITH(setup, test_chunks_side_by_side),
         WITH(setup, test_requests_in_a_row),
         WITH(setup_impatient, test_body_too_large),
         WITH(setup_impatient, test_more_than_places),
