@@ -125,7 +125,6 @@ static int measure_points(struct bench *bench, struct bench_report *report, stru
     return code;
 }
 
-// The whole of it or nothing.
 static int write_json(const json_t *json, struct error *error) {
     if (json_dump_file(json, own.json, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0) return 0;
     return error_set(error, ERROR_INTERNAL, "%s can not be written", own.json);
@@ -171,14 +170,20 @@ static int check_settings(struct error *error) {
     return 0;
 }
 
+static bool can_write(const char *path) {
+    int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file >= 0)
+        unlink(path); // it comes with the figures
+    else
+        file = open(path, O_WRONLY | O_CLOEXEC);
+    return file >= 0 && close(file) == 0;
+}
+
 // What will be read and written is tried before minutes are spent.
 static int open_files(json_t **old, struct error *error) {
     int code = own.compare[0] ? bench_read_json(own.compare, old, error) : 0;
-    if (code || !own.json[0]) return code;
-    int file = open(own.json, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    if (file < 0) return error_set(error, ERROR_ARGUMENT, "%s can not be written", own.json);
-    close(file);
-    return 0;
+    if (code || !own.json[0] || can_write(own.json)) return code;
+    return error_set(error, ERROR_ARGUMENT, "%s can not be written", own.json);
 }
 
 static int run(int count, char **arguments) {

@@ -14,13 +14,17 @@
 enum {
     ROUNDS = 4096,         // of a kernel between two looks at the clock
     READS = 3,             // of the whole memory; the median counts
-    READ_FLOATS = 1 << 14, // at a time
+    BLOCK_BYTES = 8 << 20, // of memory, read by one thread
+    STREAMS = 8,           // places in it that are read at once
+    LINE_WORDS = 8,        // of a cache line
+    AHEAD_WORDS = 64 * 8,  // that a line is asked for before it is wanted
 };
 static const double PEAK_SECONDS = 0.02; // each arithmetic, after half as long to warm up
 
 // ---- Register-resident kernels: ROUNDS rounds; each returns how many operations those were
 
 #define UNROLL _Pragma("GCC unroll 16")
+#define KEEP_WORD(x) __asm__ volatile("" : "+r"(x))
 #define KEEP(x) __asm__ volatile("" : "+v"(x)) // the compiler may neither drop nor foresee it
 enum { SUMS = 12 }; // independent, so that one does not wait for another
 
@@ -190,23 +194,36 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double measure_reading(const struct cpu *cpu, const float *memory, size_t bytes) {
-    size_t pieces = bytes / sizeof *memory / READ_FLOATS;
-    if (pieces == 0) return 0;
+// Several streams at once, as matrix products read rows: one alone leaves the processor waiting. Each word is used.
+static uint64_t read_streams(const uint64_t *from, size_t words) {
+    uint64_t seen[LINE_WORDS] = {0};
+    size_t each = words / STREAMS;
+    for (size_t at = 0; at < each; at += LINE_WORDS)
+        for (int stream = 0; stream < STREAMS; stream++) {
+            const uint64_t *line = from + (size_t)stream * each + at;
+            __builtin_prefetch(line + AHEAD_WORDS, 0, 2);
+            for (int i = 0; i < LINE_WORDS; i++) seen[i] |= line[i];
+        }
+    uint64_t all = 0;
+    for (int i = 0; i < LINE_WORDS; i++) all |= seen[i];
+    return all;
+}
+
+// The memory is dealt out in blocks, so that a thread that is held up holds up nobody else for long.
+static double measure_reading(const struct cpu *cpu, const uint64_t *memory, size_t bytes) {
+    size_t blocks = bytes / BLOCK_BYTES, words = BLOCK_BYTES / sizeof *memory;
+    if (blocks == 0) return 0;
     double seconds[READS];
-    float largest = 0;
+    uint64_t seen = 0;
     for (int i = 0; i < READS; i++) {
         double began_at = clock_seconds();
-#pragma omp parallel for num_threads(cpu->limits.threads) reduction(max : largest) schedule(static)
-        for (size_t piece = 0; piece < pieces; piece++) {
-            float here = cpu->kernels->maximum(memory + piece * READ_FLOATS, READ_FLOATS);
-            if (here > largest) largest = here;
-        }
+#pragma omp parallel for num_threads(cpu->limits.threads) reduction(| : seen) schedule(dynamic)
+        for (size_t block = 0; block < blocks; block++) seen |= read_streams(memory + block * words, words);
         seconds[i] = clock_seconds() - began_at;
     }
-    __asm__ volatile("" : : "m"(largest));
+    KEEP_WORD(seen);
     qsort(seconds, READS, sizeof *seconds, compare);
-    return (double)(pieces * READ_FLOATS * sizeof *memory) / seconds[READS / 2];
+    return (double)(blocks * BLOCK_BYTES) / seconds[READS / 2];
 }
 
 void cpu_measure(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out) {
