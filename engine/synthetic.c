@@ -17,7 +17,8 @@ enum {
     NAME_BYTES = 96,
     NAMES_BYTES_MAX = 1 << 20,
     ALIGN_BYTES = 4096, // a page: the binder gives back those of a tensor that it has converted
-    PIECE = 1024,       // numbers made at a time, in the first cache
+    PIECE = 1024,       // numbers made or copied at a time, in the first cache
+    FRESH = 64 * PIECE, // of a tensor; what follows are pieces of them
     THREADS_MAX = 64,
 };
 static const float BIAS_MAX = 0.05f;
@@ -201,8 +202,16 @@ static void fill(const struct tensor *tensor, size_t index) {
     }
     // A product of a row with a vector of unit variance has unit variance too.
     float most = vector ? BIAS_MAX : sqrtf(3.0f / (float)tensor->shape[1]);
-    for (size_t i = 0; i < elements; i += PIECE)
-        fill_piece(tensor, (uint64_t)index << 32, i, elements - i < PIECE ? elements - i : PIECE, most / 32768);
+    size_t width = tensor_type_bytes(tensor->type);
+    unsigned char *to = (unsigned char *)tensor->data;
+    uint64_t seed = (uint64_t)index << 32;
+    for (size_t i = 0; i < elements; i += PIECE) {
+        size_t count = elements - i < PIECE ? elements - i : PIECE;
+        if (i < FRESH)
+            fill_piece(tensor, seed, i, count, most / 32768);
+        else
+            memcpy(to + i * width, to + mix(seed + i) % (FRESH - PIECE) * width, count * width);
+    }
 }
 
 // ---- Filling, on threads that end with it
