@@ -53,8 +53,8 @@ static const struct example EXAMPLES[] = {
 // ---- What is measured
 
 static const struct bench_point POINTS[] = {
-    {true, 1, 16, true},    {true, 1, 128, true},  {true, 1, 512, true},   {true, 1, 2000, false},
-    {false, 1, 64, true},   {false, 4, 64, false}, {false, 8, 64, true},   {false, 16, 64, false},
+    {true, 1, 16, true},    {true, 1, 128, true},    {true, 1, 512, true}, {true, 1, 2000, false},
+    {false, 1, 64, true},   {false, 4, 64, false},   {false, 8, 64, true}, {false, 16, 64, false},
     {false, 32, 64, false}, {false, 1, 2000, false},
 };
 enum { POINT_COUNT = sizeof POINTS / sizeof *POINTS };
@@ -207,10 +207,11 @@ static int run(int count, char **arguments) {
 const struct command bench_command = {
     .name = "bench",
     .summary = "measure how fast a model runs here, beside the machine's limits",
-    .description = "Prefill is how fast prompts are read, decode how fast answers are written, for one sequence or for a "
-                   "batch of them together. The machine's own limits are measured in between, on the same threads: what "
-                   "it reads from memory, and its multiplications with operands in registers. Decode is bound by the "
-                   "first, prefill by the second; the shares say how near Tandem comes. Other programs disturb it.",
+    .description =
+        "Prefill is how fast prompts are read, decode how fast answers are written, for one sequence or for a "
+        "batch of them together. The machine's own limits are measured in between, on the same threads: what "
+        "it reads from memory, and its multiplications with operands in registers. Decode is bound by the "
+        "first, prefill by the second; the shares say how near Tandem comes. Other programs disturb it.",
     .tables = TABLES,
     .table_count = sizeof TABLES / sizeof *TABLES,
     .examples = EXAMPLES,

@@ -50,7 +50,8 @@ static double first_token_ms(const struct bench_report *report) {
 void bench_print_end(const struct bench_report *report) {
     const struct bench *bench = report->bench;
     printf("\nfirst token of a prompt of 128 tokens after %.0f ms; memory %.0f MiB when loaded, %.0f MiB at most\n",
-           first_token_ms(report), (double)report->load_rss_bytes / (1 << 20), (double)report->peak_rss_bytes / (1 << 20));
+           first_token_ms(report), (double)report->load_rss_bytes / (1 << 20),
+           (double)report->peak_rss_bytes / (1 << 20));
     if (!bench->arithmetic) return;
     printf("this machine: reads %.1f GB/s; at best %.2f TFLOP/s in f32", median(&bench->read_bytes) / 1e9,
            median(&bench->f32) / 1e12);
@@ -73,7 +74,8 @@ void bench_print_profile(const struct bench_result *result) {
     printf("\n%-34s %10s %7s %9s %11s\n", name, "ms a step", "share", "GB/s", "GFLOP/s");
     for (int i = 0; i < ENGINE_STAGE_COUNT && all->steps > 0; i++) {
         const struct engine_stage_work *work = &all->stages[i];
-        printf("  %-32s %10.3f %5.1f %%", NAMES[i], 1e3 * work->seconds / all->steps, 100 * work->seconds / all->seconds);
+        printf("  %-32s %10.3f %5.1f %%", NAMES[i], 1e3 * work->seconds / all->steps,
+               100 * work->seconds / all->seconds);
         if (work->seconds > 0 && work->bytes > 0) printf(" %9.1f", work->bytes / work->seconds / 1e9);
         if (work->seconds > 0 && work->operations > 0) printf(" %11.1f", work->operations / work->seconds / 1e9);
         printf("\n");
@@ -124,12 +126,12 @@ json_t *bench_json(const struct bench_report *report) {
         json_array_append_new(report->results[i].point.prefill ? prefill : decode,
                               json_result(bench, &report->results[i]));
     return json_pack("{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:f, s:i}", //
-                     "machine", "cpu", cpu, "threads", info->threads,                                          //
-                     "read_gbps", number(median(&bench->read_bytes) / 1e9),                                    //
-                     "f32_tflops", number(median(&bench->f32) / 1e12),                                         //
-                     "bf16_tflops", number(median(&bench->bf16) / 1e12),                                       //
-                     "int8_tops", number(median(&bench->int8) / 1e12),                                         //
-                     "model", info->model_name, "weights", info->weights, "placement", report->placement,      //
+                     "machine", "cpu", cpu, "threads", info->threads,                                            //
+                     "read_gbps", number(median(&bench->read_bytes) / 1e9),                                      //
+                     "f32_tflops", number(median(&bench->f32) / 1e12),                                           //
+                     "bf16_tflops", number(median(&bench->bf16) / 1e12),                                         //
+                     "int8_tops", number(median(&bench->int8) / 1e12),                                           //
+                     "model", info->model_name, "weights", info->weights, "placement", report->placement,        //
                      "load", "seconds", report->load_seconds, "rss_mib", (double)report->load_rss_bytes / (1 << 20),
                      "prefill", prefill, "decode", decode, "ttft_ms", number(first_token_ms(report)), "peak_rss_mib",
                      (double)report->peak_rss_bytes / (1 << 20), "runs", bench->runs);

@@ -194,8 +194,8 @@ static int prefill_once(struct bench *bench, int tokens, double *first_token, st
     return code;
 }
 
-// The step that ended a job may be told of a moment later than the job: so a run is counted before the next begins, when
-// the engine has answered another question.
+// The step that ended a job may be told of a moment later than the job: so a run is counted before the next begins,
+// when the engine has answered another question.
 static int settle(struct bench *bench, struct error *error) {
     return bench_measure(bench, error);
 }

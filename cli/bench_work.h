@@ -1,5 +1,5 @@
-// The measurements of tandem bench: drives an open engine and sums what its steps tell. The command's thread; the engine
-// thread reports through bench_watch.
+// The measurements of tandem bench: drives an open engine and sums what its steps tell. The command's thread; the
+// engine thread reports through bench_watch.
 #ifndef CLI_BENCH_WORK_H
 #define CLI_BENCH_WORK_H
 
@@ -10,7 +10,7 @@
 enum {
     BENCH_RUNS_MAX = 100,
     BENCH_BATCH_MAX = 32,
-    BENCH_LIMITS_MAX = 32, // times that the machine's limits are measured
+    BENCH_LIMITS_MAX = 32,  // times that the machine's limits are measured
     BENCH_DECODE_STEPS = 8, // of one run
 };
 
@@ -31,9 +31,9 @@ struct bench_sum { // of steps
 struct bench_result {
     struct bench_point point;
     int runs;
-    double rate[BENCH_RUNS_MAX];         // tokens a second
-    double first_token[BENCH_RUNS_MAX];  // a prefill's: seconds from submission to the first token
-    struct bench_sum all;                // of all runs
+    double rate[BENCH_RUNS_MAX];        // tokens a second
+    double first_token[BENCH_RUNS_MAX]; // a prefill's: seconds from submission to the first token
+    struct bench_sum all;               // of all runs
 };
 
 struct bench_samples { // of one limit

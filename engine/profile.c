@@ -9,10 +9,10 @@ struct profile {
     const struct stages *inner;
     void *state; // of inner
     struct stage_limits limits;
-    bool *chosen;          // [limits.experts]
-    bool attended;         // attention has run in this layer: the next product is its output
+    bool *chosen;  // [limits.experts]
+    bool attended; // attention has run in this layer: the next product is its output
     double forward_began_at, forward_seconds;
-    bool shown;            // step has been told: start anew
+    bool shown; // step has been told: start anew
     struct engine_step step;
 };
 
@@ -106,7 +106,7 @@ static void norm(void *state, const struct norm *norm, const float *x, float *y,
 static void linear(void *state, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     struct profile *profile = state;
     const struct matrix *weight = &linear->weight;
-    enum engine_stage stage = profile->attended                        ? ENGINE_STAGE_OUTPUT
+    enum engine_stage stage = profile->attended                       ? ENGINE_STAGE_OUTPUT
                               : weight->rows == profile->limits.vocab ? ENGINE_STAGE_HEAD
                                                                       : ENGINE_STAGE_QKV;
     profile->attended = false;

@@ -11,7 +11,7 @@ struct profile;
 int profile_create(struct profile **out, const struct stages *inner, void *inner_state,
                    const struct stage_limits *limits, struct error *error);
 void profile_destroy(struct profile *profile); // takes NULL
-extern const struct stages profile_stages; // without open and close: see above
+extern const struct stages profile_stages;     // without open and close: see above
 
 // Around a forward pass.
 void profile_begin(struct profile *profile, const struct batch *batch);

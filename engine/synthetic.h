@@ -1,7 +1,7 @@
 // Models of random weights, made in memory: what to measure a machine with before a download. Weights are spread evenly
-// around 0 and scaled as those of a fresh model, so the router sends tokens to all experts alike. A large tensor repeats
-// pieces of its first numbers in a random order: nothing that is measured can tell, and it is made as fast as copied.
-// Any number of threads makes the same weights. The opening thread's.
+// around 0 and scaled as those of a fresh model, so the router sends tokens to all experts alike. A large tensor
+// repeats pieces of its first numbers in a random order: nothing that is measured can tell, and it is made as fast as
+// copied. Any number of threads makes the same weights. The opening thread's.
 #ifndef ENGINE_SYNTHETIC_H
 #define ENGINE_SYNTHETIC_H
 

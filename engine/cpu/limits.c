@@ -26,12 +26,11 @@ static const double PEAK_SECONDS = 0.02; // each arithmetic, after half as long 
 #define UNROLL _Pragma("GCC unroll 16")
 #define KEEP_WORD(x) __asm__ volatile("" : "+r"(x))
 #define KEEP(x) __asm__ volatile("" : "+v"(x)) // the compiler may neither drop nor foresee it
-enum { SUMS = 12 }; // independent, so that one does not wait for another
+enum { SUMS = 12 };                            // independent, so that one does not wait for another
 
 static double plain_f32(void) {
     float sum[SUMS] = {0}, x = 1.0001f, y = 0.5f;
-    for (int r = 0; r < ROUNDS; r++)
-        UNROLL for (int i = 0; i < SUMS; i++) {
+    for (int r = 0; r < ROUNDS; r++) UNROLL for (int i = 0; i < SUMS; i++) {
             sum[i] += x * y;
             __asm__ volatile("" : "+m"(sum[i]));
         }
@@ -45,12 +44,11 @@ static double plain_f32(void) {
         KEEP(x); \
         KEEP(y); \
         UNROLL for (int i = 0; i < SUMS; i++) sum[i] = zero; \
-        for (int r = 0; r < ROUNDS; r++) \
-            UNROLL for (int i = 0; i < SUMS; i++) { \
+        for (int r = 0; r < ROUNDS; r++) UNROLL for (int i = 0; i < SUMS; i++) { \
                 statement; \
                 KEEP(sum[i]); \
             } \
-        return 2.0 * (lanes) * ROUNDS * SUMS; \
+        return 2.0 * (lanes)*ROUNDS * SUMS; \
     }
 
 KERNEL(avx2_f32, "avx2,fma", __m256, _mm256_setzero_ps(), 8, sum[i] = _mm256_fmadd_ps(x, y, sum[i]))
@@ -69,8 +67,7 @@ struct tiles { // as LDTILECFG reads them
     uint16_t row_bytes[16];
     uint8_t rows[16];
 };
-static const struct tiles SQUARES = {
-    1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+static const struct tiles SQUARES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
 #define TILE_KERNEL(name, features, multiply, operations) \
     __attribute__((target(features))) static double name(void) { \

@@ -158,8 +158,8 @@ static void watching_changes_nothing(void **state) {
 
 static void expect_work(const struct engine_step *step, enum engine_stage stage, double bytes, double operations) {
     if (step->stages[stage].bytes != bytes || step->stages[stage].operations != operations)
-        fail_msg("stage %d: found %g bytes and %g operations, expected %g and %g", (int)stage, step->stages[stage].bytes,
-                 step->stages[stage].operations, bytes, operations);
+        fail_msg("stage %d: found %g bytes and %g operations, expected %g and %g", (int)stage,
+                 step->stages[stage].bytes, step->stages[stage].operations, bytes, operations);
 }
 
 static void bytes_and_operations_are_counted(void **state) {
