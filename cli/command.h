@@ -49,6 +49,6 @@ int command_misused(const struct command *command, const struct error *error);
 extern const struct command *const COMMANDS[];
 const struct command *command_find(const char *name); // NULL: there is none
 
-extern const struct command health_command, inspect_command, serve_command, version_command;
+extern const struct command bench_command, health_command, inspect_command, serve_command, version_command;
 
 #endif

@@ -72,7 +72,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
                         struct error *error) {
     char place[PATH_MAX];
     struct progress progress = {0};
-    int code = model_settings_directory(settings, place, &options.model_dir, error);
+    int code = options.synthetic ? 0 : model_settings_directory(settings, place, &options.model_dir, error);
     if (code) return code;
     if (!weight_format_parse(settings->weights, &options.weights))
         return error_set(error, ERROR_ARGUMENT, "`%s` is no format of weights", settings->weights);

@@ -130,9 +130,18 @@ char *engine_model_name(const char *dir) {
     return name;
 }
 
+static int open_tokenizer(struct engine *engine, const char *dir, struct model_config *config, struct error *error) {
+    int code = tokenizer_open(&engine->tokenizer, dir, config->vocab, error);
+    if (!code) code = chat_template_find(engine->tokenizer, &engine->chat_template, error);
+    if (code) return code;
+    config->eos_count = chat_template_add_ends(engine->tokenizer, config->eos, config->eos_count, MODEL_EOS_MAX);
+    return 0;
+}
+
 static int open_model(struct engine *engine, const struct engine_options *options, struct error *error) {
     int code = model_open(&engine->model,
                           &(struct model_options){.dir = options->model_dir,
+                                                  .synthetic = options->synthetic,
                                                   .weights = options->weights,
                                                   .threads = engine->threads,
                                                   .progress = options->progress,
@@ -140,12 +149,10 @@ static int open_model(struct engine *engine, const struct engine_options *option
                           error);
     if (code) return code;
     struct model_config *config = &engine->model->config;
-    code = tokenizer_open(&engine->tokenizer, options->model_dir, config->vocab, error);
+    code = options->synthetic ? tokenizer_open_empty(&engine->tokenizer, error)
+                              : open_tokenizer(engine, options->model_dir, config, error);
     if (code) return code;
-    code = chat_template_find(engine->tokenizer, &engine->chat_template, error);
-    if (code) return code;
-    config->eos_count = chat_template_add_ends(engine->tokenizer, config->eos, config->eos_count, MODEL_EOS_MAX);
-    engine->model_name = engine_model_name(options->model_dir);
+    engine->model_name = options->synthetic ? strdup(options->synthetic) : engine_model_name(options->model_dir);
     if (!engine->model_name) return error_set(error, ERROR_MEMORY, "no memory for the model's name");
     engine->sequence_model = (struct sequence_model){.tokenizer = engine->tokenizer,
                                                      .vocab_size = config->vocab,
@@ -186,10 +193,14 @@ int engine_open(struct engine **out, const struct engine_options *options, struc
     if (!engine) return error_set(error, ERROR_MEMORY, "no memory for the engine");
     job_bell_init(&engine->bell);
     job_bell_init(&engine->opened);
+    job_bell_init(&engine->measured);
     pthread_mutex_init(&engine->lock, NULL);
 
     int code;
     if ((code = read_options(engine, options, error))) goto failed;
+    engine->weights = options->weights;
+    engine->watch = options->watch;
+    engine->watch_user = options->watch_user;
     if ((code = open_model(engine, options, error))) goto failed;
     if ((code = open_cache(engine, options->kv_tokens, error))) goto failed;
     if ((code = allocate(engine, error))) goto failed;
@@ -229,6 +240,7 @@ void engine_close(struct engine *engine) {
     model_close(engine->model);
     free(engine->model_name);
     pthread_mutex_destroy(&engine->lock);
+    job_bell_finish(&engine->measured);
     job_bell_finish(&engine->opened);
     job_bell_finish(&engine->bell);
     free(engine);
@@ -246,6 +258,18 @@ void engine_stats(struct engine *engine, struct engine_stats *out) {
     double started_at = engine->step_started_at;
     pthread_mutex_unlock(&engine->lock);
     out->step_running_seconds = started_at > 0 ? clock_seconds() - started_at : 0;
+}
+
+int engine_measure(struct engine *engine, const void *memory, size_t bytes, struct engine_limits *out,
+                   struct error *error) {
+    struct engine_measurement measurement = {memory, bytes, out};
+    pthread_mutex_lock(&engine->lock);
+    engine->measurement = &measurement;
+    pthread_mutex_unlock(&engine->lock);
+    job_bell_ring(&engine->bell);
+    job_bell_wait(&engine->measured);
+    if (engine->stages->measure) return 0;
+    return error_set(error, ERROR_UNSUPPORTED, "the %s kernels have no limits to measure", engine->stages->name);
 }
 
 // Puts it at the end of the line, unless as many as can run and wait are there already.
@@ -284,13 +308,19 @@ int engine_submit(struct engine *engine, const struct engine_request *request, s
     return 0;
 }
 
+static int no_text(struct error *error) {
+    return error_set(error, ERROR_UNSUPPORTED, "a model of random weights has no tokenizer; prompts are token ids");
+}
+
 int engine_chat_tokens(const struct engine *engine, const struct chat_message *messages, size_t count,
                        struct token_list *out, struct error *error) {
+    if (!engine->chat_template) return no_text(error);
     return chat_template_render(engine->chat_template, engine->tokenizer, messages, count, out, error);
 }
 
 int engine_text_tokens(const struct engine *engine, const char *text, size_t bytes, bool parse_special,
                        struct token_list *out, struct error *error) {
+    if (tokenizer_size(engine->tokenizer) == 0) return no_text(error);
     return tokenizer_encode(engine->tokenizer, text, bytes, parse_special, out, error);
 }
 

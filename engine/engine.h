@@ -46,8 +46,19 @@ enum weight_format {
 enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
 #undef WEIGHT_COUNT
 
+// Shapes that a model with random weights can be made in, to see what a machine would do with a model that is not there.
+// One row a shape: name, layers, hidden, heads, heads of keys and values, their width, experts' width, vocabulary.
+#define SYNTHETIC_MODELS(X) \
+    X("phi-tiny-moe", 32, 4096, 16, 4, 128, 448, 32064) \
+    X("phi-mini-moe", 32, 4096, 32, 8, 128, 960, 32064) \
+    X("phi-toy-moe", 2, 64, 4, 2, 32, 48, 512)
+
+struct engine_step; // below, at "Watching"
+
 struct engine_options {
     const char *model_dir;      // a Hugging Face model directory
+    const char *synthetic;      // instead of that, one of SYNTHETIC_MODELS: random weights, made in memory. There is no
+                                // tokenizer: prompts are token ids, the text of an answer is empty
     enum weight_format weights; // what matrices are held in
     const char *stages;         // "cpu" (the fast one, also for NULL) or "reference"
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
@@ -62,6 +73,10 @@ struct engine_options {
     // being done, and the share done (0..1).
     void (*progress)(void *user, const char *what, double share);
     void *progress_user;
+
+    // Called from the engine thread after every step; NULL: never. Time is kept stage by stage then.
+    void (*watch)(void *user, const struct engine_step *step);
+    void *watch_user;
 };
 
 struct engine;
@@ -101,6 +116,57 @@ struct engine_stats {
     double step_running_seconds;   // how long the step in progress has been running; 0: none is
 };
 void engine_stats(struct engine *engine, struct engine_stats *out); // any thread; never waits for a step
+
+// ---- Watching: where time goes, and what the machine could do at best
+
+// What a step is made of. One row each: its name for a person.
+#define ENGINE_STAGES(X) \
+    X(ENGINE_STAGE_EMBED, "embedding") \
+    X(ENGINE_STAGE_NORM, "norms") \
+    X(ENGINE_STAGE_QKV, "q, k, v") \
+    X(ENGINE_STAGE_ATTENTION, "attention") \
+    X(ENGINE_STAGE_OUTPUT, "attention output") \
+    X(ENGINE_STAGE_ROUTE, "router") \
+    X(ENGINE_STAGE_EXPERTS, "experts") \
+    X(ENGINE_STAGE_HEAD, "head") \
+    X(ENGINE_STAGE_BETWEEN, "between stages") \
+    X(ENGINE_STAGE_SAMPLE, "sampler, answers")
+
+enum engine_stage {
+#define STAGE_ENUM(name, text) name,
+    ENGINE_STAGES(STAGE_ENUM)
+#undef STAGE_ENUM
+};
+#define STAGE_COUNT(name, text) +1
+enum { ENGINE_STAGE_COUNT = 0 ENGINE_STAGES(STAGE_COUNT) };
+#undef STAGE_COUNT
+
+struct engine_stage_work {
+    double seconds;
+    double bytes;      // that had to be read: weights of the experts that were chosen, keys and values attended to
+    double operations; // a multiplication and an addition are two
+};
+
+struct engine_step {
+    bool prefill;   // a chunk of one prompt, or else one token for each sequence that decodes
+    int tokens;
+    double seconds; // from the end of the step before, unless the engine waited for work
+    struct engine_stage_work stages[ENGINE_STAGE_COUNT]; // their seconds add up to the step's
+};
+
+// What the engine's own threads reach at best. Rates are of all threads together.
+struct engine_limits {
+    double read_bytes;          // a second, from memory
+    double f32, bf16, int8;     // operations a second with operands in registers; 0: no such instructions here
+    const char *arithmetic;     // what prompts are multiplied in: "bf16", "f32"
+    double arithmetic_peak;     // and its rate above
+};
+
+// Measures for a fraction of a second, on the engine thread between two steps. memory: [bytes], written before, far
+// larger than the caches. One thread at a time; all steps before it have been told to `watch` by then. ERROR_UNSUPPORTED
+// for stages that are not made to be fast.
+int engine_measure(struct engine *engine, const void *memory, size_t bytes, struct engine_limits *out,
+                   struct error *error);
 
 // ---- Looking at a model without opening it
 

@@ -7,12 +7,19 @@
 #include "engine/job.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
+#include "engine/profile.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
 #include "engine/stages.h"
 #include "engine/tokenizer.h"
 
 #include <pthread.h>
+
+struct engine_measurement { // that another thread waits for
+    const void *memory;
+    size_t bytes;
+    struct engine_limits *out;
+};
 
 struct engine {
     // Read-only once open.
@@ -26,9 +33,13 @@ struct engine {
     struct admission_limits limits;
     int threads, sequences_max, queue_max, prefill_tokens_max;
     int rows_max, outputs_max; // of one batch
+    enum weight_format weights;
+    void (*watch)(void *user, const struct engine_step *step); // NULL: nobody does
+    void *watch_user;
 
     // The engine thread's alone.
     void *stages_state;
+    struct profile *profile; // around the stages while somebody watches, else NULL
     struct forward *forward;
     struct kv_cache cache;
     int pages_reserved; // promised to the running sequences
@@ -46,12 +57,14 @@ struct engine {
     struct job_bell bell;   // there is something to look at
     struct job_bell opened; // the engine thread has its devices, or open_error
     struct error open_error;
+    struct job_bell measured; // engine_measure has its figures
 
     pthread_mutex_t lock; // guards what follows; held for moments, never during a step or with another lock
     bool closing;
     struct sequence **waiting; // [sequences_max + queue_max] the line, its head first
     struct engine_stats stats; // waiting is its length
     double step_started_at;    // 0: no step is in progress
+    struct engine_measurement *measurement; // NULL: none is wanted
 };
 
 // The last component of the real path, for "models/demo/" and "." have one too. The caller frees it; NULL: no memory.

@@ -4,6 +4,7 @@
 #include "engine/binder.h"
 #include "engine/hf_json.h"
 #include "engine/machine.h"
+#include "engine/synthetic.h"
 
 #include <limits.h>
 #include <math.h>
@@ -95,16 +96,17 @@ done:
 
 // ---- Weights
 
-static int open_checkpoint(struct model *model, const char *dir, struct error *error) {
+static int open_checkpoint(struct model *model, const struct model_options *options, struct error *error) {
     model->storage = calloc(1, sizeof *model->storage);
     model->layers = calloc((size_t)model->config.layers, sizeof *model->layers);
     if (!model->storage || !model->layers) return error_set(error, ERROR_MEMORY, "out of memory for the model");
-    return safetensors_open(&model->storage->checkpoint, dir, error);
+    if (options->synthetic) return synthetic_checkpoint(&model->storage->checkpoint, &model->config, options, error);
+    return safetensors_open(&model->storage->checkpoint, options->dir, error);
 }
 
 static int load_weights(struct model *model, const struct model_options *options, struct error *error) {
     struct binder *binder = NULL;
-    int rc = open_checkpoint(model, options->dir, error);
+    int rc = open_checkpoint(model, options, error);
     if (!rc) rc = binder_create(&binder, model->storage, options->weights, error);
     if (!rc) rc = model->architecture->bind(model, binder, error);
     if (!rc)
@@ -174,8 +176,13 @@ static int check_directory(const char *dir, struct error *error) {
 int model_open(struct model **out, const struct model_options *options, struct error *error) {
     struct model *model = calloc(1, sizeof *model);
     if (!model) return error_set(error, ERROR_MEMORY, "out of memory for the model");
-    int rc = check_directory(options->dir, error);
-    if (!rc) rc = read_configs(model, options->dir, NULL, error);
+    int rc;
+    if (options->synthetic) {
+        rc = synthetic_config(options->synthetic, &model->architecture, &model->config, error);
+    } else {
+        rc = check_directory(options->dir, error);
+        if (!rc) rc = read_configs(model, options->dir, NULL, error);
+    }
     if (!rc) rc = load_weights(model, options, error);
     if (!rc) rc = make_rope(model, error);
     if (rc) {
@@ -230,7 +237,7 @@ int model_inspect(struct model_outline *out, const char *dir, struct error *erro
     if (!model) return error_set(error, ERROR_MEMORY, "out of memory for the model");
     int rc = check_directory(dir, error);
     if (!rc) rc = read_configs(model, dir, &out->unsupported, error);
-    if (!rc) rc = open_checkpoint(model, dir, error);
+    if (!rc) rc = open_checkpoint(model, &(struct model_options){.dir = dir}, error);
     if (!rc) rc = outline_weights(model, out, error);
     out->architecture = model->architecture;
     out->config = model->config;

@@ -38,6 +38,7 @@ struct model {
 
 struct model_options {
     const char *dir;
+    const char *synthetic; // instead of dir; see struct engine_options
     enum weight_format weights;
     int threads; // that load weights, and end with that; less than 1 counts as 1
     // Called by the opening thread once loading has taken a second; may be NULL.

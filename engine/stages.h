@@ -48,6 +48,10 @@ struct stages {
     int (*open)(void **state, const struct stage_limits *limits, struct error *error);
     void (*close)(void *state); // takes NULL
 
+    // What the device reaches at best, with matrices held in `weights`; see engine_measure. NULL: not to be measured.
+    void (*measure)(void *state, enum weight_format weights, const void *memory, size_t bytes,
+                    struct engine_limits *out);
+
     // x[r] = table[token[r]]
     void (*embed)(void *state, const struct matrix *table, const int32_t *token, int rows, float *x);
     // y[r] = LayerNorm(x[r]); y may be x

@@ -151,7 +151,9 @@ static void run_forward(struct engine *engine, const struct batch *batch) {
     engine->stats.kv_pages_used = (size_t)engine->cache.pages_used;
     pthread_mutex_unlock(&engine->lock);
 
+    if (engine->profile) profile_begin(engine->profile, batch);
     forward_run(engine->forward, batch, &engine->cache, engine->logits);
+    if (engine->profile) profile_end(engine->profile);
 
     pthread_mutex_lock(&engine->lock);
     engine->step_started_at = 0;
@@ -251,8 +253,27 @@ static bool is_closing(struct engine *engine) {
     return closing;
 }
 
+static void measure(struct engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    struct engine_measurement *wanted = engine->measurement;
+    engine->measurement = NULL;
+    pthread_mutex_unlock(&engine->lock);
+    if (!wanted) return;
+    if (engine->stages->measure)
+        engine->stages->measure(engine->stages_state, engine->weights, wanted->memory, wanted->bytes, wanted->out);
+    job_bell_ring(&engine->measured);
+}
+
+// Tells whoever watches of what has run since the last time, if anything has.
+static void show_step(struct engine *engine, double began_at, bool prefill) {
+    const struct engine_step *step = profile_step(engine->profile, clock_seconds() - began_at, prefill);
+    if (step) engine->watch(engine->watch_user, step);
+}
+
 static void run_steps(struct engine *engine) {
     while (!is_closing(engine)) {
+        measure(engine);
+        double began_at = clock_seconds();
         end_cancelled(engine);
         admit(engine);
         struct schedule next = plan(engine);
@@ -267,6 +288,7 @@ static void run_steps(struct engine *engine) {
             decode_step(engine);
             break;
         }
+        if (engine->profile) show_step(engine, began_at, next.kind == SCHEDULE_PREFILL);
     }
     end_all(engine);
 }
@@ -290,8 +312,15 @@ static int open_devices(struct engine *engine, struct error *error) {
     };
     int code = engine->stages->open(&engine->stages_state, &limits, error);
     if (code) return code;
-    return forward_create(&engine->forward, engine->model, engine->stages, engine->stages_state, engine->rows_max,
-                          engine->outputs_max, error);
+    const struct stages *stages = engine->stages;
+    void *state = engine->stages_state;
+    if (engine->watch) {
+        code = profile_create(&engine->profile, stages, state, &limits, error);
+        if (code) return code;
+        stages = &profile_stages;
+        state = engine->profile;
+    }
+    return forward_create(&engine->forward, engine->model, stages, state, engine->rows_max, engine->outputs_max, error);
 }
 
 void *engine_run(void *argument) {
@@ -301,6 +330,7 @@ void *engine_run(void *argument) {
     job_bell_ring(&engine->opened); // engine_open goes on
     if (!code) run_steps(engine);
     forward_destroy(engine->forward);
+    profile_destroy(engine->profile);
     engine->stages->close(engine->stages_state);
     return NULL;
 }

@@ -40,6 +40,13 @@ int tokenizer_open(struct tokenizer **out, const char *dir, int vocab_size, stru
     return 0;
 }
 
+int tokenizer_open_empty(struct tokenizer **out, struct error *error) {
+    *out = calloc(1, sizeof **out);
+    if (!*out) return error_set(error, ERROR_MEMORY, "out of memory for the tokenizer");
+    (*out)->bos = (*out)->bos_token = NO_TOKEN;
+    return 0;
+}
+
 void tokenizer_close(struct tokenizer *tokenizer) {
     if (!tokenizer) return;
     bpe_destroy(tokenizer->bpe);

@@ -10,6 +10,8 @@ struct tokenizer;
 // dir holds tokenizer.json and, where there is one, tokenizer_config.json. vocab_size is the model's: an id at
 // or beyond it is an error.
 int tokenizer_open(struct tokenizer **out, const char *dir, int vocab_size, struct error *error);
+// One that knows no token: nothing can be encoded, and the text of every token is empty.
+int tokenizer_open_empty(struct tokenizer **out, struct error *error);
 void tokenizer_close(struct tokenizer *tokenizer); // takes NULL
 
 // Appends to out. text must be valid UTF-8; time grows as n log n.

@@ -114,6 +114,7 @@ const struct stages cpu_stages = {
     .describe = describe,
     .open = open_best,
     .close = cpu_close,
+    .measure = cpu_measure,
     .embed = embed,
     .norm = norm,
     .linear = linear,

@@ -111,6 +111,10 @@ void many_linear(struct cpu *cpu, const struct linear *linear, const float *x, f
 // y[token] += weight · down(silu(gate x[token]) ⊙ up x[token]) of all sorted rows; at least one expert has some.
 void many_experts(struct cpu *cpu, const struct layer *layer, int experts, const float *x, float *y);
 
+// ---- limits.c
+
+void cpu_measure(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out);
+
 // ---- attention.c and experts.c: stages
 
 size_t attention_tasks_max(const struct stage_limits *limits);

@@ -1,0 +1,29 @@
+// What tandem bench says of its measurements: a table, a profile, JSON, and the change since an older JSON.
+#ifndef CLI_BENCH_REPORT_H
+#define CLI_BENCH_REPORT_H
+
+#include "cli/bench_work.h"
+
+#include <jansson.h>
+
+struct bench_report {
+    const struct bench *bench;
+    const struct bench_result *results; // [result_count]
+    int result_count;
+    const char *placement;
+    double load_seconds;
+    size_t load_rss_bytes, peak_rss_bytes;
+};
+
+void bench_print_head(const struct bench *bench);
+void bench_print_result(const struct bench *bench, const struct bench_result *result);
+void bench_print_end(const struct bench_report *report);
+void bench_print_profile(const struct bench_result *result);
+
+json_t *bench_json(const struct bench_report *report); // NULL: out of memory
+
+// Reads and checks what bench_json made once. ERROR_FORMAT for anything else.
+int bench_read_json(const char *path, json_t **out, struct error *error);
+void bench_print_change(const json_t *old, const json_t *now);
+
+#endif

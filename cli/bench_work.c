@@ -1,0 +1,257 @@
+#include "cli/bench_work.h"
+
+#include "base/clock.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum {
+    PAGE_TOKENS_MAX = 64, // a sequence's tokens are rounded up to pages of at most so many
+    WARM_UP_STEPS = 2,    // of a decode, once all sequences are in it
+};
+static const size_t MEMORY_BYTES_MAX = (size_t)2 << 30; // far more than any cache
+static const size_t MEMORY_SHARE = 4;                   // of what is free
+
+// ---- Figures
+
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double bench_median(const double *values, int count) {
+    double sorted[BENCH_RUNS_MAX];
+    if (count == 0) return 0;
+    memcpy(sorted, values, (size_t)count * sizeof *sorted);
+    qsort(sorted, (size_t)count, sizeof *sorted, compare);
+    return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
+}
+
+double bench_mean(const double *values, int count) {
+    double sum = 0;
+    for (int i = 0; i < count; i++) sum += values[i];
+    return count ? sum / count : 0;
+}
+
+double bench_deviation(const double *values, int count) {
+    double mean = bench_mean(values, count), sum = 0;
+    for (int i = 0; i < count; i++) sum += (values[i] - mean) * (values[i] - mean);
+    return count > 1 ? sqrt(sum / (count - 1)) : 0;
+}
+
+// Two operations for each weight that a token passed through: attention itself has none.
+double bench_share_of_peak(const struct bench *bench, const struct bench_result *result) {
+    double peak = bench_median(bench->peak.of, bench->peak.count), operations = 0;
+    for (int i = 0; i < ENGINE_STAGE_COUNT; i++)
+        if (i != ENGINE_STAGE_ATTENTION) operations += result->all.stages[i].operations;
+    return peak > 0 && result->all.seconds > 0 ? operations / result->all.seconds / peak : 0;
+}
+
+double bench_share_of_bandwidth(const struct bench *bench, const struct bench_result *result) {
+    double rate = bench_median(bench->read_bytes.of, bench->read_bytes.count), bytes = 0;
+    for (int i = 0; i < ENGINE_STAGE_COUNT; i++) bytes += result->all.stages[i].bytes;
+    return rate > 0 && result->all.seconds > 0 ? bytes / result->all.seconds / rate : 0;
+}
+
+// ---- The machine
+
+int bench_take_memory(struct bench *bench, struct error *error) {
+    size_t bytes = engine_machine().memory_bytes / MEMORY_SHARE;
+    if (bytes == 0 || bytes > MEMORY_BYTES_MAX) bytes = MEMORY_BYTES_MAX;
+    bench->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (bench->memory == MAP_FAILED) {
+        bench->memory = NULL;
+        return error_set(error, ERROR_MEMORY, "out of memory for %.1f GB to read", (double)bytes / 1e9);
+    }
+    madvise(bench->memory, bytes, MADV_HUGEPAGE); // a hint: the machine's limit, not that of its small pages
+    memset(bench->memory, 1, bytes);              // memory that was never written is one page of zeros
+    bench->memory_bytes = bytes;
+    return 0;
+}
+
+static void add_sample(struct bench_samples *samples, double value) {
+    if (samples->count < BENCH_LIMITS_MAX) samples->of[samples->count++] = value;
+}
+
+int bench_measure(struct bench *bench, struct error *error) {
+    struct engine_limits limits;
+    int code = engine_measure(bench->engine, bench->memory, bench->memory_bytes, &limits, error);
+    if (code == ERROR_UNSUPPORTED) return 0;
+    if (code) return code;
+    add_sample(&bench->read_bytes, limits.read_bytes);
+    add_sample(&bench->f32, limits.f32);
+    add_sample(&bench->bf16, limits.bf16);
+    add_sample(&bench->int8, limits.int8);
+    add_sample(&bench->peak, limits.arithmetic_peak);
+    bench->arithmetic = limits.arithmetic;
+    return 0;
+}
+
+// ---- Steps
+
+static void add_sum(struct bench_sum *to, const struct bench_sum *from) {
+    to->steps += from->steps;
+    to->tokens += from->tokens;
+    to->seconds += from->seconds;
+    for (int i = 0; i < ENGINE_STAGE_COUNT; i++) {
+        to->stages[i].seconds += from->stages[i].seconds;
+        to->stages[i].bytes += from->stages[i].bytes;
+        to->stages[i].operations += from->stages[i].operations;
+    }
+}
+
+static void end_run(struct bench *bench) {
+    struct bench_result *result = bench->result;
+    if (bench->run.seconds > 0 && result->runs < bench->runs) {
+        result->rate[result->runs++] = bench->run.tokens / bench->run.seconds;
+        add_sum(&result->all, &bench->run);
+    }
+    bench->run = (struct bench_sum){0};
+}
+
+// A prefill's run is over with its job, a decode's after so many steps of the whole batch.
+void bench_watch(void *user, const struct engine_step *step) {
+    struct bench *bench = user;
+    pthread_mutex_lock(&bench->lock);
+    const struct bench_point *wanted = &bench->wanted;
+    bool counts = bench->result && step->prefill == wanted->prefill && (step->prefill || step->tokens == wanted->batch);
+    if (counts && bench->warm_up > 0) {
+        bench->warm_up--;
+        counts = false;
+    }
+    if (counts) {
+        struct bench_sum sum = {.steps = 1, .tokens = step->tokens, .seconds = step->seconds};
+        memcpy(sum.stages, step->stages, sizeof sum.stages);
+        add_sum(&bench->run, &sum);
+        if (!step->prefill && bench->run.steps == BENCH_DECODE_STEPS) end_run(bench);
+    }
+    pthread_mutex_unlock(&bench->lock);
+}
+
+static void watch_for(struct bench *bench, const struct bench_point *point, struct bench_result *result, int warm_up) {
+    pthread_mutex_lock(&bench->lock);
+    bench->wanted = *point;
+    bench->result = result;
+    bench->warm_up = warm_up;
+    bench->run = (struct bench_sum){0};
+    pthread_mutex_unlock(&bench->lock);
+}
+
+// ---- Jobs
+
+// Another prompt each time, so that nothing is found in a cache.
+static int submit(struct bench *bench, int prompt_tokens, int new_tokens, struct engine_job **out,
+                  struct error *error) {
+    int32_t *prompt = calloc((size_t)prompt_tokens, sizeof *prompt);
+    if (!prompt) return error_set(error, ERROR_MEMORY, "out of memory for a prompt of %d tokens", prompt_tokens);
+    uint64_t vocab = (uint64_t)engine_info(bench->engine)->vocab_size;
+    for (int i = 0; i < prompt_tokens; i++) {
+        bench->dice = bench->dice * 6364136223846793005u + 1442695040888963407u;
+        prompt[i] = (int32_t)((bench->dice >> 33) % vocab);
+    }
+    const struct engine_request request = {.prompt = prompt,
+                                           .prompt_tokens = (size_t)prompt_tokens,
+                                           .tokens_max = new_tokens,
+                                           .sampling = {.top_p = 1, .repetition_penalty = 1},
+                                           .ignore_eos = true};
+    int code = engine_submit(bench->engine, &request, out, error);
+    free(prompt);
+    return code;
+}
+
+// Reads one event. *ended: it was the last.
+static int read_event(struct engine_job *job, bool *ended, struct error *error) {
+    struct engine_event *event = engine_job_wait(job);
+    int code = event->type == ENGINE_EVENT_ERROR ? (int)event->error.code : 0;
+    if (code && error) *error = event->error;
+    *ended = event->type == ENGINE_EVENT_DONE || event->type == ENGINE_EVENT_ERROR;
+    engine_event_destroy(event);
+    return code;
+}
+
+static int read_to_end(struct engine_job *job, double *first_at, struct error *error) {
+    bool ended = false;
+    int code = 0;
+    while (!ended && !code) {
+        code = read_event(job, &ended, error);
+        if (*first_at == 0) *first_at = clock_seconds();
+    }
+    return code;
+}
+
+// ---- Points
+
+static int prefill_once(struct bench *bench, int tokens, double *first_token, struct error *error) {
+    struct engine_job *job;
+    double began_at = clock_seconds(), first_at = 0;
+    int code = submit(bench, tokens, 1, &job, error);
+    if (code) return code;
+    code = read_to_end(job, &first_at, error);
+    engine_job_release(job);
+    *first_token = first_at - began_at;
+    return code;
+}
+
+// The step that ended a job may be told of a moment later than the job: so a run is counted before the next begins,
+// when the engine has answered another question.
+static int settle(struct bench *bench, struct error *error) {
+    return bench_measure(bench, error);
+}
+
+static int run_prefill(struct bench *bench, const struct bench_point *point, struct bench_result *out,
+                       struct error *error) {
+    double ignored;
+    watch_for(bench, point, NULL, 0);
+    int code = prefill_once(bench, point->tokens, &ignored, error);
+    for (int i = 0; !code && i < bench->runs; i++) {
+        bench->tell(point, i, bench->runs);
+        watch_for(bench, point, out, 0);
+        code = prefill_once(bench, point->tokens, &out->first_token[i], error);
+        if (!code) code = settle(bench, error);
+        pthread_mutex_lock(&bench->lock);
+        end_run(bench);
+        pthread_mutex_unlock(&bench->lock);
+    }
+    return code;
+}
+
+// Tokens that each sequence makes: while the last of them come in, the first already decode.
+static int new_tokens(const struct bench_point *point, int runs) {
+    return point->prefill ? 1 : 2 * point->batch + WARM_UP_STEPS + runs * BENCH_DECODE_STEPS + 1;
+}
+
+static int run_decode(struct bench *bench, const struct bench_point *point, struct bench_result *out,
+                      struct error *error) {
+    struct engine_job *jobs[BENCH_BATCH_MAX];
+    int started = 0, code = 0, living = point->batch;
+    bool ended[BENCH_BATCH_MAX] = {false};
+    bench->tell(point, 0, bench->runs);
+    watch_for(bench, point, out, WARM_UP_STEPS);
+    while (!code && started < point->batch) {
+        code = submit(bench, point->tokens, new_tokens(point, bench->runs), &jobs[started], error);
+        if (!code) started++;
+    }
+    while (!code && living > 0) // an event of each in turn, so that none waits for its reader
+        for (int i = 0; !code && i < started; i++) {
+            if (ended[i]) continue;
+            code = read_event(jobs[i], &ended[i], error);
+            living -= ended[i];
+        }
+    for (int i = 0; i < started; i++) engine_job_release(jobs[i]);
+    watch_for(bench, point, NULL, 0);
+    return code;
+}
+
+size_t bench_kv_tokens(const struct bench_point *point, int runs) {
+    size_t each = (size_t)point->tokens + (size_t)new_tokens(point, runs) + PAGE_TOKENS_MAX;
+    return point->prefill ? each : each * (size_t)point->batch;
+}
+
+int bench_run(struct bench *bench, const struct bench_point *point, struct bench_result *out, struct error *error) {
+    *out = (struct bench_result){.point = *point};
+    int code = point->prefill ? run_prefill(bench, point, out, error) : run_decode(bench, point, out, error);
+    watch_for(bench, point, NULL, 0);
+    return code;
+}

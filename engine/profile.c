@@ -1,0 +1,176 @@
+#include "engine/profile.h"
+
+#include "base/clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct profile {
+    const struct stages *inner;
+    void *state; // of inner
+    struct stage_limits limits;
+    bool *chosen;  // [limits.experts]
+    bool attended; // attention has run in this layer: the next product is its output
+    double forward_began_at, forward_seconds;
+    bool shown; // step has been told: start anew
+    struct engine_step step;
+};
+
+int profile_create(struct profile **out, const struct stages *inner, void *inner_state,
+                   const struct stage_limits *limits, struct error *error) {
+    struct profile *profile = calloc(1, sizeof *profile);
+    bool *chosen = calloc((size_t)limits->experts + 1, sizeof *chosen);
+    if (!profile || !chosen) {
+        free(chosen);
+        free(profile);
+        return error_set(error, ERROR_MEMORY, "out of memory for the profile");
+    }
+    *profile = (struct profile){.inner = inner, .state = inner_state, .limits = *limits, .chosen = chosen};
+    *out = profile;
+    return 0;
+}
+
+void profile_destroy(struct profile *profile) {
+    if (!profile) return;
+    free(profile->chosen);
+    free(profile);
+}
+
+// ---- Steps
+
+void profile_begin(struct profile *profile, const struct batch *batch) {
+    if (profile->shown) {
+        profile->step = (struct engine_step){0};
+        profile->forward_seconds = 0;
+        profile->shown = false;
+    }
+    profile->step.tokens += batch->tokens;
+    profile->forward_began_at = clock_seconds();
+}
+
+void profile_end(struct profile *profile) {
+    profile->forward_seconds += clock_seconds() - profile->forward_began_at;
+}
+
+const struct engine_step *profile_step(struct profile *profile, double seconds, bool prefill) {
+    struct engine_step *step = &profile->step;
+    if (profile->shown || step->tokens == 0) return NULL;
+    double in_stages = 0;
+    for (int i = 0; i < ENGINE_STAGE_BETWEEN; i++) in_stages += step->stages[i].seconds;
+    step->stages[ENGINE_STAGE_BETWEEN].seconds = profile->forward_seconds - in_stages;
+    step->stages[ENGINE_STAGE_SAMPLE].seconds = seconds - profile->forward_seconds;
+    step->seconds = seconds;
+    step->prefill = prefill;
+    profile->shown = true;
+    return step;
+}
+
+// ---- Stages
+
+static void add(struct profile *profile, enum engine_stage stage, double began_at, double bytes, double operations) {
+    struct engine_stage_work *work = &profile->step.stages[stage];
+    work->seconds += clock_seconds() - began_at;
+    work->bytes += bytes;
+    work->operations += operations;
+}
+
+static double elements(const struct matrix *matrix) {
+    return (double)matrix->rows * matrix->columns;
+}
+
+static double matrix_bytes(const struct matrix *matrix) {
+    return elements(matrix) * (double)weight_format_bytes(matrix->format);
+}
+
+static const char *describe(const void *state) {
+    const struct profile *profile = state;
+    return profile->inner->describe(profile->state);
+}
+
+static void embed(void *state, const struct matrix *table, const int32_t *token, int rows, float *x) {
+    struct profile *profile = state;
+    double began_at = clock_seconds();
+    profile->inner->embed(profile->state, table, token, rows, x);
+    double row_bytes = table->columns * (double)weight_format_bytes(table->format);
+    add(profile, ENGINE_STAGE_EMBED, began_at, rows * row_bytes, 0);
+}
+
+static void norm(void *state, const struct norm *norm, const float *x, float *y, int rows) {
+    struct profile *profile = state;
+    double began_at = clock_seconds();
+    profile->inner->norm(profile->state, norm, x, y, rows);
+    add(profile, ENGINE_STAGE_NORM, began_at, 2.0 * norm->width * sizeof(float), 0);
+}
+
+// Which product it is, is told by what came before; the head's is as wide as the vocabulary.
+static void linear(void *state, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
+    struct profile *profile = state;
+    const struct matrix *weight = &linear->weight;
+    enum engine_stage stage = profile->attended                       ? ENGINE_STAGE_OUTPUT
+                              : weight->rows == profile->limits.vocab ? ENGINE_STAGE_HEAD
+                                                                      : ENGINE_STAGE_QKV;
+    profile->attended = false;
+    double began_at = clock_seconds();
+    profile->inner->linear(profile->state, linear, x, y, rows, accumulate);
+    add(profile, stage, began_at, matrix_bytes(weight), 2 * elements(weight) * rows);
+}
+
+// Keys that the rows of a batch see, each row's own, and those that have to be read, once for all rows of a sequence.
+static void count_keys(const struct attention *attention, const struct batch *batch, double *seen, double *read) {
+    *seen = *read = 0;
+    for (int s = 0; s < batch->sequences; s++) {
+        const struct batch_sequence *sequence = &batch->sequence[s];
+        int before = sequence->position < attention->window - 1 ? sequence->position : attention->window - 1;
+        *read += before + sequence->count;
+        for (int i = 0; i < sequence->count; i++) {
+            int keys = sequence->position + i + 1;
+            *seen += keys < attention->window ? keys : attention->window;
+        }
+    }
+}
+
+static void attention(void *state, const struct attention *attention, const struct batch *batch,
+                      const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out) {
+    struct profile *profile = state;
+    double began_at = clock_seconds(), seen, read;
+    profile->inner->attention(profile->state, attention, batch, cache, layer, q, k, v, out);
+    profile->attended = true;
+    count_keys(attention, batch, &seen, &read);
+    add(profile, ENGINE_STAGE_ATTENTION, began_at,
+        read * 2 * attention->kv_heads * attention->head_dim * (double)sizeof(float),
+        seen * 4 * attention->heads * attention->head_dim);
+}
+
+static void route(void *state, const struct router *router, const float *x, int rows, struct routing *routing) {
+    struct profile *profile = state;
+    double began_at = clock_seconds(), weights = (double)router->experts * router->hidden;
+    profile->inner->route(profile->state, router, x, rows, routing);
+    add(profile, ENGINE_STAGE_ROUTE, began_at, weights * sizeof(float), 2 * weights * rows);
+}
+
+static void experts(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
+                    int rows) {
+    struct profile *profile = state;
+    double began_at = clock_seconds(), bytes = 0, operations = 0;
+    profile->inner->experts(profile->state, layer, routing, x, y, rows);
+    memset(profile->chosen, 0, (size_t)profile->limits.experts * sizeof *profile->chosen);
+    for (int i = 0; i < routing->rows * routing->top_k; i++) {
+        const struct expert *expert = &layer->experts[routing->expert[i]];
+        operations += 2 * (elements(&expert->gate) + elements(&expert->up) + elements(&expert->down));
+        if (profile->chosen[routing->expert[i]]) continue;
+        profile->chosen[routing->expert[i]] = true;
+        bytes += matrix_bytes(&expert->gate) + matrix_bytes(&expert->up) + matrix_bytes(&expert->down);
+    }
+    add(profile, ENGINE_STAGE_EXPERTS, began_at, bytes, operations);
+}
+
+const struct stages profile_stages = {
+    .name = "profile",
+    .describe = describe,
+    .embed = embed,
+    .norm = norm,
+    .linear = linear,
+    .attention = attention,
+    .route = route,
+    .experts = experts,
+};

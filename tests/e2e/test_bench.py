@@ -1,0 +1,134 @@
+"""tandem bench: its table, its JSON, the change since an older one, and how it ends. Nothing here is a matter of speed."""
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+import tandem
+from test_settings import refused, run
+
+TOY = ["bench", "--synthetic", "phi-toy-moe", "--quick"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "figures.json"
+    result = run("bench", "--quick", "--profile", "--json", path)
+    assert result.returncode == 0 and result.stderr == "", result
+    return result.stdout, path
+
+
+def check_figures(found):
+    assert found.keys() == {"machine", "model", "weights", "placement", "load", "prefill", "decode", "ttft_ms",
+                            "peak_rss_mib", "runs"}
+    assert found["machine"].keys() == {"cpu", "threads", "read_gbps", "f32_tflops", "bf16_tflops", "int8_tops"}
+    assert found["weights"] == "bf16" and found["runs"] == 2 and found["machine"]["threads"] >= 1
+    assert found["load"].keys() == {"seconds", "rss_mib"} and 0 < found["load"]["rss_mib"] <= found["peak_rss_mib"]
+    assert [row["tokens"] for row in found["prefill"]] == [16, 128, 512]
+    assert [(row["batch"], row["context"]) for row in found["decode"]] == [(1, 64), (8, 64)]
+    for row in found["prefill"]:
+        assert row.keys() == {"tokens", "tokens_per_s", "stddev", "share_of_peak"}
+    for row in found["decode"]:
+        assert row.keys() == {"batch", "context", "tokens_per_s", "stddev", "share_of_bandwidth"}
+    for row in found["prefill"] + found["decode"]:
+        assert row["tokens_per_s"] > 0 and row["stddev"] >= 0
+
+
+def test_json(measured):
+    found = json.loads(measured[1].read_text())
+    check_figures(found)
+    assert found["model"] == "demo" and found["placement"] == "cpu"
+    assert found["ttft_ms"] > 0 and found["machine"]["read_gbps"] > 0 and found["machine"]["f32_tflops"] > 0
+    for row in found["prefill"]:
+        assert 0 < row["share_of_peak"] < 1
+    for row in found["decode"]:
+        assert row["share_of_bandwidth"] > 0
+
+
+def test_table_says_what_json_says(measured):
+    text, path = measured
+    found = json.loads(path.read_text())
+    rows = [(f"prefill of {row['tokens']} tokens", row) for row in found["prefill"]]
+    rows += [(f"decode, batch {row['batch']}, context {row['context']}", row) for row in found["decode"]]
+    for name, row in rows:
+        rate, stddev = re.search(rf"^{name} +([\d.]+) +([\d.]+)  ", text, re.M).groups()
+        assert abs(float(rate) - row["tokens_per_s"]) <= 0.06 + 1e-5 * row["tokens_per_s"]  # JSON has six digits
+        assert abs(float(stddev) - row["stddev"]) <= 0.06 + 1e-5 * row["stddev"]
+
+
+def test_profile_adds_up(measured):
+    blocks = measured[0].split("\n\n")[-5:]
+    assert [block.splitlines()[0].split("  ")[0] for block in blocks] == [
+        "prefill of 16 tokens", "prefill of 128 tokens", "prefill of 512 tokens", "decode, batch 1, context 64",
+        "decode, batch 8, context 64"]
+    for block in blocks:
+        stages = re.findall(r"^  \D+ +([\d.]+) +([\d.]+) %", block, re.M)
+        whole = float(re.search(r"the whole step +([\d.]+)", block)[1])
+        assert len(stages) == 10
+        assert abs(sum(float(time) for time, _ in stages) - whole) < 0.01  # ten figures, rounded to 0.001
+        assert abs(sum(float(share) for _, share in stages) - 100) < 0.6
+
+
+def test_compare(measured, tmp_path):
+    old = json.loads(measured[1].read_text())
+    for row in old["prefill"]:
+        row["tokens_per_s"] = 1e9
+    old["decode"] = old["decode"][:1]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    new = tmp_path / "new.json"
+    result = run(*TOY, "--compare", path, "--json", new)
+    assert result.returncode == 0, result
+    found = json.loads(new.read_text())
+    check_figures(found)
+    change = result.stdout.split("before")[1]
+    assert len(re.findall(r"prefill of \d+ tokens +1000000000.0 +[\d.]+ +-100.0 %|prefill of \d+ tokens .* -99\.\d %", change)) == 3
+    row = re.search(r"decode, batch 1, context 64 +([\d.]+) +([\d.]+) +([+-][\d.]+) %", change)
+    before, after, percent = map(float, row.groups())
+    assert abs(before - old["decode"][0]["tokens_per_s"]) < 0.1
+    assert abs(percent - 100 * (after / before - 1)) < 0.2
+    assert "batch 8" not in change  # it was not measured then
+    assert 'model was "demo" then' in change
+
+
+def test_kernels_without_limits(tmp_path):
+    path = tmp_path / "x.json"
+    result = run(*TOY, "--kernels", "reference", "--json", path)
+    assert result.returncode == 0, result
+    found = json.loads(path.read_text())
+    check_figures(found)
+    assert found["placement"] == "reference" and found["machine"]["read_gbps"] is None
+    assert all(row["share_of_peak"] is None for row in found["prefill"])
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--synthetic", "phi-big-moe"], "phi-tiny-moe"),
+    (["--synthetic", "phi-toy-moe", "--model", "x"], "--model and --synthetic exclude each other"),
+    (["--runs", "0"], "--runs"),
+    (["--compare", "/nowhere.json"], "/nowhere.json"),
+    (["--compare", str(tandem.MODEL / "config.json")], "expected what tandem bench --json writes"),
+    (["--json", "/nowhere/x.json"], "/nowhere/x.json can not be written"),
+])
+def test_wrong_arguments(arguments, said):
+    assert said in refused("bench", *arguments)
+
+
+def test_bad_model(tmp_path):
+    assert run("bench", "--model", tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ends_at_once(number, code, tmp_path):
+    path = tmp_path / "x.json"
+    process = subprocess.Popen([tandem.BINARY, "bench", "--runs", "100", "--json", path], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True,
+                               env={name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")})
+    process.stdout.readline()  # it has begun
+    time.sleep(0.2)
+    process.send_signal(number)
+    _, complaint = process.communicate(timeout=tandem.PATIENCE_S)
+    assert process.returncode == code and complaint == "" and not path.exists()
