@@ -33,6 +33,11 @@ needs_of_tests=(
     "command python3|python3|the end-to-end tests"
     "python ensurepip|python3-venv|Python packages of the tests, kept in build/venv"
 )
+# Debian starts their services when it installs them, so only .ci/run asks for them.
+needs_of_balancers=(
+    "file /usr/sbin/nginx|nginx-light|to test deploy/nginx.conf"
+    "file /usr/sbin/haproxy|haproxy|to test deploy/haproxy.cfg"
+)
 
 # Whether a thing is there: present KIND NAME
 present() {

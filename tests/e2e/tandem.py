@@ -17,52 +17,12 @@ SANITIZED = BINARY.exists() and b"__asan_init" in BINARY.read_bytes()
 PATIENCE_S = 120  # against hanging only: nothing here is a matter of speed
 
 
-class Server:
-    """Runs from construction until stop(); its output is kept in `log`. No model: the built-in one."""
+class Client:
+    """Talks to what listens on a port of this machine."""
 
-    def __init__(self, *arguments, model=MODEL):
-        self.output = tempfile.NamedTemporaryFile(prefix="tandem-e2e-", suffix=".log")
-        self.process = subprocess.Popen(
-            [BINARY, "serve", "--config", "none", *(["--model", model] if model else []), "--port", "0", *arguments],
-            env={name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")},
-            stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", self.log)
-            if found:
-                break
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.process.kill()
-                raise RuntimeError(f"the server did not start: {self.log}")
-            time.sleep(0.01)
-        self.port = int(found[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    @property
-    def log(self):
-        return pathlib.Path(self.output.name).read_text(errors="replace")
-
-    def stop(self, number=signal.SIGTERM):
-        """Exit status after a signal; kills what does not end."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self):
-        """Exit status of one that has been told to end."""
-        try:
-            return self.process.wait(PATIENCE_S)
-        finally:
-            self.process.kill()
-
-    def memory_kib(self):
-        """Anonymous memory that is resident."""
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1])
-
-    def check_memory(self, before_kib, growth_mib):
-        """A sanitizer holds freed memory back, and tells of leaks by itself when the process ends."""
-        assert SANITIZED or self.memory_kib() < before_kib + 1024 * growth_mib
+    def __init__(self, port):
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
 
     def connect(self, receive_bytes=None):
         connection = socket.socket()
@@ -115,7 +75,7 @@ class Server:
     def wait_until(self, holds):
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
-            assert time.monotonic() < deadline, self.request("GET", "/health")
+            assert time.monotonic() < deadline, self.url
             time.sleep(0.01)
 
     def health(self):
@@ -128,12 +88,66 @@ class Server:
     def wait_for_waiting(self, count):
         self.wait_until(lambda: self.health()["waiting"] == count)
 
+    def answers(self, path):
+        """Whether what listens there, if anything does, answers 200."""
+        try:
+            return self.request("GET", path)[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
     def listens(self):
         try:
             self.connect().close()
             return True
         except (ConnectionRefusedError, ConnectionResetError):
             return False
+
+
+class Server(Client):
+    """Runs from construction until stop(); its output is kept in `log`. No model: the built-in one."""
+
+    def __init__(self, *arguments, model=MODEL):
+        self.output = tempfile.NamedTemporaryFile(prefix="tandem-e2e-", suffix=".log")
+        self.process = subprocess.Popen(
+            [BINARY, "serve", "--config", "none", *(["--model", model] if model else []), "--port", "0", *arguments],
+            env={name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")},
+            stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", self.log)
+            if found:
+                break
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
+                raise RuntimeError(f"the server did not start: {self.log}")
+            time.sleep(0.01)
+        super().__init__(int(found[1]))
+
+    @property
+    def log(self):
+        return pathlib.Path(self.output.name).read_text(errors="replace")
+
+    def stop(self, number=signal.SIGTERM):
+        """Exit status after a signal; kills what does not end."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self):
+        """Exit status of one that has been told to end."""
+        try:
+            return self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
+
+    def memory_kib(self):
+        """Anonymous memory that is resident."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1])
+
+    def check_memory(self, before_kib, growth_mib):
+        """A sanitizer holds freed memory back, and tells of leaks by itself when the process ends."""
+        assert SANITIZED or self.memory_kib() < before_kib + 1024 * growth_mib
 
 
 def chat(text, **options):
