@@ -19,7 +19,7 @@ enum { QUICK_RUNS = 2 };
 struct bench_settings {
     char *synthetic, *json, *compare;
     int runs;
-    bool quick, profile;
+    bool quick, profile, serve;
 };
 static struct bench_settings own;
 static struct model_settings model;
@@ -34,6 +34,8 @@ static const struct setting ROWS[] = {
     {NULL, "--quick", NULL, SETTING_SWITCH, AT(quick), 0, 0, NULL, "false", "", "fewer of everything: two runs"},
     {NULL, "--profile", NULL, SETTING_SWITCH, AT(profile), 0, 0, NULL, "false", "",
      "say where the time went, stage by stage"},
+    {NULL, "--serve", NULL, SETTING_SWITCH, AT(serve), 0, 0, NULL, "false", "",
+     "instead, put a server in front and ask it over HTTP, many clients at once"},
     {NULL, "--json", NULL, SETTING_TEXT, AT(json), 0, 0, NULL, "", "", "a file to write the figures to"},
     {NULL, "--compare", NULL, SETTING_TEXT, AT(compare), 0, 0, NULL, "", "",
      "a file that --json wrote; the change since then is printed"},
@@ -47,6 +49,7 @@ static const struct example EXAMPLES[] = {
     {"tandem bench --synthetic phi-tiny-moe", "what this machine will do with Phi-tiny-MoE, before the download"},
     {"tandem bench --model Phi-tiny-MoE-instruct --json new.json --compare old.json", "is it faster than before?"},
     {"tandem bench --quick --profile", "the built-in model, and where the time goes"},
+    {"tandem bench --serve --synthetic phi-tiny-moe", "what many clients get, and how long they wait"},
     {NULL, NULL},
 };
 
@@ -102,6 +105,11 @@ static int open_engine(struct bench *bench, struct error *error) {
         size_t tokens = bench_kv_tokens(&POINTS[i], bench->runs);
         if (tokens > options.kv_tokens) options.kv_tokens = tokens;
     }
+    if (own.serve) {
+        options.kv_tokens = bench_serve_kv_tokens();
+        options.queue_max = bench_serve_queue();
+        options.watch = NULL; // as a server runs it
+    }
     return model_settings_open(&model, options, &bench->engine, error);
 }
 
@@ -131,7 +139,7 @@ static int write_json(const json_t *json, struct error *error) {
 }
 
 static int finish(struct bench_report *report, const json_t *old, struct error *error) {
-    bench_print_end(report);
+    if (!own.serve) bench_print_end(report);
     for (int i = 0; own.profile && i < report->result_count; i++) bench_print_profile(&report->results[i]);
     json_t *json = bench_json(report);
     if (!json) return error_set(error, ERROR_MEMORY, "out of memory for the figures");
@@ -149,10 +157,11 @@ static int measure(struct bench *bench, const json_t *old) {
     report.load_seconds = engine_info(bench->engine)->load_seconds;
     report.load_rss_bytes = status_bytes("VmRSS");
     size_t loading_rss_bytes = status_bytes("VmHWM");
-    int code = bench_take_memory(bench, &error);
+    int code = own.serve ? 0 : bench_take_memory(bench, &error);
     if (!code) {
-        bench_print_head(bench);
-        code = measure_points(bench, &report, results, &error);
+        bench_print_head(bench, !own.serve);
+        code = own.serve ? bench_serve(bench, own.quick, report.served, &report.served_count, &error)
+                         : measure_points(bench, &report, results, &error);
     }
     if (!code) { // the memory that was only read is no part of it
         size_t all = status_bytes("VmHWM"), working = all > bench->memory_bytes ? all - bench->memory_bytes : 0;

@@ -9,11 +9,11 @@ static double median(const struct bench_samples *samples) {
 
 // ---- The table
 
-void bench_print_head(const struct bench *bench) {
+void bench_print_head(const struct bench *bench, bool table) {
     const struct engine_info *info = engine_info(bench->engine);
     printf("%s, weights in %s: %.2f GB, made or loaded in %.1f s\n%s\n\n", info->model_name, info->weights,
            (double)info->weight_bytes / 1e9, info->load_seconds, info->device);
-    printf("%-34s %12s %9s  %s\n", "", "tokens/s", "stddev", "of the machine's limit");
+    if (table) printf("%-34s %12s %9s  %s\n", "", "tokens/s", "stddev", "of the machine's limit");
     fflush(stdout);
 }
 
@@ -125,16 +125,17 @@ json_t *bench_json(const struct bench_report *report) {
     for (int i = 0; i < report->result_count; i++)
         json_array_append_new(report->results[i].point.prefill ? prefill : decode,
                               json_result(bench, &report->results[i]));
-    return json_pack("{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:f, s:i}", //
-                     "machine", "cpu", cpu, "threads", info->threads,                                            //
-                     "read_gbps", number(median(&bench->read_bytes) / 1e9),                                      //
-                     "f32_tflops", number(median(&bench->f32) / 1e12),                                           //
-                     "bf16_tflops", number(median(&bench->bf16) / 1e12),                                         //
-                     "int8_tops", number(median(&bench->int8) / 1e12),                                           //
-                     "model", info->model_name, "weights", info->weights, "placement", report->placement,        //
+    json_t *served = report->served_count ? bench_serve_json(report->served, report->served_count) : json_null();
+    return json_pack("{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:o, s:f, s:i}", //
+                     "machine", "cpu", cpu, "threads", info->threads,                                                 //
+                     "read_gbps", number(median(&bench->read_bytes) / 1e9),                                           //
+                     "f32_tflops", number(median(&bench->f32) / 1e12),                                                //
+                     "bf16_tflops", number(median(&bench->bf16) / 1e12),                                              //
+                     "int8_tops", number(median(&bench->int8) / 1e12),                                                //
+                     "model", info->model_name, "weights", info->weights, "placement", report->placement,             //
                      "load", "seconds", report->load_seconds, "rss_mib", (double)report->load_rss_bytes / (1 << 20),
-                     "prefill", prefill, "decode", decode, "ttft_ms", number(first_token_ms(report)), "peak_rss_mib",
-                     (double)report->peak_rss_bytes / (1 << 20), "runs", bench->runs);
+                     "prefill", prefill, "decode", decode, "serve", served, "ttft_ms", number(first_token_ms(report)),
+                     "peak_rss_mib", (double)report->peak_rss_bytes / (1 << 20), "runs", bench->runs);
 }
 
 // ---- The change

@@ -2,6 +2,7 @@
 #ifndef CLI_BENCH_REPORT_H
 #define CLI_BENCH_REPORT_H
 
+#include "cli/bench_serve.h"
 #include "cli/bench_work.h"
 
 #include <jansson.h>
@@ -10,12 +11,14 @@ struct bench_report {
     const struct bench *bench;
     const struct bench_result *results; // [result_count]
     int result_count;
+    struct bench_served served[BENCH_SERVED_MAX]; // [served_count]
+    int served_count;
     const char *placement;
     double load_seconds;
     size_t load_rss_bytes, peak_rss_bytes;
 };
 
-void bench_print_head(const struct bench *bench);
+void bench_print_head(const struct bench *bench, bool table); // table: rows of bench_print_result follow
 void bench_print_result(const struct bench *bench, const struct bench_result *result);
 void bench_print_end(const struct bench_report *report);
 void bench_print_profile(const struct bench_result *result);

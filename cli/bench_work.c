@@ -141,16 +141,19 @@ static void watch_for(struct bench *bench, const struct bench_point *point, stru
 
 // ---- Jobs
 
-// Another prompt each time, so that nothing is found in a cache.
+void bench_fill_prompt(struct bench *bench, int32_t *ids, int count) {
+    uint64_t vocab = (uint64_t)engine_info(bench->engine)->vocab_size;
+    for (int i = 0; i < count; i++) {
+        bench->dice = bench->dice * 6364136223846793005u + 1442695040888963407u;
+        ids[i] = (int32_t)((bench->dice >> 33) % vocab);
+    }
+}
+
 static int submit(struct bench *bench, int prompt_tokens, int new_tokens, struct engine_job **out,
                   struct error *error) {
     int32_t *prompt = calloc((size_t)prompt_tokens, sizeof *prompt);
     if (!prompt) return error_set(error, ERROR_MEMORY, "out of memory for a prompt of %d tokens", prompt_tokens);
-    uint64_t vocab = (uint64_t)engine_info(bench->engine)->vocab_size;
-    for (int i = 0; i < prompt_tokens; i++) {
-        bench->dice = bench->dice * 6364136223846793005u + 1442695040888963407u;
-        prompt[i] = (int32_t)((bench->dice >> 33) % vocab);
-    }
+    bench_fill_prompt(bench, prompt, prompt_tokens);
     const struct engine_request request = {.prompt = prompt,
                                            .prompt_tokens = (size_t)prompt_tokens,
                                            .tokens_max = new_tokens,
@@ -241,6 +244,33 @@ static int run_decode(struct bench *bench, const struct bench_point *point, stru
         }
     for (int i = 0; i < started; i++) engine_job_release(jobs[i]);
     watch_for(bench, point, NULL, 0);
+    return code;
+}
+
+// Every job that is under way is a sequence of its own, so that reading an event of each in turn keeps none waiting.
+int bench_drive(struct bench *bench, int together, int requests, int prompt_tokens, int new_tokens, double *seconds,
+                struct error *error) {
+    struct engine_job *jobs[BENCH_BATCH_MAX] = {NULL};
+    int code = 0, sent = 0, ended = 0;
+    double began_at = clock_seconds();
+    while (!code && ended < requests) {
+        for (int i = 0; !code && i < together && sent < requests; i++) {
+            if (jobs[i]) continue;
+            code = submit(bench, prompt_tokens, new_tokens, &jobs[i], error);
+            sent += !code;
+        }
+        for (int i = 0; !code && i < together; i++) {
+            if (!jobs[i]) continue;
+            bool last = false;
+            code = read_event(jobs[i], &last, error);
+            if (!last) continue;
+            engine_job_release(jobs[i]);
+            jobs[i] = NULL;
+            ended++;
+        }
+    }
+    *seconds = clock_seconds() - began_at;
+    for (int i = 0; i < together; i++) engine_job_release(jobs[i]);
     return code;
 }
 

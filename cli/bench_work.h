@@ -69,6 +69,13 @@ int bench_measure(struct bench *bench, struct error *error);
 // Warms up and measures a point. ERROR_CONTEXT_LENGTH where the model's context is too short for it.
 int bench_run(struct bench *bench, const struct bench_point *point, struct bench_result *out, struct error *error);
 
+// Random token ids, others each time, so that nothing is found in a cache.
+void bench_fill_prompt(struct bench *bench, int32_t *ids, int count);
+
+// Hands requests to the engine itself: `together` at once and the next when one has ended. *seconds: all of it.
+int bench_drive(struct bench *bench, int together, int requests, int prompt_tokens, int new_tokens, double *seconds,
+                struct error *error);
+
 // Tokens of KV cache that a point needs.
 size_t bench_kv_tokens(const struct bench_point *point, int runs);
 

@@ -104,9 +104,11 @@ static int serve(void) {
         close(socket.fd);
         return command_fail(&serve_command, &error, EXIT_BAD_MODEL);
     }
-    struct server *server;
+    struct server *server = NULL;
     code = server_create(&server, &config, &socket, engine, &error);
+    if (!code) code = server_watch_signals(server, &error);
     if (code) {
+        server_destroy(server);
         engine_close(engine);
         return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
     }

@@ -149,7 +149,7 @@ static int open_model(struct engine *engine, const struct engine_options *option
                           error);
     if (code) return code;
     struct model_config *config = &engine->model->config;
-    code = options->synthetic ? tokenizer_open_empty(&engine->tokenizer, error)
+    code = options->synthetic ? tokenizer_open_numbers(&engine->tokenizer, config->vocab, error)
                               : open_tokenizer(engine, options->model_dir, config, error);
     if (code) return code;
     engine->model_name = options->synthetic ? strdup(options->synthetic) : engine_model_name(options->model_dir);
@@ -320,7 +320,7 @@ int engine_chat_tokens(const struct engine *engine, const struct chat_message *m
 
 int engine_text_tokens(const struct engine *engine, const char *text, size_t bytes, bool parse_special,
                        struct token_list *out, struct error *error) {
-    if (tokenizer_size(engine->tokenizer) == 0) return no_text(error);
+    if (!tokenizer_encodes(engine->tokenizer)) return no_text(error);
     return tokenizer_encode(engine->tokenizer, text, bytes, parse_special, out, error);
 }
 

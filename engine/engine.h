@@ -58,7 +58,7 @@ struct engine_step; // below, at "Watching"
 struct engine_options {
     const char *model_dir;      // a Hugging Face model directory
     const char *synthetic;      // instead of that, one of SYNTHETIC_MODELS: random weights, made in memory. There is no
-                                // tokenizer: prompts are token ids, the text of an answer is empty
+                                // tokenizer: prompts are token ids, and so is the text of an answer
     enum weight_format weights; // what matrices are held in
     const char *stages;         // "cpu" (the fast one, also for NULL) or "reference"
     int threads;                // OpenMP threads; 0: one for each physical core this process may use

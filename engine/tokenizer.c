@@ -40,10 +40,25 @@ int tokenizer_open(struct tokenizer **out, const char *dir, int vocab_size, stru
     return 0;
 }
 
-int tokenizer_open_empty(struct tokenizer **out, struct error *error) {
-    *out = calloc(1, sizeof **out);
-    if (!*out) return error_set(error, ERROR_MEMORY, "out of memory for the tokenizer");
-    (*out)->bos = (*out)->bos_token = NO_TOKEN;
+int tokenizer_open_numbers(struct tokenizer **out, int vocab_size, struct error *error) {
+    struct tokenizer *tokenizer = calloc(1, sizeof *tokenizer);
+    if (!tokenizer) return error_set(error, ERROR_MEMORY, "out of memory for the tokenizer");
+    tokenizer->bos = tokenizer->bos_token = NO_TOKEN;
+    buffer_init(&tokenizer->piece_text, (size_t)vocab_size * 16);
+    tokenizer->pieces = calloc((size_t)vocab_size, sizeof *tokenizer->pieces);
+    tokenizer->size = vocab_size;
+    for (int id = 0; tokenizer->pieces && id < vocab_size; id++) {
+        struct piece *piece = &tokenizer->pieces[id];
+        piece->known = true;
+        piece->at = tokenizer->piece_text.bytes;
+        buffer_format(&tokenizer->piece_text, " %d", id);
+        piece->bytes = tokenizer->piece_text.bytes - piece->at;
+    }
+    if (!tokenizer->pieces || tokenizer->piece_text.failed) {
+        tokenizer_close(tokenizer);
+        return error_set(error, ERROR_MEMORY, "out of memory for the texts of %d tokens", vocab_size);
+    }
+    *out = tokenizer;
     return 0;
 }
 
@@ -222,6 +237,10 @@ const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_
     if (!piece) return NULL;
     *bytes = piece->bytes;
     return tokenizer->piece_text.data + piece->at;
+}
+
+bool tokenizer_encodes(const struct tokenizer *tokenizer) {
+    return tokenizer->bpe != NULL;
 }
 
 int tokenizer_size(const struct tokenizer *tokenizer) {

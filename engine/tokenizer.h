@@ -10,8 +10,9 @@ struct tokenizer;
 // dir holds tokenizer.json and, where there is one, tokenizer_config.json. vocab_size is the model's: an id at
 // or beyond it is an error.
 int tokenizer_open(struct tokenizer **out, const char *dir, int vocab_size, struct error *error);
-// One that knows no token: nothing can be encoded, and the text of every token is empty.
-int tokenizer_open_empty(struct tokenizer **out, struct error *error);
+// One without files, for random weights: the text of a token is its number behind a space. Nothing can be encoded.
+int tokenizer_open_numbers(struct tokenizer **out, int vocab_size, struct error *error);
+bool tokenizer_encodes(const struct tokenizer *tokenizer); // false: it was opened by tokenizer_open_numbers
 void tokenizer_close(struct tokenizer *tokenizer); // takes NULL
 
 // Appends to out. text must be valid UTF-8; time grows as n log n.

@@ -21,7 +21,8 @@ struct server {
     struct loop *loop;
     struct requests *requests;
     struct http *http;
-    struct loop_signal *interrupt, *terminate;
+    struct loop_signal *interrupt, *terminate; // NULL: not watched
+    struct loop_wake *stop;
     struct loop_timer *drain;
     uint64_t drain_ms;
     uint64_t fail_at_ms, stop_at_ms; // while draining
@@ -63,9 +64,9 @@ static void on_drain(void *user) {
     }
 }
 
-static void on_signal(void *user, int number) {
+static void on_stop(void *user) {
     struct server *server = user;
-    if (server->draining) _exit(128 + number);
+    if (server->draining) return;
     server->draining = true;
     log_write(LOG_INFO, "shutting down; %zu requests may end within %.0f s (once more to stop at once)",
               http_exchanges(server->http), (double)server->drain_ms / 1000);
@@ -74,6 +75,12 @@ static void on_signal(void *user, int number) {
     requests_refuse_new(server->requests);
     http_quiesce(server->http);
     loop_timer_start(server->drain, 0, DRAIN_CHECK_MS);
+}
+
+static void on_signal(void *user, int number) {
+    struct server *server = user;
+    if (server->draining) _exit(128 + number);
+    on_stop(server);
 }
 
 static int open_http(struct server *server, const struct config *config, const struct listener_socket *socket,
@@ -129,9 +136,8 @@ int server_create(struct server **out, const struct config *config, const struct
         code = open_http(server, config, socket, error);
     if (!code) {
         server->drain = loop_timer_create(server->loop, on_drain, server);
-        server->interrupt = loop_signal_create(server->loop, SIGINT, on_signal, server);
-        server->terminate = loop_signal_create(server->loop, SIGTERM, on_signal, server);
-        if (!server->drain || !server->interrupt || !server->terminate) code = error_set_code(error, ERROR_MEMORY);
+        server->stop = loop_wake_create(server->loop, on_stop, server);
+        if (!server->drain || !server->stop) code = error_set_code(error, ERROR_MEMORY);
     }
     if (code) {
         server_destroy(server);
@@ -141,8 +147,18 @@ int server_create(struct server **out, const struct config *config, const struct
     return 0;
 }
 
+int server_watch_signals(struct server *server, struct error *error) {
+    server->interrupt = loop_signal_create(server->loop, SIGINT, on_signal, server);
+    server->terminate = loop_signal_create(server->loop, SIGTERM, on_signal, server);
+    return server->interrupt && server->terminate ? 0 : error_set_code(error, ERROR_MEMORY);
+}
+
 void server_run(struct server *server) {
     loop_run(server->loop);
+}
+
+void server_stop(struct server *server) {
+    loop_wake_send(server->stop);
 }
 
 void server_destroy(struct server *server) {
@@ -150,6 +166,7 @@ void server_destroy(struct server *server) {
     loop_signal_destroy(server->interrupt);
     loop_signal_destroy(server->terminate);
     loop_timer_destroy(server->drain);
+    loop_wake_destroy(server->stop);
     http_destroy(server->http);
     requests_stop(server->requests);
     loop_destroy(server->loop);

@@ -14,8 +14,12 @@ int server_create(struct server **out, const struct config *config, const struct
                   struct engine *engine, struct error *error);
 void server_destroy(struct server *server); // takes NULL
 
-// Serves until SIGINT or SIGTERM, then lets running requests end (config.drain_seconds). A second signal ends the
-// process at once, with 128 + its number as exit code.
+// From now on SIGINT and SIGTERM stop the server; a second one ends the process at once, with 128 + its number as exit
+// code. ERROR_MEMORY.
+int server_watch_signals(struct server *server, struct error *error);
+
+// Serves until it is stopped, then lets running requests end (config.drain_seconds).
 void server_run(struct server *server);
+void server_stop(struct server *server); // any thread, any number of times
 
 #endif

@@ -23,7 +23,7 @@ def measured(tmp_path_factory):
 
 
 def check_figures(found):
-    assert found.keys() == {"machine", "model", "weights", "placement", "load", "prefill", "decode", "ttft_ms",
+    assert found.keys() == {"machine", "model", "weights", "placement", "load", "prefill", "decode", "serve", "ttft_ms",
                             "peak_rss_mib", "runs"}
     assert found["machine"].keys() == {"cpu", "threads", "read_gbps", "f32_tflops", "bf16_tflops", "int8_tops"}
     assert found["weights"] == "bf16" and found["runs"] == 2 and found["machine"]["threads"] >= 1
@@ -93,6 +93,29 @@ def test_compare(measured, tmp_path):
     assert abs(percent - 100 * (after / before - 1)) < 0.2
     assert "batch 8" not in change  # it was not measured then
     assert 'model was "demo" then' in change
+
+
+def check_quantiles(found):
+    assert found.keys() == {"p50", "p95", "p99"} and 0 < found["p50"] <= found["p95"] <= found["p99"]
+
+
+@pytest.mark.parametrize("model", [[], ["--synthetic", "phi-toy-moe"]])
+def test_serve(model, tmp_path):
+    path = tmp_path / "served.json"
+    result = run("bench", "--serve", "--quick", *model, "--json", path)
+    assert result.returncode == 0 and result.stderr == "", result
+    found = json.loads(path.read_text())
+    assert found["prefill"] == [] and found["decode"] == [] and found["ttft_ms"] is None
+    assert [row["clients"] for row in found["serve"]] == [1, 8]
+    for row in found["serve"]:
+        assert row["requests"] == 2 * row["clients"] and row["requests_per_s"] is None
+        assert row["tokens_per_s"] > 0 and row["engine_tokens_per_s"] > 0
+        for times in ("first_token_ms", "whole_ms"):
+            check_quantiles(row[times])
+        assert row["first_token_ms"]["p50"] < row["whole_ms"]["p50"]
+        shown = re.search(rf"^{row['clients']} clients? +([\d.]+) +([\d.]+) %", result.stdout, re.M).groups()
+        assert abs(float(shown[0]) - row["tokens_per_s"]) < 0.06 + 1e-5 * row["tokens_per_s"]
+        assert abs(float(shown[1]) - 100 * row["tokens_per_s"] / row["engine_tokens_per_s"]) < 0.1
 
 
 def test_kernels_without_limits(tmp_path):

@@ -1,0 +1,231 @@
+#include "cli/bench_serve.h"
+
+#include "base/buffer.h"
+#include "cli/load.h"
+#include "server/log.h"
+#include "server/server.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { QUEUE = 1024, PAGE_SPARE_TOKENS = 64 };
+
+// Clients that ask again as soon as they are answered; and then, of the rate that the most of them reached, so large a
+// share, with requests that come evenly whatever is under way.
+static const struct {
+    int clients;
+    bool quick;
+} CLOSED[] = {{1, true}, {8, true}, {32, false}, {128, false}};
+static const double SHARES[] = {0.5, 0.9};
+enum {
+    CLOSED_COUNT = sizeof CLOSED / sizeof *CLOSED,
+    SHARE_COUNT = sizeof SHARES / sizeof *SHARES,
+    OPEN_REQUESTS = 64,
+    ENGINE_CLIENTS_MAX = BENCH_BATCH_MAX, // what the engine is asked without a server
+};
+_Static_assert((int)CLOSED_COUNT + (int)SHARE_COUNT <= (int)BENCH_SERVED_MAX, "a row for each");
+
+size_t bench_serve_kv_tokens(void) {
+    return (size_t)BENCH_BATCH_MAX * (BENCH_SERVE_PROMPT_TOKENS + BENCH_SERVE_NEW_TOKENS + PAGE_SPARE_TOKENS);
+}
+
+int bench_serve_queue(void) {
+    return QUEUE;
+}
+
+// ---- The server
+
+struct service {
+    struct config config;
+    struct setting_table table;
+    struct server *server;
+    pthread_t thread;
+    int port;
+};
+
+static void *serve(void *user) {
+    server_run(user);
+    return NULL;
+}
+
+static int start(struct service *service, struct engine *engine, struct error *error) {
+    struct listener_socket socket;
+    service->table = (struct setting_table){CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &service->config};
+    log_open(LOG_ERROR);
+    int code = settings_init(&service->table, error);
+    if (!code) code = listener_bind(&socket, "127.0.0.1", 0, error);
+    if (!code) code = server_create(&service->server, &service->config, &socket, engine, error);
+    if (!code && pthread_create(&service->thread, NULL, serve, service->server)) {
+        server_destroy(service->server);
+        service->server = NULL;
+        code = error_set(error, ERROR_MEMORY, "no thread for the server");
+    }
+    if (!code) service->port = (int)strtol(strrchr(socket.address, ':') + 1, NULL, 10);
+    return code;
+}
+
+static void stop(struct service *service) {
+    if (service->server) {
+        server_stop(service->server);
+        pthread_join(service->thread, NULL);
+        server_destroy(service->server);
+    }
+    settings_finish(&service->table);
+}
+
+// ---- Asking it
+
+static char *write_prompt(void *user) {
+    struct bench *bench = user;
+    int32_t ids[BENCH_SERVE_PROMPT_TOKENS];
+    struct buffer text;
+    buffer_init(&text, sizeof ids * 8);
+    bench_fill_prompt(bench, ids, BENCH_SERVE_PROMPT_TOKENS);
+    for (int i = 0; i < BENCH_SERVE_PROMPT_TOKENS; i++) buffer_format(&text, "%s%d", i ? "," : "[", (int)ids[i]);
+    buffer_text(&text, "]");
+    if (!text.failed) return text.data;
+    buffer_finish(&text);
+    return NULL;
+}
+
+static struct bench_quantiles quantiles(const struct load_times *times) {
+    return (struct bench_quantiles){1e3 * load_quantile(times, 0.5), 1e3 * load_quantile(times, 0.95),
+                                    1e3 * load_quantile(times, 0.99)};
+}
+
+static struct bench_quantiles mean(struct bench_quantiles a, double weight, struct bench_quantiles b) {
+    return (struct bench_quantiles){a.p50 + (b.p50 - a.p50) * weight, a.p95 + (b.p95 - a.p95) * weight,
+                                    a.p99 + (b.p99 - a.p99) * weight};
+}
+
+static void tell(const struct bench_served *row, int run, int runs) {
+    if (!isatty(STDERR_FILENO)) return;
+    fprintf(stderr, "\r\033[Kover HTTP, %d clients: run %d of %d", row->clients, run + 1, runs);
+    fflush(stderr);
+}
+
+// Over HTTP and without it in turn, so that what disturbs one disturbs the other. Quantiles are means of the runs'.
+static int measure(struct bench *bench, int port, int runs, struct bench_served *row, struct error *error) {
+    double rates[BENCH_RUNS_MAX], engine_rates[BENCH_RUNS_MAX];
+    int code = 0, each = row->requests;
+    struct load_plan plan = {.port = port,
+                             .requests = each,
+                             .clients = row->clients,
+                             .per_second = row->per_second,
+                             .new_tokens = BENCH_SERVE_NEW_TOKENS,
+                             .prompt = write_prompt,
+                             .user = bench};
+    bool alone = row->per_second == 0 && row->clients <= ENGINE_CLIENTS_MAX;
+    for (int run = 0; !code && run < runs; run++) {
+        tell(row, run, runs);
+        struct load_outcome outcome;
+        code = load_run(&plan, &outcome, error);
+        if (!code && outcome.refused)
+            code = error_set(error, ERROR_BUSY, "the server refused %d of %d requests", outcome.refused, each);
+        if (!code) {
+            rates[run] = (double)outcome.tokens / outcome.seconds;
+            row->first = mean(row->first, 1.0 / (run + 1), quantiles(&outcome.first));
+            row->between = mean(row->between, 1.0 / (run + 1), quantiles(&outcome.between));
+            row->whole = mean(row->whole, 1.0 / (run + 1), quantiles(&outcome.whole));
+        }
+        load_finish(&outcome);
+        double seconds = 0;
+        if (!code && alone)
+            code = bench_drive(bench, row->clients, each, BENCH_SERVE_PROMPT_TOKENS, BENCH_SERVE_NEW_TOKENS, &seconds,
+                               error);
+        if (!code && alone) engine_rates[run] = (double)each * BENCH_SERVE_NEW_TOKENS / seconds;
+    }
+    row->requests = runs * each;
+    row->rate = code ? 0 : bench_median(rates, runs);
+    row->engine_rate = code || !alone ? 0 : bench_median(engine_rates, runs);
+    return code;
+}
+
+// ---- The table
+
+static void print_head(void) {
+    printf("\nover HTTP: prompts of %d tokens, answers of %d\n%-30s %9s %9s %20s %20s %20s\n",
+           BENCH_SERVE_PROMPT_TOKENS, BENCH_SERVE_NEW_TOKENS, "", "tokens/s", "of the", "ms to first token",
+           "from one to next", "to the end");
+    printf("%-30s %9s %9s %20s %20s %20s\n", "", "in all", "engine's", "p50 / p95 / p99", "p50 / p95 / p99",
+           "p50 / p95 / p99");
+    fflush(stdout);
+}
+
+static void print_quantiles(const struct bench_quantiles *of) {
+    char text[64];
+    snprintf(text, sizeof text, "%.0f / %.0f / %.0f", of->p50, of->p95, of->p99);
+    printf(" %20s", text);
+}
+
+static void print_row(const struct bench_served *row) {
+    char name[64], share[32] = "";
+    if (row->per_second > 0)
+        snprintf(name, sizeof name, "%.2f requests a second", row->per_second);
+    else
+        snprintf(name, sizeof name, "%d client%s", row->clients, row->clients == 1 ? "" : "s");
+    if (row->engine_rate > 0) snprintf(share, sizeof share, "%.1f %%", 100 * row->rate / row->engine_rate);
+    if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
+    printf("%-30s %9.1f %9s", name, row->rate, share);
+    print_quantiles(&row->first);
+    print_quantiles(&row->between);
+    print_quantiles(&row->whole);
+    printf("\n");
+    fflush(stdout);
+}
+
+static json_t *quantiles_json(const struct bench_quantiles *of) {
+    return json_pack("{s:f, s:f, s:f}", "p50", of->p50, "p95", of->p95, "p99", of->p99);
+}
+
+json_t *bench_serve_json(const struct bench_served *rows, int row_count) {
+    json_t *list = json_array();
+    for (int i = 0; i < row_count; i++) {
+        const struct bench_served *row = &rows[i];
+        json_array_append_new(list, json_pack("{s:i, s:i, s:o, s:f, s:o, s:o, s:o, s:o}", "clients", row->clients,
+                                              "requests", row->requests, "requests_per_s",
+                                              row->per_second > 0 ? json_real(row->per_second) : json_null(),
+                                              "tokens_per_s", row->rate, "engine_tokens_per_s",
+                                              row->engine_rate > 0 ? json_real(row->engine_rate) : json_null(),
+                                              "first_token_ms", quantiles_json(&row->first), "between_tokens_ms",
+                                              quantiles_json(&row->between), "whole_ms", quantiles_json(&row->whole)));
+    }
+    return list;
+}
+
+// ---- All of it
+
+int bench_serve(struct bench *bench, bool quick, struct bench_served rows[BENCH_SERVED_MAX], int *row_count,
+                struct error *error) {
+    struct service service = {0};
+    double most = 0; // tokens a second
+    *row_count = 0;
+    int code = start(&service, bench->engine, error);
+    if (!code) print_head();
+    for (int i = 0; !code && i < CLOSED_COUNT; i++) {
+        if (quick && !CLOSED[i].quick) continue;
+        struct bench_served warm_up = {.clients = CLOSED[i].clients, .requests = CLOSED[i].clients},
+                            *row = &rows[*row_count];
+        *row = warm_up;
+        if (i == 0) code = measure(bench, service.port, 1, &warm_up, error);
+        if (!code) code = measure(bench, service.port, bench->runs, row, error);
+        if (code) break;
+        print_row(row);
+        ++*row_count;
+        if (row->rate > most) most = row->rate;
+    }
+    for (int i = 0; !code && !quick && i < SHARE_COUNT; i++) {
+        struct bench_served *row = &rows[*row_count];
+        *row = (struct bench_served){.clients = OPEN_REQUESTS,
+                                     .requests = OPEN_REQUESTS,
+                                     .per_second = SHARES[i] * most / BENCH_SERVE_NEW_TOKENS};
+        code = measure(bench, service.port, 1, row, error);
+        if (code) break;
+        print_row(row);
+        ++*row_count;
+    }
+    stop(&service);
+    return code;
+}

@@ -1,0 +1,38 @@
+// tandem bench --serve: the same engine behind a real server, asked over HTTP by many clients at once.
+#ifndef CLI_BENCH_SERVE_H
+#define CLI_BENCH_SERVE_H
+
+#include "cli/bench_work.h"
+
+#include <jansson.h>
+
+enum {
+    BENCH_SERVE_PROMPT_TOKENS = 64,
+    BENCH_SERVE_NEW_TOKENS = 32,
+    BENCH_SERVED_MAX = 8, // rows
+};
+
+struct bench_quantiles { // milliseconds
+    double p50, p95, p99;
+};
+
+struct bench_served {
+    int clients;        // requests under way at most
+    int requests;       // of all runs
+    double per_second;  // that requests came at; 0: as soon as a client had its answer
+    double rate;        // tokens a second, of all answers together; the median of the runs
+    double engine_rate; // the same work handed to the engine itself; 0: not measured
+    struct bench_quantiles first, between, whole; // to the first token, from one to the next, to the end
+};
+
+// Tokens of KV cache, and answers that may wait, for what is measured here.
+size_t bench_serve_kv_tokens(void);
+int bench_serve_queue(void);
+
+// Serves bench->engine on a port of its own and measures; rows are printed as they come. quick: fewer of them.
+int bench_serve(struct bench *bench, bool quick, struct bench_served rows[BENCH_SERVED_MAX], int *row_count,
+                struct error *error);
+
+json_t *bench_serve_json(const struct bench_served *rows, int row_count); // NULL: out of memory
+
+#endif
