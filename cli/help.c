@@ -41,8 +41,9 @@ static void write_command(const struct command *command, struct buffer *out) {
 
 static void write_settings(struct buffer *out) {
     wrap_text(out,
-              "A setting is read from a YAML file (serve only), then from its environment variable, then from its "
-              "flag; the last one wins. Sizes may end in K, M or G, which count 1024, 1024² and 1024³.",
+              "A setting is read from a YAML file (serve and health only), then from its environment variable, then "
+              "from its flag; the last one wins, and an empty variable counts as unset. Sizes may end in K, M or G, "
+              "which count 1024, 1024² and 1024³. Paths in a file are relative to it; ~/ is the home directory.",
               0, 0, COLUMNS);
     buffer_text(out, "\n");
     for (const struct command *const *command = COMMANDS; *command; command++) {
@@ -70,7 +71,8 @@ static void write_yaml(struct buffer *out) {
                      "# variable and the flag that say the same and win over this file. All have their defaults here;\n"
                      "# what is left out has it too. `tandem serve --config FILE` reads another file, and without it\n"
                      "# this one, where it lies beside the program: serve says which it has read.\n"
-                     "# Sizes may end in K, M or G. This file is what `tandem help yaml` prints.\n\n");
+                     "# Sizes may end in K, M or G; paths are relative to this file, ~/ is the home directory.\n"
+                     "# This file is what `tandem help yaml` prints.\n\n");
     settings_yaml(serve_command.tables, serve_command.table_count, out);
 }
 

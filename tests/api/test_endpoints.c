@@ -57,6 +57,28 @@ static void models(void **state) {
                   "\"type\":\"invalid_request_error\",\"param\":\"model\",\"code\":\"model_not_found\"}}");
 }
 
+// The first is the id, the others mean the same.
+static void model_names(void **state) {
+    (void)state;
+    const struct api_context context = {&fake, false};
+    fake.info.model_names = "fake-model,a/b";
+    assert_answer("/v1/models", &context, NULL, 200, "{\"object\":\"list\",\"data\":[" MODEL "]}");
+    assert_answer("/v1/models/{id}", &context, "a/b", 200, MODEL);
+    assert_answer("/v1/models/{id}", &context, "a", 404,
+                  "{\"error\":{\"message\":\"The model 'a' does not exist; this server has 'fake-model', 'a/b'\","
+                  "\"type\":\"invalid_request_error\",\"param\":\"model\",\"code\":\"model_not_found\"}}");
+    static char many[4096];
+    for (int i = 0; i < 2000; i++) memcpy(many + 2 * i, "m,", 2);
+    many[3999] = '\0';
+    fake.info.model_names = many;
+    struct api_reply reply;
+    api_reply_init(&reply);
+    find("GET", "/v1/models/{id}")->answer(&context, "a", &reply);
+    assert_true(reply.body.bytes < 1000); // not all of them
+    buffer_finish(&reply.body);
+    fake.info.model_names = NULL;
+}
+
 static void health(void **state) {
     (void)state;
     struct engine engine = fake;
@@ -210,7 +232,7 @@ static void events(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(table),          cmocka_unit_test(models), cmocka_unit_test(health),
+        cmocka_unit_test(table),          cmocka_unit_test(models), cmocka_unit_test(model_names), cmocka_unit_test(health),
         cmocka_unit_test(greeting),       cmocka_unit_test(errors), cmocka_unit_test(strings),
         cmocka_unit_test(random_strings), cmocka_unit_test(events),
     };

@@ -100,6 +100,28 @@ def test_health_of_a_server_that_ends(serve):
     server.wait()
 
 
+def test_health_reads_what_serve_reads(server, tmp_path):
+    """The file, with everything in it that a server may have; then variables, then flags."""
+    path = tmp_path / "x.yaml"
+    path.write_text(f"model:\n  weights: bf16\nengine:\n  queue: 3\nserver:\n  port: {server.port}\n  log_level: debug\n")
+    assert health("--config", path).returncode == 0
+    assert health(TANDEM_CONFIG=str(path)).returncode == 0
+    assert "port 1:" in health("--config", path, TANDEM_PORT="1").stderr
+    assert "port 2:" in health("--config", path, "--port", "2", TANDEM_PORT="1").stderr
+    assert health("--config", path, TANDEM_PORT="", TANDEM_HOST="").returncode == 0
+    path.write_text("server:\n  prot: 1\n")
+    wrong = health("--config", path)
+    assert wrong.returncode == 64 and "did you mean `port`?" in wrong.stderr
+    assert health("--config", path, "--port", str(server.port)).returncode == 64  # as serve
+    path.write_text("server:\n  port: 0\n")
+    assert health("--config", path).returncode == 64 and "--port" in health("--config", path).stderr
+
+
+def test_health_speaks_of_a_client():
+    helped = health("--help").stdout
+    assert "where the server is" in helped and "picks a free one" not in helped and "to listen on" not in helped
+
+
 @pytest.mark.parametrize("answer, said", [
     (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 20\r\n\r\n" + b'{"status":"stalled"}', "not ready (503)"),
     (b"SSH-2.0-OpenSSH_9.2\r\n", "no Tandem"), (b"", "no Tandem")])

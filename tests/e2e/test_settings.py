@@ -52,6 +52,14 @@ def test_files_are_taken(serve, path):
     assert f"settings {path}" in serve("--config", path, "--threads", "1").log
 
 
+def test_profile_quotes_the_default_as_it_is():
+    """What a profile says of the value it departs from."""
+    (default,) = re.findall(r"^  prefill_tokens: (\d+)$", told("help", "yaml"), re.MULTILINE)
+    text = (CONFIGS / "core-ultra-9-185h.yaml").read_text()
+    quoted, times, own = re.search(r"the default of (\d+) for ([\w ]+) that\.\n  prefill_tokens: (\d+)", text).groups()
+    assert quoted == default and {"twice": 2, "four times": 4}[times] * int(own) == int(default)
+
+
 def test_file_then_environment_then_flag(config):
     """What is wrong later than the file shows which of them has the last word: nothing is served here."""
     path = config("server:\n  host: a.invalid\n")
@@ -74,6 +82,36 @@ def test_file_then_environment_then_flag(config):
 ])
 def test_wrong_file(config, text, named):
     assert named in refused("serve", "--config", config(text))
+
+
+def test_paths_are_relative_to_the_file(tmp_path, serve, monkeypatch):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "it").symlink_to(tandem.MODEL)
+    path = tmp_path / "place" / "x.yaml"
+    path.write_text("model:\n  path: it\n")
+    monkeypatch.chdir(tmp_path)
+    assert serve("--config", "place/x.yaml", model=None).say("What is the capital of France?", model="demo")
+    path.write_text("model:\n  path: nowhere\n")
+    wrong = run("serve", "--config", path, "--port", "0")
+    assert wrong.returncode == 2 and f"{tmp_path}/place/nowhere: " in wrong.stderr
+
+
+def test_home(tmp_path, monkeypatch):
+    for arguments in (["--model=~/nowhere"], ["--model", "~/nowhere"], ["--model", f"{tmp_path}/nowhere"]):
+        wrong = run("serve", "--config", "none", "--port", "0", *arguments, HOME=str(tmp_path))
+        assert wrong.returncode == 2 and f"{tmp_path}/nowhere: " in wrong.stderr
+    monkeypatch.chdir(tmp_path)
+    assert f"{tmp_path}/nowhere: " in run("serve", "--port", "0", "--model", "nowhere").stderr  # whole, too
+
+
+def test_empty_variables_are_as_if_unset(config):
+    path = config("server:\n  host: a.invalid\n")
+    assert "a.invalid" in refused("serve", "--config", path, TANDEM_HOST="", TANDEM_PORT="", TANDEM_WEIGHTS="")
+
+
+def test_settings_of_other_commands():
+    assert "--config is one of tandem serve, health\n" in refused("inspect", "--config", "none")
+    assert " is one of " not in refused("inspect", "--nothing", "x") + refused("serve", "--port", "x")
 
 
 def test_no_such_file(tmp_path):
