@@ -65,7 +65,10 @@ static void on_drain(void *user) {
 
 static void on_signal(void *user, int number) {
     struct server *server = user;
-    if (server->draining) _exit(128 + number);
+    if (server->draining) {
+        log_write(LOG_WARNING, "stopped at once; %zu requests were cut off", http_exchanges(server->http));
+        _exit(128 + number);
+    }
     server->draining = true;
     log_write(LOG_INFO, "shutting down; %zu requests may end within %.0f s (once more to stop at once)",
               http_exchanges(server->http), (double)server->drain_ms / 1000);

@@ -66,6 +66,11 @@ def test_no_such_host():
     assert wrong.returncode == 64 and "no.such.host.invalid" in wrong.stderr
 
 
+def test_an_address_of_another_machine():
+    wrong = run("serve", "--model", tandem.MODEL, "--host", "192.0.2.1")
+    assert wrong.returncode == 64 and "192.0.2.1" in wrong.stderr
+
+
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the model directory that a test may damage."""
@@ -232,4 +237,5 @@ def test_second_interrupt_ends_at_once():
     server.process.send_signal(signal.SIGINT)
     server.wait_until(lambda: "shutting down" in server.log)
     assert server.stop(signal.SIGINT) == 128 + signal.SIGINT
+    assert "stopped at once; 1 requests were cut off" in server.log
     holder.close()
