@@ -32,6 +32,10 @@ def refused(*arguments, **more):
     return result.stderr
 
 
+def test_serve_says_where_no_file_was(server):
+    assert "  settings none found\n" in server.log and "32768 tokens" in server.log and "MB when full" in server.log
+
+
 @pytest.fixture
 def config(tmp_path):
     def write(text):
@@ -133,6 +137,8 @@ def test_file_beside_the_program(tmp_path):
 def test_misspelt_variable():
     result = run("version", TANDEM_PROT="1", TANDEM_SERVICE_HOST="1")
     assert result.returncode == 0
+    other = run("version", TANDEM_FOO="1", TANDEM_BUSY="1")
+    assert other.stderr.count("is no setting\n") == 2 and "mean" not in other.stderr
     assert "TANDEM_PROT in the environment is no setting; did you mean TANDEM_PORT?\n" in result.stderr
     assert "TANDEM_SERVICE_HOST in the environment is no setting\n" in result.stderr
     assert told("version", TANDEM_PORT="1") and told("help", TANDEM_PROT="1")
@@ -147,7 +153,22 @@ def test_overview():
         assert f"\n  {name} " in text
     for code in (0, 1, 2, 64, 130, 143):
         assert f"\n  {code} " in text
-    assert run().returncode == 64
+    assert run().returncode == 64 and run().stderr == text and run().stdout == ""
+    assert told("help", "--help") == told("help", "-h") == text
+
+
+def test_help_is_on_one_thing_at_a_time():
+    assert "`inspect` is one argument too many" in refused("help", "serve", "inspect")
+
+
+def test_exit_codes_have_a_heading():
+    first, empty, *codes = told("help", "exit-codes").splitlines()
+    assert first.endswith(":") and empty == "" and all(code.startswith("  ") for code in codes)
+
+
+def test_the_manual_knows_both_places_of_the_file():
+    text = told("help", "man")
+    assert "configs/tandem.yaml" in text.split(".SH FILES")[1] and "/etc/tandem/tandem.yaml" in text.replace("\\", "")
 
 
 @pytest.mark.parametrize("topic", TOPICS)
