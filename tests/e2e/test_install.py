@@ -76,6 +76,24 @@ def test_unit_is_confined(installed, tmp_path):
     assert judged.returncode == 0, judged.stdout
 
 
+def test_the_gpu_is_for_those_who_ask(installed, tmp_path):
+    """A machine without one, or without the group render, starts the service and the container as they are."""
+    service = unit(installed)["Service"]
+    assert "DeviceAllow" not in service and "SupplementaryGroups" not in service and service["PrivateDevices"] == "yes"
+    (drop_in,) = installed.rglob("doc/tandem/gpu.conf")
+    assert "DeviceAllow=char-drm rw" in drop_in.read_text()
+    plain, gpu = ((tandem.TOP / "docker" / name).read_text() for name in ("compose.yaml", "compose.gpu.yaml"))
+    for key in ("devices:", "group_add:", "RENDER_GROUP:", "BASE:"):
+        assert key not in plain and key in gpu
+    if shutil.which("systemd-analyze"):
+        (tmp_path / "tandem.service.d").mkdir()
+        shutil.copy(drop_in, tmp_path / "tandem.service.d")
+        copy = tmp_path / "tandem.service"
+        copy.write_text((installed / UNIT).read_text().replace(service["ExecStart"], f"{installed}/bin/tandem serve"))
+        verified = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
+        assert verified.returncode == 0 and "gpu.conf" not in verified.stderr, verified.stderr
+
+
 # ---- tandem health: what containers ask
 
 def health(*arguments, **environment):
