@@ -49,10 +49,19 @@ int api_error_status(enum error_code code) {
     return find(code)->status;
 }
 
+// Messages are written to stand behind "tandem serve: "; here they begin as sentences do, unless with a field's name.
+static void write_sentence(const struct error *error, char out[ERROR_MESSAGE_BYTES]) {
+    snprintf(out, ERROR_MESSAGE_BYTES, "%s", error->message[0] ? error->message : error_text(find(error->code)->code));
+    bool field = error->param[0] && strncmp(out, error->param, strlen(error->param)) == 0;
+    if (!field && out[0] >= 'a' && out[0] <= 'z') out[0] = (char)(out[0] - 'a' + 'A');
+}
+
 void api_error_object(const struct error *error, struct buffer *out) {
     const struct row *row = find(error->code);
+    char message[ERROR_MESSAGE_BYTES];
+    write_sentence(error, message);
     buffer_text(out, "{\"message\":");
-    json_write_text(out, error->message[0] ? error->message : error_text(row->code));
+    json_write_text(out, message);
     buffer_format(out, ",\"type\":\"%s\",\"param\":", row->type);
     if (error->param[0])
         json_write_text(out, error->param);

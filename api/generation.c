@@ -434,6 +434,11 @@ void generation_result(struct generation *generation, struct api_reply *reply) {
     }
 }
 
+void generation_name_field(const struct generation *generation, struct error *error) {
+    if (error->param[0] || (error->code != ERROR_CONTEXT_LENGTH && error->code != ERROR_KV_CAPACITY)) return;
+    snprintf(error->param, sizeof error->param, "%s", generation->kind->endpoint == FOR_CHAT ? "messages" : "prompt");
+}
+
 struct generation_summary generation_summary(const struct generation *generation) {
     struct totals sum = total(generation);
     const char *finish = "";

@@ -51,4 +51,7 @@ struct generation_summary {
 };
 struct generation_summary generation_summary(const struct generation *generation);
 
+// The field that the engine's refusal of a job is about, where that is the prompt: as the error's param.
+void generation_name_field(const struct generation *generation, struct error *error);
+
 #endif

@@ -1,6 +1,7 @@
 #include "api/schema.h"
 
 #include "api/json.h"
+#include "api/model_names.h"
 #include "base/wrap.h"
 
 #include <inttypes.h>
@@ -232,10 +233,7 @@ int schema_mismatch(struct error *error, const char *field, const char *expected
 
 static int read_model(const struct reading *reading, const json_t *value, struct error *error) {
     if (!json_is_string(value)) return schema_mismatch(error, "model", "a string", value);
-    if (strcmp(json_string_value(value), reading->info->model_name) == 0) return ERROR_NONE;
-    return error_set_param(error, ERROR_MODEL_NOT_FOUND, "model",
-                           "The model '%.64s' does not exist; this server has '%.128s'", json_string_value(value),
-                           reading->info->model_name);
+    return model_names_check(reading->info, json_string_value(value), error);
 }
 
 // A whole number, whether written 3 or 3.0.

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -18,7 +19,7 @@ static void *member(const struct setting_table *table, const struct setting *set
 }
 
 static bool is_text(const struct setting *setting) {
-    return setting->type == SETTING_TEXT || setting->type == SETTING_CHOICE;
+    return setting->type == SETTING_TEXT || setting->type == SETTING_PATH || setting->type == SETTING_CHOICE;
 }
 
 static int refuse(const struct setting *setting, const char *text, const char *source, struct error *error) {
@@ -26,6 +27,7 @@ static int refuse(const struct setting *setting, const char *text, const char *s
     buffer_init(&expected, 512);
     switch (setting->type) {
     case SETTING_TEXT:
+    case SETTING_PATH:
         buffer_text(&expected, "a text in UTF-8, not empty");
         break;
     case SETTING_CHOICE:
@@ -67,6 +69,17 @@ static bool set_text(char **out, const char *text) {
     if (!copy) return false;
     free(*out);
     *out = copy;
+    return true;
+}
+
+// "~/x" below the home directory, where there is one; shells leave it alone in --flag=~/x, in files and in variables.
+static bool set_path(char **out, const char *text) {
+    const char *home = text[0] == '~' && text[1] == '/' ? getenv("HOME") : NULL;
+    if (!home || !*home) return set_text(out, text);
+    char *path;
+    if (asprintf(&path, "%s%s", home, text + 1) < 0) return false;
+    free(*out);
+    *out = path;
     return true;
 }
 
@@ -130,6 +143,9 @@ int settings_set(const struct setting_table *table, const struct setting *settin
     double real = 0;
     if (!*text && text != setting->fallback) return refuse(setting, text, source, error); // an unset shell variable?
     switch (setting->type) {
+    case SETTING_PATH:
+        if (!utf8_valid(text, strlen(text))) break;
+        return set_path(out, text) ? 0 : error_set_code(error, ERROR_MEMORY);
     case SETTING_TEXT:
     case SETTING_CHOICE:
         if (!utf8_valid(text, strlen(text)) || (setting->type == SETTING_CHOICE && !is_choice(setting->choices, text)))
@@ -180,7 +196,7 @@ int settings_read_environment(const struct setting_table *tables, size_t table_c
     for (const struct setting_table *table = tables; table < tables + table_count; table++)
         for (size_t i = 0; i < table->count; i++) {
             const char *name = table->rows[i].environment, *text = name ? getenv(name) : NULL;
-            int code = text ? settings_set(table, &table->rows[i], text, name, error) : 0;
+            int code = text && *text ? settings_set(table, &table->rows[i], text, name, error) : 0;
             if (code) return code;
         }
     return 0;
@@ -217,7 +233,9 @@ static int unknown_flag(const struct flags *flags, const char *argument, struct 
     nearest_consider(&nearest, "--help", strlen("--help"));
     if (nearest.word[0])
         return error_set(error, ERROR_ARGUMENT, "`%.60s` is not a setting; did you mean %s?", argument, nearest.word);
-    return error_set(error, ERROR_ARGUMENT, "`%.60s` is not a setting", argument);
+    char flag[ERROR_PARAM_BYTES];
+    snprintf(flag, sizeof flag, "%.*s", (int)strcspn(argument, "="), argument);
+    return error_set_param(error, ERROR_ARGUMENT, flag, "`%.60s` is not a setting", argument);
 }
 
 static int take_operand(struct flags *flags, const char *argument, struct error *error) {

@@ -19,6 +19,7 @@ enum setting_type {
     SETTING_SECONDS, // double; "1.5", "1.5s"
     SETTING_NUMBER,  // double
     SETTING_SWITCH,  // bool; its flag alone means true
+    SETTING_PATH,    // char *, an owned copy; ~/ is the home directory. In a file it is relative to where that lies
 };
 
 struct setting {
@@ -49,11 +50,12 @@ void settings_finish(const struct setting_table *table);
 int settings_set(const struct setting_table *table, const struct setting *setting, const char *text, const char *source,
                  struct error *error);
 
+// Variables that are empty count as unset.
 int settings_read_environment(const struct setting_table *tables, size_t table_count, struct error *error);
 
 // "--flag value", "--flag=value", and for a switch "--flag". The one argument that is no flag goes to *operand, which
 // is left alone where there is none; it lives as long as the arguments. Behind "--" nothing is a flag. operand is NULL
-// for a command that takes flags only.
+// for a command that takes flags only. The param of an error is the flag that there is not, if that is what is wrong.
 int settings_read_flags(const struct setting_table *tables, size_t table_count, int count, char *const *arguments,
                         const char **operand, struct error *error);
 

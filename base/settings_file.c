@@ -149,6 +149,16 @@ static int read_key(struct reading *reading, const yaml_node_t *mapping, const y
     return 0;
 }
 
+// A path that a file names, from where the file lies: it means the same whoever starts the program, and from where. The
+// caller's to free; NULL: out of memory.
+static char *beside(const char *file, const char *text) {
+    char *whole = realpath(file, NULL), *path;
+    const char *slash = whole ? strrchr(whole, '/') : NULL;
+    int bytes = slash ? asprintf(&path, "%.*s%s", (int)(slash - whole + 1), whole, text) : asprintf(&path, "%s", text);
+    free(whole);
+    return bytes < 0 ? NULL : path;
+}
+
 static int read_value(struct reading *reading, const char *section, const yaml_node_t *key_node, const char *key,
                       const yaml_node_t *node) {
     const struct setting_table *table;
@@ -161,7 +171,12 @@ static int read_value(struct reading *reading, const char *section, const yaml_n
 
     char source[ERROR_MESSAGE_BYTES];
     snprintf(source, sizeof source, "%s:%zu: %s", reading->path, line_of(node), row->name);
-    return settings_set(table, row, text, source, reading->error);
+    bool relative = row->type == SETTING_PATH && *text && *text != '/' && strncmp(text, "~/", 2) != 0;
+    char *path = relative ? beside(reading->path, text) : NULL;
+    if (relative && !path) return error_set_code(reading->error, ERROR_MEMORY);
+    int code = settings_set(table, row, path ? path : text, source, reading->error);
+    free(path);
+    return code;
 }
 
 static int read_section(struct reading *reading, const yaml_node_t *key_node, const char *section,

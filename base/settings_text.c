@@ -20,7 +20,7 @@ static void number(const struct setting *setting, double value, struct buffer *o
 }
 
 static bool has_range(const struct setting *setting) {
-    return setting->type != SETTING_TEXT && setting->type != SETTING_CHOICE && setting->type != SETTING_SWITCH;
+    return setting->type != SETTING_TEXT && setting->type != SETTING_PATH && setting->type != SETTING_CHOICE && setting->type != SETTING_SWITCH;
 }
 
 // Of a switch that is off it need not be said.
@@ -54,6 +54,7 @@ static void flag_and_value(const struct setting *setting, struct buffer *out) {
     static const char *const kinds[] = {
         [SETTING_TEXT] = "TEXT", [SETTING_CHOICE] = "", [SETTING_INT] = "N",   [SETTING_SIZE] = "N",
         [SETTING_SECONDS] = "S", [SETTING_NUMBER] = "X", [SETTING_SWITCH] = "",
+        [SETTING_PATH] = "PATH",
     };
     buffer_text(out, setting->flag);
     if (setting->type == SETTING_SWITCH) return;

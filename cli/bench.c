@@ -31,7 +31,7 @@ static const struct setting ROWS[] = {
      "instead of a model, random weights of this shape, made in memory"},
     {NULL, "--runs", NULL, SETTING_INT, AT(runs), 1, BENCH_RUNS_MAX, NULL, "5", "",
      "how often each is measured, after a warm-up"},
-    {NULL, "--quick", NULL, SETTING_SWITCH, AT(quick), 0, 0, NULL, "false", "", "fewer of everything: two runs"},
+    {NULL, "--quick", NULL, SETTING_SWITCH, AT(quick), 0, 0, NULL, "false", "", "fewer of everything: two runs, whatever --runs says, and no long contexts"},
     {NULL, "--profile", NULL, SETTING_SWITCH, AT(profile), 0, 0, NULL, "false", "",
      "say where the time went, stage by stage"},
     {NULL, "--serve", NULL, SETTING_SWITCH, AT(serve), 0, 0, NULL, "false", "",
@@ -154,7 +154,10 @@ static int measure(struct bench *bench, const json_t *old) {
     static struct bench_result results[POINT_COUNT];
     struct bench_report report = {.bench = bench, .results = results, .placement = model.kernels};
     if (open_engine(bench, &error)) return command_fail(&bench_command, &error, EXIT_BAD_MODEL);
-    report.load_seconds = engine_info(bench->engine)->load_seconds;
+    const struct engine_info *info = engine_info(bench->engine);
+    bench->synthetic = strcmp(own.synthetic, "none") != 0;
+    bench->cached = info->weight_bytes <= engine_machine().cache_bytes;
+    report.load_seconds = info->load_seconds;
     report.load_rss_bytes = status_bytes("VmRSS");
     size_t loading_rss_bytes = status_bytes("VmHWM");
     int code = own.serve ? 0 : bench_take_memory(bench, &error);
@@ -220,7 +223,8 @@ const struct command bench_command = {
         "Prefill is how fast prompts are read, decode how fast answers are written, for one sequence or for a "
         "batch of them together. The machine's own limits are measured in between, on the same threads: what "
         "it reads from memory, and its multiplications with operands in registers. Decode is bound by the "
-        "first, prefill by the second; the shares say how near Tandem comes. Other programs disturb it.",
+        "first, prefill by the second; the shares say how near Tandem comes. Weights that fit the processor's cache "
+        "are not read from memory, and have no share of that. Other programs disturb it.",
     .tables = TABLES,
     .table_count = sizeof TABLES / sizeof *TABLES,
     .examples = EXAMPLES,

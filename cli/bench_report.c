@@ -1,7 +1,14 @@
 #include "cli/bench_report.h"
 
+#include "base/file.h"
+#include "cli/amounts.h"
+
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+enum { JSON_BYTES_MAX = 1 << 20 }; // a thousand times what is written
 
 static double median(const struct bench_samples *samples) {
     return bench_median(samples->of, samples->count);
@@ -11,8 +18,10 @@ static double median(const struct bench_samples *samples) {
 
 void bench_print_head(const struct bench *bench, bool table) {
     const struct engine_info *info = engine_info(bench->engine);
-    printf("%s, weights in %s: %.2f GB, made or loaded in %.1f s\n%s\n\n", info->model_name, info->weights,
-           (double)info->weight_bytes / 1e9, info->load_seconds, info->device);
+    char amount[AMOUNT_BYTES];
+    printf("%s, weights in %s: %s, %s in %.2f s\n%s\n\n", info->model_name, info->weights,
+           amount_of_bytes(amount, (double)info->weight_bytes), bench->synthetic ? "made" : "loaded",
+           info->load_seconds, info->device);
     if (table) printf("%-34s %12s %9s  %s\n", "", "tokens/s", "stddev", "of the machine's limit");
     fflush(stdout);
 }
@@ -31,6 +40,8 @@ void bench_print_result(const struct bench *bench, const struct bench_result *re
            bench_deviation(result->rate, result->runs));
     if (bench->arithmetic && result->point.prefill)
         printf("  %3.0f %% of the %s peak", 100 * bench_share_of_peak(bench, result), bench->arithmetic);
+    else if (bench->arithmetic && bench->cached)
+        printf("    – (the weights fit the cache)");
     else if (bench->arithmetic)
         printf("  %3.0f %% of the read rate", 100 * bench_share_of_bandwidth(bench, result));
     printf("\n");
@@ -150,8 +161,16 @@ static bool has_rates(const json_t *rows) {
 
 int bench_read_json(const char *path, json_t **out, struct error *error) {
     json_error_t cause;
-    json_t *json = json_load_file(path, 0, &cause);
-    if (!json) return error_set(error, ERROR_FORMAT, "%s: %s (line %d)", path, cause.text, cause.line);
+    struct file file;
+    int code = file_open(&file, path, JSON_BYTES_MAX, error);
+    if (code) return code;
+    char *text = malloc(file.bytes + 1);
+    code = text ? file_read(&file, path, text, error) : error_set_code(error, ERROR_MEMORY);
+    close(file.fd);
+    json_t *json = code ? NULL : json_loadb(text, file.bytes, 0, &cause);
+    free(text);
+    if (code) return code;
+    if (!json) return error_set(error, ERROR_FORMAT, "%s:%d: %s", path, cause.line, cause.text);
     if (!has_rates(json_object_get(json, "prefill")) || !has_rates(json_object_get(json, "decode"))) {
         json_decref(json);
         return error_set(error, ERROR_FORMAT, "%s: expected what tandem bench --json writes", path);

@@ -52,7 +52,7 @@ double bench_share_of_peak(const struct bench *bench, const struct bench_result 
 double bench_share_of_bandwidth(const struct bench *bench, const struct bench_result *result) {
     double rate = bench_median(bench->read_bytes.of, bench->read_bytes.count), bytes = 0;
     for (int i = 0; i < ENGINE_STAGE_COUNT; i++) bytes += result->all.stages[i].bytes;
-    return rate > 0 && result->all.seconds > 0 ? bytes / result->all.seconds / rate : 0;
+    return rate > 0 && result->all.seconds > 0 && !bench->cached ? bytes / result->all.seconds / rate : 0;
 }
 
 // ---- The machine

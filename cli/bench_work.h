@@ -47,7 +47,9 @@ struct bench {
     float *memory; // [memory_bytes] to read
     size_t memory_bytes;
     struct bench_samples read_bytes, f32, bf16, int8, peak;
+    bool synthetic;         // random weights, made and not loaded
     const char *arithmetic; // NULL: there are no limits
+    bool cached; // the weights fit the processor's cache, so that memory does not limit how fast they are read
     uint64_t dice;
     void (*tell)(const struct bench_point *point, int run, int runs); // before each run
 
@@ -83,7 +85,7 @@ double bench_median(const double *values, int count); // 0 of none
 double bench_mean(const double *values, int count);
 double bench_deviation(const double *values, int count); // of a sample; 0 of fewer than two
 
-// Shares of the limits; 0 where those are not known.
+// Shares of the limits; 0 where those are not known, or do not limit.
 double bench_share_of_peak(const struct bench *bench, const struct bench_result *result);
 double bench_share_of_bandwidth(const struct bench *bench, const struct bench_result *result);
 

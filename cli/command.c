@@ -14,8 +14,30 @@ int command_fail(const struct command *command, const struct error *error, int e
     return exit_code;
 }
 
+static bool takes(const struct command *command, const char *flag) {
+    for (size_t t = 0; t < command->table_count; t++)
+        for (size_t i = 0; i < command->tables[t].count; i++)
+            if (strcmp(command->tables[t].rows[i].flag, flag) == 0) return true;
+    return false;
+}
+
+// "--config is one of serve, health": where a flag is that this command has not.
+static void tell_whose(const struct command *command, const char *flag) {
+    bool found = false;
+    for (const struct command *const *other = COMMANDS; *other && !takes(command, flag); other++) {
+        if (!takes(*other, flag)) continue;
+        if (found)
+            fprintf(stderr, ", %s", (*other)->name);
+        else
+            fprintf(stderr, "tandem %s: %s is one of tandem %s", command->name, flag, (*other)->name);
+        found = true;
+    }
+    if (found) fputs("\n", stderr);
+}
+
 int command_misused(const struct command *command, const struct error *error) {
     command_fail(command, error, EXIT_USAGE);
+    if (strncmp(error->param, "--", 2) == 0) tell_whose(command, error->param);
     fprintf(stderr, "tandem %s --help tells what it takes\n", command->name);
     return EXIT_USAGE;
 }

@@ -1,11 +1,13 @@
 // tandem health: asks a running server whether requests may be sent its way; for containers and scripts without curl.
 #include "base/error.h"
-#include "cli/command.h"
+#include "cli/config_file.h"
+#include "cli/model_settings.h"
 #include "server/config.h"
 
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -19,13 +21,27 @@ static const struct setting HEALTH_SETTINGS[] = {
      "seconds", "to wait for each part of an answer"},
 };
 
+static const struct setting WHERE_SETTINGS[] = {
+    {"server.host", "--host", "TANDEM_HOST", SETTING_TEXT, offsetof(struct config, host), 0, 0, NULL, "127.0.0.1", "",
+     "where the server is; 0.0.0.0, as for serve, means this machine"},
+    {"server.port", "--port", "TANDEM_PORT", SETTING_INT, offsetof(struct config, port), 0, 65535, NULL, "8080", "",
+     "the port that it listens on"},
+};
+
 static struct config config;
+static struct model_settings model; // a file may set it
 static struct health_settings own;
-enum { HOST_AND_PORT = 2 }; // the first rows of the server's settings
+static char *config_name;
 static const struct setting_table TABLES[] = {
-    {CONFIG_SETTINGS, HOST_AND_PORT, &config},
+    {WHERE_SETTINGS, sizeof WHERE_SETTINGS / sizeof *WHERE_SETTINGS, &config},
+    {&CONFIG_FILE_SETTING, 1, &config_name},
     {HEALTH_SETTINGS, sizeof HEALTH_SETTINGS / sizeof *HEALTH_SETTINGS, &own},
 };
+static const struct setting_table FILE_TABLES[] = {
+    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
+    {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &config},
+};
+enum { FILE_TABLE_COUNT = sizeof FILE_TABLES / sizeof *FILE_TABLES };
 static const struct example EXAMPLES[] = {
     {"tandem health", "the server on http://127.0.0.1:8080"},
     {"until tandem health --port 9000; do sleep 1; done", "waits for one to be ready"},
@@ -97,6 +113,10 @@ static int judge(const char *answer, struct error *error) {
 static int ask(void) {
     struct error error = {0};
     char answer[ANSWER_BYTES_MAX];
+    if (config.port == 0) {
+        error_set(&error, ERROR_ARGUMENT, "the port is 0, so that the server picks one: name it with --port");
+        return command_misused(&health_command, &error);
+    }
     int fd = dial(&error);
     if (fd < 0) return command_fail(&health_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
     int code = exchange(fd, answer, &error);
@@ -106,9 +126,17 @@ static int ask(void) {
 }
 
 static int run(int count, char **arguments) {
+    char path[CONFIG_FILE_PATH_BYTES];
+    struct error error = {0};
+    for (int i = 0; i < FILE_TABLE_COUNT; i++) // before the command's own, which are among them
+        if (settings_init(&FILE_TABLES[i], &error)) return command_fail(&health_command, &error, EXIT_OTHER);
+    free(config.host);
     int exit_code = command_begin(&health_command, count, arguments, NULL);
+    if (!exit_code)
+        exit_code = config_file_read(&health_command, FILE_TABLES, FILE_TABLE_COUNT, config_name, count, arguments, path);
     if (!exit_code) exit_code = ask();
     command_end(&health_command);
+    for (int i = 0; i < FILE_TABLE_COUNT; i++) settings_finish(&FILE_TABLES[i]);
     return exit_code;
 }
 
@@ -116,8 +144,8 @@ const struct command health_command = {
     .name = "health",
     .summary = "ask a running server whether it is ready",
     .description = "Prints what GET /ready answers. The exit code is 0 when requests may be sent to the server, 1 when "
-                   "they may not or nothing answers. Settings in the server's file are not read: where its port is "
-                   "set there, name it here.",
+                   "they may not or nothing answers. Where the server is, is read as serve reads it: from the settings "
+                   "file, then from variables, then from flags.",
     .tables = TABLES,
     .table_count = sizeof TABLES / sizeof *TABLES,
     .examples = EXAMPLES,

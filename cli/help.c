@@ -41,8 +41,9 @@ static void write_command(const struct command *command, struct buffer *out) {
 
 static void write_settings(struct buffer *out) {
     wrap_text(out,
-              "A setting is read from a YAML file (serve only), then from its environment variable, then from its "
-              "flag; the last one wins. Sizes may end in K, M or G, which count 1024, 1024² and 1024³.",
+              "A setting is read from a YAML file (serve and health only), then from its environment variable, then "
+              "from its flag; the last one wins, and an empty variable counts as unset. Sizes may end in K, M or G, "
+              "which count 1024, 1024² and 1024³. Paths in a file are relative to it; ~/ is the home directory.",
               0, 0, COLUMNS);
     buffer_text(out, "\n");
     for (const struct command *const *command = COMMANDS; *command; command++) {
@@ -65,12 +66,18 @@ static void write_exit_codes(struct buffer *out) {
 #undef WRITE
 }
 
+static void write_exit_code_topic(struct buffer *out) {
+    buffer_text(out, "A command ends with one of these codes:\n\n");
+    write_exit_codes(out);
+}
+
 static void write_yaml(struct buffer *out) {
     buffer_text(out, "# Settings of `tandem serve`, each with its words, its range, its default, and the environment\n"
                      "# variable and the flag that say the same and win over this file. All have their defaults here;\n"
                      "# what is left out has it too. `tandem serve --config FILE` reads another file, and without it\n"
                      "# this one, where it lies beside the program: serve says which it has read.\n"
-                     "# Sizes may end in K, M or G. This file is what `tandem help yaml` prints.\n\n");
+                     "# Sizes may end in K, M or G; paths are relative to this file, ~/ is the home directory.\n"
+                     "# This file is what `tandem help yaml` prints.\n\n");
     settings_yaml(serve_command.tables, serve_command.table_count, out);
 }
 
@@ -82,7 +89,7 @@ static const struct topic {
     {"parameters", "what a request may say", schema_text},
     {"openapi", "the same, and the answers, for programs", openapi_write},
     {"errors", "what a request is answered with when something is wrong", write_errors},
-    {"exit-codes", "what the commands end with", write_exit_codes},
+    {"exit-codes", "what the commands end with", write_exit_code_topic},
     {"yaml", "a file of settings with everything in it, to start from", write_yaml},
     {"man", "all of this as a man page: tandem help man | man -l -", manual_write},
 };
@@ -135,8 +142,8 @@ static int no_topic(const char *name) {
     return unknown("help on", name, &nearest);
 }
 
-static int print(struct buffer *text) {
-    bool ok = !text->failed && fwrite(text->data, 1, text->bytes, stdout) == text->bytes && fflush(stdout) == 0;
+static int print(struct buffer *text, FILE *out) {
+    bool ok = !text->failed && fwrite(text->data, 1, text->bytes, out) == text->bytes && fflush(out) == 0;
     buffer_finish(text);
     return ok ? EXIT_WELL : EXIT_OTHER;
 }
@@ -154,10 +161,25 @@ int help_print(const char *name) {
         return no_topic(name);
     else
         write_overview(&text);
-    return print(&text);
+    return print(&text, stdout);
+}
+
+int help_complain(void) {
+    struct buffer text;
+    buffer_init(&text, HELP_BYTES_MAX);
+    write_overview(&text);
+    print(&text, stderr);
+    return EXIT_USAGE;
+}
+
+int help_too_much(const char *argument) {
+    fprintf(stderr, "tandem help: `%.60s` is one argument too many: a command or a topic at a time\n", argument);
+    return EXIT_USAGE;
 }
 
 // ---- The environment
+
+#define PREFIX "TANDEM_"
 
 // Whether a command has a variable of this name; if not, its names are considered for the nearest.
 static bool is_known(const char *name, size_t bytes, struct nearest *nearest) {
@@ -167,7 +189,7 @@ static bool is_known(const char *name, size_t bytes, struct nearest *nearest) {
                 const char *known = (*command)->tables[t].rows[i].environment;
                 if (!known) continue;
                 if (strlen(known) == bytes && memcmp(known, name, bytes) == 0) return true;
-                nearest_consider(nearest, known, strlen(known));
+                nearest_consider(nearest, known + strlen(PREFIX), strlen(known) - strlen(PREFIX));
             }
     return false;
 }
@@ -176,11 +198,11 @@ void help_check_environment(void) {
     for (char *const *variable = environ; *variable; variable++) {
         struct nearest nearest;
         size_t bytes = strcspn(*variable, "=");
-        if (strncmp(*variable, "TANDEM_", strlen("TANDEM_")) != 0) continue;
-        nearest_init(&nearest, *variable, bytes);
+        if (strncmp(*variable, PREFIX, strlen(PREFIX)) != 0) continue;
+        nearest_init(&nearest, *variable + strlen(PREFIX), bytes - strlen(PREFIX)); // what all share makes none alike
         if (is_known(*variable, bytes, &nearest)) continue;
         fprintf(stderr, "tandem: %.*s in the environment is no setting", (int)bytes, *variable);
-        if (nearest.word[0]) fprintf(stderr, "; did you mean %s?", nearest.word);
+        if (nearest.word[0]) fprintf(stderr, "; did you mean " PREFIX "%s?", nearest.word);
         fputs("\n", stderr);
     }
 }

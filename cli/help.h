@@ -7,6 +7,12 @@
 // Prints what is asked for: a command, a topic, or for NULL an overview. Returns the exit code.
 int help_print(const char *topic);
 
+// The overview on standard error, for a program that was called without a command. Returns EXIT_USAGE.
+int help_complain(void);
+
+// Says that help is on one thing at a time. Returns EXIT_USAGE.
+int help_too_much(const char *argument);
+
 // Says that there is no such command, and which may have been meant. Returns EXIT_USAGE.
 int help_no_command(const char *name);
 

@@ -1,5 +1,6 @@
 // tandem inspect: what a model is and what of it fits here, without loading it.
 #include "base/wrap.h"
+#include "cli/amounts.h"
 #include "cli/command.h"
 #include "cli/model_settings.h"
 #include "engine/engine.h"
@@ -19,7 +20,7 @@ static struct inspect_settings settings;
 
 #define AT(member) offsetof(struct inspect_settings, member)
 static const struct setting ROWS[] = {
-    {NULL, "--model", "TANDEM_MODEL", SETTING_TEXT, AT(model), 0, 0, NULL, "", "",
+    {NULL, "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "the directory, as other commands take it"},
     {NULL, "--json", NULL, SETTING_SWITCH, AT(json), 0, 0, NULL, "false", "", "the same as JSON, on one line"},
 };
@@ -33,44 +34,24 @@ static const struct example EXAMPLES[] = {
     {NULL, NULL},
 };
 
-// Tokens of KV cache that fit the free memory beside the weights; -1: not even the weights fit.
-static int64_t tokens_that_fit(const struct engine_outline *model, const struct engine_machine *machine,
-                               enum weight_format format) {
-    if (machine->memory_bytes < model->weight_bytes[format]) return -1;
-    return (int64_t)((machine->memory_bytes - model->weight_bytes[format]) / model->kv_bytes_per_token);
+static bool fits(const struct engine_outline *model, const struct engine_machine *machine, int format) {
+    return machine->memory_bytes >= model->weight_bytes[format];
 }
 
 // ---- For people
 
-static void print_amount(double amount) {
-    if (amount >= 1e9)
-        printf("%.2f billion", amount / 1e9);
-    else
-        printf("%.1f million", amount / 1e6);
-}
-
-static void print_bytes(double bytes) {
-    if (bytes >= 1e9)
-        printf("%.2f GB", bytes / 1e9);
-    else
-        printf("%.1f MB", bytes / 1e6);
-}
-
 static void print_model(const struct engine_outline *model) {
-    printf("%s: %s, ", model->model_name, model->architecture);
-    print_amount((double)model->parameters);
-    printf(" parameters, ");
-    print_amount((double)model->parameters_active);
-    printf(" for a token\n\n");
+    char all[AMOUNT_BYTES], active[AMOUNT_BYTES], files[AMOUNT_BYTES];
+    printf("%s: %s, %s parameters, %s for a token\n\n", model->model_name, model->architecture,
+           amount_of_things(all, (double)model->parameters), amount_of_things(active, (double)model->parameters_active));
     printf("  layers     %d of width %d; %d heads of %d over %d of keys and values\n", model->layers, model->hidden,
            model->heads, model->head_dim, model->kv_heads);
     printf("  experts    %d of width %d in each layer, %d for a token\n", model->experts, model->expert_width,
            model->experts_per_token);
     printf("  context    %d tokens", model->context_tokens);
     if (model->window_tokens < model->context_tokens) printf(", of which a token sees the last %d", model->window_tokens);
-    printf("\n  files      %zu of weights, ", model->file_count);
-    print_bytes((double)model->file_bytes);
-    printf(", %s\n", model->file_weights);
+    printf("\n  files      %zu of weights, %s, %s\n", model->file_count,
+           amount_of_bytes(files, (double)model->file_bytes), model->file_weights);
 }
 
 // "<|end|>* <|user|>", in lines; a star for what ends an answer.
@@ -92,7 +73,8 @@ static void print_text(const struct engine_outline *model) {
         return;
     }
     printf("  tokenizer  BPE with byte fallback; %d of %d tokens are known\n", model->token_count, model->vocab_size);
-    printf("  chat       %s\n", model->chat_template ? model->chat_template : "the template is not supported");
+    printf("  chat       %s%s\n", model->chat_template ? model->chat_template : "the template is not supported",
+           model->chat_template_assumed ? ", assumed: the files have no chat template" : "");
     print_specials(model);
 }
 
@@ -103,18 +85,18 @@ static void print_fit(const struct engine_outline *model) {
         printf("How much memory is free here can not be read.\n");
         return;
     }
-    printf("Here, with ");
-    print_bytes((double)machine.memory_bytes);
-    printf(" of memory free and %d cores:\n\n", machine.cores);
+    char amount[AMOUNT_BYTES];
+    printf("Here, with %s of memory free and %d cores:\n\n", amount_of_bytes(amount, (double)machine.memory_bytes),
+           machine.cores);
     for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++) {
-        int64_t tokens = tokens_that_fit(model, &machine, (enum weight_format)i);
-        printf("  --weights %-6s", weight_format_name((enum weight_format)i));
-        print_bytes((double)model->weight_bytes[i]);
-        if (tokens < 0)
+        struct engine_kv_sizes sizes = engine_kv_sizes(model, (enum weight_format)i, &machine, 0);
+        printf("  --weights %-6s%s", weight_format_name((enum weight_format)i),
+               amount_of_bytes(amount, (double)model->weight_bytes[i]));
+        if (!fits(model, &machine, i))
             printf(", which does not fit\n");
         else
-            printf("; the rest holds keys and values of %lld tokens, %.1f whole contexts\n", (long long)tokens,
-                   (double)tokens / model->context_tokens);
+            printf("; room for %zu tokens of KV cache, %.1f contexts; serve takes %zu\n", sizes.most,
+                   (double)sizes.most / model->context_tokens, sizes.standard);
     }
 }
 
@@ -123,10 +105,12 @@ static void print_fit(const struct engine_outline *model) {
 static json_t *json_weights(const struct engine_outline *model, const struct engine_machine *machine) {
     json_t *weights = json_object();
     for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++) {
-        int64_t tokens = tokens_that_fit(model, machine, (enum weight_format)i);
+        struct engine_kv_sizes sizes = engine_kv_sizes(model, (enum weight_format)i, machine, 0);
+        bool known = machine->memory_bytes > 0, fit = known && fits(model, machine, i);
         json_object_set_new(weights, weight_format_name((enum weight_format)i),
-                            json_pack("{s:I, s:b, s:I}", "bytes", (json_int_t)model->weight_bytes[i], "fits",
-                                      tokens >= 0, "kv_tokens", (json_int_t)(tokens > 0 ? tokens : 0)));
+                            json_pack("{s:I, s:b, s:I, s:I}", "bytes", (json_int_t)model->weight_bytes[i], "fits", fit,
+                                      "kv_tokens", (json_int_t)(fit ? sizes.most : 0), "kv_tokens_standard",
+                                      (json_int_t)sizes.standard));
     }
     return weights;
 }
@@ -145,7 +129,7 @@ static bool print_json(const struct engine_outline *model) {
     struct engine_machine machine = engine_machine();
     bool supported = model->unsupported.code == ERROR_NONE;
     json_t *top = json_pack(
-        "{s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:{s:I, s:I, s:s}, s:I, s:s?, s:o, "
+        "{s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:{s:I, s:I, s:s}, s:I, s:s?, s:b, s:o, "
         "s:{s:I, s:i}, s:o, s:b, s:s?}",
         "model", model->model_name, "architecture", model->architecture, "parameters", (json_int_t)model->parameters,
         "parameters_active", (json_int_t)model->parameters_active, "layers", model->layers, "hidden", model->hidden,
@@ -154,6 +138,7 @@ static bool print_json(const struct engine_outline *model) {
         model->context_tokens, "window_tokens", model->window_tokens, "vocab", model->vocab_size, "files", "count",
         (json_int_t)model->file_count, "bytes", (json_int_t)model->file_bytes, "weights", model->file_weights,
         "kv_bytes_per_token", (json_int_t)model->kv_bytes_per_token, "chat_template", model->chat_template,
+        "chat_template_assumed", model->chat_template_assumed,
         "special_tokens", json_specials(model), "machine", "memory_free_bytes", (json_int_t)machine.memory_bytes,
         "cores", machine.cores, "weights", json_weights(model, &machine), "supported", supported, "unsupported",
         supported ? NULL : model->unsupported.message);
@@ -204,8 +189,10 @@ const struct command inspect_command = {
     .summary = "say what a model is, and whether it fits this machine",
     .operand = "[DIR]",
     .description = "Reads the configs, the headers of the weights' files and the tokenizer of a model's directory, but no "
-                   "weights: it takes a moment, however large the model is. The memory that is free now is what counts; "
-                   "serve itself takes a little more. Without DIR, the built-in model.",
+                   "weights: it takes a moment, however large the model is. The memory that is free now is what counts. "
+                   "The room for keys and values is what --kv-tokens of serve may be at most; where it is not set, serve "
+                   "takes enough for all answers that it computes at once, or half of the room. Without DIR, the built-in "
+                   "model.",
     .tables = TABLES,
     .table_count = 1,
     .examples = EXAMPLES,

@@ -1,4 +1,5 @@
 #include "base/roff.h"
+#include "cli/config_file.h"
 #include "cli/help.h"
 
 static void write_text(struct buffer *out, const char *text) {
@@ -43,9 +44,12 @@ void manual_write(struct buffer *out) {
     write_text(out, when);
     EXIT_CODES(WRITE)
 #undef WRITE
-    buffer_text(out, ".SH FILES\n.TP\n.I ");
-    write_text(out, TANDEM_CONFIG_DIR "/tandem.yaml");
-    write_text(out, "Settings of tandem serve, where --config names no other file.");
+    buffer_text(out, ".SH FILES\n.TP\n.I configs/tandem.yaml\n");
+    write_text(out, "Settings of tandem serve and tandem health, where --config names no other file: in a checkout, beside "
+                    "the directory that the program was built in.");
+    buffer_text(out, ".TP\n.I ");
+    write_text(out, TANDEM_CONFIG_DIR "/" CONFIG_FILE_NAME);
+    write_text(out, "The same of a program that is installed.");
     buffer_text(out, ".SH ENVIRONMENT\nThe variables of settings stand with them, under each command.\n"
                      ".TP\n.BR GOMP_SPINCOUNT \", \" OMP_WAIT_POLICY\n");
     write_text(out, "How the threads wait for each other. Where neither is set they spin for a short time only.");

@@ -14,7 +14,7 @@
 #define WEIGHTS (&WEIGHT_FORMATS(CHOICE)[1])
 
 const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
-    {"model.path", "--model", "TANDEM_MODEL", SETTING_TEXT, AT(model), 0, 0, NULL, "", "",
+    {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "bf16", "",
      "how weights are held in memory"},

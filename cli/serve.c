@@ -1,57 +1,40 @@
 // tandem serve: loads a model, says what it did, and serves until it is told to stop.
-#include "base/settings_file.h"
-#include "cli/command.h"
+#include "cli/amounts.h"
+#include "cli/config_file.h"
 #include "cli/model_settings.h"
-#include "cli/place.h"
 #include "engine/engine.h"
 #include "server/config.h"
 #include "server/listener.h"
 #include "server/log.h"
 #include "server/server.h"
 
-#include <limits.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define CONFIG_NAME "tandem.yaml"
-
 // ---- What it takes
 
-struct serve_settings {
-    char *config; // "": the file that came with the program
-};
-static const struct setting SERVE_SETTINGS[] = {
-    {NULL, "--config", "TANDEM_CONFIG", SETTING_TEXT, offsetof(struct serve_settings, config), 0, 0, NULL, "", "",
-     "a YAML file of settings, or none; without it the one that came with the program"},
-};
-
-static struct serve_settings own;
+static char *config_name; // "": the file that came with the program
 static struct model_settings model;
 static struct config config;
 static const struct setting_table TABLES[] = {
     {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
     {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &config},
-    {SERVE_SETTINGS, sizeof SERVE_SETTINGS / sizeof *SERVE_SETTINGS, &own},
+    {&CONFIG_FILE_SETTING, 1, &config_name},
 };
 enum { TABLE_COUNT = sizeof TABLES / sizeof *TABLES };
-static char config_path[PATH_MAX + sizeof CONFIG_NAME]; // what was read; "": no file
+static char config_path[CONFIG_FILE_PATH_BYTES]; // what was read; "": no file
 static const struct example EXAMPLES[] = {
     {"tandem serve", "the built-in model, for this machine only, on http://127.0.0.1:8080"},
     {"tandem serve --model Phi-tiny-MoE-instruct --port 9000", "a model as downloaded from Hugging Face"},
+    {"tandem serve --model-name gpt-4o", "for programs that ask for that model whatever one says"},
     {"tandem serve --host 0.0.0.0", "for other machines too; there are no keys yet, so mind who can reach it"},
     {"TANDEM_THREADS=4 tandem serve --kv-tokens 64K", "four threads, and room for 65,536 tokens in the KV cache"},
     {NULL, NULL},
 };
 
 // ---- Saying what is served
-
-static void print_count(const char *what, double count) {
-    if (count >= 1e9)
-        printf("%.2f billion %s", count / 1e9, what);
-    else
-        printf("%.1f million %s", count / 1e6, what);
-}
 
 // An address that a client on this machine can use.
 static void client_address(char out[LISTENER_ADDRESS_BYTES], const char *bound) {
@@ -64,19 +47,33 @@ static void client_address(char out[LISTENER_ADDRESS_BYTES], const char *bound) 
         snprintf(out, LISTENER_ADDRESS_BYTES, "%s", bound);
 }
 
+// How long conversations may be, and how many of them keys and values are kept of. Where that is less than all that could
+// run at once, why.
+static void print_context(const struct engine_info *info) {
+    char bytes[AMOUNT_BYTES];
+    printf("  context  %d tokens\n", info->context_tokens);
+    printf("  KV cache %zu tokens, %s when full", info->kv_tokens,
+           amount_of_bytes(bytes, (double)info->kv_tokens * (double)info->kv_bytes_per_token));
+    bool chosen = config.kv_tokens == 0;
+    if (chosen && info->kv_tokens < (size_t)info->context_tokens * (size_t)info->sequences_max)
+        printf("; %d whole contexts would be %zu, but half of the free memory is for others", info->sequences_max,
+               (size_t)info->context_tokens * (size_t)info->sequences_max);
+    if (info->kv_tokens_max < SIZE_MAX) printf(" (--kv-tokens: up to %zu fit)", info->kv_tokens_max);
+    printf("\n\n");
+}
+
 static void announce(const struct engine_info *info, const struct listener_socket *socket) {
     char address[LISTENER_ADDRESS_BYTES];
     client_address(address, socket->address);
     printf("Tandem %s serves %s on http://%s\n\n", TANDEM_VERSION, info->model_name, socket->address);
-    printf("  model    %s, ", info->architecture);
-    print_count("parameters (", (double)info->parameters);
-    print_count("for a token)\n", (double)info->parameters_active);
-    printf("  weights  %s, %.1f MB, loaded in %.2f s\n", info->weights, (double)info->weight_bytes / 1e6,
+    char all[AMOUNT_BYTES], active[AMOUNT_BYTES], weights[AMOUNT_BYTES];
+    printf("  model    %s, %s parameters (%s for a token)\n", info->architecture,
+           amount_of_things(all, (double)info->parameters), amount_of_things(active, (double)info->parameters_active));
+    printf("  weights  %s, %s, loaded in %.2f s\n", info->weights, amount_of_bytes(weights, (double)info->weight_bytes),
            info->load_seconds);
-    if (config_path[0]) printf("  settings %s\n", config_path);
+    printf("  settings %s\n", config_path[0] ? config_path : "none found");
     printf("  devices  %s\n", info->device);
-    printf("  threads  %d\n", info->threads);
-    printf("  context  %d tokens; the KV cache holds %zu\n\n", info->context_tokens, info->kv_tokens);
+    print_context(info);
     printf("Try:\n  curl -N http://%s/v1/chat/completions \\\n"
            "    -d '{\"model\": \"%s\", \"stream\": true, \"temperature\": 0, \"messages\": [{\"role\": \"user\", "
            "\"content\": "
@@ -97,12 +94,14 @@ static int serve(void) {
         .sequences_max = config.sequences_max,
         .queue_max = config.queue_max,
         .kv_tokens = config.kv_tokens,
+        .model_names = config.model_name,
         .prefill_tokens_max = config.prefill_tokens_max,
     };
     struct engine *engine;
-    if (model_settings_open(&model, options, &engine, &error)) {
+    code = model_settings_open(&model, options, &engine, &error);
+    if (code) {
         close(socket.fd);
-        return command_fail(&serve_command, &error, EXIT_BAD_MODEL);
+        return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
     }
     struct server *server = NULL;
     code = server_create(&server, &config, &socket, engine, &error);
@@ -120,31 +119,10 @@ static int serve(void) {
     return 0;
 }
 
-// The file that is named, or the one in a checkout or an installation: "" where there is none.
-static void find_config(void) {
-    static const char *const places[] = {"../configs", "../../../configs", TANDEM_CONFIG_DIR};
-    char place[PATH_MAX];
-    if (own.config[0])
-        snprintf(config_path, sizeof config_path, "%s", strcmp(own.config, "none") == 0 ? "" : own.config);
-    else if (place_find(place, places, sizeof places / sizeof *places, CONFIG_NAME))
-        snprintf(config_path, sizeof config_path, "%s/" CONFIG_NAME, place);
-}
-
-// Environment and flags have named the file; they win over what it says, so they are read once more.
-static int read_config(int count, char **arguments) {
-    struct error error = {0};
-    find_config();
-    if (!config_path[0]) return 0;
-    if (settings_read_file(TABLES, TABLE_COUNT, config_path, &error) ||
-        settings_read_environment(TABLES, TABLE_COUNT, &error) ||
-        settings_read_flags(TABLES, TABLE_COUNT, count, arguments, NULL, &error))
-        return command_misused(&serve_command, &error);
-    return 0;
-}
-
 static int run(int count, char **arguments) {
     int exit_code = command_begin(&serve_command, count, arguments, NULL);
-    if (!exit_code) exit_code = read_config(count, arguments);
+    if (!exit_code)
+        exit_code = config_file_read(&serve_command, TABLES, TABLE_COUNT, config_name, count, arguments, config_path);
     if (!exit_code) {
         enum log_level level = LOG_INFO;
         log_level_parse(config.log_level, &level); // it is one of them: the settings' table says so
@@ -159,8 +137,11 @@ const struct command serve_command = {
     .name = "serve",
     .summary = "load a model and serve the OpenAI API",
     .description = "A setting is read from a YAML file, then from its environment variable, then from its flag; the "
-                   "last one wins. configs/tandem.yaml is such a file, with every setting in it. Ctrl-C or SIGTERM "
-                   "stops accepting, lets what is being answered end, and exits; a second one exits at once.",
+                   "last one wins. configs/tandem.yaml is such a file, with every setting in it; paths in a file are "
+                   "relative to it. Ctrl-C or SIGTERM stops accepting, lets what is being answered end, and exits; a "
+                   "second one exits at once.\n\nOn a loopback address, which is the default, only requests are answered "
+                   "whose Host header is localhost, 127.0.0.1, [::1] or what --host says: a web page must not reach the "
+                   "server by a name of its own.",
     .tables = TABLES,
     .table_count = TABLE_COUNT,
     .examples = EXAMPLES,

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/utf8.h"
 #include "engine/architectures/architecture.h"
+#include "engine/kv_room.h"
 #include "engine/machine.h"
 
 #include <limits.h>
@@ -15,7 +16,7 @@
 
 enum {
     PROMPT_LOGPROB_ROWS = 64, // logits of a prompt that are held at once
-    KV_SHARE = 4,             // the KV cache takes at most one part in so many of the memory that is free
+    MODEL_NAME_BYTES_MAX = 200,
 };
 
 // ---- The engine thread
@@ -77,22 +78,28 @@ static int read_options(struct engine *engine, const struct engine_options *opti
     return 0;
 }
 
-// Enough for all sequences at full length, unless that is more than its share of the free memory; at least one
-// full context, or nothing the model can do would fit.
-static size_t choose_kv_tokens(const struct engine *engine, size_t page_bytes) {
-    size_t context = (size_t)engine->model->config.context, all;
-    if (!checked_mul(context, (size_t)engine->sequences_max, &all)) all = context;
-    size_t room = machine_memory_available("") / KV_SHARE / page_bytes * KV_PAGE_TOKENS;
-    if (all > room) all = room;
-    return all > context ? all : context;
+static int refuse_cache(const struct kv_room *room, size_t tokens, struct error *error) {
+    return error_set_param(error, ERROR_ARGUMENT, "kv_tokens",
+                           "a KV cache of %zu tokens takes %.2f GB; %.2f GB of memory are free, and the weights take %.2f GB "
+                           "of them: at most %zu tokens fit",
+                           tokens, (double)tokens * (double)room->page_bytes / KV_PAGE_TOKENS / 1e9,
+                           (double)room->free_bytes / 1e9, (double)room->weight_bytes / 1e9, kv_room_most(room));
 }
 
-static int open_cache(struct engine *engine, size_t tokens, struct error *error) {
+// free_bytes: of memory, before the weights took any.
+static int open_cache(struct engine *engine, size_t tokens, size_t free_bytes, struct error *error) {
     const struct model_config *config = &engine->model->config;
-    size_t page_bytes = kv_cache_page_bytes(config->layers, config->kv_heads, config->head_dim);
-    if (page_bytes > 0 && tokens == 0) tokens = choose_kv_tokens(engine, page_bytes);
-    if (page_bytes == 0 || tokens > (size_t)INT_MAX - KV_PAGE_TOKENS)
+    struct kv_room room = {.free_bytes = free_bytes,
+                           .weight_bytes = engine->model->weight_bytes,
+                           .page_bytes = kv_cache_page_bytes(config->layers, config->kv_heads, config->head_dim),
+                           .context_tokens = (size_t)config->context,
+                           .sequences = engine->sequences_max};
+    if (room.page_bytes > 0 && tokens == 0) tokens = kv_room_standard(&room);
+    if (room.page_bytes == 0 || tokens > (size_t)INT_MAX - KV_PAGE_TOKENS)
         return error_set_param(error, ERROR_ARGUMENT, "kv_tokens", "a KV cache of %zu tokens is not possible", tokens);
+    if (tokens > kv_room_most(&room)) return refuse_cache(&room, tokens, error);
+    engine->info.kv_tokens_max = kv_room_most(&room);
+    engine->info.kv_bytes_per_token = room.page_bytes / KV_PAGE_TOKENS;
     int code = kv_cache_init(&engine->cache, config->layers, config->kv_heads, config->head_dim,
                              kv_cache_pages_for(tokens), error);
     if (code) return code;
@@ -130,6 +137,31 @@ char *engine_model_name(const char *dir) {
     return name;
 }
 
+// "a, b" without the spaces to *all, its first name to *first.
+static int read_names(const char *given, char **first, char **all, struct error *error) {
+    *all = strdup(given);
+    if (!*all) return error_set(error, ERROR_MEMORY, "no memory for the model's names");
+    char *out = *all;
+    for (const char *at = given;; at++) {
+        at += strspn(at, " ");
+        size_t bytes = strcspn(at, ",");
+        const char *end = at + bytes;
+        while (bytes > 0 && at[bytes - 1] == ' ') bytes--;
+        if (bytes == 0 || bytes > MODEL_NAME_BYTES_MAX)
+            return error_set_param(error, ERROR_ARGUMENT, "model_names",
+                                   "the model's names are `%.200s`; expected names of 1 to %d bytes, with commas between",
+                                   given, MODEL_NAME_BYTES_MAX);
+        memmove(out, at, bytes);
+        out += bytes;
+        *out = *end;
+        if (!*end) break;
+        at = end;
+        out++;
+    }
+    *first = strndup(*all, strcspn(*all, ","));
+    return *first ? 0 : error_set(error, ERROR_MEMORY, "no memory for the model's name");
+}
+
 static int open_tokenizer(struct engine *engine, const char *dir, struct model_config *config, struct error *error) {
     int code = tokenizer_open(&engine->tokenizer, dir, config->vocab, error);
     if (!code) code = chat_template_find(engine->tokenizer, &engine->chat_template, error);
@@ -152,7 +184,8 @@ static int open_model(struct engine *engine, const struct engine_options *option
     code = options->synthetic ? tokenizer_open_numbers(&engine->tokenizer, config->vocab, error)
                               : open_tokenizer(engine, options->model_dir, config, error);
     if (code) return code;
-    engine->model_name = options->synthetic ? strdup(options->synthetic) : engine_model_name(options->model_dir);
+    if (!engine->model_name) // none was given
+        engine->model_name = options->synthetic ? strdup(options->synthetic) : engine_model_name(options->model_dir);
     if (!engine->model_name) return error_set(error, ERROR_MEMORY, "no memory for the model's name");
     engine->sequence_model = (struct sequence_model){.tokenizer = engine->tokenizer,
                                                      .vocab_size = config->vocab,
@@ -170,8 +203,9 @@ static int longest_token(const struct tokenizer *tokenizer) {
 
 static void fill_info(struct engine *engine, const struct engine_options *options, double began_at) {
     const struct model *model = engine->model;
-    struct engine_info *info = &engine->info; // device and kv_tokens are set already
+    struct engine_info *info = &engine->info; // device and what is said of the KV cache are set already
     info->model_name = engine->model_name;
+    info->model_names = engine->model_names;
     info->architecture = model->architecture->name;
     info->weights = weight_format_name(options->weights);
     info->context_tokens = model->config.context;
@@ -189,6 +223,7 @@ static void fill_info(struct engine *engine, const struct engine_options *option
 
 int engine_open(struct engine **out, const struct engine_options *options, struct error *error) {
     double began_at = clock_seconds();
+    size_t free_bytes = machine_memory_available("");
     struct engine *engine = calloc(1, sizeof *engine);
     if (!engine) return error_set(error, ERROR_MEMORY, "no memory for the engine");
     job_bell_init(&engine->bell);
@@ -201,8 +236,11 @@ int engine_open(struct engine **out, const struct engine_options *options, struc
     engine->weights = options->weights;
     engine->watch = options->watch;
     engine->watch_user = options->watch_user;
+    if (options->model_names && options->model_names[0] &&
+        (code = read_names(options->model_names, &engine->model_name, &engine->model_names, error)))
+        goto failed;
     if ((code = open_model(engine, options, error))) goto failed;
-    if ((code = open_cache(engine, options->kv_tokens, error))) goto failed;
+    if ((code = open_cache(engine, options->kv_tokens, free_bytes, error))) goto failed;
     if ((code = allocate(engine, error))) goto failed;
     engine->limits = (struct admission_limits){.vocab_size = engine->model->config.vocab,
                                                .context_tokens = (size_t)engine->model->config.context,
@@ -238,6 +276,7 @@ void engine_close(struct engine *engine) {
     kv_cache_finish(&engine->cache);
     tokenizer_close(engine->tokenizer);
     model_close(engine->model);
+    free(engine->model_names);
     free(engine->model_name);
     pthread_mutex_destroy(&engine->lock);
     job_bell_finish(&engine->measured);

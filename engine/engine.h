@@ -59,12 +59,15 @@ struct engine_options {
     const char *model_dir;      // a Hugging Face model directory
     const char *synthetic;      // instead of that, one of SYNTHETIC_MODELS: random weights, made in memory. There is no
                                 // tokenizer: prompts are token ids, and so is the text of an answer
+    const char *model_names;    // what clients may call it, "a,b": the first stands in answers; NULL or "": the
+                                // directory's last component
     enum weight_format weights; // what matrices are held in
     const char *stages;         // "cpu" (the fast one, also for NULL) or "reference"
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
     int sequences_max;          // sequences decoding at once; 0: ENGINE_SEQUENCES_STANDARD
     int queue_max;              // jobs waiting beyond those; 0: ENGINE_QUEUE_STANDARD
-    size_t kv_tokens;           // capacity of the KV cache; 0: chosen from the context and the memory that is free.
+    size_t kv_tokens;           // capacity of the KV cache; 0: chosen as engine_kv_sizes tells. What does not fit the
+                                // memory that is free is ERROR_ARGUMENT, and names what would.
                                 // A request without a limit (tokens_max -1) reserves all that the context has left:
                                 // with less than sequences_max contexts here, such requests wait for each other
     int prefill_tokens_max;     // prompt tokens in one step; 0: ENGINE_PREFILL_TOKENS_STANDARD
@@ -90,7 +93,8 @@ int engine_open(struct engine **out, const struct engine_options *options, struc
 void engine_close(struct engine *engine);
 
 struct engine_info {
-    const char *model_name;   // the directory's last component: the id that clients use
+    const char *model_name;   // the id that clients use: the first of model_names, or the directory's last component
+    const char *model_names;  // all that they may use, with commas between; NULL: only model_name
     const char *architecture; // "phimoe"
     const char *weights;      // "bf16"
     const char *device;       // one line for a person: which kernels run where, on how many threads
@@ -103,6 +107,8 @@ struct engine_info {
     uint64_t parameters_active; // used for one token
     size_t weight_bytes;        // held in memory or mapped
     size_t kv_tokens;           // capacity of the KV cache, of all sequences together
+    size_t kv_tokens_max;       // the largest there was room for; SIZE_MAX where that is not known
+    size_t kv_bytes_per_token;
     int64_t created;            // modification time of the model's files, seconds since 1970
     double load_seconds;
 };
@@ -189,6 +195,7 @@ struct engine_outline {
     size_t kv_bytes_per_token;
     int token_count; // those the tokenizer knows; 0: it could not be read, and what follows is not known either
     const char *chat_template;
+    bool chat_template_assumed; // the files have none: it is what the special tokens suggest
     struct engine_special_token *specials; // [special_count], by id
     int special_count;
     struct error unsupported; // code not ERROR_NONE: why engine_open would refuse what is described here
@@ -202,9 +209,18 @@ void engine_outline_finish(struct engine_outline *outline);
 // What this process may use: bytes of memory that are free (0: unknown), physical cores.
 struct engine_machine {
     size_t memory_bytes;
+    size_t cache_bytes; // of the processor's largest cache; 0: unknown
     int cores;
 };
 struct engine_machine engine_machine(void);
+
+// The KV cache of a model in that format on that machine, in tokens: what engine_open takes where no size is asked for, and
+// the largest that it takes (SIZE_MAX where the free memory is not known). sequences_max as in engine_options.
+struct engine_kv_sizes {
+    size_t standard, most;
+};
+struct engine_kv_sizes engine_kv_sizes(const struct engine_outline *model, enum weight_format weights,
+                                       const struct engine_machine *machine, int sequences_max);
 
 // ---- Text and tokens: pure, any thread. Not on the server's loop thread: a long text takes milliseconds.
 

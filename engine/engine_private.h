@@ -24,7 +24,7 @@ struct engine_measurement { // that another thread waits for
 struct engine {
     // Read-only once open.
     struct engine_info info;
-    char *model_name;
+    char *model_name, *model_names; // model_names NULL: there is but one
     struct model *model;
     struct tokenizer *tokenizer;
     const struct chat_template *chat_template;

@@ -2,6 +2,7 @@
 #include "engine/architectures/architecture.h"
 #include "engine/chat_template.h"
 #include "engine/engine_private.h"
+#include "engine/kv_room.h"
 #include "engine/machine.h"
 
 #include <stdlib.h>
@@ -57,6 +58,7 @@ static int read_tokenizer(struct engine_outline *out, const char *dir, struct mo
     code = chat_template_find(tokenizer, &format, error);
     if (!code) {
         out->chat_template = chat_template_name(format);
+        out->chat_template_assumed = !tokenizer_chat_template(tokenizer);
         config->eos_count = chat_template_add_ends(tokenizer, config->eos, config->eos_count, MODEL_EOS_MAX);
     }
     int listed = list_specials(out, tokenizer, config->eos, config->eos_count, code ? NULL : error);
@@ -106,5 +108,17 @@ void engine_outline_finish(struct engine_outline *outline) {
 }
 
 struct engine_machine engine_machine(void) {
-    return (struct engine_machine){.memory_bytes = machine_memory_available(""), .cores = machine_cores("")};
+    return (struct engine_machine){.memory_bytes = machine_memory_available(""),
+                                   .cache_bytes = machine_cache_bytes(""),
+                                   .cores = machine_cores("")};
+}
+
+struct engine_kv_sizes engine_kv_sizes(const struct engine_outline *model, enum weight_format weights,
+                                       const struct engine_machine *machine, int sequences_max) {
+    struct kv_room room = {.free_bytes = machine->memory_bytes,
+                           .weight_bytes = model->weight_bytes[weights],
+                           .page_bytes = model->kv_bytes_per_token * KV_PAGE_TOKENS,
+                           .context_tokens = (size_t)model->context_tokens,
+                           .sequences = sequences_max > 0 ? sequences_max : ENGINE_SEQUENCES_STANDARD};
+    return (struct engine_kv_sizes){.standard = kv_room_standard(&room), .most = kv_room_most(&room)};
 }

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CPUS_MAX = 4096, LINE_BYTES = 256 };
+enum { CPUS_MAX = 4096, CACHES_MAX = 16, LINE_BYTES = 256 };
 
 // The first line of root/path. False where there is none.
 static bool read_line(const char *root, const char *path, char line[LINE_BYTES]) {
@@ -23,6 +23,19 @@ static bool read_line(const char *root, const char *path, char line[LINE_BYTES])
 static bool read_number(const char *root, const char *path, unsigned long long *out) {
     char line[LINE_BYTES];
     return read_line(root, path, line) && sscanf(line, "%llu", out) == 1;
+}
+
+// The number behind a word that stands first in a line of a file: "MemAvailable: 900 kB", "active_file 4096".
+static bool read_key(const char *root, const char *path, const char *key, unsigned long long *out) {
+    char whole[PATH_MAX], line[LINE_BYTES], word[64];
+    bool found = false;
+    if ((size_t)snprintf(whole, sizeof whole, "%s%s", root, path) >= sizeof whole) return false;
+    FILE *file = fopen(whole, "re");
+    if (!file) return false;
+    while (!found && fgets(line, sizeof line, file))
+        found = sscanf(line, "%63s %llu", word, out) == 2 && strcmp(word, key) == 0;
+    fclose(file);
+    return found;
 }
 
 // ---- Cores
@@ -72,20 +85,98 @@ int machine_cores(const char *root) {
 
 // ---- Memory
 
-size_t machine_memory_available(const char *root) {
-    char path[PATH_MAX], line[LINE_BYTES];
-    unsigned long long kib, available = 0, limit, used;
-    if ((size_t)snprintf(path, sizeof path, "%s/proc/meminfo", root) >= sizeof path) return 0;
-    FILE *file = fopen(path, "re");
-    if (!file) return 0;
-    while (fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %llu", &kib) == 1) available = kib * 1024;
-    fclose(file);
+// Where the kernel tells of control groups and their memory, in both of its versions.
+struct groups {
+    const char *controller; // in /proc/self/cgroup
+    const char *mount, *limit, *used, *inactive, *active;
+};
+static const struct groups GROUPS[] = {
+    {"", "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file", "active_file"},
+    {"memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file",
+     "total_active_file"},
+};
 
-    if (read_number(root, "/sys/fs/cgroup/memory.max", &limit) &&
-        read_number(root, "/sys/fs/cgroup/memory.current", &used)) {
-        unsigned long long left = limit > used ? limit - used : 0;
-        if (left < available) available = left;
+static bool is_among(const char *list, size_t bytes, const char *name) {
+    size_t name_bytes = strlen(name);
+    for (const char *at = list;;) {
+        size_t item = strcspn(at, ",:");
+        if (item == name_bytes && memcmp(at, name, item) == 0) return true;
+        at += item + 1;
+        if (at > list + bytes) return false;
     }
-    return (size_t)available;
+}
+
+// This process's group, "/system.slice/tandem.service"; "" for the topmost, or where that is not to be read. What a
+// container can not see of the path is not there, and does no harm.
+static void find_group(const char *root, const struct groups *groups, char out[PATH_MAX]) {
+    char path[PATH_MAX], line[PATH_MAX + 64];
+    out[0] = '\0';
+    if ((size_t)snprintf(path, sizeof path, "%s/proc/self/cgroup", root) >= sizeof path) return;
+    FILE *file = fopen(path, "re");
+    if (!file) return;
+    while (fgets(line, sizeof line, file)) { // "4:cpu,memory:/path", "0::/path"
+        char *names = strchr(line, ':'), *group = names ? strchr(names + 1, ':') : NULL;
+        if (!group || !is_among(names + 1, (size_t)(group - names - 1), groups->controller)) continue;
+        line[strcspn(line, "\n")] = '\0';
+        snprintf(out, PATH_MAX, "%s", strcmp(group + 1, "/") == 0 ? "" : group + 1);
+        break;
+    }
+    fclose(file);
+}
+
+// Bytes that one group may still take. What it has read of files counts as used there, and is given back when needed.
+static bool left_in_group(const char *root, const struct groups *groups, const char *group, unsigned long long *out) {
+    char path[2 * PATH_MAX];
+    unsigned long long limit, used, inactive = 0, active = 0;
+    snprintf(path, sizeof path, "%s%s/%s", groups->mount, group, groups->limit);
+    if (!read_number(root, path, &limit)) return false; // "max", or no such file
+    snprintf(path, sizeof path, "%s%s/%s", groups->mount, group, groups->used);
+    if (!read_number(root, path, &used)) return false;
+    snprintf(path, sizeof path, "%s%s/memory.stat", groups->mount, group);
+    if (!read_key(root, path, groups->inactive, &inactive)) inactive = 0;
+    if (!read_key(root, path, groups->active, &active)) active = 0;
+    used -= inactive < used ? inactive : used;
+    used -= active < used ? active : used;
+    *out = limit > used ? limit - used : 0;
+    return true;
+}
+
+// Where the kernel promises no more memory than there is, mappings are refused beyond its limit.
+static unsigned long long left_to_promise(const char *root) {
+    unsigned long long mode, limit, promised;
+    if (!read_number(root, "/proc/sys/vm/overcommit_memory", &mode) || mode != 2 ||
+        !read_key(root, "/proc/meminfo", "CommitLimit:", &limit) ||
+        !read_key(root, "/proc/meminfo", "Committed_AS:", &promised))
+        return ULLONG_MAX;
+    return limit > promised ? (limit - promised) * 1024 : 0;
+}
+
+size_t machine_memory_available(const char *root) {
+    unsigned long long kib, left;
+    if (!read_key(root, "/proc/meminfo", "MemAvailable:", &kib)) return 0;
+    unsigned long long available = kib * 1024, promise = left_to_promise(root);
+    if (promise < available) available = promise;
+    for (size_t i = 0; i < sizeof GROUPS / sizeof *GROUPS; i++) {
+        char group[PATH_MAX];
+        find_group(root, &GROUPS[i], group);
+        for (char *slash = group; slash;) { // this one, and those around it
+            if (left_in_group(root, &GROUPS[i], group, &left) && left < available) available = left;
+            slash = strrchr(group, '/');
+            if (slash) *slash = '\0';
+        }
+    }
+    return available > 0 ? (size_t)available : 1; // 0 would be: unknown
+}
+
+size_t machine_cache_bytes(const char *root) {
+    size_t most = 0;
+    for (int index = 0; index < CACHES_MAX; index++) {
+        char path[96], line[LINE_BYTES], unit = 0;
+        unsigned long long size;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", index);
+        if (!read_line(root, path, line) || sscanf(line, "%llu%c", &size, &unit) < 1) continue;
+        size_t bytes = (size_t)size << (unit == 'K' ? 10 : unit == 'M' ? 20 : 0);
+        if (bytes > most) most = bytes;
+    }
+    return most;
 }

@@ -10,7 +10,11 @@
 // the topology is not to be read, every CPU counts as a core.
 int machine_cores(const char *root);
 
-// Bytes of memory that can be taken without swapping, within the control group's limit; 0: unknown.
+// Bytes of memory that can be taken without swapping, within the limits of the control group and of those around it (in
+// both versions), and of what a kernel that does not overcommit will promise; 0: unknown.
 size_t machine_memory_available(const char *root);
+
+// Bytes of the largest cache of the first CPU; 0: unknown.
+size_t machine_cache_bytes(const char *root);
 
 #endif

@@ -4,6 +4,7 @@
 #include "engine/binder.h"
 #include "engine/hf_json.h"
 #include "engine/machine.h"
+#include "engine/model_directory.h"
 #include "engine/synthetic.h"
 
 #include <limits.h>
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum {
     CONFIG_BYTES_MAX = 1 << 20,
@@ -163,16 +163,6 @@ done:
     return rc;
 }
 
-// What people name by mistake: a model's name on Hugging Face, or a file.
-static int check_directory(const char *dir, struct error *error) {
-    struct stat status;
-    if (stat(dir, &status) == 0 && S_ISDIR(status.st_mode)) return 0;
-    return error_set(error, ERROR_NOT_FOUND,
-                     "%s: there is no such directory; expected one on this machine that holds "
-                     "config.json, tokenizer.json and *.safetensors, as downloaded from Hugging Face",
-                     dir);
-}
-
 int model_open(struct model **out, const struct model_options *options, struct error *error) {
     struct model *model = calloc(1, sizeof *model);
     if (!model) return error_set(error, ERROR_MEMORY, "out of memory for the model");
@@ -180,7 +170,7 @@ int model_open(struct model **out, const struct model_options *options, struct e
     if (options->synthetic) {
         rc = synthetic_config(options->synthetic, &model->architecture, &model->config, error);
     } else {
-        rc = check_directory(options->dir, error);
+        rc = model_directory_check(options->dir, error);
         if (!rc) rc = read_configs(model, options->dir, NULL, error);
     }
     if (!rc) rc = load_weights(model, options, error);
@@ -235,7 +225,7 @@ int model_inspect(struct model_outline *out, const char *dir, struct error *erro
     if (!error) error = &cause;
     struct model *model = calloc(1, sizeof *model);
     if (!model) return error_set(error, ERROR_MEMORY, "out of memory for the model");
-    int rc = check_directory(dir, error);
+    int rc = model_directory_check(dir, error);
     if (!rc) rc = read_configs(model, dir, &out->unsupported, error);
     if (!rc) rc = open_checkpoint(model, &(struct model_options){.dir = dir}, error);
     if (!rc) rc = outline_weights(model, out, error);

@@ -44,8 +44,10 @@ const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT] = {
     {"engine.queue", "--queue", "TANDEM_QUEUE", SETTING_INT, AT(queue_max), 1, ENGINE_QUEUE_MAX, NULL,
      TEXT_OF(ENGINE_QUEUE_STANDARD), "", "answers that may wait (n for each prompt); the next one is answered 429"},
     {"engine.kv_tokens", "--kv-tokens", "TANDEM_KV_TOKENS", SETTING_SIZE, AT(kv_tokens), 0, 1 << 30, NULL, "0",
-     "tokens", "capacity of the KV cache; 0: chosen from the context and the free memory"},
+     "tokens", "capacity of the KV cache, in steps of 32; 0: by context and free memory"},
     {"engine.prefill_tokens", "--prefill-tokens", "TANDEM_PREFILL_TOKENS", SETTING_INT, AT(prefill_tokens_max), 1,
      ENGINE_PREFILL_TOKENS_MAX, NULL, TEXT_OF(ENGINE_PREFILL_TOKENS_STANDARD), "tokens",
      "of a prompt in one step; fewer let other streams run more smoothly"},
+    {"model.name", "--model-name", "TANDEM_MODEL_NAME", SETTING_TEXT, AT(model_name), 0, 0, NULL, "", "",
+     "what clients may call the model: NAME[,NAME...], the first in answers"},
 };

@@ -14,9 +14,10 @@ struct config {
     int connections_max;
     double header_seconds, body_seconds, idle_seconds, slow_reader_seconds, heartbeat_seconds, drain_seconds;
     char *log_level, *cors_origin;
+    char *model_name; // "a,b": what clients may call the model
 };
 
-enum { CONFIG_SETTING_COUNT = 16 };
+enum { CONFIG_SETTING_COUNT = 17 };
 extern const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT];
 
 #endif

@@ -92,7 +92,8 @@ int listener_bind(struct listener_socket *out, const char *host, int port, struc
     if (fd < 0) {
         const char *hint =
             cause == EADDRINUSE || cause == EACCES ? "; choose another with --port (0: any free one)" : "";
-        return error_set(error, ERROR_IO, "cannot listen on %s port %d: %s%s", host, port, strerror(cause), hint);
+        // What is no address of this machine is a wrong setting, as a name that there is not.
+        return error_set(error, cause == EADDRNOTAVAIL ? ERROR_ARGUMENT : ERROR_IO, "cannot listen on %s port %d: %s%s", host, port, strerror(cause), hint);
     }
 
     struct sockaddr_storage bound;

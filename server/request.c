@@ -223,6 +223,7 @@ static void submit(struct request *request) {
         error = (struct error){0};
         if (engine_submit(requests->options.engine, &job, &request->jobs[i], &error) != 0) {
             request->jobs[i] = NULL;
+            generation_name_field(request->generation, &error);
             fail(request, &error);
             return;
         }
@@ -281,7 +282,11 @@ static bool is_acceptable_type(struct exchange *exchange) {
 static int admit(struct requests *requests, struct exchange *exchange, struct route *route, struct error *error) {
     const char *bound = requests->options.local_host;
     if (bound && exchange->host && !route_host_is_local(exchange->host, bound))
-        return error_set_code(error, ERROR_FORBIDDEN_HOST);
+        return error_set(error, ERROR_FORBIDDEN_HOST,
+                         "the Host header does not name this server, which listens for this machine only: it takes "
+                         "localhost, 127.0.0.1, [::1] and %s. To be asked by other names, let a proxy set the header, or "
+                         "start the server with --host 0.0.0.0",
+                         bound);
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (code || !route->endpoint->generation) return code;
     if (requests->context.shutting_down) return error_set_code(error, ERROR_SHUTDOWN);

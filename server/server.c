@@ -79,7 +79,10 @@ static void on_stop(void *user) {
 
 static void on_signal(void *user, int number) {
     struct server *server = user;
-    if (server->draining) _exit(128 + number);
+    if (server->draining) {
+        log_write(LOG_WARNING, "stopped at once; %zu requests were cut off", http_exchanges(server->http));
+        _exit(128 + number);
+    }
     on_stop(server);
 }
 

@@ -39,25 +39,94 @@ needs_of_balancers=(
     "file /usr/sbin/haproxy|haproxy|to test deploy/haproxy.cfg"
 )
 
-# Whether a thing is there: present KIND NAME
+# What other systems call these packages, where that is another name.
+declare -A fedora=([libc6-dev]=glibc-devel [pkg-config]=pkgconf-pkg-config [libmicrohttpd-dev]=libmicrohttpd-devel
+    [libuv1-dev]=libuv-devel [libjansson-dev]=jansson-devel [libedit-dev]=libedit-devel [libyaml-dev]=libyaml-devel
+    [libdnnl-dev]=onednn-devel [libomp-dev]=libomp-devel [libcmocka-dev]=libcmocka-devel [shellcheck]=ShellCheck
+    [xz-utils]=xz [python3-venv]=python3)
+declare -A arch=([libc6-dev]=glibc [ninja-build]=ninja [pkg-config]=pkgconf [libmicrohttpd-dev]=libmicrohttpd
+    [libuv1-dev]=libuv [libjansson-dev]=jansson [libedit-dev]=libedit [libyaml-dev]=libyaml [libdnnl-dev]=onednn
+    [libomp-dev]=openmp [libcmocka-dev]=cmocka [xz-utils]=xz [groff-base]=groff [python3]=python [python3-venv]=python)
+
+# Ctrl-C, at whatever it comes: what was begun is taken up by the next call.
+interrupted() {
+    rm -f "${build_log-}"
+    say "interrupted"
+    exit 130
+}
+trap interrupted INT
+
+asks_for_help() {
+    local argument
+    for argument in "$@"; do
+        case $argument in -h | --help) return 0 ;; esac
+    done
+    return 1
+}
+
+# Whether a thing is there: present KIND NAME. 2: what would tell is not there itself.
 present() {
     case $1 in
     command) command -v "$2" >/dev/null ;;
-    library) pkg-config --exists "$2" 2>/dev/null ;;
-    header) printf '#include <%s>\n' "$2" | gcc -E -x c - >/dev/null 2>&1 ;;
-    clang-openmp) printf '#include <%s>\n' "$2" | clang -fopenmp -E -x c - >/dev/null 2>&1 ;;
+    library)
+        command -v pkg-config >/dev/null || return 2
+        pkg-config --exists "$2" 2>/dev/null
+        ;;
+    header)
+        command -v gcc >/dev/null || return 2
+        printf '#include <%s>\n' "$2" | gcc -E -x c - >/dev/null 2>&1
+        ;;
+    clang-openmp)
+        command -v clang >/dev/null || return 2
+        printf '#include <%s>\n' "$2" | clang -fopenmp -E -x c - >/dev/null 2>&1
+        ;;
     file) [ -e "$2" ] ;;
-    python) python3 -c "import $2" >/dev/null 2>&1 ;;
+    python)
+        command -v python3 >/dev/null || return 2
+        python3 -c "import $2" >/dev/null 2>&1
+        ;;
     esac
+}
+
+all_present() { # ROW…
+    local row
+    for row in "$@"; do
+        # shellcheck disable=SC2086 # KIND and NAME are two words
+        present ${row%%|*} || return 1
+    done
+}
+
+# The names of Debian's packages as another system has them: translated TABLE PACKAGE…
+translated() {
+    local -n table=$1
+    local package names=()
+    for package in "${@:2}"; do names+=("${table[$package]-$package}"); done
+    printf '%s\n' "${names[*]}"
+}
+
+no_apt() { # PACKAGE…
+    say "There is no apt here. These packages should be the like of them:"
+    say "  Fedora: dnf install $(translated fedora "$@")"
+    say "  Arch:   pacman -S --needed $(translated arch "$@")"
+    die "install them, and run this again."
+}
+
+# Time to read the list and to change one's mind, for a person.
+wait_for_objection() {
+    [ -t 0 ] && [ -t 2 ] || return 0
+    say "Ctrl-C within 5 seconds leaves everything as it is."
+    sleep 5
 }
 
 # Installs the packages of the rows given whose thing is missing; nothing is touched when all is there.
 install_missing() {
-    local row how package why missing=()
+    local row how package why result missing=()
     for row in "$@"; do
         IFS='|' read -r how package why <<<"$row"
         # shellcheck disable=SC2086 # KIND and NAME are two words
         present $how && continue
+        result=$?
+        [ $result -ne 2 ] || why+=" (perhaps it is there: without those above there is no telling)"
         [ ${#missing[@]} -gt 0 ] || say "Tandem needs some packages that this machine does not have:"
         say "$(printf '  %-20s %s' "$package" "$why")"
         missing+=("$package")
@@ -65,7 +134,7 @@ install_missing() {
     [ ${#missing[@]} -gt 0 ] || return 0
 
     local as_root=()
-    command -v apt-get >/dev/null || die "there is no apt here. Install the like of these by hand and run this again."
+    command -v apt-get >/dev/null || no_apt "${missing[@]}"
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null ||
             die "this needs root, and there is no sudo. As root: apt-get install ${missing[*]}"
@@ -74,6 +143,7 @@ install_missing() {
     else
         say "Installing them with apt."
     fi
+    wait_for_objection
     mkdir -p "$root/build"
     local log=$root/build/apt.log
     as_root+=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300)
@@ -89,19 +159,19 @@ install_missing() {
 build_tree() {
     local dir=$1 compiler=$2 target=$3
     shift 3
-    local made_as="$root $compiler $*" log
-    log=$(mktemp)
+    local made_as="$root $compiler $*"
+    build_log=$(mktemp)
     if [ "$(cat "$dir/made-as" 2>/dev/null)" != "$made_as" ]; then
         [ ! -d "$dir/meson-private" ] || # what ./check keeps inside the tree of ./run stays
             find "$dir" -mindepth 1 -maxdepth 1 ! -name check ! -name platforms ! -name venv -exec rm -rf {} +
         mkdir -p "$dir"
-        CC=$compiler meson setup "$dir" "$root" "$@" >"$log" 2>&1 && printf '%s' "$made_as" >"$dir/made-as"
-    fi && ninja -C "$dir" "$target" >>"$log" 2>&1
+        CC=$compiler meson setup "$dir" "$root" "$@" >"$build_log" 2>&1 && printf '%s' "$made_as" >"$dir/made-as"
+    fi && ninja -C "$dir" "$target" >>"$build_log" 2>&1
     local result=$?
     if [ $result -ne 0 ]; then
-        cat "$log" >&2
+        cat "$build_log" >&2
         say "tandem: the build in $dir failed; what meson and ninja said stands above."
     fi
-    rm -f "$log"
+    rm -f "$build_log"
     return $result
 }

@@ -1,8 +1,7 @@
 // GET /v1/models and /v1/models/{id}: the one model that is loaded.
 #include "api/endpoints/answers.h"
 #include "api/json.h"
-
-#include <string.h>
+#include "api/model_names.h"
 
 static void write_model(const struct engine_info *info, struct buffer *out) {
     buffer_text(out, "{\"id\":");
@@ -25,12 +24,9 @@ void models_list(const struct api_context *context, const char *parameter, struc
 
 void models_one(const struct api_context *context, const char *parameter, struct api_reply *reply) {
     const struct engine_info *info = engine_info(context->engine);
-    if (strcmp(parameter, info->model_name) == 0) {
-        write_model(info, &reply->body);
-        return;
-    }
     struct error error;
-    error_set_param(&error, ERROR_MODEL_NOT_FOUND, "model",
-                    "The model '%.64s' does not exist; this server has '%.128s'", parameter, info->model_name);
-    api_reply_error(reply, &error);
+    if (model_names_check(info, parameter, &error))
+        api_reply_error(reply, &error);
+    else
+        write_model(info, &reply->body);
 }

@@ -57,6 +57,28 @@ static void models(void **state) {
                   "\"type\":\"invalid_request_error\",\"param\":\"model\",\"code\":\"model_not_found\"}}");
 }
 
+// The first is the id, the others mean the same.
+static void model_names(void **state) {
+    (void)state;
+    const struct api_context context = {&fake, false};
+    fake.info.model_names = "fake-model,a/b";
+    assert_answer("/v1/models", &context, NULL, 200, "{\"object\":\"list\",\"data\":[" MODEL "]}");
+    assert_answer("/v1/models/{id}", &context, "a/b", 200, MODEL);
+    assert_answer("/v1/models/{id}", &context, "a", 404,
+                  "{\"error\":{\"message\":\"The model 'a' does not exist; this server has 'fake-model', 'a/b'\","
+                  "\"type\":\"invalid_request_error\",\"param\":\"model\",\"code\":\"model_not_found\"}}");
+    static char many[4096];
+    for (int i = 0; i < 2000; i++) memcpy(many + 2 * i, "m,", 2);
+    many[3999] = '\0';
+    fake.info.model_names = many;
+    struct api_reply reply;
+    api_reply_init(&reply);
+    find("GET", "/v1/models/{id}")->answer(&context, "a", &reply);
+    assert_true(reply.body.bytes < 1000); // not all of them
+    buffer_finish(&reply.body);
+    fake.info.model_names = NULL;
+}
+
 static void health(void **state) {
     (void)state;
     struct engine engine = fake;
@@ -69,14 +91,14 @@ static void health(void **state) {
     engine.stats.step_running_seconds = 31;
     assert_answer("/ready", &context, NULL, 503,
                   "{\"status\":\"stalled\",\"running\":2,\"waiting\":3,\"step_running_seconds\":31.000,\"error\":{"
-                  "\"message\":\"a step of the engine has been running for 31 seconds (more than 30)\","
+                  "\"message\":\"A step of the engine has been running for 31 seconds (more than 30)\","
                   "\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}");
     engine.stats.step_running_seconds = 0;
     context.shutting_down = true;
     assert_answer("/health", &context, NULL, 200, ok);
     assert_answer("/ready", &context, NULL, 503,
                   "{\"status\":\"shutting_down\",\"running\":2,\"waiting\":3,\"step_running_seconds\":0.000,\"error\":{"
-                  "\"message\":\"the server is shutting down\",\"type\":\"server_error\",\"param\":null,"
+                  "\"message\":\"The server is shutting down\",\"type\":\"server_error\",\"param\":null,"
                   "\"code\":\"shutting_down\"}}");
 }
 
@@ -135,7 +157,7 @@ static void errors(void **state) {
         error_set_param(&error, EXPECTED[i].code, i % 2 ? "a \"field\"" : "", "why\x01 \xff\"");
         api_reply_error(&reply, &error);
         snprintf(expected, sizeof expected,
-                 "{\"error\":{\"message\":\"why  ?\\\"\",\"type\":\"%s\",\"param\":%s,\"code\":%s}}", EXPECTED[i].type,
+                 "{\"error\":{\"message\":\"Why  ?\\\"\",\"type\":\"%s\",\"param\":%s,\"code\":%s}}", EXPECTED[i].type,
                  i % 2 ? "\"a \\\"field\\\"\"" : "null", EXPECTED[i].openai_code);
         assert_string_equal(reply.body.data, expected);
         assert_int_equal(reply.status, EXPECTED[i].status);
@@ -145,7 +167,7 @@ static void errors(void **state) {
     }
     struct error silent = {.code = ERROR_BUSY};
     api_reply_error(&reply, &silent);
-    assert_non_null(strstr(reply.body.data, error_text(ERROR_BUSY)));
+    assert_non_null(strstr(reply.body.data, error_text(ERROR_BUSY) + 1));
     buffer_finish(&reply.body);
 }
 
@@ -155,6 +177,27 @@ static void assert_string(const char *text, size_t bytes, const char *expected) 
     json_write_string(&out, text, bytes);
     assert_string_equal(out.data, expected);
     buffer_finish(&out);
+}
+
+// Whoever wrote a message, a client reads sentences; but a field is called what it is called.
+static void sentences(void **state) {
+    (void)state;
+    static const char *const said[][3] = {{"", "the body is empty", "The body is empty"},
+                                          {"n", "'n' must be 1", "'n' must be 1"},
+                                          {"top_p", "top_p is 2", "top_p is 2"},
+                                          {"top_p", "there is no top_p", "There is no top_p"},
+                                          {"", "\xc3\xa4", "\xc3\xa4"}};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        struct error error;
+        struct buffer out;
+        char expected[64];
+        buffer_init(&out, 1024);
+        error_set_param(&error, ERROR_ARGUMENT, said[i][0], "%s", said[i][1]);
+        api_error_object(&error, &out);
+        snprintf(expected, sizeof expected, "{\"message\":\"%s\",", said[i][2]);
+        assert_memory_equal(out.data, expected, strlen(expected));
+        buffer_finish(&out);
+    }
 }
 
 static void strings(void **state) {
@@ -203,14 +246,14 @@ static void events(void **state) {
     error_set(&error, ERROR_SHUTDOWN, "bye");
     sse_error(&out, &error);
     sse_done(&out);
-    assert_string_equal(out.data, "data: {\"error\":{\"message\":\"bye\",\"type\":\"server_error\",\"param\":null,"
+    assert_string_equal(out.data, "data: {\"error\":{\"message\":\"Bye\",\"type\":\"server_error\",\"param\":null,"
                                   "\"code\":\"shutting_down\"}}\n\ndata: [DONE]\n\n");
     buffer_finish(&out);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(table),          cmocka_unit_test(models), cmocka_unit_test(health),
+        cmocka_unit_test(table),          cmocka_unit_test(models), cmocka_unit_test(model_names), cmocka_unit_test(sentences), cmocka_unit_test(health),
         cmocka_unit_test(greeting),       cmocka_unit_test(errors), cmocka_unit_test(strings),
         cmocka_unit_test(random_strings), cmocka_unit_test(events),
     };

@@ -582,7 +582,7 @@ static void failing_job(void **state) {
     struct stream stream = read_stream(&out);
     assert_false(stream.done);
     assert_int_equal(stream.count, 3);
-    assert_json(stream.events[2], "{\"error\":{\"message\":\"the model produced numbers that are not finite\","
+    assert_json(stream.events[2], "{\"error\":{\"message\":\"The model produced numbers that are not finite\","
                                   "\"type\":\"server_error\",\"param\":null,\"code\":\"numeric_error\"}}");
     assert_string_equal(generation_summary(generation).finish, "error");
     assert_int_equal(generation_summary(generation).error.code, ERROR_NUMERIC);
@@ -605,7 +605,7 @@ static void failing_from_outside(void **state) {
     generation_result(generation, &reply);
     assert_int_equal(reply.status, 429);
     assert_true(reply.retry_after_seconds > 0);
-    assert_string_equal(reply.body.data, "{\"error\":{\"message\":\"the queue is full\",\"type\":\"rate_limit_error\","
+    assert_string_equal(reply.body.data, "{\"error\":{\"message\":\"The queue is full\",\"type\":\"rate_limit_error\","
                                          "\"param\":null,\"code\":\"rate_limit_exceeded\"}}");
     buffer_finish(&reply.body);
     generation_destroy(generation);

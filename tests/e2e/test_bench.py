@@ -1,6 +1,7 @@
 """tandem bench: its table, its JSON, the change since an older one, and how it ends. Nothing here is a matter of speed."""
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -38,6 +39,12 @@ def check_figures(found):
         assert row["tokens_per_s"] > 0 and row["stddev"] >= 0
 
 
+def largest_cache():
+    units = {"K": 2**10, "M": 2**20}
+    sizes = [path.read_text().strip() for path in pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size), default=0)
+
+
 def test_json(measured):
     found = json.loads(measured[1].read_text())
     check_figures(found)
@@ -45,8 +52,15 @@ def test_json(measured):
     assert found["ttft_ms"] > 0 and found["machine"]["read_gbps"] > 0 and found["machine"]["f32_tflops"] > 0
     for row in found["prefill"]:
         assert 0 < row["share_of_peak"] < 1
+    cached = largest_cache() >= 10.8e6  # the demo model's weights
     for row in found["decode"]:
-        assert row["share_of_bandwidth"] > 0
+        assert row["share_of_bandwidth"] is None if cached else 0 < row["share_of_bandwidth"] < 1.2
+    assert len(re.findall(r"^decode.*  – \(the weights fit the cache\)$", measured[0], re.M)) == 2 * cached
+    assert "% of the read rate" not in measured[0] or not cached
+
+
+def test_head(measured):
+    assert re.match(r"demo, weights in bf16: 10\.8 MB, loaded in \d+\.\d\d s\n", measured[0])
 
 
 def test_table_says_what_json_says(measured):
@@ -92,6 +106,7 @@ def test_compare(measured, tmp_path):
     assert abs(before - old["decode"][0]["tokens_per_s"]) < 0.1
     assert abs(percent - 100 * (after / before - 1)) < 0.2
     assert "batch 8" not in change  # it was not measured then
+    assert re.match(r"phi-toy-moe, weights in bf16: [\d.]+ MB, made in ", result.stdout)
     assert 'model was "demo" then' in change
 
 
@@ -132,7 +147,9 @@ def test_kernels_without_limits(tmp_path):
     (["--synthetic", "phi-big-moe"], "phi-tiny-moe"),
     (["--synthetic", "phi-toy-moe", "--model", "x"], "--model and --synthetic exclude each other"),
     (["--runs", "0"], "--runs"),
-    (["--compare", "/nowhere.json"], "/nowhere.json"),
+    (["--compare", "/nowhere.json"], "tandem bench: /nowhere.json: cannot be opened: No such file or directory\n"),
+    (["--compare", str(tandem.MODEL)], "found a directory"),
+    (["--compare", str(tandem.TOP / "README.md")], "README.md:1: "),
     (["--compare", str(tandem.MODEL / "config.json")], "expected what tandem bench --json writes"),
     (["--json", "/nowhere/x.json"], "/nowhere/x.json can not be written"),
 ])

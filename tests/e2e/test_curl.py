@@ -133,6 +133,8 @@ def test_foreign_host_is_refused(server):
     status, headers, body = server.request("GET", "/health", headers={"Host": "attacker.example"})
     assert status == 403
     tandem.check_error(body, headers["Content-Type"])
+    message = tandem.check_error(body)["message"]
+    assert "localhost, 127.0.0.1, [::1] and 127.0.0.1." in message and "--host 0.0.0.0" in message
     assert server.request("GET", "/health", headers={"Host": f"localhost:{server.port}"})[0] == 200
 
 

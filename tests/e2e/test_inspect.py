@@ -110,7 +110,44 @@ def test_what_fits():
     found = json.loads(told("inspect", "--json"))
     free = found["machine"]["memory_free_bytes"]
     for held in found["weights"].values():
-        assert held["fits"] and held["kv_tokens"] == (free - held["bytes"]) // found["kv_bytes_per_token"]
+        pages = (free - held["bytes"] - 256 * 2**20) // (32 * found["kv_bytes_per_token"])
+        assert held["fits"] and held["kv_tokens"] == 32 * pages and held["kv_tokens_standard"] == 16 * 2048
+
+
+def test_serve_takes_what_inspect_tells(serve):
+    """The same cache, and the same room: but for what other programs take or give back in between."""
+    told = json.loads(run("inspect", "--json").stdout)["weights"]["bf16"]
+    taken, room = re.search(r"KV cache (\d+) tokens, 100.7 MB when full \(--kv-tokens: up to (\d+) fit\)", serve().log).groups()
+    assert int(taken) == told["kv_tokens_standard"]
+    assert abs(int(room) / told["kv_tokens"] - 1) < 0.1
+
+
+@pytest.mark.parametrize("large", ["tiny"], indirect=True)
+def test_a_cache_that_can_not_fit_is_refused(large):
+    """With the number that would. Whatever this machine has, a terabyte more is too much."""
+    _, directory, _ = large
+    serve = ["serve", "--config", "none", "--port", "0", "--model", directory, "--kv-tokens"]
+    most = json.loads(run("inspect", "--json", directory).stdout)["weights"]["bf16"]["kv_tokens"]
+    refused = run(*serve, str(most + 2**23))
+    assert refused.returncode == 64 and f"a KV cache of {most + 2**23} tokens takes " in refused.stderr
+    assert "the weights take 7.5" in refused.stderr
+    assert abs(int(re.search(r"at most (\d+) tokens fit", refused.stderr)[1]) - most) < 0.1 * most + 8192
+
+
+def test_the_cache_comes_in_whole_pages(serve):
+    assert "KV cache 32 tokens, 0.1 MB when full" in serve("--kv-tokens", "1").log
+    assert "KV cache 8192 tokens, " in serve("--kv-tokens", "8K").log
+
+
+def test_a_template_that_is_assumed(tmp_path):
+    assert json.loads(told("inspect", "--json"))["chat_template_assumed"] is False
+    copy = shutil.copytree(tandem.MODEL, tmp_path / "model")
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (copy / "tokenizer_config.json").write_text(json.dumps(config))
+    (copy / "chat_template.jinja").unlink(missing_ok=True)
+    assert "chat       phi-3, assumed: the files have no chat template\n" in told("inspect", copy)
+    assert json.loads(told("inspect", "--json", copy))["chat_template_assumed"] is True
 
 
 def test_refused_as_by_serve(tmp_path):

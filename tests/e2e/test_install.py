@@ -76,6 +76,24 @@ def test_unit_is_confined(installed, tmp_path):
     assert judged.returncode == 0, judged.stdout
 
 
+def test_the_gpu_is_for_those_who_ask(installed, tmp_path):
+    """A machine without one, or without the group render, starts the service and the container as they are."""
+    service = unit(installed)["Service"]
+    assert "DeviceAllow" not in service and "SupplementaryGroups" not in service and service["PrivateDevices"] == "yes"
+    (drop_in,) = installed.rglob("doc/tandem/gpu.conf")
+    assert "DeviceAllow=char-drm rw" in drop_in.read_text()
+    plain, gpu = ((tandem.TOP / "docker" / name).read_text() for name in ("compose.yaml", "compose.gpu.yaml"))
+    for key in ("devices:", "group_add:", "RENDER_GROUP:", "BASE:"):
+        assert key not in plain and key in gpu
+    if shutil.which("systemd-analyze"):
+        (tmp_path / "tandem.service.d").mkdir()
+        shutil.copy(drop_in, tmp_path / "tandem.service.d")
+        copy = tmp_path / "tandem.service"
+        copy.write_text((installed / UNIT).read_text().replace(service["ExecStart"], f"{installed}/bin/tandem serve"))
+        verified = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
+        assert verified.returncode == 0 and "gpu.conf" not in verified.stderr, verified.stderr
+
+
 # ---- tandem health: what containers ask
 
 def health(*arguments, **environment):
@@ -98,6 +116,28 @@ def test_health_of_a_server_that_ends(serve):
     assert asked.returncode == 1 and str(server.port) in asked.stderr and asked.stdout == ""
     holder.close()
     server.wait()
+
+
+def test_health_reads_what_serve_reads(server, tmp_path):
+    """The file, with everything in it that a server may have; then variables, then flags."""
+    path = tmp_path / "x.yaml"
+    path.write_text(f"model:\n  weights: bf16\nengine:\n  queue: 3\nserver:\n  port: {server.port}\n  log_level: debug\n")
+    assert health("--config", path).returncode == 0
+    assert health(TANDEM_CONFIG=str(path)).returncode == 0
+    assert "port 1:" in health("--config", path, TANDEM_PORT="1").stderr
+    assert "port 2:" in health("--config", path, "--port", "2", TANDEM_PORT="1").stderr
+    assert health("--config", path, TANDEM_PORT="", TANDEM_HOST="").returncode == 0
+    path.write_text("server:\n  prot: 1\n")
+    wrong = health("--config", path)
+    assert wrong.returncode == 64 and "did you mean `port`?" in wrong.stderr
+    assert health("--config", path, "--port", str(server.port)).returncode == 64  # as serve
+    path.write_text("server:\n  port: 0\n")
+    assert health("--config", path).returncode == 64 and "--port" in health("--config", path).stderr
+
+
+def test_health_speaks_of_a_client():
+    helped = health("--help").stdout
+    assert "where the server is" in helped and "picks a free one" not in helped and "to listen on" not in helped
 
 
 @pytest.mark.parametrize("answer, said", [

@@ -186,6 +186,10 @@ def test_too_long(client):
     with pytest.raises(openai.BadRequestError) as raised:
         ask(client, max_tokens=10_000_000)
     assert raised.value.code == "context_length_exceeded" and "10000000" in raised.value.message
+    assert raised.value.param == "messages"
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.completions.create(model=MODEL, prompt="a", max_tokens=10_000_000)
+    assert raised.value.param == "prompt" and raised.value.body["message"].startswith("The prompt has ")
 
 
 def test_unknown_model(client):

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import threading
+import urllib.parse
 
 import pytest
 
@@ -38,9 +39,36 @@ def test_name(server):
     assert (tandem.pathlib.Path("/proc") / str(server.process.pid) / "comm").read_text() == "tandem\n"
 
 
+def test_names_that_clients_may_use(serve):
+    """The first stands in what is answered, all are taken; the directory's is none of them any more."""
+    server = serve("--model-name", "gpt-4o, openai/gpt-4o,örtlich")
+    assert [model["id"] for model in json.loads(server.request("GET", "/v1/models")[2])["data"]] == ["gpt-4o"]
+    for name in ("gpt-4o", "openai/gpt-4o", "örtlich"):
+        answer = server.post("/v1/completions", {"model": name, "prompt": "a", "max_tokens": 1})
+        assert answer["model"] == "gpt-4o"
+        assert json.loads(server.request("GET", f"/v1/models/{urllib.parse.quote(name)}")[2])["id"] == "gpt-4o"
+    for name in ("demo", "gpt-4o, openai/gpt-4o,örtlich", "gpt", "openai/gpt-4o,", ""):
+        status, _, body = server.request("POST", "/v1/completions", {"model": name, "prompt": "a", "max_tokens": 1})
+        error = tandem.check_error(body)
+        assert status == 404 and error["code"] == "model_not_found"
+        assert error["message"].endswith("this server has 'gpt-4o', 'openai/gpt-4o', 'örtlich'")
+    assert "serves gpt-4o on" in server.log
+
+
+@pytest.mark.parametrize("names", [",", "a,,b", "a, ", " ", "x" * 201])
+def test_names_that_are_none(names):
+    wrong = run("serve", "--port", "0", "--model-name", names)
+    assert wrong.returncode == 64 and names[:200] in wrong.stderr and "1 to 200 bytes" in wrong.stderr
+
+
 def test_no_such_host():
     wrong = run("serve", "--model", tandem.MODEL, "--host", "no.such.host.invalid")
     assert wrong.returncode == 64 and "no.such.host.invalid" in wrong.stderr
+
+
+def test_an_address_of_another_machine():
+    wrong = run("serve", "--model", tandem.MODEL, "--host", "192.0.2.1")
+    assert wrong.returncode == 64 and "192.0.2.1" in wrong.stderr
 
 
 @pytest.fixture
@@ -69,7 +97,19 @@ def test_no_such_directory(tmp_path):
 
 
 def test_a_name_on_hugging_face_is_no_directory():
-    refused("microsoft/Phi-tiny-MoE-instruct", "microsoft/Phi-tiny-MoE-instruct", "no such directory", "downloaded")
+    refused("microsoft/Phi-tiny-MoE-instruct", "/microsoft/Phi-tiny-MoE-instruct: ", "no such directory",
+            "hf download microsoft/Phi-tiny-MoE-instruct --local-dir Phi-tiny-MoE-instruct\n")
+    assert "hf download" not in refused("./microsoft/x", "no such directory") + refused("a/b/c", "no such directory")
+
+
+def test_what_else_is_no_model(copy, tmp_path):
+    refused(copy / "config.json", f"{copy}/config.json: is a file; expected a directory that holds config.json")
+    (tmp_path / "other").mkdir()
+    refused(tmp_path / "other", f"{tmp_path}/other: holds no config.json; expected")
+    (tmp_path / "other" / "phi.Q4_0.gguf").touch()
+    refused(tmp_path / "other", f"{tmp_path}/other: holds GGUF files, which are not read; expected")
+    (tmp_path / "loop").symlink_to("loop")
+    refused(tmp_path / "loop", "loop: can not be examined")
 
 
 def test_git_lfs_pointer(copy):
@@ -197,4 +237,5 @@ def test_second_interrupt_ends_at_once():
     server.process.send_signal(signal.SIGINT)
     server.wait_until(lambda: "shutting down" in server.log)
     assert server.stop(signal.SIGINT) == 128 + signal.SIGINT
+    assert "stopped at once; 1 requests were cut off" in server.log
     holder.close()

@@ -32,6 +32,10 @@ def refused(*arguments, **more):
     return result.stderr
 
 
+def test_serve_says_where_no_file_was(server):
+    assert "  settings none found\n" in server.log and "32768 tokens" in server.log and "MB when full" in server.log
+
+
 @pytest.fixture
 def config(tmp_path):
     def write(text):
@@ -50,6 +54,14 @@ def test_file_of_the_repository():
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_files_are_taken(serve, path):
     assert f"settings {path}" in serve("--config", path, "--threads", "1").log
+
+
+def test_profile_quotes_the_default_as_it_is():
+    """What a profile says of the value it departs from."""
+    (default,) = re.findall(r"^  prefill_tokens: (\d+)$", told("help", "yaml"), re.MULTILINE)
+    text = (CONFIGS / "core-ultra-9-185h.yaml").read_text()
+    quoted, times, own = re.search(r"the default of (\d+) for ([\w ]+) that\.\n  prefill_tokens: (\d+)", text).groups()
+    assert quoted == default and {"twice": 2, "four times": 4}[times] * int(own) == int(default)
 
 
 def test_file_then_environment_then_flag(config):
@@ -76,6 +88,36 @@ def test_wrong_file(config, text, named):
     assert named in refused("serve", "--config", config(text))
 
 
+def test_paths_are_relative_to_the_file(tmp_path, serve, monkeypatch):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "it").symlink_to(tandem.MODEL)
+    path = tmp_path / "place" / "x.yaml"
+    path.write_text("model:\n  path: it\n")
+    monkeypatch.chdir(tmp_path)
+    assert serve("--config", "place/x.yaml", model=None).say("What is the capital of France?", model="demo")
+    path.write_text("model:\n  path: nowhere\n")
+    wrong = run("serve", "--config", path, "--port", "0")
+    assert wrong.returncode == 2 and f"{tmp_path}/place/nowhere: " in wrong.stderr
+
+
+def test_home(tmp_path, monkeypatch):
+    for arguments in (["--model=~/nowhere"], ["--model", "~/nowhere"], ["--model", f"{tmp_path}/nowhere"]):
+        wrong = run("serve", "--config", "none", "--port", "0", *arguments, HOME=str(tmp_path))
+        assert wrong.returncode == 2 and f"{tmp_path}/nowhere: " in wrong.stderr
+    monkeypatch.chdir(tmp_path)
+    assert f"{tmp_path}/nowhere: " in run("serve", "--port", "0", "--model", "nowhere").stderr  # whole, too
+
+
+def test_empty_variables_are_as_if_unset(config):
+    path = config("server:\n  host: a.invalid\n")
+    assert "a.invalid" in refused("serve", "--config", path, TANDEM_HOST="", TANDEM_PORT="", TANDEM_WEIGHTS="")
+
+
+def test_settings_of_other_commands():
+    assert "--config is one of tandem serve, health\n" in refused("inspect", "--config", "none")
+    assert " is one of " not in refused("inspect", "--nothing", "x") + refused("serve", "--port", "x")
+
+
 def test_no_such_file(tmp_path):
     assert str(tmp_path / "none.yaml") in refused("serve", "--config", tmp_path / "none.yaml")
 
@@ -95,6 +137,8 @@ def test_file_beside_the_program(tmp_path):
 def test_misspelt_variable():
     result = run("version", TANDEM_PROT="1", TANDEM_SERVICE_HOST="1")
     assert result.returncode == 0
+    other = run("version", TANDEM_FOO="1", TANDEM_BUSY="1")
+    assert other.stderr.count("is no setting\n") == 2 and "mean" not in other.stderr
     assert "TANDEM_PROT in the environment is no setting; did you mean TANDEM_PORT?\n" in result.stderr
     assert "TANDEM_SERVICE_HOST in the environment is no setting\n" in result.stderr
     assert told("version", TANDEM_PORT="1") and told("help", TANDEM_PROT="1")
@@ -109,7 +153,22 @@ def test_overview():
         assert f"\n  {name} " in text
     for code in (0, 1, 2, 64, 130, 143):
         assert f"\n  {code} " in text
-    assert run().returncode == 64
+    assert run().returncode == 64 and run().stderr == text and run().stdout == ""
+    assert told("help", "--help") == told("help", "-h") == text
+
+
+def test_help_is_on_one_thing_at_a_time():
+    assert "`inspect` is one argument too many" in refused("help", "serve", "inspect")
+
+
+def test_exit_codes_have_a_heading():
+    first, empty, *codes = told("help", "exit-codes").splitlines()
+    assert first.endswith(":") and empty == "" and all(code.startswith("  ") for code in codes)
+
+
+def test_the_manual_knows_both_places_of_the_file():
+    text = told("help", "man")
+    assert "configs/tandem.yaml" in text.split(".SH FILES")[1] and "/etc/tandem/tandem.yaml" in text.replace("\\", "")
 
 
 @pytest.mark.parametrize("topic", TOPICS)

@@ -1,7 +1,9 @@
 """What ./run and ./check do before anything is built: with an apt, an id and a sudo that only write down their calls."""
 import os
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -23,7 +25,7 @@ def machine(tmp_path):
         for name in programs:
             (place / name).write_text(f"#!/bin/bash\n{write[name]}\n")
             (place / name).chmod(0o755)
-        script = f'root={tmp_path}; . {tandem.TOP}/tools/setup.sh; install_missing {NEED}'
+        script = f'set -eu; root={tmp_path}; . {tandem.TOP}/tools/setup.sh; install_missing {NEED}'
         done = subprocess.run(["/bin/bash", "-c", script], env={"PATH": str(place)}, capture_output=True, text=True)
         calls = tmp_path / "calls"
         return done.returncode, done.stderr, calls.read_text() if calls.exists() else ""
@@ -49,6 +51,100 @@ def test_a_user_without_sudo_is_told_what_to_do(machine):
 def test_another_system_is_told_what_is_needed(machine):
     status, words, calls = machine(0, ["id"])
     assert status == 1 and "no apt" in words and "the-package" in words and calls == ""
+    assert "dnf install the-package\n" in words and "pacman -S --needed the-package\n" in words
+
+
+def setup(script, **environment):
+    return subprocess.run(["/bin/bash", "-c", f"root=/nowhere; . {tandem.TOP}/tools/setup.sh; {script}"], text=True,
+                          env={**os.environ, **environment}, capture_output=True)
+
+
+def test_packages_of_other_systems():
+    assert setup("translated fedora libuv1-dev meson").stdout == "libuv-devel meson\n"
+    assert setup("translated arch libuv1-dev meson").stdout == "libuv meson\n"
+    rows = setup('printf "%s\\n" "${needs_of_build[@]}" "${needs_of_tests[@]}"').stdout.split("\n")[:-1]
+    packages = {row.split("|")[1] for row in rows}
+    for system in ("fedora", "arch"):  # what only Debian has, is translated, and nothing else
+        names = setup(f'printf "%s\\n" "${{!{system}[@]}}"').stdout.split()
+        assert set(names) - {"libedit-dev"} <= packages and {name for name in packages if name.endswith("-dev")} <= set(names)
+
+
+def test_what_can_not_be_told_is_not_called_missing(tmp_path):
+    for name in ("bash", "cat"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    words = setup('install_missing "library libuv|libuv1-dev|the event loop"', PATH=str(tmp_path)).stderr
+    assert "the event loop (perhaps it is there" in words
+
+
+TREE = ("run", "tools/setup.sh")
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The scripts alone, with programs of cardboard in front of this machine's: source(arguments, name=script…)."""
+    for name in TREE:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(tandem.TOP / name, tmp_path / name)
+    (tmp_path / "bin").mkdir()
+
+    def start(*arguments, **programs):
+        for name, script in programs.items():
+            (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+        return subprocess.Popen([tmp_path / "run", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                start_new_session=True, stdin=subprocess.DEVNULL,
+                                env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    return start
+
+
+BUILDER = "echo noise; exit 0"
+
+
+@pytest.mark.parametrize("slow", ["meson", "ninja"])
+def test_an_interrupted_build(source, tmp_path, slow):
+    """As a terminal does it: all of the group hear of it. ninja ends with 2 then."""
+    programs = {"meson": BUILDER, "ninja": BUILDER, "pkg-config": "exit 0", "gcc": "exit 0"}
+    programs[slow] = f"trap 'exit 2' INT; echo noise; touch {tmp_path}/begun; while :; do sleep 0.01; done"
+    running = source(**programs)
+    while not (tmp_path / "begun").exists():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGINT)
+    _, words = running.communicate(timeout=tandem.PATIENCE_S)
+    assert running.returncode == 130 and words.splitlines()[1:] == ["interrupted"]
+
+
+def test_a_failed_build_tells_all(source):
+    running = source(meson="echo what is wrong; exit 1", ninja=BUILDER, gcc="exit 0", **{"pkg-config": "exit 0"})
+    _, words = running.communicate(timeout=tandem.PATIENCE_S)
+    assert running.returncode == 1 and "what is wrong" in words and "stands above" in words
+
+
+def test_help_installs_nothing(source, tmp_path):
+    """Where the program is built, and something that building takes is gone."""
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "tandem").write_text('#!/bin/bash\necho "help of $*"\n')
+    (tmp_path / "build" / "tandem").chmod(0o755)
+    programs = {"pkg-config": "exit 1", "apt-get": f"touch {tmp_path}/installed", "id": "echo 0", "meson": BUILDER, "ninja": BUILDER}
+    helped = source("--port", "1", "--help", **programs)
+    out, words = helped.communicate(timeout=tandem.PATIENCE_S)
+    assert helped.returncode == 0 and out == "help of serve --help\n" and words == ""
+    assert not (tmp_path / "installed").exists()
+    served = source("--port", "1", **programs)
+    out, words = served.communicate(timeout=tandem.PATIENCE_S)
+    assert out == "help of serve --port 1\n" and (tmp_path / "installed").exists()
+
+
+def test_a_person_has_time_to_object(tmp_path):
+    """On a terminal only: what nobody looks at does not wait."""
+    script = 'sleep() { echo "slept $1"; }; wait_for_objection'
+    assert setup(script).stdout == ""
+    leader, follower = os.openpty()
+    told = subprocess.run(["/bin/bash", "-c", f"root=/nowhere; . {tandem.TOP}/tools/setup.sh; {script}"], stdin=follower,
+                          stderr=follower, stdout=subprocess.PIPE, text=True)
+    assert told.stdout == "slept 5\n" and b"Ctrl-C within 5 seconds" in os.read(leader, 1000)
+    os.close(leader)
+    os.close(follower)
 
 
 def test_run_from_elsewhere(tmp_path):

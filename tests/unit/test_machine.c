@@ -112,8 +112,63 @@ static void memory_is_what_is_left(void **state) {
     assert_int_equal(machine_memory_available(root), 900 * 1024);
     put("/sys/fs/cgroup/memory.max", "11000\n");
     assert_int_equal(machine_memory_available(root), 10000);
+    put("/sys/fs/cgroup/memory.current", "5000\n");
+    put("/sys/fs/cgroup/memory.stat", "anon 3000\ninactive_file 500\nactive_file 1500\nfile 9000\n");
+    assert_int_equal(machine_memory_available(root), 8000); // files that were read can be read again
+    put("/sys/fs/cgroup/memory.stat", "inactive_file 5000\nactive_file 1500000\n");
+    assert_int_equal(machine_memory_available(root), 11000);
+    put("/sys/fs/cgroup/memory.stat", "");
     put("/sys/fs/cgroup/memory.current", "12000\n");
-    assert_int_equal(machine_memory_available(root), 0);
+    assert_int_equal(machine_memory_available(root), 1); // nothing, which is known
+    put("/sys/fs/cgroup/memory.max", "max\n");
+}
+
+// As a systemd unit with MemoryMax has it, in a slice with less; and in the first version's hierarchy.
+static void every_group_around_counts(void **state) {
+    (void)state;
+    put("/proc/self/cgroup", "4:cpu,memory:/box/inner\n1:name=systemd:/memory\n0::/system.slice/tandem.service\n");
+    assert_int_equal(machine_memory_available(root), 900 * 1024);
+    put("/sys/fs/cgroup/system.slice/tandem.service/memory.max", "50000\n");
+    put("/sys/fs/cgroup/system.slice/tandem.service/memory.current", "10000\n");
+    assert_int_equal(machine_memory_available(root), 40000);
+    put("/sys/fs/cgroup/system.slice/memory.max", "60000\n");
+    put("/sys/fs/cgroup/system.slice/memory.current", "30000\n");
+    assert_int_equal(machine_memory_available(root), 30000);
+    put("/sys/fs/cgroup/memory/box/memory.limit_in_bytes", "70000\n");
+    put("/sys/fs/cgroup/memory/box/memory.usage_in_bytes", "50000\n");
+    assert_int_equal(machine_memory_available(root), 20000);
+    put("/sys/fs/cgroup/memory/box/inner/memory.limit_in_bytes", "9223372036854771712\n");
+    put("/sys/fs/cgroup/memory/box/inner/memory.usage_in_bytes", "50000\n");
+    put("/sys/fs/cgroup/memory/box/memory.stat", "total_inactive_file 3000\ntotal_active_file 1000\nactive_file 7\n");
+    assert_int_equal(machine_memory_available(root), 24000);
+    put("/sys/fs/cgroup/memory/memory.limit_in_bytes", "12000\n"); // as a container sees its own
+    put("/sys/fs/cgroup/memory/memory.usage_in_bytes", "2000\n");
+    assert_int_equal(machine_memory_available(root), 10000);
+    put("/proc/self/cgroup", "nonsense\n5\n:\n0:\n");
+    assert_int_equal(machine_memory_available(root), 10000);
+    put("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+    assert_int_equal(machine_memory_available(root), 900 * 1024);
+}
+
+static void no_more_is_promised_than_there_is(void **state) {
+    (void)state;
+    put("/proc/meminfo", "MemAvailable:    900 kB\nCommitLimit:     500 kB\nCommitted_AS:    100 kB\n");
+    put("/proc/sys/vm/overcommit_memory", "0\n");
+    assert_int_equal(machine_memory_available(root), 900 * 1024);
+    put("/proc/sys/vm/overcommit_memory", "2\n");
+    assert_int_equal(machine_memory_available(root), 400 * 1024);
+    put("/proc/meminfo", "MemAvailable:    900 kB\nCommitLimit:     500 kB\nCommitted_AS:    501 kB\n");
+    assert_int_equal(machine_memory_available(root), 1);
+}
+
+static void the_largest_cache_is_found(void **state) {
+    (void)state;
+    assert_int_equal(machine_cache_bytes(root), 0);
+    put("/sys/devices/system/cpu/cpu0/cache/index0/size", "48K\n");
+    put("/sys/devices/system/cpu/cpu0/cache/index3/size", "24M\n");
+    put("/sys/devices/system/cpu/cpu0/cache/index2/size", "2048K\n");
+    put("/sys/devices/system/cpu/cpu0/cache/index4/size", "\n");
+    assert_int_equal(machine_cache_bytes(root), 24 << 20);
 }
 
 static void the_real_machine_has_some_of_both(void **state) {
@@ -128,6 +183,9 @@ int main(void) {
         cmocka_unit_test(cores_are_counted_once),
         cmocka_unit_test(the_quota_of_a_container_counts),
         cmocka_unit_test(memory_is_what_is_left),
+        cmocka_unit_test(every_group_around_counts),
+        cmocka_unit_test(no_more_is_promised_than_there_is),
+        cmocka_unit_test(the_largest_cache_is_found),
         cmocka_unit_test(the_real_machine_has_some_of_both),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

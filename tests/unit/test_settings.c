@@ -19,7 +19,7 @@ struct first {
 struct second {
     double seconds, number;
     bool json, cache;
-    char *path;
+    char *path, *file;
 };
 
 #define FIRST(member) offsetof(struct first, member)
@@ -42,6 +42,7 @@ static const struct setting SECOND_ROWS[] = {
     {NULL, "--json", NULL, SETTING_SWITCH, SECOND(json), 0, 0, NULL, "false", "", "for programs"},
     {"server.cache", "--cache", "TANDEM_CACHE", SETTING_SWITCH, SECOND(cache), 0, 0, NULL, "true", "", "to keep"},
     {NULL, "--path", NULL, SETTING_TEXT, SECOND(path), 0, 0, NULL, "", "", "a file"},
+    {NULL, "--file", NULL, SETTING_PATH, SECOND(file), 0, 0, NULL, "", "", "another"},
 };
 
 static struct first first;
@@ -158,8 +159,28 @@ static void test_environment(void **state) {
     assert_int_equal(settings_read_environment(TABLES, 2, &error), ERROR_ARGUMENT);
     says("TANDEM_PORT is `nine`");
     assert_int_equal(first.port, 9);
-    setenv("TANDEM_PORT", "", 1);
-    assert_int_equal(settings_read_environment(TABLES, 2, &error), ERROR_ARGUMENT);
+    setenv("TANDEM_PORT", "", 1); // as an unset one: a line of /etc/default/tandem without a value
+    assert_int_equal(settings_read_environment(TABLES, 2, &error), 0);
+    assert_int_equal(first.port, 9);
+}
+
+static void test_home(void **state) {
+    (void)state;
+    setenv("HOME", "/there/somebody", 1);
+    assert_int_equal(FLAGS("--file=~/x/y"), 0);
+    assert_string_equal(second.file, "/there/somebody/x/y");
+    static const char *const others[] = {"x/~/y", "~x", "~", "/a b", "../x", "."};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        assert_int_equal(FLAGS("--file", (char *)others[i]), 0);
+        assert_string_equal(second.file, others[i]);
+    }
+    assert_int_equal(FLAGS("--path", "~/x"), 0);
+    assert_string_equal(second.path, "~/x"); // a text, and no path
+    setenv("HOME", "", 1);
+    assert_int_equal(FLAGS("--file=~/x"), 0);
+    assert_string_equal(second.file, "~/x");
+    assert_int_equal(FLAGS("--file="), ERROR_ARGUMENT);
+    assert_int_equal(FLAGS("--file", "\xff"), ERROR_ARGUMENT);
 }
 
 static void refuses(char *flag, char *value, const char *expected) {
@@ -214,6 +235,9 @@ static void test_wrong_flags(void **state) {
     (void)state;
     assert_int_equal(FLAGS("--nothing", "1"), ERROR_ARGUMENT);
     says("`--nothing` is not a setting");
+    assert_string_equal(error.param, "--nothing");
+    assert_int_equal(FLAGS("--nowhere=1"), ERROR_ARGUMENT);
+    assert_string_equal(error.param, "--nowhere");
     assert_null(strstr(error.message, "mean"));
     assert_int_equal(FLAGS("--prot=1"), ERROR_ARGUMENT);
     says("did you mean --port?");
@@ -266,7 +290,8 @@ static const char HELP[] = "Server\n"
                            "  --number X                a penalty\n"
                            "                            -2 to 2, default 0.5\n"
                            "  --json                    for programs\n"
-                           "  --path TEXT               a file\n";
+                           "  --path TEXT               a file\n"
+                           "  --file PATH               another\n";
 
 // In sections, wherever their rows stand; what is not in files comes as options.
 static void test_help(void **state) {
@@ -349,6 +374,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_switches, setup, teardown),
         cmocka_unit_test_setup_teardown(test_operand, setup, teardown),
         cmocka_unit_test_setup_teardown(test_environment, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_home, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_values, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_flags, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_default, setup, teardown),

@@ -29,7 +29,7 @@ static const struct setting FIRST_ROWS[] = {
     {"server.host", "--host", "TANDEM_HOST", SETTING_TEXT, FIRST(host), 0, 0, NULL, "127.0.0.1", "", "where"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, FIRST(weights), 0, 0, "f32 bf16", "bf16", "",
      "which"},
-    {"model.path", "--model", "TANDEM_MODEL", SETTING_TEXT, FIRST(path), 0, 0, NULL, "", "", "a model"},
+    {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, FIRST(path), 0, 0, NULL, "", "", "a model"},
     {"server.port", "--port", "TANDEM_PORT", SETTING_INT, FIRST(port), 0, 65535, NULL, "8080", "", "the port"},
 };
 static const struct setting SECOND_ROWS[] = {
@@ -117,7 +117,7 @@ static void test_values(void **state) {
     assert_int_equal(first.port, 9000);
     assert_string_equal(first.host, "::1");
     assert_string_equal(first.weights, "f32");
-    assert_string_equal(first.path, "a b");
+    assert_string_equal(first.path, "/tmp/a b"); // beside the file
     assert_int_equal(second.bytes, 64 * 1024);
     assert_true(second.seconds == 1.5);
     assert_true(second.number == -1);
@@ -127,6 +127,35 @@ static void test_values(void **state) {
     assert_true(second.cache);
     assert_true(second.seconds == 2);
     assert_int_equal(first.port, 9000); // what the file does not name stays
+}
+
+static void test_paths(void **state) {
+    (void)state;
+    char here[4096], link[] = "/tmp/tandem-link-XXXXXX";
+    setenv("HOME", "/there/somebody", 1);
+    takes("model: {path: ../x}\n");
+    assert_string_equal(first.path, "/tmp/../x");
+    takes("model: {path: /x}\n");
+    assert_string_equal(first.path, "/x");
+    takes("model: {path: ~/x}\n");
+    assert_string_equal(first.path, "/there/somebody/x");
+    takes("model: {path: ~x}\n");
+    assert_string_equal(first.path, "/tmp/~x");
+    takes("server: {host: a}\n");
+    assert_string_equal(first.host, "a"); // no path
+
+    // The file's own name may be relative, and a link to where it lies.
+    assert_non_null(getcwd(here, sizeof here));
+    assert_non_null(mkdtemp(link));
+    assert_int_equal(chdir(link), 0);
+    assert_int_equal(symlink(path, "link.yaml"), 0);
+    takes("model: {path: y}\n");
+    first.path[0] = '\0';
+    assert_int_equal(settings_read_file(TABLES, 2, "link.yaml", &error), 0);
+    assert_string_equal(first.path, "/tmp/y");
+    assert_int_equal(unlink("link.yaml"), 0);
+    assert_int_equal(chdir(here), 0);
+    assert_int_equal(rmdir(link), 0);
 }
 
 static void test_nothing_in_it(void **state) {
@@ -265,6 +294,7 @@ static void test_no_file(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_values, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_paths, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_in_it, setup, teardown),
         cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unknown, setup, teardown),
