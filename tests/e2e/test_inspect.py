@@ -128,6 +128,8 @@ def test_a_cache_that_can_not_fit_is_refused(large):
     _, directory, _ = large
     serve = ["serve", "--config", "none", "--port", "0", "--model", directory, "--kv-tokens"]
     most = json.loads(run("inspect", "--json", directory).stdout)["weights"]["bf16"]["kv_tokens"]
+    if not most:
+        pytest.skip("less memory is free than the model takes")
     refused = run(*serve, str(most + 2**23))
     assert refused.returncode == 64 and f"a KV cache of {most + 2**23} tokens takes " in refused.stderr
     assert "the weights take 7.5" in refused.stderr
