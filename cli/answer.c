@@ -51,9 +51,9 @@ double answer_decode_rate(const struct engine_usage *usage) {
     return rate(usage->completion_tokens > 0 ? usage->completion_tokens - 1 : 0, usage->decode_seconds);
 }
 
-void answer_print_timings(const struct answer *answer, FILE *out) {
+void answer_write_timings(const struct answer *answer, struct buffer *out) {
     const struct engine_usage *usage = &answer->usage;
-    fprintf(out, "%zu prompt tokens in %.2f s (%.0f/s), %zu new ones in %.2f s (%.1f/s)", usage->prompt_tokens,
-            usage->prompt_seconds, answer_prompt_rate(usage), usage->completion_tokens, usage->decode_seconds,
-            answer_decode_rate(usage));
+    buffer_format(out, "%zu prompt tokens in %.2f s (%.0f/s), %zu new ones in %.2f s (%.1f/s)", usage->prompt_tokens,
+                  usage->prompt_seconds, answer_prompt_rate(usage), usage->completion_tokens, usage->decode_seconds,
+                  answer_decode_rate(usage));
 }

@@ -3,9 +3,8 @@
 #ifndef CLI_ANSWER_H
 #define CLI_ANSWER_H
 
+#include "base/buffer.h"
 #include "engine/engine.h"
-
-#include <stdio.h>
 
 struct answer {
     enum finish_reason finish;
@@ -25,6 +24,6 @@ double answer_prompt_rate(const struct engine_usage *usage);
 double answer_decode_rate(const struct engine_usage *usage);
 
 // "12 prompt tokens in 0.01 s (1200/s), 7 new ones in 0.03 s (200/s)"
-void answer_print_timings(const struct answer *answer, FILE *out);
+void answer_write_timings(const struct answer *answer, struct buffer *out);
 
 #endif

@@ -7,6 +7,7 @@
 #include "cli/model_settings.h"
 #include "cli/output.h"
 #include "cli/sampling_settings.h"
+#include "cli/token_ids.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -107,34 +108,6 @@ static int check_text(const struct buffer *text, struct error *error) {
                      (unsigned char)text->data[at]);
 }
 
-static int add_id(struct token_list *ids, int32_t id) {
-    if (ids->count == ids->capacity) {
-        size_t capacity = ids->capacity ? 2 * ids->capacity : 64;
-        int32_t *more = reallocarray(ids->ids, capacity, sizeof *more);
-        if (!more) return ERROR_MEMORY;
-        ids->ids = more;
-        ids->capacity = capacity;
-    }
-    ids->ids[ids->count++] = id;
-    return 0;
-}
-
-// "1,2,3". Whether the model has them is seen once it is loaded.
-static int read_ids(const char *text, struct token_list *out, struct error *error) {
-    for (const char *at = text;; at++) {
-        char *end;
-        errno = 0;
-        long id = strtol(at, &end, 10);
-        if (*at < '0' || *at > '9' || errno || id > INT32_MAX || (*end && *end != ','))
-            return error_set(error, ERROR_ARGUMENT,
-                             "--tokens has `%.*s`, but must be token ids with commas in between: 1,2,3",
-                             (int)strcspn(at, ",") < 40 ? (int)strcspn(at, ",") : 40, at);
-        if (add_id(out, (int32_t)id)) return error_set_code(error, ERROR_MEMORY);
-        if (!*end) return 0;
-        at = end;
-    }
-}
-
 static int check_settings(const char *operand, struct error *error) {
     int sources = (own.prompt[0] != 0) + (own.file[0] != 0) + (own.tokens[0] != 0) + (operand != NULL);
     if (operand && strcmp(operand, "-") != 0)
@@ -158,8 +131,12 @@ static int check_settings(const char *operand, struct error *error) {
 
 // What there is to read, before seconds are spent on loading.
 static int read_prompt(struct prompt *prompt, struct error *error) {
-    if (own.tokens[0]) return read_ids(own.tokens, &prompt->ids, error);
     int code = 0;
+    if (own.tokens[0]) {
+        code = token_ids_read(own.tokens, &prompt->ids, error);
+        if (code) error_prefix(error, "--tokens");
+        return code;
+    }
     if (own.prompt[0]) {
         if (!buffer_text(&prompt->text, own.prompt)) code = error_set_code(error, ERROR_MEMORY);
     } else {
@@ -213,6 +190,15 @@ static int print_json(struct generation *generation, const struct engine_request
     return output_text(&generation->output, generation->json.data, generation->json.bytes, error);
 }
 
+static void print_timings(const struct answer *answer) {
+    struct buffer text;
+    buffer_init(&text, SIZE_MAX);
+    answer_write_timings(answer, &text);
+    buffer_text(&text, answer->finish == FINISH_STOP ? ", stopped\n" : ", at the limit\n");
+    if (!text.failed) fputs(text.data, stderr);
+    buffer_finish(&text);
+}
+
 static int generate(struct engine *engine, const struct engine_request *request, struct generation *generation,
                     struct error *error) {
     struct answer answer;
@@ -221,10 +207,7 @@ static int generate(struct engine *engine, const struct engine_request *request,
     if (!code && own.json) code = print_json(generation, request, &answer, error);
     if (generation->output.terminal && generation->output.within_line) // what comes next begins a line
         output_text(&generation->output, "\n", 1, code ? &ignored : error);
-    if (!code && (own.verbose || isatty(STDERR_FILENO))) {
-        answer_print_timings(&answer, stderr);
-        fprintf(stderr, ", %s\n", answer.finish == FINISH_STOP ? "stopped" : "at the limit");
-    }
+    if (!code && (own.verbose || isatty(STDERR_FILENO))) print_timings(&answer);
     return code;
 }
 

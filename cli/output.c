@@ -42,6 +42,7 @@ static int write_all(struct output *output, const char *text, size_t bytes, stru
         if (written < 0 && errno == EINTR) {
             if (interrupt_noted()) return error_set_code(error, ERROR_CANCELLED);
         } else if (written < 0) {
+            output->failed = true;
             output->closed = errno == EPIPE;
             return error_set(error, ERROR_IO, "standard output can not be written: %s", strerror(errno));
         } else {

@@ -14,7 +14,8 @@ void output_visible(struct buffer *out, const char *text, size_t bytes);
 
 struct output {
     bool terminal;    // it is one: text is made visible
-    bool closed;      // nobody reads it any more
+    bool failed;      // something could not be written
+    bool closed;      // because nobody reads it any more
     bool within_line; // the last byte was no line end
 };
 void output_init(struct output *output); // a reader that goes away no longer ends the process from here on

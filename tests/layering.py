@@ -33,6 +33,7 @@ LIBRARIES = [
     ("jansson.h", "api/|cli/|engine/(hf_json|tokenizer|model|chat_template)|engine/(architectures|checkpoints)/|tests/"),
     ("microhttpd.h", "server/http_inside.h"),
     ("uv.h", "server/loop.c"),
+    ("histedit.h", "cli/line.c"),
     ("c?yaml(/.*)?.h", "base/settings_file.c"),
     ("(oneapi/dnnl/)?dnnl.*", "engine/cpu/onednn.c"),
     ("CL/.*", "engine/opencl/"),

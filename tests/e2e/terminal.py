@@ -1,9 +1,12 @@
 """A program on a terminal of its own: what is typed, what it shows, how it ends."""
+import fcntl
 import os
 import pty
 import select
 import signal
+import struct
 import subprocess
+import termios
 import time
 
 import tandem
@@ -24,7 +27,6 @@ class Terminal:
         self.bytes = b""
 
     def resize(self, rows, columns):
-        import fcntl, struct, termios
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def read(self, seconds):
@@ -72,5 +74,4 @@ class Terminal:
 
 
 def control_terminal():
-    import fcntl, termios
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
