@@ -16,12 +16,12 @@ CHAT_COMMANDS(DECLARE)
 static const struct chat_command {
     const char *name, *operand, *what;
     run_command *run;
-} COMMANDS_THERE_ARE[] = {
+} ROWS[] = {
 #define ROW(name, operand, what) {"/" #name, operand, what, run_##name},
     CHAT_COMMANDS(ROW)
 #undef ROW
 };
-enum { COMMAND_COUNT = sizeof COMMANDS_THERE_ARE / sizeof *COMMANDS_THERE_ARE };
+enum { ROW_COUNT = sizeof ROWS / sizeof *ROWS };
 
 static int print(struct chat *chat, struct buffer *text, struct error *error) {
     int code =
@@ -36,8 +36,7 @@ static int run_help(struct chat *chat, const char *operand, struct error *error)
     (void)operand;
     struct buffer text;
     buffer_init(&text, SIZE_MAX);
-    for (const struct chat_command *command = COMMANDS_THERE_ARE; command < COMMANDS_THERE_ARE + COMMAND_COUNT;
-         command++) {
+    for (const struct chat_command *command = ROWS; command < ROWS + ROW_COUNT; command++) {
         size_t before = text.bytes;
         buffer_format(&text, "  %s%s", command->name, command->operand);
         buffer_format(&text, "%*s", (int)(TEXT_COLUMN - (text.bytes - before)), "");
@@ -109,8 +108,8 @@ static int run_stats(struct chat *chat, const char *operand, struct error *error
     if (code) return code;
     buffer_init(&text, SIZE_MAX);
     buffer_format(&text, "model         %s, %s, on %d threads\n", info->model_name, info->weights, info->threads);
-    buffer_format(&text, "conversation  %zu messages, %zu of %d tokens\n", chat->conversation.count, tokens,
-                  info->context_tokens);
+    buffer_format(&text, "conversation  %zu messages, %zu tokens; the context has %d\n", chat->conversation.count,
+                  tokens, info->context_tokens);
     if (counts->dropped_turns) buffer_format(&text, "no longer in  %zu turns\n", counts->dropped_turns);
     if (counts->answers) {
         buffer_text(&text, "last answer   ");
@@ -133,8 +132,7 @@ static int run_quit(struct chat *chat, const char *operand, struct error *error)
 static int unknown(const char *name, size_t bytes, struct error *error) {
     struct nearest nearest;
     nearest_init(&nearest, name, bytes);
-    for (size_t i = 0; i < COMMAND_COUNT; i++)
-        nearest_consider(&nearest, COMMANDS_THERE_ARE[i].name, strlen(COMMANDS_THERE_ARE[i].name));
+    for (size_t i = 0; i < ROW_COUNT; i++) nearest_consider(&nearest, ROWS[i].name, strlen(ROWS[i].name));
     return error_set(
         error, ERROR_ARGUMENT,
         "there is no %.*s; %s%s%s/help lists what there is. What is no command has a space in front of the slash",
@@ -145,8 +143,7 @@ static int unknown(const char *name, size_t bytes, struct error *error) {
 int chat_commands_run(struct chat *chat, const char *entered, struct error *error) {
     size_t bytes = strcspn(entered, " \t\n");
     const char *operand = entered + bytes + strspn(entered + bytes, " \t\n");
-    for (const struct chat_command *command = COMMANDS_THERE_ARE; command < COMMANDS_THERE_ARE + COMMAND_COUNT;
-         command++) {
+    for (const struct chat_command *command = ROWS; command < ROWS + ROW_COUNT; command++) {
         if (strlen(command->name) != bytes || memcmp(command->name, entered, bytes) != 0) continue;
         if (*operand && !command->operand[0])
             return error_set(error, ERROR_ARGUMENT, "%s takes nothing behind it", command->name);
@@ -159,8 +156,8 @@ int chat_commands_run(struct chat *chat, const char *entered, struct error *erro
 
 const char *chat_commands_complete(const char *text, size_t bytes) {
     const char *found = NULL;
-    for (size_t i = 0; bytes > 0 && i < COMMAND_COUNT; i++) {
-        const char *name = COMMANDS_THERE_ARE[i].name;
+    for (size_t i = 0; bytes > 0 && i < ROW_COUNT; i++) {
+        const char *name = ROWS[i].name;
         if (strncmp(name, text, bytes) != 0) continue;
         if (found) return NULL;
         found = name + bytes;

@@ -45,7 +45,8 @@ static void on_change(int signal) {
 }
 
 static void follow_terminal(const struct line_reader *reader) {
-    if (continued) { // whoever had the terminal in between has changed it
+    if (continued) {                           // whoever had the terminal in between has changed it
+        el_set(reader->edit, EL_PREP_TERM, 0); // or else it would take the terminal to be prepared
         el_set(reader->edit, EL_PREP_TERM, 1);
         if (reader->brackets) fputs(BRACKETS_ON, stdout);
         el_set(reader->edit, EL_REFRESH);
@@ -169,8 +170,8 @@ static int open_edit(struct line_reader *reader, struct error *error) {
     el_set(reader->edit, EL_PROMPT_ESC, tell_prompt, '\1');
     el_set(reader->edit, EL_HIST, history, reader->history);
     el_set(reader->edit, EL_EDITOR, "emacs");
-    el_set(reader->edit, EL_ADDFN, "tandem-paste", "take what the terminal pastes", on_paste);
-    el_set(reader->edit, EL_ADDFN, "tandem-complete", "complete a command", on_tab);
+    el_wset(reader->edit, EL_ADDFN, L"tandem-paste", L"take what the terminal pastes", on_paste); // el_set leaks them
+    el_wset(reader->edit, EL_ADDFN, L"tandem-complete", L"complete a command", on_tab);
     for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++) el_set(reader->edit, EL_BIND, KEYS[i][0], KEYS[i][1], NULL);
     el_source(reader->edit, NULL); // what the user's ~/.editrc says wins
     el_set(reader->edit, EL_GETCFN, read_character);

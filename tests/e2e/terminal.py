@@ -46,6 +46,12 @@ class Terminal:
             self.read(0.1)
         return since + self.shown[since:].index(text) + len(text)
 
+    def wait_until(self, holds):
+        deadline = time.monotonic() + tandem.PATIENCE_S
+        while not holds():
+            assert time.monotonic() < deadline and self.process.poll() is None, self.shown
+            self.read(0.01)
+
     def type(self, text):
         os.write(self.master, text.encode() if isinstance(text, str) else text)
 

@@ -5,6 +5,7 @@ import re
 import signal
 import stat
 import subprocess
+import termios
 
 import pytest
 
@@ -42,9 +43,9 @@ class Chat(Terminal):
         return self.shown[since:end].replace("\r\n", "\n").strip("\n")
 
     def wait_for_prompt(self, since):
-        """Where what stands before it ends. Keys count once its space is there."""
+        """Where what stands before it ends. The terminal has to be in its hands, too: until then Ctrl-C drops lines."""
         end = self.wait_for(READS, since)
-        self.wait_for(" ", end)
+        self.wait_until(lambda: not termios.tcgetattr(self.slave)[3] & termios.ICANON)
         return end - len(READS)
 
     def leave(self):
@@ -156,7 +157,7 @@ def test_what_can_not_be_done(line, complaint):
     line = line if isinstance(line, bytes) else line.encode() + b"\n"
     said, more = piped(line + FRANCE.encode() + b"\n", code=1)
     assert said == PARIS + "\n"  # it goes on, with a conversation that is as it was
-    assert more.startswith("tandem chat: ") and complaint in more
+    assert more.startswith("tandem chat: ") and complaint in more and more.count("\n") == 1
 
 
 def test_help_and_stats():
@@ -167,7 +168,7 @@ def test_help_and_stats():
     assert all(f"{name}" in told_of and f"{name}" in told("help", "man") for name in listed)
     said, _ = piped(f"/stats\n{FRANCE}\n{FRANCE}\n/stats\n/quit\nnever read\n")
     before, after = said.split(PARIS + "\n", 1)
-    assert "conversation  0 messages, 0 of 2048 tokens" in before and "last answer" not in before
+    assert "conversation  0 messages, 0 tokens; the context has 2048" in before and "last answer" not in before
     assert "conversation  4 messages" in after and "all answers   2, of" in after and "never" not in after
 
 
@@ -184,7 +185,7 @@ def test_old_turns_are_dropped(server, tmp_path):
     assert len(messages) == 1 + 2 * (9 - sum(dropped))
     assert messages[-2]["content"].endswith(" 8") and messages[1]["content"].endswith(f" {sum(dropped)}")
     assert f"no longer in  {sum(dropped)} turn" in said
-    assert all(int(tokens) <= 2048 for tokens in re.findall(r"(\d+) of 2048 tokens", said))
+    assert all(int(tokens) <= 2048 for tokens in re.findall(r"(\d+) tokens; the context has 2048", said))
     as_the_server(server, messages, 1, max_tokens=5)
 
 
@@ -387,3 +388,28 @@ def test_window_changes(chat):
     os.killpg(terminal.process.pid, signal.SIGWINCH)
     assert terminal.enter("of France?") == PARIS
     terminal.leave()
+
+
+def test_stopped_and_continued(chat):
+    """As by Ctrl-Z and fg: the shell has had the terminal in between, and has its own settings of it."""
+    terminal = chat()
+    terminal.type("the capital ")
+    terminal.wait_for("the capital ")
+    edited = termios.tcgetattr(terminal.slave)
+    terminal.process.send_signal(signal.SIGSTOP)
+    plain = list(edited)
+    plain[3] |= termios.ICANON | termios.ECHO
+    termios.tcsetattr(terminal.slave, termios.TCSANOW, plain)
+    since = len(terminal.shown)
+    terminal.process.send_signal(signal.SIGCONT)
+    terminal.wait_for("the capital ", since)  # shown again
+    terminal.wait_until(lambda: termios.tcgetattr(terminal.slave)[3] == edited[3])
+    assert terminal.enter("of France?\x01What is ") == PARIS
+    terminal.leave()
+
+
+def test_terminal_goes_away(chat):
+    terminal = chat()
+    os.close(terminal.master)
+    os.close(terminal.slave)
+    assert terminal.process.wait(tandem.PATIENCE_S) in (0, -signal.SIGHUP)
