@@ -72,11 +72,13 @@ class Terminal:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
-        for file in (self.master, self.slave):
-            try:
+        self.hang_up()
+
+    def hang_up(self):
+        files, self.master, self.slave = (self.master, self.slave), None, None
+        for file in files:
+            if file is not None:
                 os.close(file)
-            except OSError:
-                pass
 
 
 def control_terminal():

@@ -1,6 +1,7 @@
 """tandem chat: on a terminal and through a pipe; what it remembers, how it is stopped, how it ends."""
 import json
 import os
+import pathlib
 import re
 import signal
 import stat
@@ -118,8 +119,8 @@ def test_system(server, tmp_path):
     messages = messages_of(path)
     assert [message["role"] for message in messages] == ["system", "user", "assistant"]
     as_the_server(server, messages, 1)
-    again, _ = piped("Hello\n", "--system", "You are a pirate.")
-    assert again == messages[2]["content"] + "\n"
+    again, _ = piped("/system\nHello\n", "--system", "You are a pirate.")
+    assert again == f"You are a pirate.\n{messages[2]['content']}\n"
 
 
 def test_load(server, tmp_path):
@@ -266,6 +267,7 @@ def test_control_c_stops_an_answer(chat, tmp_path):
     terminal.type("\x03")
     assert "stopped" in terminal.rest(start)
     terminal.leave()
+    assert "/quit leaves" not in terminal.shown  # that Ctrl-C was for the answer
 
 
 def test_control_c_at_the_prompt(chat):
@@ -309,6 +311,7 @@ def test_editing(chat):
     assert terminal.enter("What is the capital of X\x7fFrance?") == PARIS
     assert terminal.enter("/he\t") == terminal.enter("/help")
     assert "Ctrl-C stops an answer" in terminal.enter("/h\t")
+    assert "there is no system's message" in terminal.enter("/s\tystem")  # it could be three
     terminal.leave()
 
 
@@ -327,7 +330,7 @@ def test_history(chat, tmp_path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     terminal = chat()
     assert terminal.enter("\033[A\033[A") == PARIS
-    assert terminal.enter("\x12capital\r") == PARIS  # Ctrl-R
+    assert terminal.enter("\x12rese") == "forgotten"  # Ctrl-R
     terminal.leave()
 
 
@@ -342,7 +345,7 @@ def test_history_is_not_kept(chat, tmp_path):
     terminal = chat("--history", "none")
     terminal.enter(FRANCE)
     terminal.leave()
-    assert not (tmp_path / "state" / "tandem").exists()
+    assert not (tmp_path / "state" / "tandem").exists() and not pathlib.Path("none").exists()
 
 
 def test_colours(chat):
@@ -384,9 +387,21 @@ def test_typed_ahead(chat):
 def test_window_changes(chat):
     terminal = chat()
     terminal.type("What is the capital ")
-    terminal.resize(30, 40)
-    os.killpg(terminal.process.pid, signal.SIGWINCH)
-    assert terminal.enter("of France?") == PARIS
+    terminal.wait_for("What is the capital ")
+    since = len(terminal.shown)
+    terminal.resize(30, 40)  # the system tells by a signal
+    terminal.type("of ")
+    terminal.wait_for("What is the capital of ", since)  # with the next key it is drawn anew
+    assert terminal.enter("France?") == PARIS
+    terminal.leave()
+
+
+def test_long_paste(chat, tmp_path):
+    """Longer than the screen; as a question it would be too long."""
+    terminal = chat()
+    text = "".join(f"line {i}\r" for i in range(1500))
+    assert "this is too long" in terminal.enter(f"\033[200~{text}\033[201~")
+    assert terminal.enter(FRANCE) == PARIS
     terminal.leave()
 
 
@@ -410,6 +425,5 @@ def test_stopped_and_continued(chat):
 
 def test_terminal_goes_away(chat):
     terminal = chat()
-    os.close(terminal.master)
-    os.close(terminal.slave)
+    terminal.hang_up()
     assert terminal.process.wait(tandem.PATIENCE_S) in (0, -signal.SIGHUP)

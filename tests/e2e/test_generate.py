@@ -127,6 +127,12 @@ SAMPLING = [
     {"seed": -3, "temperature": 1.5, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
     {"seed": 11, "repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": -0.5},
     {"seed": 5, "temperature": 1.2, "ignore_eos": True},
+    {"seed": 2, "temperature": 1.5, "min_p": 0.3},
+    {"seed": 3, "temperature": 1.5, "top_p": 0.5},
+    {"seed": 4, "temperature": 1.5, "top_k": 2},
+    {"temperature": 0, "repetition_penalty": 1.5},
+    {"temperature": 0, "presence_penalty": 2},
+    {"temperature": 0, "frequency_penalty": 2},
     {"temperature": 0, "stop": ["there", "little"]},
 ]
 
