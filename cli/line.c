@@ -45,14 +45,16 @@ static void on_change(int signal) {
 }
 
 static void follow_terminal(const struct line_reader *reader) {
+    if (!continued && !resized) return;
     if (continued) {                           // whoever had the terminal in between has changed it
         el_set(reader->edit, EL_PREP_TERM, 0); // or else it would take the terminal to be prepared
         el_set(reader->edit, EL_PREP_TERM, 1);
         if (reader->brackets) fputs(BRACKETS_ON, stdout);
-        el_set(reader->edit, EL_REFRESH);
     }
     if (resized) el_resize(reader->edit);
     continued = resized = 0;
+    fputs("\r", stdout);
+    el_set(reader->edit, EL_REFRESH);
 }
 
 // ---- Characters
