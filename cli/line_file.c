@@ -47,8 +47,8 @@ enum line_result line_file_read(struct line_file *lines, struct buffer *out, str
         const char *end = waiting->bytes ? memchr(from, '\n', waiting->bytes - lines->searched) : NULL;
         if (end) return hand_out(lines, (size_t)(end - waiting->data) + 1, 1, out, error);
         lines->searched = waiting->bytes;
+        if (interrupt_noted()) return LINE_INTERRUPTED; // before the end: it may come of the same cause
         if (lines->ended) return waiting->bytes ? hand_out(lines, waiting->bytes, 0, out, error) : LINE_END;
-        if (interrupt_noted()) return LINE_INTERRUPTED;
         if (interrupt_wait(lines->file) && read_more(lines, error)) return LINE_FAILED;
     }
 }

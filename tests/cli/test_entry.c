@@ -120,6 +120,9 @@ static void test_interrupted(void **state) {
     interrupt_forget();
     gives("one", false);
     close(writer);
+    assert_int_equal(next(), LINE_END);
+    raise(SIGINT);
+    assert_int_equal(next(), LINE_INTERRUPTED); // even there
 }
 
 int main(void) {
