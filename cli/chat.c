@@ -25,9 +25,9 @@ static struct sampling_settings sampling;
 #define AT(member) offsetof(struct chat_settings, member)
 static const struct setting ROWS[] = {
     {NULL, "--system", NULL, SETTING_TEXT, AT(system), 0, 0, NULL, "", "", "the system's message, in front of all"},
-    {NULL, "--load", NULL, SETTING_TEXT, AT(load), 0, 0, NULL, "", "",
+    {NULL, "--load", NULL, SETTING_PATH, AT(load), 0, 0, NULL, "", "",
      "a conversation to go on with, as /save writes it"},
-    {NULL, "--history", NULL, SETTING_TEXT, AT(history), 0, 0, NULL, "", "",
+    {NULL, "--history", NULL, SETTING_PATH, AT(history), 0, 0, NULL, "", "",
      "where the lines that were entered on a terminal are kept, or none; without it "
      "$XDG_STATE_HOME/tandem/history, ~/.local/state/tandem/history"},
 };

@@ -32,7 +32,7 @@ static struct sampling_settings sampling;
 #define AT(member) offsetof(struct generate_settings, member)
 static const struct setting ROWS[] = {
     {NULL, "--prompt", NULL, SETTING_TEXT, AT(prompt), 0, 0, NULL, "", "", "the text to go on from"},
-    {NULL, "--file", NULL, SETTING_TEXT, AT(file), 0, 0, NULL, "", "",
+    {NULL, "--file", NULL, SETTING_PATH, AT(file), 0, 0, NULL, "", "",
      "a file with that text, or - for standard input; a line end at its end does not count"},
     {NULL, "--tokens", NULL, SETTING_TEXT, AT(tokens), 0, 0, NULL, "", "",
      "instead of a text the ids of its tokens: 1,2,3"},
