@@ -123,7 +123,8 @@ static size_t plan_block(const struct call *call, const struct batch_sequence *s
     for (int part = 0; part < parts; part++) {
         struct share pages = share_of(page_last - page_first, part, parts, 1);
         tasks[part] = (struct attention_task){
-            sequence, prompt, kv_head, first, rows, page_first + pages.first, page_first + pages.last, part, parts, *partial};
+            sequence, prompt, kv_head, first, rows, page_first + pages.first, page_first + pages.last,
+            part,     parts,  *partial};
         if (parts > 1) *partial += (size_t)rows;
     }
     return (size_t)parts;

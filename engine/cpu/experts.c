@@ -85,8 +85,8 @@ static bool in_bf16(const struct call *call) {
     return matmul_way(call->cpu, call->layer->experts[0].gate.format, call->routing->rows) == MATMUL_BF16;
 }
 
-// Up to so many rows of an expert are few. Answers' always are. Prompts' never, nor those that are multiplied in bf16: then
-// experts come in their order, and so a token's two, whichever rows there are beside it.
+// Up to so many rows of an expert are few. Answers' always are. Prompts' never, nor those that are multiplied in bf16:
+// then experts come in their order, and so a token's two, whichever rows there are beside it.
 static int few_rows_of(const struct call *call) {
     const struct cpu *cpu = call->cpu;
     if (cpu->kind == ROWS_OF_ANSWERS) return INT_MAX;

@@ -91,7 +91,8 @@ static bool sgemm_filled(struct cpu *cpu, const struct matrix *weight, const flo
     memset((char *)cpu->filled_x + x_bytes, 0, (SGEMM_ROWS_MIN * (size_t)weight->columns) * sizeof *x - x_bytes);
     memset(cpu->filled_y, 0, SGEMM_ROWS_MIN * (size_t)weight->rows * sizeof *y);
     if (accumulate) memcpy(cpu->filled_y, y, y_bytes);
-    if (!onednn_f32(weight->data, weight->rows, weight->columns, cpu->filled_x, SGEMM_ROWS_MIN, cpu->filled_y, accumulate))
+    if (!onednn_f32(weight->data, weight->rows, weight->columns, cpu->filled_x, SGEMM_ROWS_MIN, cpu->filled_y,
+                    accumulate))
         return false;
     memcpy(y, cpu->filled_y, y_bytes);
     return true;
@@ -100,9 +101,8 @@ static bool sgemm_filled(struct cpu *cpu, const struct matrix *weight, const flo
 static bool sgemm(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     const struct matrix *weight = &linear->weight;
     omp_set_num_threads(cpu->limits.threads);
-    bool done = rows < SGEMM_ROWS_MIN
-                    ? sgemm_filled(cpu, weight, x, y, rows, accumulate)
-                    : onednn_f32(weight->data, weight->rows, weight->columns, x, rows, y, accumulate);
+    bool done = rows < SGEMM_ROWS_MIN ? sgemm_filled(cpu, weight, x, y, rows, accumulate)
+                                      : onednn_f32(weight->data, weight->rows, weight->columns, x, rows, y, accumulate);
     if (!done) return false;
     if (linear->bias) add_bias(cpu, linear->bias, y, rows, weight->rows);
     return true;
