@@ -17,6 +17,7 @@ SEES = [
     ("base/", ["base/"]),
     ("engine/engine.h", ["base/"]),
     ("engine/scheduler.", ["base/", "engine/scheduler.h"]),
+    ("engine/pace.", ["engine/pace.h"]),
     ("engine/checkpoints/", ["base/", "engine/checkpoints/", "engine/hf_json.h"]),
     ("engine/quants/", ["base/", "engine/quants/", "engine/(engine|weights).h"]),
     ("engine/(reference|cpu)/", ["base/", "engine/{}/", "engine/(stages|weights|batch|kv_cache).h"]),
