@@ -337,6 +337,25 @@ static void bad_numbers_fail_alone(void **state) {
     engine_close(engine);
 }
 
+// Whoever produced them may have left them in pages that others would go on from: nothing that was kept is trusted.
+static void bad_numbers_empty_the_cache(void **state) {
+    (void)state;
+    static int32_t prompts[2][70];
+    struct engine *engine = open_engine((struct engine_options){0});
+    struct engine_request good = request_of(prompts[0], PROMPT_RANDOM, 70, 1, 5);
+    struct engine_request bad = request_of(prompts[1], PROMPT_PROMPT_NAN, 70, 2, 5);
+    fake.fails_at = 40;
+    static struct outcome outcome;
+    run_request(engine, &good, &outcome);
+    assert_int_equal(stats_of(engine).kv_pages_kept, 2); // the rest is not worth it
+    run_request(engine, &bad, &outcome);
+    assert_int_equal(outcome.error.code, ERROR_NUMERIC);
+    assert_int_equal(stats_of(engine).kv_pages_kept, 0);
+    run_request(engine, &good, &outcome);
+    assert_int_equal(outcome.usage.cached_tokens, 0);
+    engine_close(engine);
+}
+
 // ---- Opening and closing
 
 static void expect_no_engine(struct engine_options options, int code, const char *part) {
@@ -510,6 +529,7 @@ int main(void) {
         cmocka_unit_test(leaving_keeps_the_order_of_the_line),
         cmocka_unit_test(many_more_requests_than_places),
         cmocka_unit_test(bad_numbers_fail_alone),
+        cmocka_unit_test(bad_numbers_empty_the_cache),
         cmocka_unit_test(bad_openings_name_the_cause),
         cmocka_unit_test(closing_ends_what_runs),
         cmocka_unit_test(looking_never_waits),

@@ -6,6 +6,7 @@
 // a step.
 #include "tests/unit/fake_model.h"
 
+#include "engine/prefix_cache.h"
 #include "engine/scheduler.h"
 
 #include <stdatomic.h>
@@ -178,6 +179,23 @@ static void a_second_turn_reads_what_is_new(void **state) {
         assert_int_equal(usage.cached_tokens, CASES[c].mode == PREFIX_OFF ? 0 : 189);
         close_idle(engine);
     }
+}
+
+// Of a prompt that is known to its end, in whole pages or not, the last token is computed: it says what comes next.
+static void the_last_token_is_always_computed(void **state) {
+    (void)state;
+    static struct visitor visitor;
+    struct engine *engine = open_held((struct engine_options){0});
+    for (int length = 2 * KV_PAGE_TOKENS - 1; length <= 2 * KV_PAGE_TOKENS + 12; length++) {
+        visitor = (struct visitor){.prompt_tokens = length, .tokens_max = 3};
+        letters(visitor.history, 0, length, 100 + (uint32_t)length);
+        fill_answer(&visitor);
+        assert_int_equal(run_alone(engine, &visitor).cached_tokens, 0);
+        size_t part = (size_t)(length - 1) % KV_PAGE_TOKENS;
+        size_t cached = (size_t)length - 1 - (part < PREFIX_PART_TOKENS_MIN ? part : 0);
+        for (int again = 0; again < 2; again++) assert_int_equal(run_alone(engine, &visitor).cached_tokens, cached);
+    }
+    close_idle(engine);
 }
 
 // Four answers to one prompt, at once: it is computed and held once, and each goes on in pages of its own.
@@ -526,10 +544,15 @@ static void traffic_of_all_kinds(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_second_turn_reads_what_is_new),  cmocka_unit_test(several_answers_share_their_prompt),
-        cmocka_unit_test(cancelling_the_one_that_computes), cmocka_unit_test(places_are_shared_out_among_clients),
-        cmocka_unit_test(a_busy_client_does_not_starve),    cmocka_unit_test(waiting_has_an_end),
-        cmocka_unit_test(come_back_when_there_is_room),     cmocka_unit_test(traffic_of_all_kinds),
+        cmocka_unit_test(a_second_turn_reads_what_is_new),
+        cmocka_unit_test(the_last_token_is_always_computed),
+        cmocka_unit_test(several_answers_share_their_prompt),
+        cmocka_unit_test(cancelling_the_one_that_computes),
+        cmocka_unit_test(places_are_shared_out_among_clients),
+        cmocka_unit_test(a_busy_client_does_not_starve),
+        cmocka_unit_test(waiting_has_an_end),
+        cmocka_unit_test(come_back_when_there_is_room),
+        cmocka_unit_test(traffic_of_all_kinds),
     };
     return cmocka_run_group_tests(tests, fake_setup, fake_teardown);
 }
