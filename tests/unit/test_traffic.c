@@ -384,6 +384,31 @@ static void waiting_has_an_end(void **state) {
     engine_close(engine);
 }
 
+// No bell rings, nobody else comes: the engine wakes by itself.
+static void waiting_ends_in_silence_too(void **state) {
+    (void)state;
+    static struct visitor waiting;
+    struct engine_event *last = NULL;
+    struct engine_job *slow;
+    struct error error;
+    struct engine *engine = open_engine((struct engine_options){.sequences_max = 1, .queue_seconds_max = 0.2});
+    int32_t prompt[4];
+    struct engine_request request = request_of(prompt, PROMPT_RANDOM, 4, 1, 400);
+    assert_int_equal(engine_submit(engine, &request, &slow, &error), 0);
+    while (stats_of(engine).completion_tokens < ENGINE_JOB_EVENTS_MAX - 3) usleep(20); // its reader does not read
+    submit_short(engine, &waiting, 1, 1);
+    usleep(20000); // so that it sleeps by now; where it does not, it need not be woken
+    atomic_store(&now, atomic_load(&now) + 0.3);
+    while (!(last = engine_job_next(waiting.job))) usleep(20);
+    assert_int_equal(last->error.code, ERROR_BUSY);
+    engine_event_destroy(last);
+    engine_job_release(waiting.job);
+    engine_job_release(slow);
+    while (stats_of(engine).running > 0) usleep(20);
+    check_idle(engine);
+    engine_close(engine);
+}
+
 // The time to come back follows the pace at which answers end: here one in each step of a second.
 static void come_back_when_there_is_room(void **state) {
     (void)state;
@@ -551,6 +576,7 @@ int main(void) {
         cmocka_unit_test(places_are_shared_out_among_clients),
         cmocka_unit_test(a_busy_client_does_not_starve),
         cmocka_unit_test(waiting_has_an_end),
+        cmocka_unit_test(waiting_ends_in_silence_too),
         cmocka_unit_test(come_back_when_there_is_room),
         cmocka_unit_test(traffic_of_all_kinds),
     };
