@@ -9,6 +9,8 @@
 struct api_context { // what an immediate answer may look at; owned by the server
     struct engine *engine;
     bool shutting_down; // draining: /ready says no
+    void (*write_metrics)(void *user, struct buffer *out); // what the server counts, as Prometheus reads it
+    void *write_metrics_user;
 };
 
 struct endpoint {

@@ -114,7 +114,11 @@ static int serve(void) {
         engine_close(engine);
         return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
     }
-    announce(engine_info(engine), &socket);
+    if (log_is_json()) // then all lines are
+        log_write(LOG_INFO, "Tandem %s serves %s on http://%s", TANDEM_VERSION, engine_info(engine)->model_name,
+                  socket.address);
+    else
+        announce(engine_info(engine), &socket);
     server_run(server);
     server_destroy(server);
     engine_close(engine);
@@ -129,7 +133,9 @@ static int run(int count, char **arguments) {
     if (!exit_code) {
         enum log_level level = LOG_INFO;
         log_level_parse(config.log_level, &level); // it is one of them: the settings' table says so
-        log_open(level);
+        enum log_format format = LOG_TEXT;
+        log_format_parse(config.log_format, &format);
+        log_open(level, format);
         exit_code = serve();
     }
     command_end(&serve_command);

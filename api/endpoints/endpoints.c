@@ -12,6 +12,7 @@ const struct endpoint ENDPOINTS[] = {
     {"GET", "/v1/models/{id}", "the loaded model", models_one, NULL},
     {"GET", "/health", "200 while the process answers", health_answer, NULL},
     {"GET", "/ready", "200 while it makes progress and takes requests, else 503 and why", ready_answer, NULL},
+    {"GET", "/metrics", "counters and histograms for Prometheus", metrics_answer, NULL},
     {"GET", "/openapi.yaml", "all of this for programs, as OpenAPI 3.1", openapi_answer, NULL},
     {"GET", "/", "this list", greet, NULL},
 };

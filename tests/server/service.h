@@ -52,7 +52,7 @@ static void *serve(void *user) {
 static int start(void **state, char *const *flags, int count) {
     struct service *service = calloc(1, sizeof *service);
     struct error error = {0};
-    log_open(LOG_ERROR);
+    log_open(LOG_ERROR, LOG_TEXT);
     if (!service) return -1;
     struct setting_table table = {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &service->config};
     if (settings_init(&table, &error) || settings_read_flags(&table, 1, count, flags, NULL, &error) ||

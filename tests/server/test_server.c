@@ -314,7 +314,7 @@ static int setup_log(void **state) {
     fflush(stderr);
     log_before = dup(STDERR_FILENO);
     dup2(log_file, STDERR_FILENO);
-    log_open(LOG_INFO);
+    log_open(LOG_INFO, LOG_TEXT);
     return code;
 }
 
@@ -323,7 +323,7 @@ static int teardown_log(void **state) {
     dup2(log_before, STDERR_FILENO);
     close(log_before);
     close(log_file);
-    log_open(LOG_ERROR);
+    log_open(LOG_ERROR, LOG_TEXT);
     return code;
 }
 
@@ -366,6 +366,135 @@ static void test_log(void **state) {
     close(fd);
     log = wait_for_log("POST /v1/chat/completions 499 (the client left) · 7 tokens in, ");
     assert_int_equal(count(log, "secret"), 0);
+}
+
+static void test_json_log(void **state) {
+    log_open(LOG_INFO, LOG_JSON);
+    char *request = chat("secret", false, 3, CLOSE "X-Request-Id: mine.1\r\n");
+    answers(*state, request, 200, "t2 ");
+    free(request);
+    char *log =
+        wait_for_log("\"prompt_tokens\":7,\"completion_tokens\":3,\"finish\":\"length\",\"tokens_per_second\":");
+    expect(log, "{\"time\":\"20");
+    expect(log,
+           "Z\",\"level\":\"info\",\"message\":\"request\",\"request_id\":\"mine.1\",\"client\":\"127.0.0.1\","
+           "\"method\":\"POST\",\"target\":\"/v1/chat/completions\",\"route\":\"/v1/chat/completions\",\"status\":200,"
+           "\"duration_ms\":");
+    answers(*state, LINE("GET", "/no\"thing\\") CLOSE "\r\n", 404, "");
+    log = wait_for_log("\"target\":\"/no\\\"thing\\\\\",\"status\":404,");
+    answers(*state, "GET / HTTP/1.1\r\n\r\n", 400, ""); // without a Host: turned away by the listener
+    log = wait_for_log("\"client\":\"127.0.0.1\",\"status\":400,\"error\":\"HEADERS\"}");
+    assert_int_equal(count(log, "\n"), 3);
+    assert_int_equal(count(log, "\"request_id\":\""), 3);
+    assert_int_equal(count(log, "secret"), 0);
+}
+
+// ---- What is counted
+
+static double metric(const struct service *service, const char *series) {
+    int fd = dial(service, 0);
+    say(fd, LINE("GET", "/metrics") CLOSE "\r\n");
+    char *answer = hear(fd, NULL), line[256];
+    close(fd);
+    expect_status(answer, 200);
+    expect(answer, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n");
+    snprintf(line, sizeof line, "\n%s ", series);
+    char *at = strstr(answer, line);
+    double value = at ? strtod(at + strlen(line), NULL) : 0; // what has not happened yet is not told
+    free(answer);
+    return value;
+}
+
+// A request is counted when its answer is out, and so the client may be first.
+static void wait_for_metric(const struct service *service, const char *series, double expected) {
+    double value = -1;
+    for (int ms = 0; ms < PATIENCE_MS; ms++) {
+        value = metric(service, series);
+        if (value == expected) return;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    fail_msg("%s is %g, not %g", series, value, expected);
+}
+
+static void ask(const struct service *service, const char *text, bool stream, int tokens, int status) {
+    char *request = chat(text, stream, tokens, CLOSE);
+    answers(service, request, status, "");
+    free(request);
+}
+
+#define CHATS(status) "tandem_requests_total{route=\"/v1/chat/completions\",status=\"" status "\"}"
+#define OUTCOME(name) "tandem_generations_total{outcome=\"" name "\"}"
+
+static void test_metrics(void **state) {
+    const struct service *service = *state;
+    ask(service, "plain", false, 4, 200);
+    ask(service, "plain", true, 5, 200);
+    wait_for_metric(service, CHATS("200"), 2);
+    wait_for_metric(service, OUTCOME("length"), 2);
+    wait_for_metric(service, "tandem_prompt_tokens_total", 12);
+    wait_for_metric(service, "tandem_completion_tokens_total", 9);
+    wait_for_metric(service, "tandem_time_to_first_token_seconds_count", 2);
+    wait_for_metric(service, "tandem_time_between_tokens_seconds_count", 7);
+    wait_for_metric(service, "tandem_generation_duration_seconds_count", 2);
+    wait_for_metric(service, "tandem_queue_duration_seconds_count", 2);
+
+    ask(service, "fail-now", false, 4, 500);
+    ask(service, "fail-later", true, 4, 200); // an error event, behind a header that said 200
+    wait_for_metric(service, CHATS("500"), 1);
+    wait_for_metric(service, CHATS("200"), 3);
+    wait_for_metric(service, OUTCOME("error"), 2);
+    wait_for_metric(service, "tandem_generation_duration_seconds_count", 2); // of those that went well
+    wait_for_metric(service, "tandem_completion_tokens_total", 12);
+
+    answers(service, LINE("GET", "/secret") CLOSE "\r\n", 404, "");
+    answers(service, LINE("PUT", "/health") CLOSE "\r\n", 405, "");
+    answers(service, "GET / HTTP/1.1\r\n\r\n", 400, "");
+    wait_for_metric(service, "tandem_requests_total{route=\"other\",status=\"404\"}", 1);
+    wait_for_metric(service, "tandem_requests_total{route=\"other\",status=\"405\"}", 1);
+    wait_for_metric(service, "tandem_requests_total{route=\"other\",status=\"400\"}", 1);
+}
+
+// Those who leave: before there is an answer (499), and in the middle of a stream (200, and cancelled).
+static void test_metrics_of_leaving(void **state) {
+    const struct service *service = *state;
+    int fd = dial(service, 0);
+    say_chat(fd, "silent", false, 5, "");
+    wait_for_load(service, 1, 0);
+    wait_for_metric(service, "tandem_sequences_running", 1);
+    wait_for_metric(service, "tandem_connections", 2); // and the one that asks
+    wait_for_metric(service, "tandem_requests_in_progress", 2);
+    close(fd);
+    wait_for_metric(service, CHATS("499"), 1);
+    wait_for_metric(service, OUTCOME("cancelled"), 1);
+
+    fd = dial(service, 0);
+    say_chat(fd, "on", true, 100000, "");
+    free(hear(fd, "t3 "));
+    close(fd);
+    wait_for_metric(service, CHATS("200"), 1);
+    wait_for_metric(service, OUTCOME("cancelled"), 2);
+    wait_for_metric(service, "tandem_sequences_running", 0);
+    wait_for_metric(service, "tandem_connections", 1);
+    wait_for_metric(service, "tandem_requests_in_progress", 1);
+    assert_true(metric(service, "tandem_completion_tokens_total") >= 4);
+}
+
+// In milliseconds, for what took the engine's time.
+static void test_server_timing(void **state) {
+    char *whole = chat("plain", false, 4, CLOSE), *stream = chat("plain", true, 4, CLOSE);
+    char *failing = chat("fail-now", false, 4, CLOSE);
+    answers(*state, whole, 200, "Server-Timing: queue;dur=0.0, prompt;dur=0.0, decode;dur=2.0, total;dur=");
+    answers(*state, stream, 200, "Server-Timing: total;dur=");
+    answers(*state, failing, 500, "Server-Timing: total;dur=");
+    int fd = dial(*state, 0);
+    say(fd, HEALTH CLOSE "\r\n");
+    char *answer = hear(fd, NULL);
+    close(fd);
+    assert_null(strstr(answer, "Server-Timing"));
+    free(answer);
+    free(whole);
+    free(stream);
+    free(failing);
 }
 
 // ---- Clients that leave, are slow, or too many
@@ -597,6 +726,10 @@ int main(void) {
         WITH(setup_impatient, test_body_too_large),
         WITH(setup_impatient, test_more_than_places),
         cmocka_unit_test_setup_teardown(test_log, setup_log, teardown_log),
+        cmocka_unit_test_setup_teardown(test_json_log, setup_log, teardown_log),
+        WITH(setup, test_metrics),
+        WITH(setup, test_metrics_of_leaving),
+        WITH(setup, test_server_timing),
         WITH(setup, test_leaving),
         WITH(setup_impatient, test_leaving_while_queued),
         WITH(setup_impatient, test_slow_senders),
