@@ -262,6 +262,7 @@ void http_reply(struct exchange *exchange, struct api_reply *reply, const char *
     }
     if (reply->never_retry) add_header(response, "x-should-retry", "false");
     if (allow) add_header(response, "Allow", allow);
+    if (reply->status == 401) add_header(response, "WWW-Authenticate", "Bearer realm=\"Tandem\"");
     answer(exchange, response, reply->status, reply->content_type);
 }
 

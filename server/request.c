@@ -4,6 +4,7 @@
 #include "api/sse.h"
 #include "base/clock.h"
 #include "server/access_log.h"
+#include "server/api_keys.h"
 #include "server/metrics.h"
 #include "server/route.h"
 #include "server/stream.h"
@@ -322,6 +323,13 @@ static bool is_acceptable_type(struct exchange *exchange) {
     return !type || is_type(type, "application/x-www-form-urlencoded");
 }
 
+static int check_key(const struct requests *requests, struct exchange *exchange, struct error *error) {
+    const char *authorization = http_header(exchange, "Authorization");
+    if (api_keys_accept(requests->options.keys, authorization)) return 0;
+    if (authorization) return error_set(error, ERROR_API_KEY, "the API key is not one that this server knows");
+    return error_set(error, ERROR_API_KEY, "this server wants an API key: `Authorization: Bearer KEY`");
+}
+
 static int admit(struct requests *requests, struct exchange *exchange, struct route *route, struct error *error) {
     const char *bound = requests->options.local_host;
     if (bound && exchange->host && !route_host_is_local(exchange->host, bound))
@@ -332,6 +340,7 @@ static int admit(struct requests *requests, struct exchange *exchange, struct ro
                          bound);
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (!code) exchange->endpoint = route->endpoint;
+    if (!code && !route->endpoint->open) code = check_key(requests, exchange, error);
     if (code || !route->endpoint->generation) return code;
     if (requests->context.shutting_down) return error_set_code(error, ERROR_SHUTDOWN);
     if (!is_acceptable_type(exchange))

@@ -7,12 +7,14 @@
 #include "server/http.h"
 #include "server/loop.h"
 
-struct requests;
+struct api_keys;
 struct metrics;
+struct requests;
 
 struct requests_options {
     struct loop *loop;
     struct engine *engine;
+    const struct api_keys *keys;
     const char *local_host; // where only this machine can reach the server: the bound name; otherwise NULL
     uint64_t heartbeat_ms;
     size_t body_bytes_max;                                 // of all the bodies together that wait to be parsed

@@ -152,7 +152,7 @@ static int check_origin(const char *origin, struct error *error) {
 }
 
 int server_create(struct server **out, const struct config *config, const struct listener_socket *socket,
-                  struct engine *engine, struct error *error) {
+                  const struct api_keys *keys, struct engine *engine, struct error *error) {
     signal(SIGPIPE, SIG_IGN); // a client that left is an error code, not a reason to die
     struct server *server = calloc(1, sizeof *server);
     if (!server) {
@@ -171,6 +171,7 @@ int server_create(struct server **out, const struct config *config, const struct
         struct requests_options options = {
             .loop = server->loop,
             .engine = engine,
+            .keys = keys,
             .local_host = socket->loopback ? socket->host : NULL,
             .heartbeat_ms = milliseconds(config->heartbeat_seconds),
             .body_bytes_max = HTTP_BODIES_MAX * config->body_bytes_max,
