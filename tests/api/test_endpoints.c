@@ -60,7 +60,7 @@ static void models(void **state) {
 // The first is the id, the others mean the same.
 static void model_names(void **state) {
     (void)state;
-    const struct api_context context = {&fake, false};
+    const struct api_context context = {.engine = &fake};
     fake.info.model_names = "fake-model,a/b";
     assert_answer("/v1/models", &context, NULL, 200, "{\"object\":\"list\",\"data\":[" MODEL "]}");
     assert_answer("/v1/models/{id}", &context, "a/b", 200, MODEL);
