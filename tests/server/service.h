@@ -66,8 +66,7 @@ static int start(void **state, char *const *flags, int count) {
                                      .queue_max = service->config.queue_max};
     if (engine_open(&service->engine, &options, &error) ||
         server_create(&service->server, &service->config, &service->socket, &service->keys, service->engine, &error) ||
-        server_watch_signals(service->server, &error) ||
-        pthread_create(&service->thread, NULL, serve, service->server))
+        server_watch_signals(service->server, &error) || pthread_create(&service->thread, NULL, serve, service->server))
         return -1;
     *state = service;
     return 0;
