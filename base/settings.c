@@ -234,7 +234,8 @@ int settings_read_environment(const struct setting_table *tables, size_t table_c
     for (const struct setting_table *table = tables; table < tables + table_count; table++)
         for (size_t i = 0; i < table->count; i++) {
             const char *name = table->rows[i].environment, *text = name ? getenv(name) : NULL;
-            int code = text && *text ? settings_set(table, &table->rows[i], text, name, error) : 0;
+            bool counts = text && (*text || table->rows[i].type == SETTING_SECRET); // who sets a key does not want none
+            int code = counts ? settings_set(table, &table->rows[i], text, name, error) : 0;
             if (code) return code;
         }
     return 0;

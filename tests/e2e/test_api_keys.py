@@ -91,7 +91,10 @@ def test_wrong_settings(tmp_path):
             ([], {"TANDEM_API_KEY": ""}, "TANDEM_API_KEY"), ([], {"TANDEM_API_KEY": ","}, "found none"),
             ([f"--api-kye={WRONG}"], {}, "did you mean --api-key?")]:
         process = start(*arguments, **environment)
-        output, errors = process.communicate(timeout=tandem.PATIENCE_S)
+        try:
+            output, errors = process.communicate(timeout=tandem.PATIENCE_S)
+        finally:
+            process.kill()
         assert process.returncode == 64 and said in errors, errors
         assert WRONG not in output + errors
 

@@ -231,6 +231,19 @@ static void test_before_keys(void **state) {
         204, "Access-Control-Allow-Headers: authorization\r\n");
 }
 
+// The log, once it has so many lines.
+static const char *wait_for_lines(int lines) {
+    static char text[16 * 1024];
+    for (int ms = 0; ms < PATIENCE_MS; ms++) {
+        ssize_t bytes = pread(log_file, text, sizeof text - 1, 0);
+        text[bytes > 0 ? bytes : 0] = '\0';
+        if (count(text, "\n") == lines) return text;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    fail_msg("not %d lines: %s", lines, text);
+    return text;
+}
+
 // Not even where everything is logged.
 static void check_log(const struct service *service, enum log_format format) {
     log_open(LOG_DEBUG, format);

@@ -260,6 +260,9 @@ static void test_secret(void **state) {
     setenv("TANDEM_SECRET", "from here", 1);
     assert_int_equal(settings_read_environment(TABLES, 2, &error), 0);
     assert_string_equal(second.secret, "from here");
+    setenv("TANDEM_SECRET", "", 1);
+    assert_int_equal(settings_read_environment(TABLES, 2, &error), ERROR_ARGUMENT);
+    says("TANDEM_SECRET must be a text in UTF-8, not empty");
     assert_int_equal(FLAGS("--secret", "hidden\xff"), ERROR_ARGUMENT);
     says("--secret must be a text in UTF-8");
     assert_null(strstr(error.message, "hidden"));
