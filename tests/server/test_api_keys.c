@@ -194,7 +194,7 @@ static void test_endpoints(void **state) {
             if (!let_in) {
                 expect(answer, "WWW-Authenticate: Bearer realm=\"Tandem\"\r\n");
                 expect(answer, "\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"invalid_api_key\"}}");
-                expect(answer, who == 0 ? "this server wants an API key" : "not one that this server knows");
+                expect(answer, who == 0 ? "This server wants an API key" : "not one that this server knows");
                 assert_null(strstr(answer, "key-of"));
             }
             assert_int_equal(strstr(answer, "\r\nWWW-Authenticate: ") == NULL, let_in);
