@@ -107,11 +107,17 @@ static bool is_same(const char a[API_KEY_BYTES_MAX], const char b[API_KEY_BYTES_
     return differences == 0;
 }
 
-bool api_keys_accept(const struct api_keys *keys, const char *authorization) {
+size_t api_keys_find(const struct api_keys *keys, const char *authorization) {
     char given[API_KEY_BYTES_MAX];
-    if (!keys || keys->count == 0) return true;
-    if (!read_bearer(authorization, given)) return false;
-    unsigned accepted = 0;
-    for (size_t i = 0; i < keys->count; i++) accepted |= is_same(given, keys->keys[i]);
-    return accepted != 0;
+    if (!keys || !read_bearer(authorization, given)) return 0;
+    size_t found = 0;
+    for (size_t i = 0; i < keys->count; i++) {
+        size_t mask = -(size_t)is_same(given, keys->keys[i]);
+        found = (found & ~mask) | ((i + 1) & mask);
+    }
+    return found;
+}
+
+bool api_keys_accept(const struct api_keys *keys, const char *authorization) {
+    return !keys || keys->count == 0 || api_keys_find(keys, authorization) != 0;
 }

@@ -25,4 +25,7 @@ void api_keys_finish(struct api_keys *keys);
 // takes depends on the number of keys and the length of what was sent, not on how much of a key it got right.
 bool api_keys_accept(const struct api_keys *keys, const char *authorization);
 
+// Which of them it is, from 1 (the last of those that are the same); 0: none of them.
+size_t api_keys_find(const struct api_keys *keys, const char *authorization);
+
 #endif

@@ -25,6 +25,7 @@ struct request {                  // one that generates
     struct requests *requests;
     struct exchange *exchange; // NULL once it has finished
     const struct generation_kind *kind;
+    uint64_t salt; // of whoever asks: the number of the API key, 0 where there are none
     struct buffer body;
 
     bool parsing;          // a thread of the pool works on it: `parsed` is that thread's until it is done
@@ -72,6 +73,7 @@ static struct request *request_create(struct requests *requests, struct exchange
     request->kind = kind;
     request->begun_seconds = clock_seconds();
     http_client(exchange, request->client); // while it is there
+    request->salt = api_keys_find(requests->options.keys, http_header(exchange, "Authorization"));
     stream_init(&request->stream, loop_now_ms(requests->options.loop));
     request->next = requests->live;
     request->link = &requests->live;
@@ -260,6 +262,7 @@ static void submit(struct request *request) {
     for (size_t i = 0; i < count; i++) {
         struct engine_request job;
         generation_job(request->generation, i, &job);
+        job.salt = request->salt;
         job.wake = wake;
         job.wake_user = request;
         error = (struct error){0};
@@ -333,11 +336,12 @@ static int check_key(const struct requests *requests, struct exchange *exchange,
 static int admit(struct requests *requests, struct exchange *exchange, struct route *route, struct error *error) {
     const char *bound = requests->options.local_host;
     if (bound && exchange->host && !route_host_is_local(exchange->host, bound))
-        return error_set(error, ERROR_FORBIDDEN_HOST,
-                         "the Host header does not name this server, which listens for this machine only: it takes "
-                         "localhost, 127.0.0.1, [::1] and %s. To be asked by other names, let a proxy set the header, or "
-                         "start the server with --host 0.0.0.0",
-                         bound);
+        return error_set(
+            error, ERROR_FORBIDDEN_HOST,
+            "the Host header does not name this server, which listens for this machine only: it takes "
+            "localhost, 127.0.0.1, [::1] and %s. To be asked by other names, let a proxy set the header, or "
+            "start the server with --host 0.0.0.0",
+            bound);
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (!code) exchange->endpoint = route->endpoint;
     if (!code && !route->endpoint->open) code = check_key(requests, exchange, error);

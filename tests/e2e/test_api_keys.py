@@ -126,3 +126,16 @@ def test_who_may_use_it_in_the_log():
     process.terminate()
     process.communicate(timeout=tandem.PATIENCE_S)
     assert lines[1]["level"] == "warning" and "anyone who can reach 0.0.0.0:" in lines[1]["message"]
+
+
+def test_what_one_key_asked_another_does_not_find(guarded):
+    """How fast an answer comes would tell what somebody else has asked."""
+    question = [{"role": "user", "content": "What is the capital of France? " * 12}]
+
+    def cached(key):
+        answer = client_of(guarded, api_key=key).chat.completions.create(
+            model=tandem.MODEL.name, messages=question, max_tokens=3, temperature=0)
+        return answer.usage.prompt_tokens_details.cached_tokens
+
+    assert cached(RIGHT) == 0 and cached(RIGHT) > 0
+    assert cached(OTHER) == 0 and cached(OTHER) > 0

@@ -43,6 +43,9 @@ static void test_list(void **state) {
     assert_true(api_keys_accept(&keys, "Bearer one"));
     assert_true(api_keys_accept(&keys, "Bearer two"));
     assert_true(api_keys_accept(&keys, "Bearer three"));
+    assert_int_equal(api_keys_find(&keys, "Bearer one"), 1);
+    assert_int_equal(api_keys_find(&keys, "Bearer three"), 3);
+    assert_int_equal(api_keys_find(&keys, "Bearer four"), 0);
     assert_false(api_keys_accept(&keys, "Bearer one,two"));
 }
 
