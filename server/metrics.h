@@ -36,13 +36,17 @@
     X(METRIC_SEQUENCES_MAX, gauge, "tandem_sequences_max", "", "Answers that can be computed at once") \
     X(METRIC_QUEUE_LENGTH, gauge, "tandem_queue_length", "", "Answers that wait for a place") \
     X(METRIC_QUEUE_MAX, gauge, "tandem_queue_max", "", "Answers that may wait; the next is refused with 429") \
-    X(METRIC_KV_PAGES_USED, gauge, "tandem_kv_pages_used", "", "Pages of the KV cache that are in use") \
+    X(METRIC_KV_PAGES_USED, gauge, "tandem_kv_pages_used", "", "Pages of the KV cache that running answers use") \
+    X(METRIC_KV_PAGES_KEPT, gauge, "tandem_kv_pages_kept", "", \
+      "Pages that none uses, kept for prompts that begin alike and given up when room is needed") \
     X(METRIC_KV_PAGES, gauge, "tandem_kv_pages", "", "Pages that the KV cache has") \
     X(METRIC_ENGINE_STEPS, counter, "tandem_engine_steps_total", "", "Steps that the engine has finished") \
     X(METRIC_ENGINE_STEP_RUNNING, gauge, "tandem_engine_step_running_seconds", "", \
       "For how long the step in progress has been running; 0: none is") \
     X(METRIC_ENGINE_PROMPT_TOKENS, counter, "tandem_engine_prompt_tokens_total", "", \
       "Tokens of prompts that were computed, for clients that left too") \
+    X(METRIC_ENGINE_CACHED_TOKENS, counter, "tandem_engine_cached_tokens_total", "", \
+      "Tokens of prompts that were found in kept pages instead of computed") \
     X(METRIC_ENGINE_COMPLETION_TOKENS, counter, "tandem_engine_completion_tokens_total", "", \
       "Tokens of answers that were computed, for clients that left too") \
     X(METRIC_EXCHANGES, gauge, "tandem_requests_in_progress", "", \

@@ -104,6 +104,8 @@ static void write_metrics(void *user, struct buffer *out) {
     metrics_set(metrics, METRIC_QUEUE_MAX, info->queue_max);
     metrics_set(metrics, METRIC_KV_PAGES, (double)stats.kv_pages);
     metrics_set(metrics, METRIC_KV_PAGES_USED, (double)stats.kv_pages_used);
+    metrics_set(metrics, METRIC_KV_PAGES_KEPT, (double)stats.kv_pages_kept);
+    metrics_set(metrics, METRIC_ENGINE_CACHED_TOKENS, (double)stats.cached_tokens);
     metrics_set(metrics, METRIC_ENGINE_STEPS, (double)stats.steps);
     metrics_set(metrics, METRIC_ENGINE_STEP_RUNNING, stats.step_running_seconds);
     metrics_set(metrics, METRIC_ENGINE_PROMPT_TOKENS, (double)stats.prompt_tokens);

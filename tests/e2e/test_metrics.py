@@ -97,6 +97,20 @@ def test_counts(serve):
     assert metrics("tandem_requests_in_progress") == 1 and metrics("tandem_connections") >= 1  # this one
 
 
+def test_prefix_cache(serve):
+    """What a second prompt finds of the first is told here as in its answer's usage, and so is where it lies."""
+    server = serve()
+    assert Metrics(server)("tandem_kv_pages_kept") == 0
+    usages = [server.post(CHAT, tandem.chat("Tell me a story. " * 20 + end, max_tokens=2))["usage"] for end in ("One.", "Two.")]
+    cached = [usage["prompt_tokens_details"]["cached_tokens"] for usage in usages]
+    assert cached[0] == 0 < cached[1]
+    server.wait_for_idle()
+    metrics = Metrics(server)
+    assert metrics("tandem_engine_cached_tokens_total") == cached[1]
+    assert metrics("tandem_engine_prompt_tokens_total") == sum(usage["prompt_tokens"] for usage in usages) - cached[1]
+    assert metrics("tandem_kv_pages_used") == 0 < metrics("tandem_kv_pages_kept") <= metrics("tandem_kv_pages")
+
+
 def test_state(serve):
     """Gauges rise with what is held and fall when it ends; those that left are told apart."""
     server = serve("--max-sequences", "1", "--queue", "5")
