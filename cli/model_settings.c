@@ -10,7 +10,7 @@
 #define AT(member) offsetof(struct model_settings, member)
 
 // The formats as choices: each with a space in front, the first of which is left out.
-#define CHOICE(value, name, bytes) " " name
+#define CHOICE(value, name, ...) " " name
 #define WEIGHTS (&WEIGHT_FORMATS(CHOICE)[1])
 
 const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {

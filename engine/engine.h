@@ -32,17 +32,20 @@ enum {
 
 // ---- Opening a model
 
-// How weights are held in memory. One row a format: name on the command line, bytes a weight.
+// How weights are held in memory. One row a format: name on the command line, and the blocks that a matrix is held in:
+// outputs, columns (what is ragged is filled up), bytes. Embedding and head are never held in less than int8.
 #define WEIGHT_FORMATS(X) \
-    X(WEIGHTS_F32, "f32", 4) \
-    X(WEIGHTS_BF16, "bf16", 2)
+    X(WEIGHTS_F32, "f32", 1, 1, 4) \
+    X(WEIGHTS_BF16, "bf16", 1, 1, 2) \
+    X(WEIGHTS_INT8, "int8", 16, 64, 1088) \
+    X(WEIGHTS_INT4, "int4", 16, 64, 576)
 
 enum weight_format {
-#define WEIGHT_ENUM(name, text, bytes) name,
+#define WEIGHT_ENUM(name, text, outputs, columns, bytes) name,
     WEIGHT_FORMATS(WEIGHT_ENUM)
 #undef WEIGHT_ENUM
 };
-#define WEIGHT_COUNT(name, text, bytes) +1
+#define WEIGHT_COUNT(name, text, outputs, columns, bytes) +1
 enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
 #undef WEIGHT_COUNT
 
@@ -359,7 +362,8 @@ const char *finish_reason_text(enum finish_reason reason);
 
 // Name and lookup of weight formats, from the table above. weight_format_parse returns false for an unknown name.
 const char *weight_format_name(enum weight_format format);
-size_t weight_format_bytes(enum weight_format format);
+size_t weight_format_bytes(enum weight_format format, int rows, int columns); // of a matrix
+enum weight_format weight_format_fine(enum weight_format format); // for embedding and head where others are in `format`
 bool weight_format_parse(const char *name, enum weight_format *out);
 
 #endif

@@ -118,6 +118,7 @@ static int load_weights(struct model *model, const struct model_options *options
                                                   .progress_user = options->progress_user},
                          error);
     if (rc) goto done;
+    if (model->config.tied) model->head.weight = model->embedding;
     model->parameters = binder_parameters(binder);
     model->weight_bytes = binder_bytes(binder);
     model->created = model->storage->checkpoint.modified;
@@ -196,24 +197,21 @@ static enum tensor_type main_type(const struct checkpoint *checkpoint) {
     return (enum tensor_type)most;
 }
 
-// Binds in the format that most weights have already: then next to nothing is reserved for conversions.
 static int outline_weights(struct model *model, struct model_outline *out, struct error *error) {
     const struct checkpoint *checkpoint = &model->storage->checkpoint;
-    enum tensor_type type = main_type(checkpoint);
     struct binder *binder;
-    int rc = binder_create(&binder, model->storage, type == TENSOR_F32 ? WEIGHTS_F32 : WEIGHTS_BF16, error);
+    int rc = binder_create(&binder, model->storage, WEIGHTS_BF16, error); // any: nothing is loaded
     if (rc) return rc;
     rc = model->architecture->bind(model, binder, error);
     model->parameters = binder_parameters(binder);
-    uint64_t matrices = binder_matrix_elements(binder), floats = model->parameters - matrices;
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++)
+        out->weight_bytes[i] = binder_bytes_as(binder, (enum weight_format)i);
     binder_destroy(binder);
     if (rc) return rc;
 
     out->parameters = model->parameters;
     out->parameters_active = count_active(model);
-    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++)
-        out->weight_bytes[i] = floats * sizeof(float) + matrices * weight_format_bytes((enum weight_format)i);
-    out->file_weights = tensor_type_name(type);
+    out->file_weights = tensor_type_name(main_type(checkpoint));
     out->file_count = checkpoint->file_count;
     for (size_t i = 0; i < checkpoint->file_count; i++) out->file_bytes += checkpoint->files[i].bytes;
     return 0;

@@ -28,7 +28,7 @@ struct model {
     struct matrix embedding; // [vocab][hidden]
     struct layer *layers;    // [config.layers]
     struct norm final_norm;
-    struct linear head;      // [vocab][hidden]
+    struct linear head;      // [vocab][hidden]; a tied one's matrix is the embedding's once weights are loaded
     float *rope_cos, *rope_sin; // [context][head_dim / 2]
     uint64_t parameters, parameters_active;
     size_t weight_bytes;     // mapped or allocated

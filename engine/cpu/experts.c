@@ -5,6 +5,7 @@
 // with two barriers in all; experts with many rows one after the other, each on all threads. There a token's slots
 // are added up in order at the end, so its sum does not depend on where its experts' rows lay.
 #include "engine/cpu/cpu.h"
+#include "engine/quants/packed.h"
 
 #include <math.h>
 #include <string.h>
@@ -229,7 +230,10 @@ void cpu_experts(void *state, const struct layer *layer, const struct routing *r
         return;
     }
     gather(&call, x);
-    if (plan.few_count > 0) few_experts(&call, &plan);
+    if (weight_format_packed(layer->experts[0].gate.format))
+        for (int i = 0; i < plan.few_count; i++) many_rows(&call, &plan.few[i]);
+    else if (plan.few_count > 0)
+        few_experts(&call, &plan);
     for (int i = 0; i < plan.many_count; i++) many_rows(&call, &plan.many[i]);
     add_slots(&call, y);
 }

@@ -3,6 +3,7 @@
 #define TESTS_KERNELS_STAGE_DATA_H
 
 #include "engine/cpu/cpu.h"
+#include "engine/quants/packed.h"
 #include "engine/stages.h"
 
 #include <stdio.h>
@@ -72,10 +73,35 @@ struct owned_matrix {
     void *memory;
 };
 
+// Blocks of their exact bytes, aligned as the loader aligns them.
+static inline void pack_random(struct random *random, struct owned_matrix *owned) {
+    struct matrix *matrix = &owned->matrix;
+    size_t block_bytes = weight_format_bytes(matrix->format, 1, 1);
+    unsigned char *to = aligned_alloc(64, weight_format_bytes(matrix->format, matrix->rows, matrix->columns));
+    owned->memory = to;
+    matrix->data = to;
+    if (!to) {
+        fprintf(stderr, "out of memory\n");
+        exit(1);
+    }
+    for (int row = 0; row < matrix->rows; row += PACKED_OUTPUTS)
+        for (int column = 0; column < matrix->columns; column += PACKED_COLUMNS, to += block_bytes) {
+            float block[PACKED_OUTPUTS][PACKED_COLUMNS] = {0};
+            for (int o = 0; o < PACKED_OUTPUTS && row + o < matrix->rows; o++)
+                for (int k = 0; k < PACKED_COLUMNS && column + k < matrix->columns; k++)
+                    block[o][k] = random_float(random);
+            packed_block(matrix->format, block[0], to);
+        }
+}
+
 static inline struct owned_matrix random_matrix(struct random *random, enum weight_format format, int rows, int columns,
                                                 size_t skip) {
     size_t count = (size_t)rows * (size_t)columns;
     struct owned_matrix owned = {.matrix = {format, rows, columns, NULL}};
+    if (weight_format_packed(format)) {
+        pack_random(random, &owned);
+        return owned;
+    }
     if (format == WEIGHTS_F32) {
         float *data = allocate(count + skip, sizeof *data);
         for (size_t i = 0; i < count; i++) data[skip + i] = random_float(random);
@@ -92,6 +118,8 @@ static inline struct owned_matrix random_matrix(struct random *random, enum weig
 
 static inline double weight_at(const struct matrix *matrix, int row, int column) {
     size_t index = (size_t)row * (size_t)matrix->columns + (size_t)column;
+    if (weight_format_packed(matrix->format))
+        return (double)packed_at(matrix->format, matrix->data, matrix->columns, row, column);
     if (matrix->format == WEIGHTS_F32) return (double)((const float *)matrix->data)[index];
     return (double)float_of_bf16(((const uint16_t *)matrix->data)[index]);
 }

@@ -300,7 +300,7 @@ static void experts_of_small_shapes(void **unused) {
     struct random random = {22};
     for (int s = 0; s < 6; s++)
         for (int r = 0; r < 12; r++)
-            for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++)
+            for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++)
                 experts_on_all(&random, (enum weight_format)format, SHAPES[s][0], SHAPES[s][1], SHAPES[s][2], ROWS[r],
                                ROWS[r] > 8 ? 13 : 1);
 }
@@ -336,7 +336,7 @@ static void tokens_do_not_see_each_other(void **unused) {
     enum { HIDDEN = 100, INNER = 84, ROWS = FEW_ROWS };
     struct random random = {25};
     struct stage_limits limits = limits_of(ROWS, HIDDEN, INNER, EXPERTS);
-    for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++) {
+    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
         struct mixture m = mixture_of(&random, (enum weight_format)format, HIDDEN, INNER, EXPERTS, ROWS);
         float *router = random_floats(&random, EXPERTS * HIDDEN);
         m.layer.router.weight = router;

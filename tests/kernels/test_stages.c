@@ -115,7 +115,7 @@ static void check_linear(const char *name, const struct linear_case *c, void *st
 }
 
 static void linear_on_all(struct random *random, int outputs, int columns, int rows, int step) {
-    for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++) {
+    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
         struct linear_case c = linear_case(random, (enum weight_format)format, outputs, columns, rows);
         struct stage_limits limits = limits_of(rows, columns, 1, 1, outputs);
         for (int d = 0; d < DEVICE_COUNT; d++) {
@@ -155,7 +155,7 @@ static void reference_linear(void **unused) {
     struct random random = {3};
     struct stage_limits limits = limits_of(5, 100, 1, 1, 17);
     void *state = open_reference(&limits);
-    for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++) {
+    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
         struct linear_case c = linear_case(&random, (enum weight_format)format, 17, 100, 5);
         const struct linear linear = {c.weight.matrix, c.bias};
         float *y = copy_floats(c.y, 5 * 17);
@@ -209,7 +209,7 @@ static void embeddings(void **unused) {
     const int32_t token[] = {3, 0, 9, 9, 1, 2, 3, 4, 5, 6, 7, 8};
     struct stage_limits limits = limits_of(12, 37, 1, 1, 10);
     void *reference = open_reference(&limits);
-    for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++) {
+    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
         struct owned_matrix table = random_matrix(&random, (enum weight_format)format, 10, 37, 1);
         float expected[12 * 37], x[12 * 37];
         reference_stages.embed(reference, &table.matrix, token, 12, expected);
@@ -289,7 +289,7 @@ static void rows_do_not_see_each_other(void **unused) {
     enum { COLUMNS = 100, OUTPUTS = 600 }; // alone on one thread, together on several
     struct random random = {7};
     struct stage_limits limits = limits_of(FEW_ROWS, COLUMNS, 1, 1, OUTPUTS);
-    for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++) {
+    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
         struct linear_case c = linear_case(&random, (enum weight_format)format, OUTPUTS, COLUMNS, FEW_ROWS);
         const struct linear linear = {c.weight.matrix, c.bias};
         const struct norm norm = {COLUMNS, 1e-5f, c.x, c.x + COLUMNS};
