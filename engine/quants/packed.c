@@ -12,70 +12,62 @@
 #define FOR_EACH_VECTOR
 #endif
 
-// ---- Finding scales. All loops over outputs are vectors.
+// ---- Finding scales: a value for each output in a vector
 
-typedef float lanes[PACKED_OUTPUTS];
+typedef float lanes __attribute__((vector_size(4 * PACKED_OUTPUTS)));
+typedef int32_t masks __attribute__((vector_size(4 * PACKED_OUTPUTS))); // all bits of a lane, or none
 
-// To the nearest, ties to even, for |x| < 2^22.
-static inline float rounded(float x) {
-    const float big = 0x1.8p23f; // leaves no bits behind the point
-    return x + big - big;
-}
+// Macros, for a function's arguments would be passed in other ways by each copy.
+#define CHOOSE(condition, yes, no) ((lanes)(((condition) & (masks)(yes)) | (~(condition) & (masks)(no))))
+#define LARGER(a, b) CHOOSE((a) > (b), a, b)
+#define SMALLER(a, b) CHOOSE((a) < (b), a, b)
+#define EVERY(value) ((lanes){0} + (value))
+// To the nearest, ties to even, for |x| < 2^22: the sum leaves no bits behind the point. NaN becomes `low`.
+#define WHOLE(x) SMALLER(LARGER((x) + 0x1.8p23f - 0x1.8p23f, low), high)
+#define INVERSE(scale) CHOOSE((scale) != 0, 1 / (scale), EVERY(0))
 
-// NaN becomes low.
-static inline float between(float low, float high, float x) {
-    float least = x >= low ? x : low;
-    return least <= high ? least : high;
-}
-
-// What each output's weights lose by the scale, squared. fit: the scale that these whole numbers would go with best.
-static inline void measure(const struct packed_search *search, const float *weights, const lanes scale, lanes loss,
-                           lanes fit) {
-    lanes inverse, product = {0}, square = {0};
+FOR_EACH_VECTOR static void find(const struct packed_search *search, const float *weights, struct packed_group *out) {
+    const lanes low = EVERY(search->low), high = EVERY(search->high);
+    lanes x[PACKED_GROUP], largest = {0}, odd = {0}, best = {0}, best_loss = EVERY(INFINITY);
+    memcpy(x, weights, sizeof x);
+    for (int k = 0; k < PACKED_GROUP; k++) {
+        lanes size = (lanes)((masks)x[k] & 0x7fffffff);
+        largest = LARGER(size, largest);
+        odd += x[k] * 0; // NaN as soon as one is not finite
+    }
+    for (int i = 0; i <= search->part_count; i++) {
+        lanes scale = largest / search->parts[i < search->part_count ? i : 0], inverse, loss = {0};
+        if (i == search->part_count) { // the one that goes best with the whole numbers of the best so far
+            lanes product = {0}, square = {0};
+            inverse = INVERSE(best);
+            for (int k = 0; k < PACKED_GROUP; k++) {
+                lanes whole = WHOLE(x[k] * inverse);
+                product += x[k] * whole;
+                square += whole * whole;
+            }
+            scale = CHOOSE(square > 0, product / square, best);
+        }
+        inverse = INVERSE(scale);
+        for (int k = 0; k < PACKED_GROUP; k++) {
+            lanes whole = WHOLE(x[k] * inverse), lost = x[k] - whole * scale;
+            loss += lost * lost;
+        }
+        best = CHOOSE(loss < best_loss, scale, best);
+        best_loss = SMALLER(loss, best_loss);
+    }
     for (int o = 0; o < PACKED_OUTPUTS; o++) {
-        inverse[o] = scale[o] != 0 ? 1 / scale[o] : 0;
-        loss[o] = 0;
+        out->scale[o] = f16_from_f32(odd[o] == 0 ? best[o] : NAN);
+        best[o] = f16_to_f32(out->scale[o]); // the numbers go with the scale as it is held
     }
-    for (int k = 0; k < PACKED_GROUP; k++)
-        for (int o = 0; o < PACKED_OUTPUTS; o++) {
-            float whole = between(search->low, search->high, rounded(weights[k * PACKED_OUTPUTS + o] * inverse[o]));
-            float lost = weights[k * PACKED_OUTPUTS + o] - whole * scale[o];
-            loss[o] += lost * lost;
-            product[o] += weights[k * PACKED_OUTPUTS + o] * whole;
-            square[o] += whole * whole;
-        }
-    for (int o = 0; o < PACKED_OUTPUTS; o++) fit[o] = square[o] > 0 ? product[o] / square[o] : 0;
+    lanes inverse = INVERSE(best);
+    for (int k = 0; k < PACKED_GROUP; k++) {
+        lanes whole = WHOLE(x[k] * inverse);
+        for (int o = 0; o < PACKED_OUTPUTS; o++) out->whole[k][o] = (int8_t)whole[o];
+    }
 }
 
-FOR_EACH_VECTOR void packed_find(const struct packed_search *search, const float *weights, struct packed_group *out) {
-    lanes largest = {0}, odd = {0}, best, best_loss, best_fit, scale, loss, fit, inverse;
-    for (int k = 0; k < PACKED_GROUP; k++)
-        for (int o = 0; o < PACKED_OUTPUTS; o++) {
-            float size = fabsf(weights[k * PACKED_OUTPUTS + o]);
-            largest[o] = size > largest[o] ? size : largest[o];
-            odd[o] += weights[k * PACKED_OUTPUTS + o] * 0; // NaN as soon as one is not finite
-        }
-    for (int i = 0; i < search->part_count; i++) {
-        for (int o = 0; o < PACKED_OUTPUTS; o++) scale[o] = largest[o] / search->parts[i];
-        measure(search, weights, scale, loss, fit);
-        for (int o = 0; o < PACKED_OUTPUTS; o++) {
-            bool better = i == 0 || loss[o] < best_loss[o];
-            best[o] = better ? scale[o] : best[o];
-            best_loss[o] = better ? loss[o] : best_loss[o];
-            best_fit[o] = better ? fit[o] : best_fit[o];
-        }
-    }
-    measure(search, weights, best_fit, loss, fit);
-    for (int o = 0; o < PACKED_OUTPUTS; o++) {
-        float wanted = loss[o] < best_loss[o] ? best_fit[o] : best[o];
-        out->scale[o] = f16_from_f32(odd[o] == 0 ? wanted : NAN);
-        float held = f16_to_f32(out->scale[o]); // the numbers go with the scale as it is held
-        inverse[o] = held != 0 ? 1 / held : 0;
-    }
-    for (int k = 0; k < PACKED_GROUP; k++)
-        for (int o = 0; o < PACKED_OUTPUTS; o++)
-            out->whole[k][o] =
-                (int8_t)between(search->low, search->high, rounded(weights[k * PACKED_OUTPUTS + o] * inverse[o]));
+void packed_find(const struct packed_search *search, const float *weights, struct packed_group *out) {
+    find(search, weights, out);
 }
 
 // ---- Blocks
