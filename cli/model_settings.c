@@ -12,14 +12,16 @@
 // The formats as choices: each with a space in front, the first of which is left out.
 #define CHOICE(value, name, ...) " " name
 #define WEIGHTS (&WEIGHT_FORMATS(CHOICE)[1])
+#define KERNELS_CHOICE(name, text) " " name
+#define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
 
 const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "bf16", "",
      "how weights are held in memory"},
-    {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, "cpu reference", "cpu", "",
-     "cpu is the fast one; reference is plain C, to compare with"},
+    {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, KERNELS, "cpu", "",
+     "cpu is the best for this processor; reference is plain C, to compare with; the others are forced"},
     {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
      "threads that compute; 0: one for each physical core"},
 };

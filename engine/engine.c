@@ -48,6 +48,22 @@ static int pick(int given, int otherwise, int most, const char *name, int *out, 
     return 0;
 }
 
+static int choose_kernels(struct engine *engine, const char *name, struct error *error) {
+#define KERNELS_NAME(name, text) name,
+    static const char *const NAMES[] = {ENGINE_KERNELS(KERNELS_NAME)};
+#undef KERNELS_NAME
+#define KERNELS_LISTED(name, text) ", " name
+    static const char LIST[] = ENGINE_KERNELS(KERNELS_LISTED);
+#undef KERNELS_LISTED
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
+        if (strcmp(name, NAMES[i]) != 0) continue;
+        engine->stages = strcmp(name, reference_stages.name) == 0 ? &reference_stages : &cpu_stages;
+        engine->kernels = NAMES[i];
+        return 0;
+    }
+    return error_set_param(error, ERROR_ARGUMENT, "stages", "stages are \"%s\"; there are %s", name, LIST + 2);
+}
+
 static int read_options(struct engine *engine, const struct engine_options *options, struct error *error) {
     int code;
     if ((code = pick(options->sequences_max, ENGINE_SEQUENCES_STANDARD, ENGINE_SEQUENCES_MAX, "sequences_max",
@@ -68,14 +84,7 @@ static int read_options(struct engine *engine, const struct engine_options *opti
     engine->outputs_max = prompt_rows > engine->sequences_max ? prompt_rows : engine->sequences_max;
     engine->scheduler.prefill_tokens_max = engine->prefill_tokens_max;
 
-    const char *name = options->stages ? options->stages : cpu_stages.name;
-    static const struct stages *const ALL[] = {&cpu_stages, &reference_stages};
-    for (size_t i = 0; i < sizeof ALL / sizeof *ALL; i++)
-        if (strcmp(name, ALL[i]->name) == 0) engine->stages = ALL[i];
-    if (!engine->stages)
-        return error_set_param(error, ERROR_ARGUMENT, "stages", "stages are \"%s\"; there are \"%s\" and \"%s\"", name,
-                               cpu_stages.name, reference_stages.name);
-    return 0;
+    return choose_kernels(engine, options->stages ? options->stages : cpu_stages.name, error);
 }
 
 static int refuse_cache(const struct kv_room *room, size_t tokens, struct error *error) {

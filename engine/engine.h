@@ -56,6 +56,17 @@ enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
     X("phi-mini-moe", 32, 4096, 32, 8, 128, 960, 32064) \
     X("phi-toy-moe", 2, 64, 4, 2, 32, 48, 512)
 
+// Which kernels compute. One row each: name, explanation. Behind the second, kernels of the CPU that are forced, to
+// compare them or to be without some.
+#define ENGINE_KERNELS(X) \
+    X("cpu", "the best there are for this processor") \
+    X("reference", "plain C without any art, to compare with") \
+    X("plain", "plain C") \
+    X("avx2", "AVX2") \
+    X("avx-vnni", "AVX2, and AVX-VNNI for int8 and int4") \
+    X("avx512", "AVX-512, and its VNNI for int8 and int4") \
+    X("amx", "AVX-512, and AMX for bf16, int8 and int4")
+
 struct engine_step; // below, at "Watching"
 
 struct engine_options {
@@ -65,7 +76,7 @@ struct engine_options {
     const char *model_names;    // what clients may call it, "a,b": the first stands in answers; NULL or "": the
                                 // directory's last component
     enum weight_format weights; // what matrices are held in
-    const char *stages;         // "cpu" (the fast one, also for NULL) or "reference"
+    const char *stages;         // a name of ENGINE_KERNELS; NULL: the first
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
     int sequences_max;          // sequences decoding at once; 0: ENGINE_SEQUENCES_STANDARD
     int queue_max;              // jobs waiting beyond those; 0: ENGINE_QUEUE_STANDARD

@@ -5,7 +5,6 @@
 // with two barriers in all; experts with many rows one after the other, each on all threads. There a token's slots
 // are added up in order at the end, so its sum does not depend on where its experts' rows lay.
 #include "engine/cpu/cpu.h"
-#include "engine/quants/packed.h"
 
 #include <math.h>
 #include <string.h>
@@ -225,15 +224,18 @@ void cpu_experts(void *state, const struct layer *layer, const struct routing *r
     (void)rows; // routing->rows
     const struct call call = {state, layer, routing, layer->router.hidden, layer->experts[0].gate.rows};
     struct plan plan = sort_rows(&call);
-    if (matmul_way(call.cpu, layer->experts[0].gate.format, routing->rows) == MATMUL_BF16) {
+    enum matmul_way way = matmul_way(call.cpu, layer->experts[0].gate.format, routing->rows);
+    if (way == MATMUL_BF16) {
         many_experts(call.cpu, layer, plan.few_count + plan.many_count, x, y);
         return;
     }
+    if (way == MATMUL_PACKED) {
+        packed_experts(call.cpu, layer, routing, plan.few_count + plan.many_count, x);
+        add_slots(&call, y);
+        return;
+    }
     gather(&call, x);
-    if (weight_format_packed(layer->experts[0].gate.format))
-        for (int i = 0; i < plan.few_count; i++) many_rows(&call, &plan.few[i]);
-    else if (plan.few_count > 0)
-        few_experts(&call, &plan);
+    if (plan.few_count > 0) few_experts(&call, &plan);
     for (int i = 0; i < plan.many_count; i++) many_rows(&call, &plan.many[i]);
     add_slots(&call, y);
 }

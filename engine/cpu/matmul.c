@@ -1,7 +1,8 @@
-// Matrix products, four ways:
+// Matrix products, five ways:
 // - few rows: dot products on our own kernels, f32 activations and f32 or bf16 weights, each weight read once;
 // - many rows, f32 weights: oneDNN's sgemm;
 // - many rows, bf16 weights, a machine with bf16 instructions: activations in bf16, see many.c;
+// - int8 and int4 weights: activations in int8, see packed.c;
 // - many rows without any of that: pieces of the weight, widened and transposed into the cache, times f32
 //   activations on our own kernel.
 #include "engine/cpu/cpu.h"
@@ -13,7 +14,8 @@
 enum { SHARE_GRAIN = 16 }; // outputs: a cache line of results
 
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
-    if (rows <= FEW_ROWS && !weight_format_packed(format)) return MATMUL_DOTS;
+    if (weight_format_packed(format)) return MATMUL_PACKED;
+    if (rows <= FEW_ROWS) return MATMUL_DOTS;
     switch (format) {
     case WEIGHTS_F32:
         return cpu->onednn ? MATMUL_SGEMM : MATMUL_PANELS;
@@ -156,6 +158,9 @@ void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float 
     switch (matmul_way(cpu, linear->weight.format, rows)) {
     case MATMUL_DOTS:
         dots(cpu, linear, x, y, rows, accumulate);
+        break;
+    case MATMUL_PACKED:
+        packed_linears(cpu, &linear, 1, x, &y, rows, accumulate);
         break;
     case MATMUL_BF16:
         many_linear(cpu, linear, x, y, rows, accumulate);

@@ -101,5 +101,14 @@ float packed_at(enum weight_format format, const void *data, int columns, int ro
 
 void packed_row(enum weight_format format, const void *data, int columns, int row, int column, size_t count,
                 float *to) {
-    for (size_t i = 0; i < count; i++) to[i] = packed_at(format, data, columns, row, column + (int)i);
+    const int output = row % PACKED_OUTPUTS;
+    for (size_t i = 0; i < count;) { // as far as one scale goes
+        const unsigned char *block = block_at(format, data, columns, row, column + (int)i);
+        int at = (column + (int)i) % PACKED_COLUMNS, end = (at / PACKED_GROUP + 1) * PACKED_GROUP;
+        uint16_t half;
+        memcpy(&half, block + 2 * (at / PACKED_GROUP * PACKED_OUTPUTS + output), sizeof half);
+        const float scale = f16_to_f32(half);
+        for (; at < end && i < count; at++, i++)
+            to[i] = scale * (float)(format == WEIGHTS_INT4 ? int4_whole(block, output, at) : int8_whole(block, output, at));
+    }
 }

@@ -5,7 +5,8 @@
 // Tolerances. A sum of n products is allowed (4√n + 8) · 2^-24 of the sum of their absolute values: rounding errors
 // behave like a random walk, and four standard deviations are hardly ever exceeded over the number of values
 // tested here, while a single product left out or taken twice shows as about 1/n of that sum. Where a device
-// multiplies in bf16, the reference is given the activations rounded in the same way, so that the same holds.
+// multiplies in bf16 or int8, the reference is given the activations rounded in the same way, so that the same holds;
+// that int8 rounds them well is for test_packed.
 #include "tests/kernels/stage_data.h"
 
 #include <setjmp.h>
@@ -51,9 +52,12 @@ static void *open_reference(const struct stage_limits *limits) {
 }
 
 // The activations as the device multiplies them.
-static float *as_multiplied(const struct cpu *cpu, enum weight_format format, const float *x, int rows, size_t count) {
+static float *as_multiplied(const struct cpu *cpu, enum weight_format format, const float *x, int rows, int columns) {
+    size_t count = (size_t)rows * (size_t)columns;
     float *seen = copy_floats(x, count);
-    if (matmul_way(cpu, format, rows) == MATMUL_BF16)
+    enum matmul_way way = matmul_way(cpu, format, rows);
+    if (way == MATMUL_PACKED) as_packed(cpu, x, rows, columns, seen);
+    if (way == MATMUL_BF16)
         for (size_t i = 0; i < count; i++) seen[i] = float_of_bf16(bf16_of_float(x[i]));
     return seen;
 }
@@ -95,7 +99,7 @@ static void check_linear(const char *name, const struct linear_case *c, void *st
     cpu_stages.linear(state, &linear, x, y, c->rows, c->accumulate);
     assert_memory_equal(x, c->x, x_count * sizeof *x);
 
-    float *seen = as_multiplied(state, weight->format, x, c->rows, x_count);
+    float *seen = as_multiplied(state, weight->format, x, c->rows, weight->columns);
     for (int r = 0; r < c->rows; r++)
         for (int o = r % step; o < weight->rows; o += step) {
             double sum = 0, absolute = 0;
