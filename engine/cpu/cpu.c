@@ -21,7 +21,7 @@ static bool scratch_take(struct cpu *cpu) {
     size_t heads = (size_t)limits->heads, head_dim = (size_t)limits->head_dim;
     size_t sequences = (size_t)limits->sequences_max;
     size_t input = larger(larger(hidden, intermediate), heads * head_dim) + BF16_STEP - 1;
-    size_t input_blocks = (input + PACKED_COLUMNS - 1) / PACKED_COLUMNS;
+    size_t input_blocks = (input + PACKED_COLUMNS - 1) / PACKED_COLUMNS + 1;
     size_t sorted = tokens * ROUTE_TOP_K_MAX + experts * (BF16_GROUP - 1);
     cpu->attention_floats = attention_scratch_floats(limits);
     const struct block_part parts[] = {
@@ -30,7 +30,7 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->many, threads, 1, sizeof *cpu->many},
         {&cpu->packed_x, tokens + PACKED_ROWS - 1, input_blocks, sizeof *cpu->packed_x},
         {&cpu->packed_sorted, sorted, input_blocks, sizeof *cpu->packed_sorted},
-        {&cpu->packed_gated, sorted, packed_blocks(limits->intermediate), sizeof *cpu->packed_gated},
+        {&cpu->packed_gated, sorted, packed_x_blocks(limits->intermediate), sizeof *cpu->packed_gated},
         {&cpu->attention, threads, cpu->attention_floats, sizeof *cpu->attention},
         {&cpu->tasks, attention_tasks_max(limits), 1, attention_task_bytes()},
         {&cpu->partial, sequences * heads * ATTENTION_SPLITS, head_dim + 2, sizeof *cpu->partial},

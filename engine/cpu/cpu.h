@@ -45,8 +45,8 @@ struct cpu {
     uint16_t *narrow;          // [sorted rows][widest input] packed activations in bf16
     struct many_scratch *many; // [threads]
     // Activations in int8, with padding up to PACKED_ROWS rows: as they come, sorted, and gate times up sorted.
-    struct packed_x *packed_x, *packed_sorted; // [rows][blocks of the widest input]
-    struct packed_x *packed_gated;             // [rows][blocks of intermediate]
+    struct packed_x *packed_x, *packed_sorted; // [rows][packed_x_blocks(widest input)]
+    struct packed_x *packed_gated;             // [rows][packed_x_blocks(intermediate)]
 
     float *attention; // [threads][attention_floats]
     size_t attention_floats;

@@ -53,7 +53,7 @@ static void multiply(const struct cpu *cpu, const struct linear *linear, int num
 void packed_linears(struct cpu *cpu, const struct linear *const *linears, int count, const float *x, float *const *y,
                     int rows, bool accumulate) {
     const struct matrix *any = &linears[0]->weight;
-    size_t columns = (size_t)any->columns, blocks = packed_blocks(any->columns);
+    size_t columns = (size_t)any->columns, blocks = packed_x_blocks(any->columns);
     int outputs = 0, chunks = 0;
     for (int i = 0; i < count; i++) outputs += linears[i]->weight.rows;
     int chunk = chunk_outputs(cpu, any, outputs);
@@ -80,7 +80,7 @@ static void gate_chunk(const struct cpu *cpu, const struct expert *expert, const
                        int chunk) {
     const struct linear gate = {expert->gate, NULL}, up = {expert->up, NULL};
     size_t width = (size_t)expert->gate.rows, at = (size_t)rows->first * width, first = (size_t)number * (size_t)chunk;
-    const struct packed_x *x = cpu->packed_sorted + (size_t)rows->first * packed_blocks(expert->gate.columns);
+    const struct packed_x *x = cpu->packed_sorted + (size_t)rows->first * packed_x_blocks(expert->gate.columns);
     multiply(cpu, &gate, number, chunk, x, rows->rows, cpu->gate + at, false);
     multiply(cpu, &up, number, chunk, x, rows->rows, cpu->up + at, false);
     size_t some = width - first < (size_t)chunk ? width - first : (size_t)chunk;
@@ -91,7 +91,7 @@ static void gate_chunk(const struct cpu *cpu, const struct expert *expert, const
 static void down_chunk(const struct cpu *cpu, const struct expert *expert, const struct expert_rows *rows, int number,
                        int chunk) {
     const struct linear down = {expert->down, NULL};
-    multiply(cpu, &down, number, chunk, cpu->packed_gated + (size_t)rows->first * packed_blocks(expert->down.columns),
+    multiply(cpu, &down, number, chunk, cpu->packed_gated + (size_t)rows->first * packed_x_blocks(expert->down.columns),
              rows->rows, cpu->sorted + (size_t)rows->first * (size_t)expert->down.rows, false);
 }
 
@@ -103,7 +103,7 @@ void packed_experts(struct cpu *cpu, const struct layer *layer, const struct rou
     int gate_chunk_outputs = chunk_outputs(cpu, &any->gate, experts * width);
     int down_chunk_outputs = chunk_outputs(cpu, &any->down, experts * hidden);
     int gate_chunks = chunks_of(&any->gate, gate_chunk_outputs), down_chunks = chunks_of(&any->down, down_chunk_outputs);
-    size_t blocks = packed_blocks(hidden), gated_blocks = packed_blocks(width);
+    size_t blocks = packed_x_blocks(hidden), gated_blocks = packed_x_blocks(width);
     bool shared = worth_sharing((int64_t)routing->rows * routing->top_k * width * hidden);
 #pragma omp parallel num_threads(cpu->limits.threads) if (shared)
     {

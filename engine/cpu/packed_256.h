@@ -43,6 +43,10 @@ static inline vec vec_max(vec a, vec b) {
     return _mm256_max_ps(a, b);
 }
 
+static inline vec vec_below(vec x, vec limit) {
+    return _mm256_and_ps(x, _mm256_cmp_ps(x, limit, _CMP_LT_OQ));
+}
+
 static inline float vec_largest(vec x) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
@@ -71,6 +75,10 @@ static inline words words_add(words a, words b) {
 
 static inline words words_down(words x) {
     return _mm256_srli_epi32(x, 4);
+}
+
+static inline words words_down_by(words x, int bits) {
+    return _mm256_srl_epi32(x, _mm_cvtsi32_si128(bits));
 }
 
 static inline vec words_float(words x) {

@@ -80,12 +80,12 @@ INLINE void unpack_block(const bool four, const unsigned char *block, struct wor
     _tile_dpbssd(SUM, X, W); \
     _tile_stored(SUM, work->whole[b % 2][G], LINE)
 
-INLINE void add_block(const struct work *work, int b, const struct packed_x *x, size_t blocks, __m512 *sum) {
+INLINE void add_block(const struct work *work, int b, const struct packed_x *x, size_t x_blocks, __m512 *sum) {
     UNROLL for (int g = 0; g < GROUPS; g++) {
         const __m512 scale = _mm512_load_ps(work->scale[b][g]);
         UNROLL for (int r = 0; r < PACKED_ROWS; r++) {
             const __m512 whole = _mm512_cvtepi32_ps(_mm512_load_si512(work->whole[b % 2][g][r]));
-            sum[r] = _mm512_fmadd_ps(_mm512_mul_ps(whole, scale), _mm512_set1_ps(x[(size_t)r * blocks].scale[g]), sum[r]);
+            sum[r] = _mm512_fmadd_ps(_mm512_mul_ps(whole, scale), _mm512_set1_ps(x[(size_t)r * x_blocks].scale[g]), sum[r]);
         }
     }
 }
@@ -101,9 +101,9 @@ INLINE void fetch_step(struct fetch *fetch) {
     for (; fetch->at < end; fetch->at += LINE) _mm_prefetch((const char *)fetch->at, _MM_HINT_T1);
 }
 
-static void tile(struct work *work, int piece_blocks, const struct packed_x *x, size_t blocks, float *sums,
+static void tile(struct work *work, int piece_blocks, const struct packed_x *x, size_t x_blocks, float *sums,
                  struct fetch *fetch) {
-    const size_t x_stride = blocks * sizeof *x;
+    const size_t x_stride = x_blocks * sizeof *x;
     __m512 sum[PACKED_ROWS];
     UNROLL for (int r = 0; r < PACKED_ROWS; r++) sum[r] = _mm512_load_ps(sums + r * PACKED_OUTPUTS);
     int b = 0;
@@ -113,20 +113,29 @@ static void tile(struct work *work, int piece_blocks, const struct packed_x *x, 
         MULTIPLY(0, 2, 4, 6);
         MULTIPLY(1, 3, 5, 7);
         fetch_step(fetch);
-        add_block(work, b - 1, x + b - 1, blocks, sum);
+        add_block(work, b - 1, x + b - 1, x_blocks, sum);
     }
     fetch_step(fetch);
-    add_block(work, b - 1, x + b - 1, blocks, sum);
+    add_block(work, b - 1, x + b - 1, x_blocks, sum);
     UNROLL for (int r = 0; r < PACKED_ROWS; r++) _mm512_store_ps(sums + r * PACKED_OUTPUTS, sum[r]);
 }
 
 // ---- All of it
 
+static void quantize(const float *x, int columns, struct packed_x *row) {
+    packed_avx512_vnni.quantize(x, columns, row);
+}
+
+static void add_outliers(const struct packed_dot *dot, int output, int row, int rows, float *sums) {
+    packed_avx512_vnni.add_outliers(dot, output, row, rows, sums);
+}
+
 // Sixteen outputs of up to ROWS_MAX rows.
 INLINE void column(const bool four, const struct packed_dot *dot, int output, int row, int rows, struct work *work) {
-    const size_t blocks = packed_blocks(dot->columns), block_bytes = four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES;
+    const size_t blocks = packed_blocks(dot->columns), x_blocks = packed_x_blocks(dot->columns);
+    const size_t block_bytes = four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES;
     const unsigned char *block = dot->weight + (size_t)(output / PACKED_OUTPUTS) * blocks * block_bytes;
-    const struct packed_x *x = dot->x + (size_t)row * blocks;
+    const struct packed_x *x = dot->x + (size_t)row * x_blocks;
     const int tiles = (rows + PACKED_ROWS - 1) / PACKED_ROWS;
     memset(work->sum, 0, (size_t)tiles * PACKED_ROWS * sizeof *work->sum);
     for (size_t first = 0; first < blocks; first += PIECE_BLOCKS) {
@@ -137,8 +146,9 @@ INLINE void column(const bool four, const struct packed_dot *dot, int output, in
                               (block_bytes / LINE + (size_t)tiles - 1) / (size_t)tiles * LINE};
         if (output + PACKED_OUTPUTS >= dot->outputs) fetch.end = next;
         for (int t = 0; t < tiles; t++)
-            tile(work, count, x + (size_t)t * PACKED_ROWS * blocks + first, blocks, work->sum[t * PACKED_ROWS], &fetch);
+            tile(work, count, x + (size_t)t * PACKED_ROWS * x_blocks + first, x_blocks, work->sum[t * PACKED_ROWS], &fetch);
     }
+    add_outliers(dot, output, row, rows, work->sum[0]);
     packed_store(dot, output, row, rows, work->sum[0]);
 }
 
@@ -150,9 +160,6 @@ static void columns_int4(const struct packed_dot *dot, int row, int rows, struct
     for (int output = 0; output < dot->outputs; output += PACKED_OUTPUTS) column(true, dot, output, row, rows, work);
 }
 
-static void quantize(const float *x, int columns, struct packed_x *out) {
-    packed_avx512_vnni.quantize(x, columns, out);
-}
 
 static void dot(const struct packed_dot *dot) {
     int rest = dot->rows % PACKED_ROWS < ROWS_MIN ? dot->rows % PACKED_ROWS : 0, rows = dot->rows - rest;
@@ -170,13 +177,13 @@ static void dot(const struct packed_dot *dot) {
     }
     if (rest == 0) return;
     struct packed_dot last = *dot;
-    last.x += (size_t)rows * packed_blocks(dot->columns);
+    last.x += (size_t)rows * packed_x_blocks(dot->columns);
     last.y += (size_t)rows * dot->y_stride;
     last.rows = rest;
     packed_avx512_vnni.dot(&last);
 }
 
-const struct packed_kernels packed_amx = {"AMX int8", quantize, dot};
+const struct packed_kernels packed_amx = {"AMX int8", quantize, dot, add_outliers};
 
 #if defined __clang__
 #pragma clang attribute pop

@@ -55,6 +55,10 @@ static inline vec vec_max(vec a, vec b) {
     return _mm512_max_ps(a, b);
 }
 
+static inline vec vec_below(vec x, vec limit) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), x);
+}
+
 static inline float vec_largest(vec x) {
     return _mm512_reduce_max_ps(x);
 }
@@ -81,6 +85,10 @@ static inline words words_add(words a, words b) {
 
 static inline words words_down(words x) {
     return _mm512_srli_epi32(x, 4);
+}
+
+static inline words words_down_by(words x, int bits) {
+    return _mm512_srl_epi32(x, _mm_cvtsi32_si128(bits));
 }
 
 static inline vec words_float(words x) {

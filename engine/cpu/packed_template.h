@@ -4,10 +4,12 @@
 //   LANES, VECTORS          values in a vector, vectors in PACKED_OUTPUTS
 //   TILE_ROWS               rows of activations that are multiplied with a weight while it is in a register
 //   KERNELS, KERNELS_NAME   the table to define
-//   vec, vec_zero, vec_set, vec_load, vec_store, vec_mul, vec_fma, vec_f16 (from 16 bits), vec_abs, vec_max, vec_largest, vec_is_zero
+//   vec, vec_zero, vec_set, vec_load, vec_store, vec_mul, vec_fma, vec_f16 (from 16 bits), vec_abs, vec_max, vec_largest,
+//   vec_is_zero, vec_below (0 where not less than a limit)
 //   words, words_load, words_set, words_and, words_down (shifts right by 4), words_float, words_add, words_sum
 //   dot_int8, dot_int4 (sum, stored weights, activations: both 4 bytes a lane), start_int8, start_int4 (the sum to begin
 //   with, given what the zeros are worth), end_int8, end_int4 (the sum, given the same)
+//   words_down_by (shifts right by so many bits)
 //   narrow (rounds a vector to LANES bytes; gives the words it stored)
 
 #include <string.h>
@@ -63,14 +65,38 @@ INLINE void dot_group(const int rows, const bool four, const unsigned char *bloc
     }
 }
 
+// The weights of 16 outputs at one column times x.
+INLINE void add_outlier(const bool four, const unsigned char *strip, int column, float x, float *sums) {
+    const unsigned char *block = strip + (size_t)(column / PACKED_COLUMNS) * (four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES);
+    const int at = column % PACKED_COLUMNS, line = at / (four ? 8 : 4), bits = at % 4 * 8 + (four ? at % 8 / 4 * 4 : 0);
+    const words mask = words_set(four ? 15 : 255), zero = words_set(four ? -INT4_ZERO : -INT8_ZERO);
+    UNROLL for (int v = 0; v < VECTORS; v++) {
+        const words stored = words_load(block + PACKED_SCALE_BYTES + line * LINE + v * LANES * 4);
+        const vec whole = words_float(words_add(words_and(words_down_by(stored, bits), mask), zero));
+        const vec scale = vec_f16(block + (at / PACKED_GROUP * PACKED_OUTPUTS + v * LANES) * 2);
+        vec_store(sums + v * LANES, vec_fma(vec_mul(whole, scale), vec_set(x), vec_load(sums + v * LANES)));
+    }
+}
+
+static void add_outliers(const struct packed_dot *dot, int output, int row, int rows, float *sums) {
+    const bool four = dot->format == WEIGHTS_INT4;
+    const unsigned char *strip = dot->weight + weight_format_bytes(dot->format, output, dot->columns);
+    const struct packed_x *x = dot->x + (size_t)row * packed_x_blocks(dot->columns);
+    for (int r = 0; r < rows; r++, x += packed_x_blocks(dot->columns), sums += PACKED_OUTPUTS) {
+        const struct packed_outliers *list = packed_outliers_of(x, dot->columns);
+        for (int i = 0; i < list->count; i++) add_outlier(four, strip, list->at[i].column, list->at[i].x, sums);
+    }
+}
+
 INLINE void dot_tile(const int rows, const bool four, const struct packed_dot *dot, int output, int row) {
-    const size_t blocks = packed_blocks(dot->columns), block_bytes = four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES;
+    const size_t blocks = packed_blocks(dot->columns), x_blocks = packed_x_blocks(dot->columns);
+    const size_t block_bytes = four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES;
     const unsigned char *block = dot->weight + (size_t)(output / PACKED_OUTPUTS) * blocks * block_bytes;
     const struct packed_x *x[TILE_ROWS];
     vec sum[TILE_ROWS][VECTORS];
     float stored[TILE_ROWS * PACKED_OUTPUTS];
     UNROLL for (int r = 0; r < rows; r++) {
-        x[r] = dot->x + (size_t)(row + r) * blocks;
+        x[r] = dot->x + (size_t)(row + r) * x_blocks;
         UNROLL for (int v = 0; v < VECTORS; v++) sum[r][v] = vec_zero();
     }
     for (size_t b = 0; b < blocks; b++, block += block_bytes) {
@@ -80,6 +106,7 @@ INLINE void dot_tile(const int rows, const bool four, const struct packed_dot *d
     }
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < VECTORS; v++)
         vec_store(stored + r * PACKED_OUTPUTS + v * LANES, sum[r][v]);
+    add_outliers(dot, output, row, rows, stored);
     packed_store(dot, output, row, rows, stored);
 }
 
@@ -119,32 +146,51 @@ static void dot(const struct packed_dot *dot) {
 
 // ---- Activations
 
-INLINE void quantize_group(const float *x, struct packed_x *out, int group) {
+INLINE void quantize_group(const float *x, struct packed_x *block, int group, float *most, float *next) {
     enum { PARTS = PACKED_GROUP / LANES };
-    vec part[PARTS], largest = vec_zero(), odd = vec_zero();
+    vec part[PARTS], largest = vec_zero(), second = vec_zero(), odd = vec_zero();
     UNROLL for (int i = 0; i < PARTS; i++) {
         part[i] = vec_load(x + i * LANES);
         largest = vec_max(vec_abs(part[i]), largest);
         odd = vec_fma(part[i], vec_zero(), odd); // what is not finite is to be noticed
     }
-    float most = vec_largest(largest);
+    *most = vec_largest(largest);
+    UNROLL for (int i = 0; i < PARTS; i++) second = vec_max(vec_below(vec_abs(part[i]), vec_set(*most)), second);
+    *next = vec_largest(second);
     bool finite = vec_is_zero(odd);
-    float inverse = finite && most > 0 ? 127 / most : 0;
+    float inverse = finite && *most > 0 ? 127 / *most : 0;
     words sum = words_set(0);
     UNROLL for (int i = 0; i < PARTS; i++)
-        sum = words_add(sum, narrow(out->value + group * PACKED_GROUP + i * LANES,
+        sum = words_add(sum, narrow(block->value + group * PACKED_GROUP + i * LANES,
                                     finite ? vec_mul(part[i], vec_set(inverse)) : vec_zero()));
-    out->scale[group] = finite ? most / 127 : __builtin_nanf("");
-    out->sum[group] = words_sum(sum);
+    block->scale[group] = finite ? *most / 127 : __builtin_nanf("");
+    block->sum[group] = words_sum(sum);
+    if (!finite) *most = *next = 0; // no outlier
 }
 
-static void quantize(const float *x, int columns, struct packed_x *out) {
-    for (; columns >= PACKED_COLUMNS; columns -= PACKED_COLUMNS, x += PACKED_COLUMNS, out++)
-        for (int group = 0; group < GROUPS; group++) quantize_group(x + group * PACKED_GROUP, out, group);
-    if (columns == 0) return;
-    float last[PACKED_COLUMNS] = {0};
-    memcpy(last, x, (size_t)columns * sizeof *x);
-    for (int group = 0; group < GROUPS; group++) quantize_group(last + group * PACKED_GROUP, out, group);
+static void quantize_again(const float *x, struct packed_x *block, int group, float *most, float *next) {
+    quantize_group(x, block, group, most, next);
 }
 
-const struct packed_kernels KERNELS = {KERNELS_NAME, quantize, dot};
+static void quantize(const float *x, int columns, struct packed_x *row) {
+    struct packed_found found = {.list.count = 0};
+    float last[PACKED_COLUMNS], most, next;
+    for (int first = 0; first < columns; first += PACKED_COLUMNS) {
+        const float *from = x + first;
+        if (columns - first < PACKED_COLUMNS) {
+            memset(last, 0, sizeof last);
+            memcpy(last, from, (size_t)(columns - first) * sizeof *x);
+            from = last;
+        }
+        for (int group = 0; group < GROUPS; group++) {
+            quantize_group(from + group * PACKED_GROUP, row + first / PACKED_COLUMNS, group, &most, &next);
+            if (most <= OUTLIER_TIMES * next || most == 0) continue;
+            int at = group * PACKED_GROUP;
+            while (from[at] != most && from[at] != -most) at++;
+            packed_note(&found, first + at, from[at], next);
+        }
+    }
+    packed_end_row(&found, x, columns, row, quantize_again);
+}
+
+const struct packed_kernels KERNELS = {KERNELS_NAME, quantize, dot, add_outliers};

@@ -149,7 +149,7 @@ enum { DEVICE_COUNT = sizeof DEVICES / sizeof DEVICES[0] };
 
 // Activations as a device multiplies them, where it does so in int8: `rows` rows of x, one after another.
 static inline void as_packed(const struct cpu *cpu, const float *x, int rows, int columns, float *seen) {
-    size_t blocks = packed_blocks(columns);
+    size_t blocks = packed_x_blocks(columns);
     struct packed_x *packed = allocate(blocks, sizeof *packed);
     for (int r = 0; r < rows; r++, x += columns, seen += columns) {
         cpu->packed->quantize(x, columns, packed);
@@ -158,6 +158,8 @@ static inline void as_packed(const struct cpu *cpu, const float *x, int rows, in
             int at = k % PACKED_COLUMNS;
             seen[k] = block->scale[at / PACKED_GROUP] * (float)block->value[at];
         }
+        const struct packed_outliers *list = packed_outliers_of(packed, columns);
+        for (int i = 0; i < list->count; i++) seen[list->at[i].column] = list->at[i].x;
     }
     free(packed);
 }

@@ -27,9 +27,17 @@ struct product_case {
     bool accumulate;
 };
 
+// Every other time with outliers, more of them than a row can keep.
+static float *activations(struct random *random, int rows, int columns) {
+    float *x = random_floats(random, (size_t)rows * (size_t)columns);
+    int outliers = random_below(random, 2) * columns * rows / 40;
+    for (int i = 0; i < outliers; i++) x[random_below(random, rows * columns)] *= 100;
+    return x;
+}
+
 static struct product_case case_of(struct random *random, enum weight_format format, int outputs, int columns, int rows) {
     return (struct product_case){.weight = random_matrix(random, format, outputs, columns, 0),
-                                 .x = random_floats(random, (size_t)rows * (size_t)columns),
+                                 .x = activations(random, rows, columns),
                                  .bias = random_below(random, 2) ? random_floats(random, (size_t)outputs) : NULL,
                                  .y = random_floats(random, (size_t)rows * (size_t)outputs),
                                  .rows = rows,
@@ -46,7 +54,7 @@ static void case_free(struct product_case *c) {
 // Quantized rows, with padding that must not matter.
 static struct packed_x *quantized(const struct packed_kernels *kernels, const struct product_case *c) {
     const struct matrix *weight = &c->weight.matrix;
-    size_t blocks = packed_blocks(weight->columns);
+    size_t blocks = packed_x_blocks(weight->columns);
     size_t rows = ((size_t)c->rows + PACKED_ROWS - 1) / PACKED_ROWS * PACKED_ROWS;
     struct packed_x *x = allocate(rows * blocks, sizeof *x);
     memset(x, 0xff, rows * blocks * sizeof *x);
@@ -75,7 +83,7 @@ static float *multiplied(const struct packed_kernels *kernels, const struct prod
 static void check_product(const char *name, const struct product_case *c, const struct packed_x *x, const float *y,
                           int step) {
     const struct matrix *weight = &c->weight.matrix;
-    size_t blocks = packed_blocks(weight->columns);
+    size_t blocks = packed_x_blocks(weight->columns);
     for (int r = 0; r < c->rows; r++)
         for (int o = r % step; o < weight->rows; o += step) {
             size_t at = (size_t)r * (size_t)weight->rows + (size_t)o;
@@ -89,6 +97,13 @@ static void check_product(const char *name, const struct product_case *c, const 
                 group *= (double)block->scale[k % PACKED_COLUMNS / PACKED_GROUP];
                 sum += group;
                 size += fabs(group);
+            }
+            const struct packed_outliers *list = packed_outliers_of(x + (size_t)r * blocks, weight->columns);
+            for (int i = 0; i < list->count; i++) {
+                double one = weight_at(weight, o, list->at[i].column) * (double)list->at[i].x;
+                sum += one;
+                size += fabs(one);
+                groups++;
             }
             if (!(fabs((double)y[at] - sum) <= (groups + 4) * 0x1p-23 * size))
                 fail_msg("%s, %s, %d x %d, row %d of %d, output %d: found %.9g, expected %.9g", name,
@@ -143,41 +158,82 @@ static void products_of_real_shapes(void **unused) {
 
 // ---- Quantizing
 
+// Of a row of a few hundred columns: each value within half a step, sums as they are, and the same by all kernels.
+static void check_row(const float *x, int columns, const struct packed_x *row) {
+    const struct packed_outliers *list = packed_outliers_of(row, columns);
+    for (size_t group = 0; group < 2 * packed_blocks(columns); group++) {
+        const struct packed_x *block = &row[group / 2];
+        const float scale = block->scale[group % 2];
+        int sum = 0;
+        bool finite = true;
+        for (int k = 0; k < PACKED_GROUP; k++) {
+            int column = (int)group * PACKED_GROUP + k, value = block->value[group % 2 * PACKED_GROUP + k];
+            float seen = scale * (float)value, wanted = column < columns ? x[column] : 0;
+            for (int i = 0; i < list->count; i++)
+                if (list->at[i].column == column) {
+                    assert_int_equal(value, 0);
+                    seen = list->at[i].x;
+                }
+            sum += value;
+            finite &= (bool)isfinite(wanted);
+            if (!isnan(scale)) assert_true(fabs((double)seen - (double)wanted) <= 0.5001 * (double)scale);
+        }
+        assert_int_equal(sum, block->sum[group % 2]);
+        assert_int_equal(isnan(scale), !finite);
+    }
+}
+
 static void quantizing(void **unused) {
     (void)unused;
-    enum { COLUMNS = 200 };
+    enum { COLUMNS = 500 };
     struct random random = {33};
-    struct packed_x plain[4], packed[4];
+    size_t blocks = packed_x_blocks(COLUMNS);
+    struct packed_x *plain = calloc(blocks, sizeof *plain), *packed = calloc(blocks, sizeof *packed);
+    assert_non_null(plain);
+    assert_non_null(packed);
+    int outliers = 0;
     for (int i = 0; i < 300; i++) {
         float x[COLUMNS];
         for (int k = 0; k < COLUMNS; k++) x[k] = random_float(&random) * (k / 32 == i % 7 ? 1e-30f : 1);
+        for (int k = 0; k < i % 16; k++) x[random_below(&random, COLUMNS)] *= 50;
         if (i % 5 == 0) memset(x, 0, 64 * sizeof *x);
         if (i % 4 == 1) x[i % COLUMNS] = (float[]){NAN, INFINITY, -INFINITY, 1e38f}[i / 4 % 4];
         packed_c.quantize(x, COLUMNS, plain);
-        for (int k = 0; k < 4 * PACKED_COLUMNS; k++) {
-            const struct packed_x *block = &plain[k / PACKED_COLUMNS];
-            float scale = block->scale[k % PACKED_COLUMNS / PACKED_GROUP], value = k < COLUMNS ? x[k] : 0;
-            if (isnan(scale)) continue; // below
-            double off = fabs((double)scale * block->value[k % PACKED_COLUMNS] - (double)value);
-            assert_true(off <= 0.5001 * (double)scale);
-        }
-        for (int group = 0; group < 4 * PACKED_COLUMNS / PACKED_GROUP; group++) {
-            int sum = 0;
-            bool finite = true;
-            for (int k = 0; k < PACKED_GROUP; k++) {
-                sum += plain[group / 2].value[group % 2 * PACKED_GROUP + k];
-                finite &= group * PACKED_GROUP + k >= COLUMNS || isfinite(x[group * PACKED_GROUP + k]);
-            }
-            assert_int_equal(sum, plain[group / 2].sum[group % 2]);
-            assert_int_equal(isnan(plain[group / 2].scale[group % 2]), !finite);
-        }
+        check_row(x, COLUMNS, plain);
+        outliers += packed_outliers_of(plain, COLUMNS)->count;
         for (int level = PACKED_C + 1; level < PACKED_LEVELS; level++) {
             const struct packed_kernels *kernels = packed_kernels_at((enum packed_level)level);
             if (!kernels) continue;
             kernels->quantize(x, COLUMNS, packed);
-            assert_memory_equal(packed, plain, sizeof packed);
+            size_t listed = (size_t)packed_outliers_of(plain, COLUMNS)->count;
+            assert_memory_equal(packed, plain, (blocks - 1) * sizeof *packed + sizeof(int32_t) * (1 + 2 * listed));
         }
     }
+    assert_in_range(outliers, 300, 300 * PACKED_OUTLIERS);
+    free(plain);
+    free(packed);
+}
+
+// The largest ones are kept, whatever comes first.
+static void outliers_that_matter(void **unused) {
+    (void)unused;
+    enum { COLUMNS = 4096, MANY = 2 * PACKED_OUTLIERS };
+    struct random random = {36};
+    struct packed_x *row = calloc(packed_x_blocks(COLUMNS), sizeof *row);
+    float *x = random_floats(&random, COLUMNS);
+    assert_non_null(row);
+    for (int i = 0; i < MANY; i++) x[i * 200 + 7] = (float)(10 + i * 7 % MANY) * (i % 2 ? 1 : -1); // each in a group of its own
+    packed_c.quantize(x, COLUMNS, row);
+    const struct packed_outliers *list = packed_outliers_of(row, COLUMNS);
+    assert_int_equal(list->count, PACKED_OUTLIERS);
+    for (int i = 0; i < PACKED_OUTLIERS; i++) {
+        assert_int_equal(list->at[i].column % 200, 7);
+        assert_true(fabsf(list->at[i].x) >= 10 + MANY - PACKED_OUTLIERS);
+        assert_true(list->at[i].x == x[list->at[i].column]);
+        for (int j = 0; j < i; j++) assert_int_not_equal(list->at[j].column, list->at[i].column);
+    }
+    free(x);
+    free(row);
 }
 
 // What is not finite, in an activation or in a weight, is seen in its row or output and in no other.
@@ -312,6 +368,7 @@ static void outliers(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(quantizing),
+        cmocka_unit_test(outliers_that_matter),
         cmocka_unit_test(products_of_small_shapes),
         cmocka_unit_test(products_of_real_shapes),
         cmocka_unit_test(not_finite),
