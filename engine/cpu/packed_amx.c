@@ -25,7 +25,7 @@ enum {
     GROUPS = PACKED_COLUMNS / PACKED_GROUP,
     LINE = 64,
     GROUP_LINES = PACKED_GROUP / 4, // of weights as bytes
-    PIECE_BLOCKS = 16,              // unpacked at once: they stay in the first cache
+    PIECE_BLOCKS = 8,               // unpacked at once: they and their activations stay in the first cache
     ROWS_MAX = 128,                 // that are multiplied with a piece: they stay in the second
     ROWS_MIN = 6,                   // fewer are faster without tiles
 };
@@ -38,7 +38,7 @@ struct work {
     _Alignas(LINE) int32_t whole[2][GROUPS][PACKED_ROWS][PACKED_OUTPUTS]; // of this block and of the one before
 };
 
-// Tiles 0 to 3 are sums, 4 and 5 activations, 6 and 7 weights.
+// Tiles 0 and 1 are sums, 4 and 5 activations, 6 and 7 weights.
 static void configure(void) {
     static const struct {
         uint8_t palette, start, unused[14];
@@ -106,17 +106,15 @@ static void tile(struct work *work, int piece_blocks, const struct packed_x *x, 
     const size_t x_stride = x_blocks * sizeof *x;
     __m512 sum[PACKED_ROWS];
     UNROLL for (int r = 0; r < PACKED_ROWS; r++) sum[r] = _mm512_load_ps(sums + r * PACKED_OUTPUTS);
-    int b = 0;
-    MULTIPLY(0, 0, 4, 6);
-    MULTIPLY(1, 1, 5, 7);
-    for (b = 1; b < piece_blocks; b++) {
-        MULTIPLY(0, 2, 4, 6);
-        MULTIPLY(1, 3, 5, 7);
+    for (int b = 0; b <= piece_blocks; b++) {
+        if (b < piece_blocks) {
+            MULTIPLY(0, 0, 4, 6);
+            MULTIPLY(1, 1, 5, 7);
+        }
+        if (b == 0) continue;
         fetch_step(fetch);
         add_block(work, b - 1, x + b - 1, x_blocks, sum);
     }
-    fetch_step(fetch);
-    add_block(work, b - 1, x + b - 1, x_blocks, sum);
     UNROLL for (int r = 0; r < PACKED_ROWS; r++) _mm512_store_ps(sums + r * PACKED_OUTPUTS, sum[r]);
 }
 
