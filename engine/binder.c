@@ -5,6 +5,7 @@
 #include "engine/quants/bf16.h"
 #include "engine/quants/f16.h"
 #include "engine/quants/packed.h"
+#include "engine/weight_cache.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -43,10 +44,11 @@ struct binder {
     uint64_t parameters;
     size_t bytes, converted_bytes, memory_bytes;
     size_t bytes_as[WEIGHT_FORMAT_COUNT]; // what `bytes` would be
+    char cache_note[ERROR_MESSAGE_BYTES + 64];
 };
 
 void model_storage_finish(struct model_storage *storage) {
-    if (storage->memory) munmap(storage->memory, storage->memory_bytes);
+    if (storage->map) munmap(storage->map, storage->map_bytes);
     checkpoint_close(&storage->checkpoint);
     *storage = (struct model_storage){0};
 }
@@ -387,6 +389,13 @@ static void load_and_tell(struct loading *loading, const struct binder_loading *
     }
 }
 
+// Conversions are where their pointers will look for them.
+static void place_conversions(struct binder *binder) {
+    for (size_t i = 0; i < binder->conversion_count; i++)
+        if (!binder->conversions[i].stays)
+            *binder->conversions[i].slot = binder->storage->memory + binder->conversions[i].at;
+}
+
 // Room for all conversions, on large pages where there are any; it becomes resident as it is written.
 static int take_memory(struct binder *binder, struct error *error) {
     struct model_storage *storage = binder->storage;
@@ -396,14 +405,101 @@ static int take_memory(struct binder *binder, struct error *error) {
         return error_set(error, ERROR_MEMORY, "%s: out of memory for %.1f MB of weights as %s", anywhere(binder),
                          (double)binder->memory_bytes / 1e6, weight_format_name(binder->weights));
     madvise(memory, binder->memory_bytes, MADV_HUGEPAGE);
-    storage->memory = memory;
-    storage->memory_bytes = binder->memory_bytes;
-    for (size_t i = 0; i < binder->conversion_count; i++)
-        if (!binder->conversions[i].stays) *binder->conversions[i].slot = storage->memory + binder->conversions[i].at;
+    storage->memory = storage->map = memory;
+    storage->memory_bytes = storage->map_bytes = binder->memory_bytes;
+    place_conversions(binder);
     return 0;
 }
 
+// ---- The cache
+
+enum { SAMPLE_EVERY_BYTES = 4 << 20, SAMPLE_BYTES = 512 };
+
+// Place of a byte among the files, wherever they are mapped.
+static uint64_t offset_of(const struct checkpoint *checkpoint, const unsigned char *byte) {
+    uint64_t before = 0;
+    for (size_t i = 0; i < checkpoint->file_count; before += checkpoint->files[i++].bytes)
+        if (byte >= checkpoint->files[i].map && byte < checkpoint->files[i].map + checkpoint->files[i].bytes)
+            return before + (uint64_t)(byte - checkpoint->files[i].map);
+    return before;
+}
+
+// Of what conversions are made from and into: the files' sizes, time and samples of their content, which a training
+// step would change everywhere, and each conversion. Reading all of it would take as long as the cache saves.
+static uint64_t cache_key(const struct binder *binder) {
+    const struct checkpoint *checkpoint = &binder->storage->checkpoint;
+    uint64_t key = weight_cache_sum(0, &checkpoint->modified, sizeof checkpoint->modified);
+    for (size_t i = 0; i < checkpoint->file_count; i++) {
+        const struct checkpoint_file *file = &checkpoint->files[i];
+        key = weight_cache_sum(key, &file->bytes, sizeof file->bytes);
+        for (size_t at = 0; at < file->bytes; at += SAMPLE_EVERY_BYTES)
+            key = weight_cache_sum(key, file->map + at,
+                                   file->bytes - at < SAMPLE_BYTES ? file->bytes - at : SAMPLE_BYTES);
+        if (file->bytes > SAMPLE_BYTES)
+            key = weight_cache_sum(key, file->map + file->bytes - SAMPLE_BYTES, SAMPLE_BYTES);
+    }
+    for (size_t i = 0; i < binder->conversion_count; i++) {
+        const struct conversion *conversion = &binder->conversions[i];
+        const uint64_t facts[] = {conversion->stays ? UINT64_MAX : (uint64_t)conversion->at,
+                                  (uint64_t)conversion->format,
+                                  (uint64_t)conversion->type,
+                                  (uint64_t)conversion->rows,
+                                  (uint64_t)conversion->columns,
+                                  offset_of(checkpoint, conversion->from)};
+        key = weight_cache_sum(key, facts, sizeof facts);
+    }
+    return key;
+}
+
+// Whether the conversions were found in the cache file.
+static bool map_cache(struct binder *binder, const struct binder_loading *how, uint64_t key) {
+    struct model_storage *storage = binder->storage;
+    struct weight_cache_mapping mapping;
+    struct error error;
+    int code = weight_cache_map(how->cache, key, binder->memory_bytes, how->threads, &mapping, &error);
+    if (code) {
+        bool damaged = code != ERROR_NOT_FOUND;
+        snprintf(binder->cache_note, sizeof binder->cache_note, "%s%s", damaged ? "made again: " : "",
+                 damaged ? error.message : "made");
+        return false;
+    }
+    storage->map = mapping.map;
+    storage->map_bytes = mapping.map_bytes;
+    storage->memory = mapping.weights;
+    storage->memory_bytes = binder->memory_bytes;
+    place_conversions(binder);
+    snprintf(binder->cache_note, sizeof binder->cache_note, "mapped from %s", how->cache);
+    return true;
+}
+
+struct telling {
+    const struct binder_loading *how;
+    double next_at;
+};
+
+static void tell_writing(void *user, double share) {
+    struct telling *telling = user;
+    double now = clock_seconds();
+    if (!telling->how->progress || now < telling->next_at) return;
+    telling->how->progress(telling->how->progress_user, "writing the cache", share);
+    telling->next_at = now + INTERVAL_SECONDS;
+}
+
+// What goes wrong here costs the next start some time, and no more.
+static void write_cache(struct binder *binder, const struct binder_loading *how, uint64_t key) {
+    struct telling telling = {how, clock_seconds() + how->quiet_seconds};
+    struct error error;
+    if (weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing, &telling, &error))
+        snprintf(binder->cache_note, sizeof binder->cache_note, "not written: %s", error.message);
+    else
+        snprintf(binder->cache_note + strlen(binder->cache_note), sizeof binder->cache_note - strlen(binder->cache_note),
+                 ": %s", how->cache);
+}
+
 int binder_load(struct binder *binder, const struct binder_loading *how, struct error *error) {
+    bool cached = how->cache && weight_format_packed(binder->weights) && binder->memory_bytes > 0;
+    uint64_t key = cached ? cache_key(binder) : 0;
+    if (cached && map_cache(binder, how, key)) return 0;
     if (how->memory_bytes && binder->converted_bytes > how->memory_bytes)
         return error_set(error, ERROR_MEMORY,
                          "%s: holding the weights as %s needs %.1f MB of memory beside the files, and %.1f MB are free",
@@ -419,7 +515,12 @@ int binder_load(struct binder *binder, const struct binder_loading *how, struct 
     load_and_tell(&loading, how); // all of it where no helper could be started
     for (int i = 0; i < started; i++) pthread_join(helpers[i], NULL);
     pthread_mutex_destroy(&loading.lock);
+    if (cached) write_cache(binder, how, key);
     return 0;
+}
+
+const char *binder_cache_note(const struct binder *binder) {
+    return binder->cache_note;
 }
 
 uint64_t binder_parameters(const struct binder *binder) {

@@ -18,6 +18,8 @@ struct model_storage {
     struct checkpoint checkpoint;
     unsigned char *memory; // conversions; NULL: there are none
     size_t memory_bytes;
+    void *map; // what that memory lies in: taken from the system, or a cache file's
+    size_t map_bytes;
 };
 void model_storage_finish(struct model_storage *storage); // takes one that is all zeros too
 
@@ -54,6 +56,7 @@ struct binder_loading {
     size_t memory_bytes;  // what conversions may take; 0: not known, and not checked
     int threads;          // including the caller's; less than 1 counts as 1
     double quiet_seconds; // progress is told only once loading has taken longer
+    const char *cache;    // a file for conversions to int8 and int4, made where there is none yet; NULL: none
     void (*progress)(void *user, const char *what, double share); // by the caller's thread; may be NULL
     void *progress_user;
 };
@@ -61,6 +64,9 @@ struct binder_loading {
 // Converts what has to be, and reads what stays mapped, so that the first answer need not wait for the disk. Threads
 // end with it. ERROR_MEMORY: conversions need more than memory_bytes; then nothing has been written yet.
 int binder_load(struct binder *binder, const struct binder_loading *loading, struct error *error);
+
+// What became of the cache, in a line for a person; "" without one. Lives as long as the binder.
+const char *binder_cache_note(const struct binder *binder);
 
 uint64_t binder_parameters(const struct binder *binder); // elements bound
 size_t binder_bytes_as(const struct binder *binder, enum weight_format format); // the next one's, in another format

@@ -184,6 +184,8 @@ static int open_model(struct engine *engine, const struct engine_options *option
                           &(struct model_options){.dir = options->model_dir,
                                                   .synthetic = options->synthetic,
                                                   .weights = options->weights,
+                                                  .weights_auto = options->weights_auto,
+                                                  .cache = options->cache,
                                                   .threads = engine->threads,
                                                   .progress = options->progress,
                                                   .progress_user = options->progress_user},
@@ -210,13 +212,15 @@ static int longest_token(const struct tokenizer *tokenizer) {
     return longest < INT_MAX ? (int)longest : INT_MAX;
 }
 
-static void fill_info(struct engine *engine, const struct engine_options *options, double began_at) {
+static void fill_info(struct engine *engine, double began_at) {
     const struct model *model = engine->model;
     struct engine_info *info = &engine->info; // device and what is said of the KV cache are set already
     info->model_name = engine->model_name;
     info->model_names = engine->model_names;
     info->architecture = model->architecture->name;
-    info->weights = weight_format_name(options->weights);
+    info->weights = weight_format_name(model->weights);
+    info->weights_note = model->weights_note;
+    info->cache_note = model->cache_note;
     info->context_tokens = model->config.context;
     info->vocab_size = model->config.vocab;
     info->token_bytes_max = longest_token(engine->tokenizer);
@@ -242,20 +246,20 @@ int engine_open(struct engine **out, const struct engine_options *options, struc
 
     int code;
     if ((code = read_options(engine, options, error))) goto failed;
-    engine->weights = options->weights;
     engine->watch = options->watch;
     engine->watch_user = options->watch_user;
     if (options->model_names && options->model_names[0] &&
         (code = read_names(options->model_names, &engine->model_name, &engine->model_names, error)))
         goto failed;
     if ((code = open_model(engine, options, error))) goto failed;
+    engine->weights = engine->model->weights;
     if ((code = open_cache(engine, options->kv_tokens, free_bytes, error))) goto failed;
     if ((code = allocate(engine, error))) goto failed;
     engine->limits = (struct admission_limits){.vocab_size = engine->model->config.vocab,
                                                .context_tokens = (size_t)engine->model->config.context,
                                                .kv_tokens = engine->info.kv_tokens};
     if ((code = start_thread(engine, error))) goto failed;
-    fill_info(engine, options, began_at);
+    fill_info(engine, began_at);
     *out = engine;
     return 0;
 

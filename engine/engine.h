@@ -76,6 +76,9 @@ struct engine_options {
     const char *model_names;    // what clients may call it, "a,b": the first stands in answers; NULL or "": the
                                 // directory's last component
     enum weight_format weights; // what matrices are held in
+    bool weights_auto;          // instead of that, chosen: bf16 for models of up to 1 GiB, for larger ones int8, or int4
+                                // where int8 does not fit into the memory that is free
+    const char *cache;          // a directory for conversions to int8 and int4, made where it is not there; NULL: none
     const char *stages;         // a name of ENGINE_KERNELS; NULL: the first
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
     int sequences_max;          // sequences decoding at once; 0: ENGINE_SEQUENCES_STANDARD
@@ -111,6 +114,8 @@ struct engine_info {
     const char *model_names;  // all that they may use, with commas between; NULL: only model_name
     const char *architecture; // "phimoe"
     const char *weights;      // "bf16"
+    const char *weights_note; // for a person, where they were chosen: which and why; else ""
+    const char *cache_note;   // for a person: what became of the cache of conversions; "" without one
     const char *device;       // one line for a person: which kernels run where, on how many threads
     int context_tokens;
     int vocab_size;
