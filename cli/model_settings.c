@@ -20,11 +20,9 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "auto", "",
-     "how weights are held in memory; auto: bf16 for models of up to 1 GiB, for larger ones int8, or int4 where int8 does "
-     "not fit"},
+     "how weights are held in memory; auto: bf16 up to 1 GiB, beyond that int8, or int4 if it has to be"},
     {"model.cache", "--cache", "TANDEM_CACHE", SETTING_TEXT, AT(cache), 0, 0, NULL, "", "",
-     "a directory where conversions to int8 and int4 are kept for the next start; none: nowhere; without it "
-     "$XDG_CACHE_HOME/tandem or ~/.cache/tandem"},
+     "where int8 and int4 are kept for the next start: a directory, or none; else ~/.cache/tandem"},
     {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, KERNELS, "cpu", "",
      "cpu is the best for this processor; reference is plain C, to compare with; the others are forced"},
     {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
