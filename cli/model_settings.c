@@ -20,8 +20,8 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "auto", "",
-     "how weights are held in memory; auto: bf16 up to 1 GiB, beyond that int8, or int4 if it has to be"},
-    {"model.cache", "--cache", "TANDEM_CACHE", SETTING_TEXT, AT(cache), 0, 0, NULL, "", "",
+     "how weights are held in memory; auto: bf16 up to 1 GiB, beyond that int8, int4 if need be"},
+    {"model.cache", "--cache", "TANDEM_CACHE", SETTING_PATH, AT(cache), 0, 0, NULL, "", "",
      "where int8 and int4 are kept for the next start: a directory, or none; else ~/.cache/tandem"},
     {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, KERNELS, "cpu", "",
      "cpu is the best for this processor; reference is plain C, to compare with; the others are forced"},
@@ -55,7 +55,8 @@ int model_settings_directory(const struct model_settings *settings, char place[P
 // NULL: no cache.
 static const char *cache_directory(const struct model_settings *settings, char place[PATH_MAX]) {
     const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (strcmp(settings->cache, "none") == 0) return NULL;
+    const char *slash = strrchr(settings->cache, '/'); // in a file, it is a path like any other
+    if (strcmp(slash ? slash + 1 : settings->cache, "none") == 0) return NULL;
     if (settings->cache[0]) return settings->cache;
     int length = base && base[0] == '/'   ? snprintf(place, PATH_MAX, "%s/tandem", base)
                  : home && home[0] == '/' ? snprintf(place, PATH_MAX, "%s/.cache/tandem", home)
