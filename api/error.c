@@ -11,7 +11,7 @@ struct row {
     enum error_code code;
     int status;
     const char *type, *openai_code; // openai_code NULL: null
-    double retry_after_seconds;     // 0: do not say
+    double retry_after_seconds;     // where the error knows of no better one; 0: do not say
     bool never_retry;               // the same request would fail again, so SDKs must not try
 };
 
@@ -83,7 +83,8 @@ void api_error_json(const struct error *error, struct buffer *out) {
 
 void api_error_text(struct buffer *out) {
     enum { CODE_COLUMN = 9, TEXT_COLUMN = 59 };
-    buffer_format(out, "%-*s%-*s%s\n", CODE_COLUMN, "Status", TEXT_COLUMN - CODE_COLUMN, "code (type)", "What happened");
+    buffer_format(out, "%-*s%-*s%s\n", CODE_COLUMN, "Status", TEXT_COLUMN - CODE_COLUMN, "code (type)",
+                  "What happened");
     for (int status = 400; status < 600; status++)
         for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
             if (ROWS[i].status != status) continue;
@@ -104,7 +105,7 @@ void api_reply_error(struct api_reply *reply, const struct error *error) {
     const struct row *row = find(error->code);
     reply->status = row->status;
     reply->content_type = "application/json";
-    reply->retry_after_seconds = row->retry_after_seconds;
+    reply->retry_after_seconds = error->retry_seconds > 0 ? error->retry_seconds : row->retry_after_seconds;
     reply->never_retry = row->never_retry;
     buffer_clear(&reply->body);
     api_error_json(error, &reply->body);

@@ -214,13 +214,21 @@ static double at_least(double value, double least) {
     return value > least ? value : least;
 }
 
+static size_t least_cached(const struct choice *choices, size_t n) {
+    size_t least = SIZE_MAX;
+    for (size_t i = 0; i < n; i++)
+        if (choices[i].ended && choices[i].usage.cached_tokens < least) least = choices[i].usage.cached_tokens;
+    return least < SIZE_MAX ? least : 0;
+}
+
 struct totals {
     size_t prompt_tokens, cached_tokens, completion_tokens;
     size_t decoded_tokens; // all but the first of each answer, which comes of the prompt's last step
     double queue_seconds, prompt_seconds, decode_seconds; // of the slowest job
 };
 
-// A prompt counts once, however many answers it has.
+// A prompt counts once, however many answers it has: as computed by the one that found least of it in the cache. The
+// others found what that one had computed.
 static struct totals total(const struct generation *generation) {
     struct totals sum = {0};
     size_t n = (size_t)generation->parameters.n;
@@ -228,7 +236,7 @@ static struct totals total(const struct generation *generation) {
         const struct choice *choice = &generation->choices[i];
         if (i % n == 0) {
             sum.prompt_tokens += choice->prompt->token_count;
-            sum.cached_tokens += choice->usage.cached_tokens;
+            sum.cached_tokens += least_cached(choice, n);
         }
         size_t tokens = choice->ended ? choice->usage.completion_tokens : choice->tokens_seen;
         sum.completion_tokens += tokens;

@@ -2,6 +2,7 @@
 
 #include "api/json.h"
 #include "api/model_names.h"
+#include "api/ranges.h"
 #include "base/wrap.h"
 
 #include <inttypes.h>
@@ -78,9 +79,11 @@ static const char REQUIRED[] = "required"; // in the place of a default
 #define BOOLEAN(member, ...) AT(member), .type = FIELD_BOOLEAN, .help = __VA_ARGS__
 #define VALUE(member, words, json, ...) \
     AT(member), .type = FIELD_VALUE, .value = words, .schema = json, .absent = REQUIRED, .help = __VA_ARGS__
-#define INTEGER(member, low, high, otherwise, ...) \
+#define INTEGER(...) INTEGER_(__VA_ARGS__) // a range of api/ranges.h is three arguments
+#define INTEGER_(member, low, high, otherwise, ...) \
     AT(member), .type = FIELD_INTEGER, .min = low, .max = high, .standard = otherwise, .help = __VA_ARGS__
-#define NUMBER(member, low, high, otherwise, ...) \
+#define NUMBER(...) NUMBER_(__VA_ARGS__)
+#define NUMBER_(member, low, high, otherwise, ...) \
     AT(member), .type = FIELD_NUMBER, .min = low, .max = high, .standard = otherwise, .help = __VA_ARGS__
 #define READ(function, words, json, otherwise, ...) \
     USE_READ, .type = FIELD_VALUE, .read = function, .value = words, .schema = json, .absent = otherwise, \
@@ -107,16 +110,16 @@ static const struct field FIELDS[] = {
     {"max_completion_tokens", FOR_BOTH, INTEGER(max_completion_tokens, 1, INT32_MAX, NAN,
         "The same as max_tokens.", .absent = "max_tokens")},
     {"n", FOR_BOTH, INTEGER(n, 1, SCHEMA_CHOICES_MAX, 1, "Answers to each prompt.")},
-    {"temperature", FOR_BOTH, NUMBER(temperature, 0, 2, 1, "0: always the most likely token.")},
-    {"top_p", FOR_BOTH, NUMBER(top_p, 0, 1, 1, "Choose among the most likely tokens that make up this share.")},
-    {"top_k", FOR_BOTH, INTEGER(top_k, -1, INT32_MAX, 0, "Choose among so many of the most likely; 0 and -1: all.")},
-    {"min_p", FOR_BOTH, NUMBER(min_p, 0, 1, 0, "Drop what is less likely than this share of the most likely.")},
-    {"repetition_penalty", FOR_BOTH, NUMBER(repetition_penalty, 0.1, 10, NAN,
+    {"temperature", FOR_BOTH, NUMBER(temperature, RANGE_TEMPERATURE, "0: always the most likely token.")},
+    {"top_p", FOR_BOTH, NUMBER(top_p, RANGE_TOP_P, "Choose among the most likely tokens that make up this share.")},
+    {"top_k", FOR_BOTH, INTEGER(top_k, RANGE_TOP_K, "Choose among so many of the most likely; 0 and -1: all.")},
+    {"min_p", FOR_BOTH, NUMBER(min_p, RANGE_MIN_P, "Drop what is less likely than this share of the most likely.")},
+    {"repetition_penalty", FOR_BOTH, NUMBER(repetition_penalty, LIMITS_REPETITION_PENALTY, NAN,
         "Divides the logits of tokens seen in prompt and answer; 1: off.", .absent = "1")},
-    {"repeat_penalty", FOR_BOTH, NUMBER(repeat_penalty, 0.1, 10, NAN, "The same as repetition_penalty.",
+    {"repeat_penalty", FOR_BOTH, NUMBER(repeat_penalty, LIMITS_REPETITION_PENALTY, NAN, "The same as repetition_penalty.",
         .absent = "repetition_penalty")},
-    {"presence_penalty", FOR_BOTH, NUMBER(presence_penalty, -2, 2, 0, "Taken from the logit of each token in the answer.")},
-    {"frequency_penalty", FOR_BOTH, NUMBER(frequency_penalty, -2, 2, 0, "The same, times how often it occurs there.")},
+    {"presence_penalty", FOR_BOTH, NUMBER(presence_penalty, RANGE_PENALTY, "Taken from the logit of each token in the answer.")},
+    {"frequency_penalty", FOR_BOTH, NUMBER(frequency_penalty, RANGE_PENALTY, "The same, times how often it occurs there.")},
     {"logit_bias", FOR_BOTH, READ(read_logit_bias, "an object from token ids to numbers between -100 and 100",
         BIAS_SCHEMA, "{}", "Added to the tokens' logits.")},
     {"seed", FOR_BOTH, READ(read_seed, "an integer of 64 bits",

@@ -29,6 +29,7 @@ static void clean(char *text) {
 static void set(struct error *error, enum error_code code, const char *param, const char *format, va_list args) {
     if (!error) return;
     error->code = code;
+    error->retry_seconds = 0;
     snprintf(error->param, sizeof error->param, "%s", param);
     clean(error->param);
     vsnprintf(error->message, sizeof error->message, format, args);

@@ -45,6 +45,7 @@ struct error {
     enum error_code code;
     char param[ERROR_PARAM_BYTES];     // the request field at fault, or ""
     char message[ERROR_MESSAGE_BYTES]; // always NUL-terminated, always valid UTF-8
+    double retry_seconds;              // of ERROR_BUSY: worth another try then; 0: nobody knows
 };
 
 // Writes code and message into error (which may be NULL) and returns code, so that a failing function can

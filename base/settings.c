@@ -30,6 +30,9 @@ static int refuse(const struct setting *setting, const char *text, const char *s
     case SETTING_PATH:
         buffer_text(&expected, "a text in UTF-8, not empty");
         break;
+    case SETTING_TEXTS:
+        buffer_format(&expected, "a text in UTF-8, not empty, and be given %.0f times at most", setting->most);
+        break;
     case SETTING_CHOICE:
         buffer_format(&expected, "one of: %s", setting->choices);
         break;
@@ -80,6 +83,17 @@ static bool set_path(char **out, const char *text) {
     if (asprintf(&path, "%s%s", home, text + 1) < 0) return false;
     free(*out);
     *out = path;
+    return true;
+}
+
+static bool add_text(struct setting_texts *out, const char *text) {
+    char *copy = strdup(text), **items = copy ? reallocarray(out->items, out->count + 1, sizeof *items) : NULL;
+    if (!items) {
+        free(copy);
+        return false;
+    }
+    out->items = items;
+    out->items[out->count++] = copy;
     return true;
 }
 
@@ -151,6 +165,10 @@ int settings_set(const struct setting_table *table, const struct setting *settin
         if (!utf8_valid(text, strlen(text)) || (setting->type == SETTING_CHOICE && !is_choice(setting->choices, text)))
             break;
         return set_text(out, text) ? 0 : error_set_code(error, ERROR_MEMORY);
+    case SETTING_TEXTS:
+        if (!*text) return 0; // the default: none
+        if (!utf8_valid(text, strlen(text)) || ((struct setting_texts *)out)->count >= (size_t)setting->most) break;
+        return add_text(out, text) ? 0 : error_set_code(error, ERROR_MEMORY);
     case SETTING_INT:
         if (!read_int(text, &number) || !in_range(setting, number)) break;
         *(int *)out = number;
@@ -175,21 +193,34 @@ int settings_set(const struct setting_table *table, const struct setting *settin
 
 int settings_init(const struct setting_table *table, struct error *error) {
     int code = 0;
-    for (size_t i = 0; i < table->count; i++)
-        if (is_text(&table->rows[i])) *(char **)member(table, &table->rows[i]) = NULL;
+    for (size_t i = 0; i < table->count; i++) {
+        void *out = member(table, &table->rows[i]);
+        if (is_text(&table->rows[i])) *(char **)out = NULL;
+        if (table->rows[i].type == SETTING_TEXTS) *(struct setting_texts *)out = (struct setting_texts){0};
+    }
     for (size_t i = 0; i < table->count && !code; i++)
         code = settings_set(table, &table->rows[i], table->rows[i].fallback, "the default", error);
     if (code) settings_finish(table);
     return code;
 }
 
+static void finish_text(char **text) {
+    free(*text);
+    *text = NULL;
+}
+
+static void finish_texts(struct setting_texts *texts) {
+    for (size_t i = 0; i < texts->count; i++) free(texts->items[i]);
+    free(texts->items);
+    *texts = (struct setting_texts){0};
+}
+
 void settings_finish(const struct setting_table *table) {
-    for (size_t i = 0; i < table->count; i++)
-        if (is_text(&table->rows[i])) {
-            char **text = member(table, &table->rows[i]);
-            free(*text);
-            *text = NULL;
-        }
+    for (size_t i = 0; i < table->count; i++) {
+        void *out = member(table, &table->rows[i]);
+        if (is_text(&table->rows[i])) finish_text(out);
+        if (table->rows[i].type == SETTING_TEXTS) finish_texts(out);
+    }
 }
 
 int settings_read_environment(const struct setting_table *tables, size_t table_count, struct error *error) {

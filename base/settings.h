@@ -13,6 +13,7 @@
 
 enum setting_type {
     SETTING_TEXT,    // char *, an owned copy
+    SETTING_TEXTS,   // struct setting_texts: one more each time it is given, `most` of them at most; not in files
     SETTING_CHOICE,  // char *, one of the row's choices
     SETTING_INT,     // int
     SETTING_SIZE,    // size_t; "64K"
@@ -20,6 +21,11 @@ enum setting_type {
     SETTING_NUMBER,  // double
     SETTING_SWITCH,  // bool; its flag alone means true
     SETTING_PATH,    // char *, an owned copy; ~/ is the home directory. In a file it is relative to where that lies
+};
+
+struct setting_texts {
+    char **items; // [count], owned copies
+    size_t count;
 };
 
 struct setting {

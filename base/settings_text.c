@@ -20,7 +20,8 @@ static void number(const struct setting *setting, double value, struct buffer *o
 }
 
 static bool has_range(const struct setting *setting) {
-    return setting->type != SETTING_TEXT && setting->type != SETTING_PATH && setting->type != SETTING_CHOICE && setting->type != SETTING_SWITCH;
+    return setting->type != SETTING_TEXT && setting->type != SETTING_TEXTS && setting->type != SETTING_PATH &&
+           setting->type != SETTING_CHOICE && setting->type != SETTING_SWITCH;
 }
 
 // Of a switch that is off it need not be said.
@@ -29,7 +30,7 @@ static bool has_default(const struct setting *setting) {
 }
 
 static bool has_facts(const struct setting *setting) {
-    return has_range(setting) || has_default(setting) || setting->environment;
+    return has_range(setting) || has_default(setting) || setting->environment || setting->type == SETTING_TEXTS;
 }
 
 // "0 to 65535, default 8080, TANDEM_PORT"
@@ -42,6 +43,10 @@ static void facts(const struct setting *setting, struct buffer *out) {
         if (setting->unit[0]) buffer_format(out, " %s", setting->unit);
         comma = ", ";
     }
+    if (setting->type == SETTING_TEXTS) {
+        buffer_format(out, "may be given %.0f times", setting->most);
+        comma = ", ";
+    }
     if (has_default(setting)) {
         buffer_format(out, "%sdefault %s", comma, setting->fallback);
         comma = ", ";
@@ -52,7 +57,7 @@ static void facts(const struct setting *setting, struct buffer *out) {
 // "--port N", "--weights f32|bf16", "--json"
 static void flag_and_value(const struct setting *setting, struct buffer *out) {
     static const char *const kinds[] = {
-        [SETTING_TEXT] = "TEXT", [SETTING_CHOICE] = "", [SETTING_INT] = "N",   [SETTING_SIZE] = "N",
+        [SETTING_TEXT] = "TEXT", [SETTING_TEXTS] = "TEXT", [SETTING_CHOICE] = "", [SETTING_INT] = "N",   [SETTING_SIZE] = "N",
         [SETTING_SECONDS] = "S", [SETTING_NUMBER] = "X", [SETTING_SWITCH] = "",
         [SETTING_PATH] = "PATH",
     };

@@ -98,6 +98,7 @@ static int open_engine(struct bench *bench, struct error *error) {
     struct engine_options options = {
         .synthetic = strcmp(own.synthetic, "none") == 0 ? NULL : own.synthetic,
         .sequences_max = BENCH_BATCH_MAX,
+        .prefix = PREFIX_OFF, // what is measured, is computed
         .watch = bench_watch,
         .watch_user = bench,
     };

@@ -1,5 +1,5 @@
-// The commands of the tandem program: one row each in main.c, one file each beside it. What help and the man page say of
-// a command comes from its struct.
+// The commands of the tandem program: one row each in main.c, one file each beside it. What help and the man page say
+// of a command comes from its struct.
 #ifndef CLI_COMMAND_H
 #define CLI_COMMAND_H
 
@@ -31,7 +31,7 @@ struct command {
     const char *description; // paragraphs, lines wrapped where they are printed, an empty line in between; may be NULL
     const struct setting_table *tables; // the settings it takes, with their targets; NULL: none
     size_t table_count;
-    const struct example *examples; // up to one whose line is NULL; NULL: none
+    const struct example *examples;          // up to one whose line is NULL; NULL: none
     int (*run)(int count, char **arguments); // those behind the command's name; returns the exit code
 };
 
@@ -49,6 +49,7 @@ int command_misused(const struct command *command, const struct error *error);
 extern const struct command *const COMMANDS[];
 const struct command *command_find(const char *name); // NULL: there is none
 
-extern const struct command bench_command, health_command, inspect_command, serve_command, version_command;
+extern const struct command bench_command, chat_command, generate_command, health_command, inspect_command, serve_command,
+    version_command;
 
 #endif

@@ -50,7 +50,13 @@ void manual_write(struct buffer *out) {
     buffer_text(out, ".TP\n.I ");
     write_text(out, TANDEM_CONFIG_DIR "/" CONFIG_FILE_NAME);
     write_text(out, "The same of a program that is installed.");
+    buffer_text(out, ".TP\n.I $XDG_STATE_HOME/tandem/history\n");
+    write_text(out,
+               "Lines entered in tandem chat, where --history names no other file. Without the variable it lies in "
+               "~/.local/state/tandem.");
     buffer_text(out, ".SH ENVIRONMENT\nThe variables of settings stand with them, under each command.\n"
                      ".TP\n.BR GOMP_SPINCOUNT \", \" OMP_WAIT_POLICY\n");
     write_text(out, "How the threads wait for each other. Where neither is set they spin for a short time only.");
+    buffer_text(out, ".TP\n.B NO_COLOR\n");
+    write_text(out, "Where it is set, and not to nothing, a terminal gets no colours.");
 }

@@ -98,7 +98,10 @@ static int serve(void) {
         .kv_tokens = config.kv_tokens,
         .model_names = config.model_name,
         .prefill_tokens_max = config.prefill_tokens_max,
+        .step_target_seconds = config.token_gap,
+        .queue_seconds_max = config.queue_seconds_max,
     };
+    prefix_mode_parse(config.prefix_cache, &options.prefix); // one of its names: the table of settings knows no other
     struct engine *engine;
     code = model_settings_open(&model, options, &engine, &error);
     if (code) {

@@ -14,6 +14,7 @@ struct batch_sequence {
 
 struct batch {
     int tokens;               // rows in all, at least 1
+    int answers;              // so many of them are answers', the first ones, whole sequences; the rest are prompts'
     const int32_t *token;     // [tokens]
     const int32_t *position;  // [tokens]
     int sequences;

@@ -15,7 +15,6 @@
 #include <string.h>
 
 enum {
-    PROMPT_LOGPROB_ROWS = 64, // logits of a prompt that are held at once
     MODEL_NAME_BYTES_MAX = 200,
 };
 
@@ -69,7 +68,8 @@ static int read_options(struct engine *engine, const struct engine_options *opti
     if ((code = pick(options->sequences_max, ENGINE_SEQUENCES_STANDARD, ENGINE_SEQUENCES_MAX, "sequences_max",
                      &engine->sequences_max, error)))
         return code;
-    if ((code = pick(options->queue_max, ENGINE_QUEUE_STANDARD, ENGINE_QUEUE_MAX, "queue_max", &engine->queue_max, error)))
+    if ((code =
+             pick(options->queue_max, ENGINE_QUEUE_STANDARD, ENGINE_QUEUE_MAX, "queue_max", &engine->queue_max, error)))
         return code;
     if ((code = pick(options->prefill_tokens_max, ENGINE_PREFILL_TOKENS_STANDARD, ENGINE_PREFILL_TOKENS_MAX,
                      "prefill_tokens_max", &engine->prefill_tokens_max, error)))
@@ -77,12 +77,20 @@ static int read_options(struct engine *engine, const struct engine_options *opti
     if ((code = pick(options->threads, machine_cores(""), ENGINE_THREADS_MAX, "threads", &engine->threads, error)))
         return code;
 
-    int prompt_rows =
-        engine->prefill_tokens_max < PROMPT_LOGPROB_ROWS ? engine->prefill_tokens_max : PROMPT_LOGPROB_ROWS;
-    engine->rows_max =
-        engine->prefill_tokens_max > engine->sequences_max ? engine->prefill_tokens_max : engine->sequences_max;
-    engine->outputs_max = prompt_rows > engine->sequences_max ? prompt_rows : engine->sequences_max;
+    // One row of each that decodes, and a chunk of prompts; logits of each, and of prompts whose own are wanted.
+    engine->rows_max = engine->prefill_tokens_max + engine->sequences_max;
+    engine->outputs_max = PROMPT_LOGPROB_ROWS + engine->sequences_max;
+    if (!(options->step_target_seconds >= 0))
+        return error_set_param(error, ERROR_ARGUMENT, "step_target_seconds",
+                               "step_target_seconds is %g; it has to be 0 (none) or more",
+                               options->step_target_seconds);
     engine->scheduler.prefill_tokens_max = engine->prefill_tokens_max;
+    engine->scheduler.step_target_seconds = options->step_target_seconds;
+    engine->prefix_mode = options->prefix;
+    if (!(options->queue_seconds_max >= 0))
+        return error_set_param(error, ERROR_ARGUMENT, "queue_seconds_max",
+                               "queue_seconds_max is %g; it has to be 0 (none) or more", options->queue_seconds_max);
+    engine->queue_seconds_max = options->queue_seconds_max;
 
     return choose_kernels(engine, options->stages ? options->stages : cpu_stages.name, error);
 }
@@ -111,6 +119,7 @@ static int open_cache(struct engine *engine, size_t tokens, size_t free_bytes, s
     engine->info.kv_bytes_per_token = room.page_bytes / KV_PAGE_TOKENS;
     int code = kv_cache_init(&engine->cache, config->layers, config->kv_heads, config->head_dim,
                              kv_cache_pages_for(tokens), error);
+    if (!code) code = prefix_cache_init(&engine->prefix, &engine->cache, engine->prefix_mode != PREFIX_OFF, error);
     if (code) return code;
     engine->stats.kv_pages = (size_t)engine->cache.pages;
     engine->info.kv_tokens = (size_t)engine->cache.pages * KV_PAGE_TOKENS;
@@ -122,6 +131,7 @@ static int allocate(struct engine *engine, struct error *error) {
     size_t outputs = (size_t)engine->outputs_max, logits;
     engine->places = calloc(sequences, sizeof *engine->places);
     engine->shown = calloc(sequences, sizeof *engine->shown);
+    engine->rows = calloc(sequences, sizeof *engine->rows);
     engine->run = calloc(sequences, sizeof *engine->run);
     engine->place_of = calloc(sequences, sizeof *engine->place_of);
     engine->token = calloc(rows, sizeof *engine->token);
@@ -130,8 +140,8 @@ static int allocate(struct engine *engine, struct error *error) {
     if (checked_mul(outputs, (size_t)engine->model->config.vocab, &logits))
         engine->logits = calloc(logits, sizeof *engine->logits);
     engine->waiting = calloc(sequences + (size_t)engine->queue_max, sizeof *engine->waiting);
-    if (engine->places && engine->shown && engine->run && engine->place_of && engine->token && engine->position &&
-        engine->output && engine->logits && engine->waiting)
+    if (engine->places && engine->shown && engine->rows && engine->run && engine->place_of && engine->token &&
+        engine->position && engine->output && engine->logits && engine->waiting)
         return 0;
     return error_set(error, ERROR_MEMORY, "no memory for batches of %d rows and %d outputs", engine->rows_max,
                      engine->outputs_max);
@@ -284,8 +294,10 @@ void engine_close(struct engine *engine) {
     free(engine->token);
     free(engine->place_of);
     free(engine->run);
+    free(engine->rows);
     free(engine->shown);
     free(engine->places);
+    prefix_cache_finish(&engine->prefix);
     kv_cache_finish(&engine->cache);
     tokenizer_close(engine->tokenizer);
     model_close(engine->model);
@@ -324,32 +336,18 @@ int engine_measure(struct engine *engine, const void *memory, size_t bytes, stru
     return error_set(error, ERROR_UNSUPPORTED, "the %s kernels have no limits to measure", engine->stages->name);
 }
 
-// Puts it at the end of the line, unless as many as can run and wait are there already.
-static int enter_line(struct engine *engine, struct sequence *sequence, struct error *error) {
-    int code = 0;
-    pthread_mutex_lock(&engine->lock);
-    if (engine->closing)
-        code = error_set_code(error, ERROR_SHUTDOWN);
-    else if (engine->stats.running + engine->stats.waiting >= engine->sequences_max + engine->queue_max)
-        code = error_set(error, ERROR_BUSY, "%d requests are running and %d are waiting; try again later",
-                         engine->stats.running, engine->stats.waiting);
-    else
-        engine->waiting[engine->stats.waiting++] = sequence;
-    pthread_mutex_unlock(&engine->lock);
-    return code;
-}
-
 int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
                   struct error *error) {
     size_t tokens_max;
     int code = admission_check(request, &engine->limits, &tokens_max, error);
     if (code) return code;
     struct sequence *sequence;
-    code = sequence_create(&sequence, request, tokens_max, &engine->sequence_model, &engine->bell, error);
+    code = sequence_create(&sequence, request, tokens_max, engine->prefix_mode == PREFIX_ANSWERS,
+                           &engine->sequence_model, &engine->bell, error);
     if (code) return code;
 
     struct engine_job *job = sequence->job; // the sequence may end before this function does
-    code = enter_line(engine, sequence, error);
+    code = line_enter(engine, sequence, error);
     if (code) {
         sequence_destroy(sequence);
         engine_job_release(job);
@@ -378,4 +376,15 @@ int engine_text_tokens(const struct engine *engine, const char *text, size_t byt
 
 const char *engine_token_text(const struct engine *engine, int32_t id, size_t *bytes) {
     return tokenizer_piece(engine->tokenizer, id, bytes);
+}
+
+bool prefix_mode_parse(const char *name, enum prefix_mode *out) {
+#define PREFIX_MATCH(mode, text) \
+    if (strcmp(name, text) == 0) { \
+        *out = mode; \
+        return true; \
+    }
+    PREFIX_MODES(PREFIX_MATCH)
+#undef PREFIX_MATCH
+    return false;
 }

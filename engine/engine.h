@@ -26,7 +26,7 @@ enum {
 };
 
 // What they are where they are 0. Macros, so that help texts can be made of them.
-#define ENGINE_SEQUENCES_STANDARD 16
+#define ENGINE_SEQUENCES_STANDARD 32
 #define ENGINE_QUEUE_STANDARD 64
 #define ENGINE_PREFILL_TOKENS_STANDARD 512
 
@@ -66,6 +66,21 @@ enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
     X("avx-vnni", "AVX2, and AVX-VNNI for int8 and int4") \
     X("avx512", "AVX-512, and its VNNI for int8 and int4") \
     X("amx", "AVX-512, and AMX for bf16, int8 and int4")
+// What of a request is kept, so that others which begin with it need not compute it again. One row each: its name on the
+// command line. Keys and values of prompts are the same to the bit however they were computed, so with the first of
+// these no answer depends on what was asked before. Those of answers are computed one by one, in other arithmetic (f32
+// even where prompts are multiplied in bf16): with them a conversation's next turn reads less, and the last bits of its
+// log-probabilities may depend on whether they were still there.
+#define PREFIX_MODES(X) \
+    X(PREFIX_PROMPTS, "prompts") \
+    X(PREFIX_ANSWERS, "answers") /* and prompts */ \
+    X(PREFIX_OFF, "off")
+
+enum prefix_mode {
+#define PREFIX_ENUM(name, text) name,
+    PREFIX_MODES(PREFIX_ENUM)
+#undef PREFIX_ENUM
+};
 
 struct engine_step; // below, at "Watching"
 
@@ -88,6 +103,10 @@ struct engine_options {
                                 // A request without a limit (tokens_max -1) reserves all that the context has left:
                                 // with less than sequences_max contexts here, such requests wait for each other
     int prefill_tokens_max;     // prompt tokens in one step; 0: ENGINE_PREFILL_TOKENS_STANDARD
+    double step_target_seconds; // fewer of them while answers are being written, so that a step takes no longer; 0: no
+                                // target
+    double queue_seconds_max;   // a job that has waited so long for its turn ends with ERROR_BUSY; 0: it waits on
+    enum prefix_mode prefix;    // what is kept for requests that begin alike
 
     // Called from the opening thread once loading has taken a second, and then ten times a second at most: what is
     // being done, and the share done (0..1).
@@ -135,9 +154,11 @@ const struct engine_info *engine_info(const struct engine *engine); // lives as 
 
 struct engine_stats {
     int running, waiting;          // sequences and jobs, now
-    size_t kv_pages, kv_pages_used;
+    size_t kv_pages, kv_pages_used; // used: by the running sequences
+    size_t kv_pages_kept;           // by nobody, but kept in case a prompt begins with what they hold
     uint64_t steps;                // finished steps since the start
     uint64_t prompt_tokens, completion_tokens; // computed since the start
+    uint64_t cached_tokens;        // of prompts, found in kept pages instead, since the start
     double step_running_seconds;   // how long the step in progress has been running; 0: none is
 };
 void engine_stats(struct engine *engine, struct engine_stats *out); // any thread; never waits for a step
@@ -173,7 +194,7 @@ struct engine_stage_work {
 };
 
 struct engine_step {
-    bool prefill;   // a chunk of one prompt, or else one token for each sequence that decodes
+    bool prefill;   // rows of prompts are among its tokens, or else it is one for each sequence that decodes
     int tokens;
     double seconds; // from the end of the step before, unless the engine waited for work
     struct engine_stage_work stages[ENGINE_STAGE_COUNT]; // their seconds add up to the step's
@@ -304,9 +325,13 @@ struct engine_request {
     bool ignore_eos;      // go on after the model's end-of-turn tokens
     bool want_logprobs;   // each token's log-probability
     int top_logprobs;     // and that many alternatives, 0..20
-    bool prompt_logprobs; // the prompt's tokens too, before the first new one
+    bool prompt_logprobs; // the prompt's tokens too, before the first new one: all of it is computed
     bool strip_space;     // the answer is a text of its own, as in a chat: the one space that the tokenizer puts in
                           // front of a text is not part of it. Otherwise the answer continues the prompt's text
+
+    uint64_t salt;        // who asks, as a number. Prompts are found in the cache only where the same one has sent
+                          // them: how fast an answer comes tells nobody else what was asked. And places are shared
+                          // out among those who ask, not among what they ask
 
     // Called from the engine thread when an event is queued where there was none. Must return at once, may not
     // call the engine, and may not wait for a lock that its owner holds while releasing the job. NULL: never.
@@ -316,7 +341,8 @@ struct engine_request {
 
 struct engine_job;
 
-// Checks and queues a request. Any thread. ERROR_CONTEXT_LENGTH names both numbers; ERROR_BUSY: the queue is full.
+// Checks and queues a request. Any thread. ERROR_CONTEXT_LENGTH names both numbers; ERROR_BUSY: the queue is full,
+// and the error's retry_seconds say when it is worth another try, going by how fast jobs have ended.
 int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
                   struct error *error);
 
@@ -343,7 +369,8 @@ struct engine_token {
 };
 
 struct engine_usage {
-    size_t prompt_tokens, cached_tokens;
+    size_t prompt_tokens;
+    size_t cached_tokens;     // of these, found in the prefix cache
     size_t completion_tokens; // those that events told of; the end-of-turn token is not among them
     double queue_seconds, prompt_seconds, decode_seconds;
 };
@@ -380,6 +407,7 @@ const char *finish_reason_text(enum finish_reason reason);
 const char *weight_format_name(enum weight_format format);
 size_t weight_format_bytes(enum weight_format format, int rows, int columns); // of a matrix
 enum weight_format weight_format_fine(enum weight_format format); // for embedding and head where others are in `format`
+bool prefix_mode_parse(const char *name, enum prefix_mode *out); // false for an unknown name
 bool weight_format_parse(const char *name, enum weight_format *out);
 
 #endif

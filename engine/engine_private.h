@@ -7,6 +7,7 @@
 #include "engine/job.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
+#include "engine/pace.h"
 #include "engine/profile.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
@@ -14,6 +15,8 @@
 #include "engine/tokenizer.h"
 
 #include <pthread.h>
+
+enum { PROMPT_LOGPROB_ROWS = 64 }; // logits of prompts that are held at once
 
 struct engine_measurement { // that another thread waits for
     const void *memory;
@@ -35,6 +38,8 @@ struct engine {
     int rows_max, outputs_max; // of one batch
     enum weight_format weights;
     const char *kernels; // a name of ENGINE_KERNELS
+    enum prefix_mode prefix_mode;
+    double queue_seconds_max;                                  // 0: none
     void (*watch)(void *user, const struct engine_step *step); // NULL: nobody does
     void *watch_user;
 
@@ -43,10 +48,12 @@ struct engine {
     struct profile *profile; // around the stages while somebody watches, else NULL
     struct forward *forward;
     struct kv_cache cache;
-    int pages_reserved; // promised to the running sequences
+    struct prefix_cache prefix; // whose pages are whose
+    uint64_t admitted;          // sequences, ever
     struct scheduler scheduler;
     struct sequence **places;         // [sequences_max] the running ones; NULL: free
     struct scheduler_sequence *shown; // [sequences_max] what the scheduler saw of them
+    int *rows;                        // [sequences_max] and what it said
     int32_t *token, *position;        // [rows_max] the batch
     int32_t *output;                  // [outputs_max]
     struct batch_sequence *run;       // [sequences_max]
@@ -64,12 +71,27 @@ struct engine {
     bool closing;
     struct sequence **waiting; // [sequences_max + queue_max] the line, its head first
     struct engine_stats stats; // waiting is its length
-    double step_started_at;    // 0: no step is in progress
+    struct pace pace;
+    double step_started_at;                 // 0: no step is in progress
     struct engine_measurement *measurement; // NULL: none is wanted
 };
 
 // The last component of the real path, for "models/demo/" and "." have one too. The caller frees it; NULL: no memory.
 char *engine_model_name(const char *dir);
+
+// line.c, any thread's: puts a sequence at the end of the line. ERROR_BUSY, and it is the caller's still: the line is
+// full.
+int line_enter(struct engine *engine, struct sequence *sequence, struct error *error);
+
+// line.c, the engine thread's: ends the sequence at a place (error NULL: it went well), those that were cancelled or
+// have waited too long, all; admits who fits; sleeps until there is something to look at; counts pages for the
+// statistics, with the lock held.
+void line_end(struct engine *engine, int place, const struct error *error);
+void line_end_leaving(struct engine *engine);
+void line_end_all(struct engine *engine);
+void line_admit(struct engine *engine);
+void line_sleep(struct engine *engine);
+void line_count_pages(struct engine *engine);
 
 // The engine thread, from devices opened (or open_error) to devices closed. argument: the engine.
 void *engine_run(void *argument);

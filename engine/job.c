@@ -2,10 +2,14 @@
 
 #include "base/checked.h"
 
+#include <math.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+enum { BELL_SECONDS_MAX = 1000000 }; // longer is for ever
 
 // Two locks: `lock` guards the ring and is held for moments; `waking` is held while wake runs, so that a release
 // can wait for a call under way, while a wake that meets a reader of the ring never waits for it.
@@ -33,7 +37,11 @@ struct engine_job {
 void job_bell_init(struct job_bell *bell) {
     *bell = (struct job_bell){0};
     pthread_mutex_init(&bell->lock, NULL);
-    pthread_cond_init(&bell->changed, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&bell->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
 }
 
 void job_bell_finish(struct job_bell *bell) {
@@ -51,6 +59,23 @@ void job_bell_ring(struct job_bell *bell) {
 void job_bell_wait(struct job_bell *bell) {
     pthread_mutex_lock(&bell->lock);
     while (!bell->rung) pthread_cond_wait(&bell->changed, &bell->lock);
+    bell->rung = false;
+    pthread_mutex_unlock(&bell->lock);
+}
+
+void job_bell_wait_for(struct job_bell *bell, double seconds) {
+    if (seconds > BELL_SECONDS_MAX) {
+        job_bell_wait(bell);
+        return;
+    }
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    double sum = (double)until.tv_nsec * 1e-9 + (seconds > 0 ? seconds : 0), whole = floor(sum);
+    until.tv_sec += (time_t)whole;
+    until.tv_nsec = (long)((sum - whole) * 1e9);
+
+    pthread_mutex_lock(&bell->lock);
+    while (!bell->rung && pthread_cond_timedwait(&bell->changed, &bell->lock, &until) == 0) continue;
     bell->rung = false;
     pthread_mutex_unlock(&bell->lock);
 }

@@ -63,3 +63,9 @@ bool kv_cache_give(struct kv_cache *cache, int32_t page) {
     cache->pages_used--;
     return true;
 }
+
+void kv_cache_copy(const struct kv_cache *cache, int32_t from, int32_t to) {
+    size_t layer_bytes = cache->data_bytes / (size_t)cache->layers / (size_t)cache->pages;
+    for (int layer = 0; layer < cache->layers; layer++)
+        memcpy(kv_cache_block(cache, layer, to, 0, 0), kv_cache_block(cache, layer, from, 0, 0), layer_bytes);
+}

@@ -35,6 +35,9 @@ int32_t kv_cache_take(struct kv_cache *cache);
 // Gives it back. False, and nothing has changed, for a page that is not taken or does not exist: a caller's bug.
 bool kv_cache_give(struct kv_cache *cache, int32_t page);
 
+// Copies what a page holds, of all layers, to another that is taken too.
+void kv_cache_copy(const struct kv_cache *cache, int32_t from, int32_t to);
+
 // Pages that so many tokens need.
 static inline int kv_cache_pages_for(size_t tokens) {
     return (int)((tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);

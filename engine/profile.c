@@ -87,6 +87,11 @@ static const char *describe(const void *state) {
     return profile->inner->describe(profile->state);
 }
 
+static void rows_are(void *state, enum row_kind kind) {
+    struct profile *profile = state;
+    if (profile->inner->rows_are) profile->inner->rows_are(profile->state, kind);
+}
+
 static void embed(void *state, const struct matrix *table, const int32_t *token, int rows, float *x) {
     struct profile *profile = state;
     double began_at = clock_seconds();
@@ -166,6 +171,7 @@ static void experts(void *state, const struct layer *layer, const struct routing
 const struct stages profile_stages = {
     .name = "profile",
     .describe = describe,
+    .rows_are = rows_are,
     .embed = embed,
     .norm = norm,
     .linear = linear,

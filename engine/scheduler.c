@@ -1,31 +1,84 @@
 #include "engine/scheduler.h"
 
-// The first prompt at or behind the turn that may run, going round; count when there is none.
-static size_t find_prompt(const struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count) {
+static bool prefills(const struct scheduler_sequence *sequence) {
+    return !sequence->paused && sequence->prompt_left > 0;
+}
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+// How many more rows a sequence of a step in which it has `rows` could have, of so many that are left.
+static int more(const struct scheduler_sequence *sequence, int rows, int left) {
+    size_t rest = sequence->prompt_left - (size_t)rows;
+    if (rest < (size_t)left) left = (int)rest;
+    return sequence->rows_max > 0 ? smaller(left, sequence->rows_max - rows) : left;
+}
+
+// The first prompt at or behind the turn, going round; count when there is none.
+static size_t whose_turn(const struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count) {
     for (size_t i = 0; i < count; i++) {
         size_t at = (scheduler->turn % count + i) % count;
-        if (!sequences[at].paused && sequences[at].prompt_left > 0) return at;
+        if (prefills(&sequences[at])) return at;
     }
     return count;
 }
 
-static bool any_decodes(const struct scheduler_sequence *sequences, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        if (!sequences[i].paused && sequences[i].prompt_left == 0) return true;
-    return false;
+// Of the prompts that could have more rows, the one with the fewest left; count when there is none.
+static size_t shortest(const struct scheduler_sequence *sequences, size_t count, const int *rows) {
+    size_t best = count;
+    for (size_t i = 0; i < count; i++) {
+        if (!prefills(&sequences[i]) || more(&sequences[i], rows[i], 1) == 0) continue;
+        if (best == count || sequences[i].prompt_left < sequences[best].prompt_left) best = i;
+    }
+    return best;
 }
 
-struct schedule scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count) {
-    size_t prompt = find_prompt(scheduler, sequences, count);
-    bool prefills = prompt < count, decodes = any_decodes(sequences, count);
-    if (decodes && !(prefills && scheduler->decoded_last)) {
-        scheduler->decoded_last = true;
-        return (struct schedule){.kind = SCHEDULE_DECODE};
-    }
-    if (!prefills) return (struct schedule){.kind = SCHEDULE_NOTHING};
+static int chunk_of(const struct scheduler *scheduler, bool decodes) {
+    int most = scheduler->prefill_tokens_max;
+    if (!decodes || scheduler->step_target_seconds <= 0) return most;
+    return scheduler->chunk > SCHEDULER_CHUNK_MIN ? smaller((int)scheduler->chunk, most)
+                                                  : smaller(SCHEDULER_CHUNK_MIN, most);
+}
 
-    size_t left = sequences[prompt].prompt_left, most = (size_t)scheduler->prefill_tokens_max;
-    scheduler->decoded_last = false;
-    scheduler->turn = prompt + 1;
-    return (struct schedule){SCHEDULE_PREFILL, prompt, (int)(left < most ? left : most)};
+// Deals the chunk out; returns how much of it was used.
+static int deal(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int chunk,
+                int *rows) {
+    size_t at = whose_turn(scheduler, sequences, count);
+    int left = chunk, share = chunk / SCHEDULER_TURN_SHARE;
+    if (at < count) {
+        scheduler->turn = at + 1;
+        rows[at] = more(&sequences[at], 0, share > 0 ? share : 1);
+        left -= rows[at];
+    }
+    while (left > 0 && (at = shortest(sequences, count, rows)) < count) {
+        int some = more(&sequences[at], rows[at], left);
+        rows[at] += some;
+        left -= some;
+    }
+    return chunk - left;
+}
+
+int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int *rows) {
+    int decoding = 0;
+    for (size_t i = 0; i < count; i++) {
+        rows[i] = !sequences[i].paused && sequences[i].prompt_left == 0;
+        decoding += rows[i];
+    }
+    scheduler->planned = deal(scheduler, sequences, count, chunk_of(scheduler, decoding > 0), rows);
+    return decoding + scheduler->planned;
+}
+
+// The time of a step grows with its chunk, but not from nothing: t = a + b · chunk. From any chunk, chunk · target / t
+// lies nearer to the one that takes as long as the target, on the same side of it; so the chunk settles there. It grows
+// by no more than twice at once, and only by steps that used all of it.
+void scheduler_measured(struct scheduler *scheduler, double seconds) {
+    double target = scheduler->step_target_seconds;
+    if (target <= 0 || scheduler->planned == 0 || seconds <= 0) return;
+    double chunk = scheduler->chunk > SCHEDULER_CHUNK_MIN ? scheduler->chunk : SCHEDULER_CHUNK_MIN;
+    double wanted = scheduler->planned * target / seconds, most = scheduler->prefill_tokens_max;
+    if (seconds <= target && scheduler->planned < (int)chunk) return;
+    if (seconds > target ? wanted > chunk : wanted < chunk) return;
+    scheduler->chunk = wanted > 2 * chunk ? 2 * chunk : wanted;
+    if (scheduler->chunk > most) scheduler->chunk = most;
 }

@@ -1,34 +1,44 @@
-// The scheduler: who runs in the next step. Pure and deterministic: it is shown every live sequence and names
-// the rows of the next step; it calls no device, reads no clock, allocates nothing. A sequence keeps its place
-// in the array as long as it lives, which is what makes turns fair; a free place is shown as a paused one.
+// The scheduler: who runs in the next step. Pure and deterministic: it is shown every live sequence and says how many
+// rows of each the next step computes; it calls no device, reads no clock, allocates nothing. A sequence keeps its
+// place in the array as long as it lives, which is what makes turns fair; a free place is shown as a paused one.
 //
-// Two kinds of step take turns while both have work: one token for every sequence that decodes, or one bounded
-// chunk of one prompt. So a running stream waits for at most one chunk, and prompts take their chunks in turn.
+// Every step computes one token of every sequence that decodes, and beside them a bounded number of rows of prompts,
+// the chunk. So a running stream waits for no more than one chunk. The chunk is what a target for the time of such a
+// step allows, going by how long the steps before have taken; without a target, or while nobody decodes, it is as large
+// as it may be.
+//
+// Prompts share the chunk like this: one part in TURN_SHARE goes to them in turns, whatever their length; the rest to
+// the one that needs least, then to the next. So short prompts hardly wait for long ones, and a long one, of P prompts
+// that there are, gets at least that part of a chunk in every P steps, however many short ones come.
 #ifndef ENGINE_SCHEDULER_H
 #define ENGINE_SCHEDULER_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
+enum {
+    SCHEDULER_TURN_SHARE = 4,
+    SCHEDULER_CHUNK_MIN = 64, // a chunk is at least so long: reading the weights for it takes most of its time anyway
+};
+
 struct scheduler_sequence { // what the scheduler needs to know of a sequence
     size_t prompt_left;     // prompt tokens not yet computed; 0: it decodes
+    int rows_max;           // of its prompt in one step; 0: no bound of its own
     bool paused;            // its reader is slow, or the place is free: leave it out
 };
 
-enum scheduler_kind { SCHEDULE_NOTHING, SCHEDULE_PREFILL, SCHEDULE_DECODE };
-
 struct scheduler {
-    int prefill_tokens_max;
-    bool decoded_last; // the step before was a decode step
-    size_t turn;       // the place whose prompt comes first in the next prefill step
+    int prefill_tokens_max;     // rows of prompts in one step
+    double step_target_seconds; // of one that decodes and computes prompts; 0: none
+    size_t turn;                // the place whose prompt comes first in the next step
+    double chunk;               // rows of prompts that the target allows; 0: nothing is known yet
+    int planned;                // rows of prompts in the step that was planned last
 };
 
-struct schedule {
-    enum scheduler_kind kind;
-    size_t sequence; // PREFILL: which one
-    int tokens;      // PREFILL: how many of its prompt tokens
-};
+// Fills rows [count] and returns their sum; 0: there is nothing to do.
+int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int *rows);
 
-struct schedule scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count);
+// Tells how long the step that was planned last has taken.
+void scheduler_measured(struct scheduler *scheduler, double seconds);
 
 #endif

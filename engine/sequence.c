@@ -8,13 +8,15 @@
 
 enum { TEXT_BYTES_MAX = 16 * 1024 * 1024 }; // of one event: a token's own text and what was held back before it
 
-int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max,
+int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max, bool keeps_answer,
                     const struct sequence_model *model, struct job_bell *bell, struct error *error) {
     struct sequence *sequence = calloc(1, sizeof *sequence);
     if (!sequence) return error_set(error, ERROR_MEMORY, "no memory for a sequence");
     sequence->model = model;
     sequence->prompt_tokens = request->prompt_tokens;
     sequence->tokens_max = tokens_max;
+    sequence->salt = request->salt;
+    sequence->keeps_answer = keeps_answer;
     sequence->ignore_eos = request->ignore_eos;
     sequence->want_logprobs = request->want_logprobs;
     sequence->prompt_logprobs = request->prompt_logprobs;
@@ -31,7 +33,8 @@ int sequence_create(struct sequence **out, const struct engine_request *request,
     code = sampler_create(&sequence->sampler, &request->sampling, model->vocab_size, error);
     if (code) goto failed;
 
-    sequence->prompt = calloc(request->prompt_tokens, sizeof *sequence->prompt);
+    size_t tokens = request->prompt_tokens + (keeps_answer ? tokens_max : 0);
+    sequence->prompt = calloc(tokens, sizeof *sequence->prompt);
     sequence->pages = calloc((size_t)sequence->pages_max, sizeof *sequence->pages);
     if (!sequence->prompt || !sequence->pages) {
         code = error_set(error, ERROR_MEMORY, "no memory for a prompt of %zu tokens", request->prompt_tokens);
@@ -62,19 +65,119 @@ void sequence_destroy(struct sequence *sequence) {
     free(sequence);
 }
 
-bool sequence_take_pages(struct sequence *sequence, struct kv_cache *cache, int positions) {
+// ---- Pages
+
+bool sequence_take_pages(struct sequence *sequence, struct prefix_cache *cache, int positions) {
     int wanted = kv_cache_pages_for(sequence->computed + (size_t)positions);
     while (sequence->page_count < wanted) {
-        int32_t page = sequence->page_count < sequence->pages_max ? kv_cache_take(cache) : -1;
+        int32_t page = sequence->page_count < sequence->pages_max ? prefix_take(cache) : -1;
         if (page < 0) return false;
         sequence->pages[sequence->page_count++] = page;
     }
     return true;
 }
 
-void sequence_give_pages(struct sequence *sequence, struct kv_cache *cache) {
-    while (sequence->page_count > 0) kv_cache_give(cache, sequence->pages[--sequence->page_count]);
+// From the end: see engine/prefix_cache.h.
+void sequence_give_pages(struct sequence *sequence, struct prefix_cache *cache) {
+    while (sequence->page_count > 0) prefix_give(cache, sequence->pages[--sequence->page_count]);
 }
+
+// The page before its page number `at`.
+static int32_t before(const struct sequence *sequence, int at) {
+    return at > 0 ? sequence->pages[at - 1] : -1;
+}
+
+// Pages of others can be held only where its own end, all of them whole and known.
+static bool can_reuse(const struct sequence *sequence) {
+    return !sequence->prompt_logprobs && sequence_prompt_left(sequence) > 0 &&
+           sequence->page_count == sequence->pages_kept &&
+           sequence->computed == (size_t)sequence->page_count * KV_PAGE_TOKENS;
+}
+
+// The whole page that goes on behind `parent`, its page number `at`; -1: none, or the prompt's last token is in it.
+static int32_t find_page(const struct sequence *sequence, const struct prefix_cache *cache, int at, int32_t parent) {
+    size_t first = (size_t)at * KV_PAGE_TOKENS;
+    if (first + KV_PAGE_TOKENS >= sequence->prompt_tokens) return -1;
+    return prefix_find(cache, sequence->salt, parent, sequence->prompt + first);
+}
+
+int sequence_find_pages(const struct sequence *sequence, const struct prefix_cache *cache, int *idle) {
+    int count = 0;
+    *idle = 0;
+    if (!can_reuse(sequence)) return 0;
+    int32_t page = before(sequence, sequence->page_count);
+    while ((page = find_page(sequence, cache, sequence->page_count + count, page)) >= 0) {
+        *idle += cache->pages[page].holders == 0;
+        count++;
+    }
+    return count;
+}
+
+void sequence_reuse_pages(struct sequence *sequence, struct prefix_cache *cache) {
+    if (!can_reuse(sequence)) return;
+    int32_t page;
+    while ((page = find_page(sequence, cache, sequence->page_count, before(sequence, sequence->page_count))) >= 0) {
+        prefix_hold(cache, page);
+        sequence->pages[sequence->page_count++] = page;
+        sequence->pages_kept++;
+        sequence->computed += KV_PAGE_TOKENS;
+        sequence->cached += KV_PAGE_TOKENS;
+    }
+}
+
+void sequence_reuse_part(struct sequence *sequence, struct prefix_cache *cache) {
+    if (!can_reuse(sequence)) return;
+    size_t left = sequence_prompt_left(sequence) - 1; // but for the last
+    int same, count = left < KV_PAGE_TOKENS ? (int)left : KV_PAGE_TOKENS;
+    int32_t from = prefix_find_part(cache, sequence->salt, before(sequence, sequence->page_count),
+                                    sequence->prompt + sequence->computed, count, &same);
+    if (from < 0) return;
+    prefix_hold(cache, from); // or it might be taken to be copied onto itself
+    if (sequence_take_pages(sequence, cache, 1)) {
+        kv_cache_copy(cache->pool, from, sequence->pages[sequence->page_count - 1]);
+        sequence->computed += (size_t)same;
+        sequence->cached += (size_t)same;
+    }
+    prefix_give(cache, from);
+}
+
+bool sequence_follows(const struct sequence *sequence, const struct sequence *other) {
+    if (other->number >= sequence->number || sequence_prompt_left(other) == 0 || !can_reuse(sequence)) return false;
+    if (other->prompt_logprobs) return false; // its reader may be slow
+    int at = sequence->page_count;
+    if (other->pages_kept < at || before(other, at) != before(sequence, at)) return false;
+    if ((size_t)other->pages_kept != other->computed / KV_PAGE_TOKENS) return false; // it makes nothing known
+    if (other->salt != sequence->salt) return false;
+    size_t same = sequence->computed, most = sequence->prompt_tokens - 1;
+    if (most > other->prompt_tokens) most = other->prompt_tokens;
+    while (same < most && same < sequence->computed + KV_PAGE_TOKENS && sequence->prompt[same] == other->prompt[same])
+        same++;
+    return same >= sequence->computed + PREFIX_PART_TOKENS_MIN;
+}
+
+void sequence_keep_pages(struct sequence *sequence, struct prefix_cache *cache) {
+    bool answers = sequence->computed > sequence->prompt_tokens;
+    size_t known = answers && !sequence->keeps_answer ? sequence->prompt_tokens : sequence->computed;
+    size_t first = (size_t)sequence->pages_kept * KV_PAGE_TOKENS;
+    for (; first + KV_PAGE_TOKENS <= known; first += KV_PAGE_TOKENS) {
+        int at = sequence->pages_kept;
+        int32_t own = sequence->pages[at];
+        int32_t page =
+            prefix_keep(cache, sequence->salt, before(sequence, at), own, sequence->prompt + first, KV_PAGE_TOKENS);
+        if (page < 0) return;
+        if (page != own) { // somebody else was quicker: one of the two is enough
+            prefix_hold(cache, page);
+            prefix_give(cache, own);
+            sequence->pages[at] = page;
+        }
+        sequence->pages_kept++;
+    }
+    if (sequence_prompt_left(sequence) > 0 || first >= known) return;
+    prefix_keep(cache, sequence->salt, before(sequence, sequence->pages_kept), sequence->pages[sequence->pages_kept],
+                sequence->prompt + first, (int)(known - first));
+}
+
+// ---- The answer
 
 static bool is_eos(const struct sequence_model *model, int32_t token) {
     for (int i = 0; i < model->eos_count; i++)
@@ -143,6 +246,7 @@ static int choose(struct sequence *sequence, const float *logits, struct error *
         return sequence->text.bytes > 0 || sequence->text.failed ? post_text(sequence, -1, NULL, error) : 0;
     }
 
+    if (sequence->keeps_answer) sequence->prompt[sequence->prompt_tokens + sequence->generated] = token;
     sequence->newest = token;
     sequence->generated++;
     sampler_saw_answer(sequence->sampler, token);
@@ -215,6 +319,7 @@ struct engine_usage sequence_usage(const struct sequence *sequence) {
     double answering = sequence->answering_at > 0 ? sequence->answering_at : now;
     return (struct engine_usage){
         .prompt_tokens = sequence->prompt_tokens,
+        .cached_tokens = sequence->cached,
         .completion_tokens = sequence->generated,
         .queue_seconds = admitted - sequence->submitted_at,
         .prompt_seconds = answering - admitted,

@@ -5,7 +5,7 @@
 
 #include "engine/detokenizer.h"
 #include "engine/job.h"
-#include "engine/kv_cache.h"
+#include "engine/prefix_cache.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "engine/stop_matcher.h"
@@ -22,21 +22,26 @@ struct sequence {
     const struct sequence_model *model;
     struct engine_job *job; // the engine's reference
 
-    int32_t *prompt; // [prompt_tokens]
+    int32_t *prompt; // [prompt_tokens], and room for the answer where that is kept too
     size_t prompt_tokens, tokens_max;
     bool ignore_eos, want_logprobs, prompt_logprobs;
     int top_logprobs;
 
-    size_t computed;     // positions in the cache: of the prompt, then of the answer
-    size_t generated;    // tokens of the answer
-    int32_t newest;      // the last of them, which the next decode step computes
-    bool finished;       // nothing more will come, for this reason:
+    size_t computed;   // positions in the cache: of the prompt, then of the answer
+    size_t cached;     // of the prompt, so many of them computed by others
+    size_t generated;  // tokens of the answer
+    int32_t newest;    // the last of them, which the next decode step computes
+    bool keeps_answer; // for others to go on from
+    bool finished;     // nothing more will come, for this reason:
     enum finish_reason finish;
 
-    int32_t *pages;      // [pages_max] KV pages; the first page_count are taken
+    int32_t *pages; // [pages_max] KV pages; the first page_count are taken
     int page_count;
-    int pages_max;       // what prompt and answer can need at most; reserved at admission
-    int overtaken;       // how many were admitted before it while it was the head of the waiting line
+    int pages_kept;                // so many of them, whole ones, the prefix cache knows
+    int pages_max;                 // what prompt and answer can need at most; sure of them once admitted
+    uint64_t salt;                 // who asks
+    uint64_t number;               // of its admission
+    int overtaken;                 // how many were admitted before it while it was the head of the waiting line
     struct sequence *next_leaving; // among those that the engine thread is taking out of the line
 
     struct sampler *sampler;
@@ -48,7 +53,7 @@ struct sequence {
 };
 
 // request is checked already (engine/admission.h); tokens_max is what it may generate at most.
-int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max,
+int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max, bool keeps_answer,
                     const struct sequence_model *model, struct job_bell *bell, struct error *error);
 void sequence_destroy(struct sequence *sequence); // drops the job; pages must be back. Takes NULL
 
@@ -56,9 +61,23 @@ static inline size_t sequence_prompt_left(const struct sequence *sequence) {
     return sequence->computed < sequence->prompt_tokens ? sequence->prompt_tokens - sequence->computed : 0;
 }
 
-// Takes pages until they cover so many more positions. False when the pool is empty, which the reservation excludes.
-bool sequence_take_pages(struct sequence *sequence, struct kv_cache *cache, int positions);
-void sequence_give_pages(struct sequence *sequence, struct kv_cache *cache); // all of them
+// Takes pages until they cover so many more positions. False when there is none, which admission excludes.
+bool sequence_take_pages(struct sequence *sequence, struct prefix_cache *cache, int positions);
+void sequence_give_pages(struct sequence *sequence, struct prefix_cache *cache); // all of them
+
+// What others have computed of its prompt: how many whole pages of that it could hold now, and how many of these nobody
+// holds. A prompt's last token is always computed, for it says what comes next; with prompt_logprobs all are.
+int sequence_find_pages(const struct sequence *sequence, const struct prefix_cache *cache, int *idle);
+
+// Holds those pages, and copies the one behind them as far as it goes on alike.
+void sequence_reuse_pages(struct sequence *sequence, struct prefix_cache *cache);
+void sequence_reuse_part(struct sequence *sequence, struct prefix_cache *cache);
+
+// Whether it had better wait for `other`, which is about to compute more of what both prompts begin with.
+bool sequence_follows(const struct sequence *sequence, const struct sequence *other);
+
+// Makes known what it has computed, once there is more of it.
+void sequence_keep_pages(struct sequence *sequence, struct prefix_cache *cache);
 
 // Tells of a computed chunk of the prompt. logits: [rows][vocab] with prompt_logprobs; otherwise [1][vocab], of
 // the last row, once the prompt is complete. Chooses the first token then. On an error the sequence has to end.

@@ -12,9 +12,17 @@
 
 enum {
     ROUTE_TOP_K_MAX = 2, // SparseMixer as the family defines it picks two
-    // In a call of up to so many rows, what comes out for a row does not depend on the others, to the bit. The
-    // engine decodes no more sequences at once, so that an answer is the same alone and in company.
-    STAGE_STEADY_ROWS = 16,
+    STAGE_STEADY_ROWS = 16, // see ROWS_BY_NUMBER
+};
+
+// What the rows of a call are, which decides the arithmetic they are computed in: that of answers is the more exact, that
+// of prompts the faster one where there are many rows. Within either of the two, what comes out for a row does not
+// depend on the rows beside it, on their number or on its place among them, to the bit. So an answer is the same alone
+// and in company, and a prompt's keys and values are the same in chunks of any size, whoever has computed them.
+enum row_kind {
+    ROWS_BY_NUMBER, // nobody has said: up to STAGE_STEADY_ROWS as those of answers, more as suits the device
+    ROWS_OF_ANSWERS,
+    ROWS_OF_PROMPTS,
 };
 
 // The shapes that a device prepares for.
@@ -52,6 +60,10 @@ struct stages {
     // What the device reaches at best, with matrices held in `weights`; see engine_measure. NULL: not to be measured.
     void (*measure)(void *state, enum weight_format weights, const void *memory, size_t bytes,
                     struct engine_limits *out);
+
+    // What the rows of `linear`, `route` and `experts` are, from now on. NULL: there is one arithmetic for all.
+    // `attention` sees it in its batch.
+    void (*rows_are)(void *state, enum row_kind kind);
 
     // x[r] = table[token[r]]
     void (*embed)(void *state, const struct matrix *table, const int32_t *token, int rows, float *x);

@@ -4,143 +4,120 @@
 // need (sequence.c) and puts it at the end of the waiting line; the caller gets the job (job.c), which both sides
 // share. The engine thread does the rest, in rounds:
 //
-//   1. sequences whose job was cancelled end, waiting or running, and their pages are free again;
-//   2. the head of the line is admitted while a place is free and the KV pages that it can need at most are not
-//      promised to others. So what was admitted never runs out of pages half-way. While the head does not fit,
-//      others behind it that do may go first, but only sequences_max of them: then the line waits with it, and
-//      it is admitted as soon as enough of those that run have ended;
-//   3. the scheduler names the next step (scheduler.c): a chunk of one prompt, or one token for all that decode;
-//   4. the step becomes a batch (batch.h), the model's forward pass runs, and each sequence gets its logits,
+//   1. sequences whose job was cancelled end, waiting or running, and their pages are free again; so do those that have
+//      waited too long;
+//   2. while a place is free, the line (line.c) admits one of those whose pages are sure, all that it can need at most:
+//      the first one of whoever has the fewest running. The head of the line is passed over like this sequences_max
+//      times at most: then the line waits with it, and it is admitted as soon as enough of those that run have ended;
+//   3. each prompt takes over what others have computed of it (prefix_cache.c), or waits for one that is about to;
+//   4. the scheduler names the next step (scheduler.c): one token for all that decode, and a chunk of the prompts;
+//   5. the step becomes a batch (batch.h), the model's forward pass runs, and each sequence gets its logits,
 //      chooses its token and posts an event to its job. A sequence whose reader is behind is left out;
-//   5. a sequence that is finished or has failed gives its pages back and posts its last event.
+//   6. a sequence that is finished or has failed gives its pages back and posts its last event.
 //
 // With nothing to do it sleeps until the bell rings. A request without a limit of its own (tokens_max -1) reserves
 // the rest of the context, which is why the KV cache is by default as large as all sequences can need together,
 // unless that is more than a quarter of the memory that is free. In a cache of one context such a request runs
-// alone, and nobody can overtake it: no page is left that is not promised.
+// alone, and nobody can overtake it: no page is left that it can not need.
 #include "engine/engine_private.h"
 
 #include "base/clock.h"
 
 #include <string.h>
 
-// ---- Ends
+// ---- Planning
 
-// The place is free, and anybody who looks at the statistics sees so, before the job hears of its end.
-static void end_running(struct engine *engine, int place, const struct error *error) {
-    struct sequence *sequence = engine->places[place];
-    sequence_give_pages(sequence, &engine->cache);
-    engine->pages_reserved -= sequence->pages_max;
-    engine->places[place] = NULL;
-
-    pthread_mutex_lock(&engine->lock);
-    engine->stats.running--;
-    engine->stats.kv_pages_used = (size_t)engine->cache.pages_used;
-    pthread_mutex_unlock(&engine->lock);
-
-    struct engine_usage usage = sequence_usage(sequence);
-    job_end(sequence->job, sequence->finish, &usage, error);
-    sequence_destroy(sequence);
-}
-
-static void end_waiting(struct sequence *sequence, const struct error *error) {
-    struct engine_usage usage = sequence_usage(sequence);
-    job_end(sequence->job, FINISH_STOP, &usage, error);
-    sequence_destroy(sequence);
-}
-
-// Takes those out of the line whose job was cancelled, or all of them, and ends them.
-static void end_line(struct engine *engine, bool all, const struct error *error) {
-    struct sequence *leaving = NULL, *next;
-    pthread_mutex_lock(&engine->lock);
-    int length = engine->stats.waiting;
-    engine->stats.waiting = 0;
-    for (int i = 0; i < length; i++) {
-        struct sequence *sequence = engine->waiting[i];
-        if (all || job_is_cancelled(sequence->job)) {
-            sequence->next_leaving = leaving;
-            leaving = sequence;
-        } else {
-            engine->waiting[engine->stats.waiting++] = sequence;
-        }
-    }
-    pthread_mutex_unlock(&engine->lock);
-    for (; leaving; leaving = next) {
-        next = leaving->next_leaving;
-        end_waiting(leaving, error);
-    }
-}
-
-static void end_cancelled(struct engine *engine) {
-    struct error error;
-    error_set_code(&error, ERROR_CANCELLED);
-    end_line(engine, false, &error);
+// Prompts whose log-probabilities are wanted: their rows' logits are held at once, PROMPT_LOGPROB_ROWS in all.
+static int count_told_prompts(const struct engine *engine) {
+    int count = 0;
     for (int i = 0; i < engine->sequences_max; i++)
-        if (engine->places[i] && job_is_cancelled(engine->places[i]->job)) end_running(engine, i, &error);
+        if (engine->places[i] && engine->places[i]->prompt_logprobs) count++;
+    return count;
 }
 
-static void end_all(struct engine *engine) {
-    struct error error;
-    error_set_code(&error, ERROR_SHUTDOWN);
-    end_line(engine, true, &error);
+static bool follows_another(const struct engine *engine, const struct sequence *sequence) {
     for (int i = 0; i < engine->sequences_max; i++)
-        if (engine->places[i]) end_running(engine, i, &error);
+        if (engine->places[i] && sequence_follows(sequence, engine->places[i])) return true;
+    return false;
 }
 
-// ---- Admission to the steps
-
-static int find_free_place(const struct engine *engine) {
-    for (int i = 0; i < engine->sequences_max; i++)
-        if (!engine->places[i]) return i;
-    return -1;
+// Takes over what others have computed. False: it waits for one of them.
+static bool prepare_prompt(struct engine *engine, struct sequence *sequence) {
+    if (sequence_prompt_left(sequence) == 0) return true;
+    sequence_reuse_pages(sequence, &engine->prefix);
+    if (follows_another(engine, sequence)) return false;
+    sequence_reuse_part(sequence, &engine->prefix);
+    return true;
 }
 
-// Who is next, as a place in the line: the first whose pages can be promised, but not past a head that has been
-// overtaken often enough. -1: nobody. With the lock held.
-static int find_next(const struct engine *engine) {
-    int pages = engine->cache.pages - engine->pages_reserved, length = engine->stats.waiting;
-    if (length > 0 && engine->waiting[0]->overtaken == engine->sequences_max) length = 1;
-    for (int i = 0; i < length; i++)
-        if (engine->waiting[i]->pages_max <= pages) return i;
-    return -1;
-}
-
-// Takes the next sequence out of the line; NULL: none can run now.
-static struct sequence *take_next(struct engine *engine) {
-    struct sequence *next = NULL;
-    pthread_mutex_lock(&engine->lock);
-    int at = find_next(engine);
-    if (at >= 0) {
-        struct sequence **from = engine->waiting + at;
-        next = *from;
-        if (at > 0) engine->waiting[0]->overtaken++;
-        engine->stats.waiting--;
-        engine->stats.running++;
-        memmove(from, from + 1, (size_t)(engine->stats.waiting - at) * sizeof *from);
-    }
-    pthread_mutex_unlock(&engine->lock);
-    return next;
-}
-
-static void admit(struct engine *engine) {
-    for (int place; (place = find_free_place(engine)) >= 0;) {
-        struct sequence *sequence = take_next(engine);
-        if (!sequence) return;
-        sequence->admitted_at = clock_seconds();
-        engine->pages_reserved += sequence->pages_max;
-        engine->places[place] = sequence;
-    }
-}
-
-static struct schedule plan(struct engine *engine) {
+// How many rows of each sequence come next, in engine->rows; their sum.
+static int plan(struct engine *engine) {
+    int told = count_told_prompts(engine);
+    int told_rows = told > 0 && told < PROMPT_LOGPROB_ROWS ? PROMPT_LOGPROB_ROWS / told : 1;
     for (int i = 0; i < engine->sequences_max; i++) {
         struct sequence *sequence = engine->places[i];
         engine->shown[i] = (struct scheduler_sequence){.paused = true};
-        if (!sequence) continue;
-        engine->shown[i].prompt_left = sequence_prompt_left(sequence);
-        engine->shown[i].paused = job_is_paused(sequence->job);
+        if (!sequence || job_is_paused(sequence->job) || !prepare_prompt(engine, sequence)) continue;
+        engine->shown[i] = (struct scheduler_sequence){.prompt_left = sequence_prompt_left(sequence),
+                                                       .rows_max = sequence->prompt_logprobs ? told_rows : 0};
     }
-    return scheduler_next(&engine->scheduler, engine->shown, (size_t)engine->sequences_max);
+    return scheduler_next(&engine->scheduler, engine->shown, (size_t)engine->sequences_max, engine->rows);
+}
+
+// ---- Batches
+
+// The pages that a sequence's next positions need. Admission makes sure of them: failing is a bug, and ends this
+// sequence alone.
+static bool take_pages(struct engine *engine, int place, int positions) {
+    if (sequence_take_pages(engine->places[place], &engine->prefix, positions)) return true;
+    struct error error;
+    error_set(&error, ERROR_INTERNAL, "the KV cache has fewer free pages than were reserved");
+    line_end(engine, place, &error);
+    return false;
+}
+
+// Adds the next `count` rows of a sequence to the batch, the logits of the last `outputs` of which are wanted.
+static void add_run(struct engine *engine, struct batch *batch, int place, const int32_t *tokens, int count,
+                    int outputs) {
+    const struct sequence *sequence = engine->places[place];
+    int first = batch->tokens;
+    for (int i = 0; i < count; i++) {
+        engine->token[first + i] = tokens[i];
+        engine->position[first + i] = (int32_t)sequence->computed + i;
+    }
+    for (int i = count - outputs; i < count; i++) engine->output[batch->outputs++] = first + i;
+    engine->place_of[batch->sequences] = place;
+    engine->run[batch->sequences++] = (struct batch_sequence){
+        .first = first, .count = count, .position = (int)sequence->computed, .pages = sequence->pages};
+    batch->tokens += count;
+}
+
+static void add_prompt(struct engine *engine, struct batch *batch, int place, int rows) {
+    const struct sequence *sequence = engine->places[place];
+    bool completes = (size_t)rows == sequence_prompt_left(sequence);
+    add_run(engine, batch, place, sequence->prompt + sequence->computed, rows,
+            sequence->prompt_logprobs ? rows
+            : completes               ? 1
+                                      : 0);
+}
+
+// Answers first.
+static struct batch gather(struct engine *engine) {
+    struct batch batch = {
+        .token = engine->token, .position = engine->position, .sequence = engine->run, .output = engine->output};
+    for (int prompts = 0; prompts <= 1; prompts++)
+        for (int i = 0; i < engine->sequences_max; i++) {
+            const struct sequence *sequence = engine->places[i];
+            if (engine->rows[i] == 0 || !sequence || (sequence_prompt_left(sequence) > 0) != prompts) continue;
+            if (!take_pages(engine, i, engine->rows[i])) continue;
+            if (prompts) {
+                add_prompt(engine, &batch, i, engine->rows[i]);
+            } else {
+                add_run(engine, &batch, i, &sequence->newest, 1, 1);
+                batch.answers++;
+            }
+        }
+    return batch;
 }
 
 // ---- Steps
@@ -148,7 +125,7 @@ static struct schedule plan(struct engine *engine) {
 static void run_forward(struct engine *engine, const struct batch *batch) {
     pthread_mutex_lock(&engine->lock);
     engine->step_started_at = clock_seconds();
-    engine->stats.kv_pages_used = (size_t)engine->cache.pages_used;
+    line_count_pages(engine);
     pthread_mutex_unlock(&engine->lock);
 
     if (engine->profile) profile_begin(engine->profile, batch);
@@ -161,89 +138,43 @@ static void run_forward(struct engine *engine, const struct batch *batch) {
     pthread_mutex_unlock(&engine->lock);
 }
 
-// The pages that a sequence's next positions need. The reservation makes sure of them: failing is a bug, and ends
-// this sequence alone.
-static bool take_pages(struct engine *engine, int place, int positions) {
-    if (sequence_take_pages(engine->places[place], &engine->cache, positions)) return true;
-    struct error error;
-    error_set(&error, ERROR_INTERNAL, "the KV cache has fewer free pages than were reserved");
-    end_running(engine, place, &error);
-    return false;
-}
-
-// A sequence's part of a step is over: it is counted, and the sequence ends where it has failed or is finished.
-static void conclude(struct engine *engine, int place, size_t prompt_tokens, size_t completion_tokens, int code,
-                     const struct error *error) {
-    pthread_mutex_lock(&engine->lock);
-    engine->stats.prompt_tokens += prompt_tokens;
-    engine->stats.completion_tokens += completion_tokens;
-    pthread_mutex_unlock(&engine->lock);
-    if (code || engine->places[place]->finished) end_running(engine, place, code ? error : NULL);
-}
-
-static void prefill_step(struct engine *engine, int place, int rows) {
+// A sequence's part of a step is over: it gets its logits and is counted, and it ends where it has failed or is
+// finished.
+static void conclude(struct engine *engine, int place, const struct batch_sequence *run, const float *logits) {
     struct sequence *sequence = engine->places[place];
-    if (sequence->prompt_logprobs && rows > engine->outputs_max) rows = engine->outputs_max;
-    if (!take_pages(engine, place, rows)) return;
-
-    bool completes = (size_t)rows == sequence_prompt_left(sequence);
-    int outputs = sequence->prompt_logprobs ? rows : completes ? 1 : 0;
-    for (int i = 0; i < rows; i++) engine->position[i] = (int32_t)sequence->computed + i;
-    for (int i = 0; i < outputs; i++) engine->output[i] = rows - outputs + i;
-    engine->run[0] = (struct batch_sequence){
-        .first = 0, .count = rows, .position = (int)sequence->computed, .pages = sequence->pages};
-    run_forward(engine, &(struct batch){.tokens = rows,
-                                        .token = sequence->prompt + sequence->computed,
-                                        .position = engine->position,
-                                        .sequences = 1,
-                                        .sequence = engine->run,
-                                        .outputs = outputs,
-                                        .output = engine->output});
-
+    bool prompt = sequence_prompt_left(sequence) > 0;
+    size_t generated = sequence->generated, cached = 0;
     struct error error;
-    int code = sequence_prefilled(sequence, rows, engine->logits, &error);
-    conclude(engine, place, (size_t)rows, sequence->generated, code, &error);
+    int code =
+        prompt ? sequence_prefilled(sequence, run->count, logits, &error) : sequence_decoded(sequence, logits, &error);
+    if (prompt && !code) sequence_keep_pages(sequence, &engine->prefix);
+    if (prompt && sequence_prompt_left(sequence) == 0) cached = sequence->cached;
+    if (code == ERROR_NUMERIC) prefix_forget(&engine->prefix); // who knows since when its keys are nonsense
+
+    pthread_mutex_lock(&engine->lock);
+    engine->stats.prompt_tokens += prompt ? (size_t)run->count : 0;
+    engine->stats.cached_tokens += cached;
+    engine->stats.completion_tokens += sequence->generated - generated;
+    pthread_mutex_unlock(&engine->lock);
+    if (code || sequence->finished) line_end(engine, place, code ? &error : NULL);
 }
 
-// Runs the rows that decode_step has gathered, and gives each sequence its logits.
-static void decode_rows(struct engine *engine, int rows) {
-    if (rows == 0) return;
-    run_forward(engine, &(struct batch){.tokens = rows,
-                                        .token = engine->token,
-                                        .position = engine->position,
-                                        .sequences = rows,
-                                        .sequence = engine->run,
-                                        .outputs = rows,
-                                        .output = engine->output});
-
-    for (int row = 0; row < rows; row++) {
-        int place = engine->place_of[row];
-        struct sequence *sequence = engine->places[place];
-        size_t generated = sequence->generated;
-        struct error error;
-        int code = sequence_decoded(sequence, engine->logits + (size_t)row * (size_t)engine->sequence_model.vocab_size,
-                                    &error);
-        conclude(engine, place, 0, sequence->generated - generated, code, &error);
+// Whether rows of prompts were among those that it ran.
+static bool run_step(struct engine *engine) {
+    struct batch batch = gather(engine);
+    if (batch.tokens == 0) return false;
+    run_forward(engine, &batch);
+    const float *logits = engine->logits;
+    for (int i = 0, output = 0; i < batch.sequences; i++) {
+        const struct batch_sequence *run = &engine->run[i];
+        int outputs = 0;
+        while (output + outputs < batch.outputs && engine->output[output + outputs] < run->first + run->count)
+            outputs++;
+        conclude(engine, engine->place_of[i], run, logits);
+        logits += (size_t)outputs * (size_t)engine->sequence_model.vocab_size;
+        output += outputs;
     }
-}
-
-// One token for every sequence that decodes; STAGE_STEADY_ROWS of them at a time.
-static void decode_step(struct engine *engine) {
-    int rows = 0;
-    for (int i = 0; i < engine->sequences_max; i++) {
-        if (engine->shown[i].paused || engine->shown[i].prompt_left > 0 || !take_pages(engine, i, 1)) continue;
-        const struct sequence *sequence = engine->places[i];
-        engine->place_of[rows] = i;
-        engine->token[rows] = sequence->newest;
-        engine->position[rows] = (int32_t)sequence->computed;
-        engine->output[rows] = rows;
-        engine->run[rows] = (struct batch_sequence){
-            .first = rows, .count = 1, .position = (int)sequence->computed, .pages = sequence->pages};
-        if (++rows < STAGE_STEADY_ROWS) continue;
-        decode_rows(engine, rows);
-        rows = 0;
-    }
-    decode_rows(engine, rows);
+    return batch.answers < batch.tokens;
 }
 
 static bool is_closing(struct engine *engine) {
@@ -274,23 +205,17 @@ static void run_steps(struct engine *engine) {
     while (!is_closing(engine)) {
         measure(engine);
         double began_at = clock_seconds();
-        end_cancelled(engine);
-        admit(engine);
-        struct schedule next = plan(engine);
-        switch (next.kind) {
-        case SCHEDULE_NOTHING:
-            job_bell_wait(&engine->bell);
-            break;
-        case SCHEDULE_PREFILL:
-            prefill_step(engine, (int)next.sequence, next.tokens);
-            break;
-        case SCHEDULE_DECODE:
-            decode_step(engine);
-            break;
+        line_end_leaving(engine);
+        line_admit(engine);
+        if (plan(engine) == 0) {
+            line_sleep(engine);
+            continue;
         }
-        if (engine->profile) show_step(engine, began_at, next.kind == SCHEDULE_PREFILL);
+        bool prefill = run_step(engine);
+        scheduler_measured(&engine->scheduler, clock_seconds() - began_at);
+        if (engine->profile) show_step(engine, began_at, prefill);
     }
-    end_all(engine);
+    line_end_all(engine);
 }
 
 // ---- The thread
@@ -299,7 +224,7 @@ static int open_devices(struct engine *engine, struct error *error) {
     const struct model_config *config = &engine->model->config;
     struct stage_limits limits = {
         .tokens_max = engine->rows_max,
-        .sequences_max = engine->sequences_max < STAGE_STEADY_ROWS ? engine->sequences_max : STAGE_STEADY_ROWS,
+        .sequences_max = engine->sequences_max,
         .context_max = config->context,
         .hidden = config->hidden,
         .heads = config->heads,

@@ -9,6 +9,10 @@
 #define CHOICE(value, name, other) " " name
 #define LEVELS (&LOG_LEVELS(CHOICE)[1])
 
+// What of a request is kept, the same way.
+#define PREFIX_CHOICE(value, name) " " name
+#define PREFIXES (&PREFIX_MODES(PREFIX_CHOICE)[1])
+
 // A constant as the text of a default.
 #define TEXT(number) #number
 #define TEXT_OF(number) TEXT(number)
@@ -43,11 +47,17 @@ const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT] = {
      ENGINE_SEQUENCES_MAX, NULL, TEXT_OF(ENGINE_SEQUENCES_STANDARD), "", "answers that are computed at once"},
     {"engine.queue", "--queue", "TANDEM_QUEUE", SETTING_INT, AT(queue_max), 1, ENGINE_QUEUE_MAX, NULL,
      TEXT_OF(ENGINE_QUEUE_STANDARD), "", "answers that may wait (n for each prompt); the next one is answered 429"},
+    {"engine.queue_seconds", "--queue-seconds", "TANDEM_QUEUE_SECONDS", SETTING_SECONDS, AT(queue_seconds_max), 0,
+     86400, NULL, "120", "seconds", "for an answer to wait, then it is answered 429; 0: as long as it takes"},
     {"engine.kv_tokens", "--kv-tokens", "TANDEM_KV_TOKENS", SETTING_SIZE, AT(kv_tokens), 0, 1 << 30, NULL, "0",
      "tokens", "capacity of the KV cache, in steps of 32; 0: by context and free memory"},
     {"engine.prefill_tokens", "--prefill-tokens", "TANDEM_PREFILL_TOKENS", SETTING_INT, AT(prefill_tokens_max), 1,
      ENGINE_PREFILL_TOKENS_MAX, NULL, TEXT_OF(ENGINE_PREFILL_TOKENS_STANDARD), "tokens",
-     "of a prompt in one step; fewer let other streams run more smoothly"},
+     "of prompts in one step at most, the chunk"},
+    {"engine.token_gap", "--token-gap", "TANDEM_TOKEN_GAP", SETTING_SECONDS, AT(token_gap), 0, 3600, NULL, "0.5",
+     "seconds", "between two tokens of a stream: the chunk is made to fit; 0: it never is"},
+    {"engine.prefix_cache", "--prefix-cache", "TANDEM_PREFIX_CACHE", SETTING_CHOICE, AT(prefix_cache), 0, 0, PREFIXES,
+     "prompts", "", "what is kept for requests that begin alike, and not read again"},
     {"model.name", "--model-name", "TANDEM_MODEL_NAME", SETTING_TEXT, AT(model_name), 0, 0, NULL, "", "",
      "what clients may call the model: NAME[,NAME...], the first in answers"},
 };

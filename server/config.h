@@ -13,11 +13,12 @@ struct config {
     size_t body_bytes_max;
     int connections_max;
     double header_seconds, body_seconds, idle_seconds, slow_reader_seconds, heartbeat_seconds, drain_seconds;
-    char *log_level, *cors_origin;
+    double queue_seconds_max, token_gap;
+    char *log_level, *cors_origin, *prefix_cache;
     char *model_name; // "a,b": what clients may call the model
 };
 
-enum { CONFIG_SETTING_COUNT = 17 };
+enum { CONFIG_SETTING_COUNT = 20 };
 extern const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT];
 
 #endif

@@ -19,6 +19,7 @@ needs_of_build=(
     "library libmicrohttpd|libmicrohttpd-dev|HTTP"
     "library libuv|libuv1-dev|the event loop"
     "library jansson|libjansson-dev|JSON"
+    "library libedit|libedit-dev|line editing in tandem chat"
     "library yaml-0.1|libyaml-dev|settings files"
     "header oneapi/dnnl/dnnl.h|libdnnl-dev|oneDNN, the fast matrix products"
     "command curl|curl|to try the server out"

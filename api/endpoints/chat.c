@@ -2,6 +2,7 @@
 #include "api/generation_kind.h"
 #include "api/json.h"
 #include "api/logprobs.h"
+#include "api/messages.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -125,6 +126,23 @@ static int read_message(struct arena *arena, const json_t *message, size_t index
     return code;
 }
 
+int messages_read(struct arena *arena, const json_t *messages, struct chat_message **out, size_t *out_count,
+                  struct error *error) {
+    if (!messages) return error_set_param(error, ERROR_ARGUMENT, "messages", "'messages' is required");
+    size_t count = json_array_size(messages);
+    if (!json_is_array(messages) || count == 0)
+        return schema_mismatch(error, "messages", "an array of at least one message", messages);
+    struct chat_message *list = ARENA_ARRAY(arena, struct chat_message, count);
+    if (!list) return error_set_code(error, ERROR_MEMORY);
+    for (size_t i = 0; i < count; i++) {
+        int code = read_message(arena, json_array_get(messages, i), i, &list[i], error);
+        if (code != 0) return code;
+    }
+    *out = list;
+    *out_count = count;
+    return ERROR_NONE;
+}
+
 // Of all messages. Each begins behind a special token, which may swallow white space.
 static size_t certain_bytes(const struct chat_message *messages, size_t count) {
     size_t sum = 0;
@@ -134,18 +152,10 @@ static size_t certain_bytes(const struct chat_message *messages, size_t count) {
 }
 
 static int read_prompts(struct generation *generation, struct error *error) {
-    const json_t *messages = generation->parameters.messages;
-    if (!messages) return error_set_param(error, ERROR_ARGUMENT, "messages", "'messages' is required");
-    size_t count = json_array_size(messages);
-    if (!json_is_array(messages) || count == 0)
-        return schema_mismatch(error, "messages", "an array of at least one message", messages);
-    struct chat_message *list = ARENA_ARRAY(generation->arena, struct chat_message, count);
-    if (!list) return error_set_code(error, ERROR_MEMORY);
-    for (size_t i = 0; i < count; i++) {
-        int code = read_message(generation->arena, json_array_get(messages, i), i, &list[i], error);
-        if (code != 0) return code;
-    }
-    int code = generation_add_prompts(generation, "messages", 1, error);
+    struct chat_message *list;
+    size_t count;
+    int code = messages_read(generation->arena, generation->parameters.messages, &list, &count, error);
+    if (code == 0) code = generation_add_prompts(generation, "messages", 1, error);
     if (code == 0) code = generation_check_bytes(generation, "messages", certain_bytes(list, count), error);
     if (code != 0) return code;
     struct prompt *prompt = &generation->prompts[0];

@@ -282,6 +282,50 @@ static int bind(struct model *model, struct binder *binder, struct error *error)
 
 // ---- The forward pass
 
+// Rows that are computed in one arithmetic (engine/stages.h).
+struct part {
+    enum row_kind kind;
+    int first, rows;
+};
+
+static int split(const struct batch *batch, struct part parts[2]) {
+    int count = 0, answers = batch->answers;
+    if (answers > 0) parts[count++] = (struct part){ROWS_OF_ANSWERS, 0, answers};
+    if (answers < batch->tokens) parts[count++] = (struct part){ROWS_OF_PROMPTS, answers, batch->tokens - answers};
+    return count;
+}
+
+static void rows_are(const struct forward *f, enum row_kind kind) {
+    if (f->stages->rows_are) f->stages->rows_are(f->state, kind);
+}
+
+static void project(const struct forward *f, const struct batch *batch, const struct linear *linear, const float *x,
+                    float *y, bool accumulate) {
+    struct part parts[2];
+    int count = split(batch, parts);
+    for (int i = 0; i < count; i++) {
+        size_t first = (size_t)parts[i].first;
+        rows_are(f, parts[i].kind);
+        f->stages->linear(f->state, linear, x + first * (size_t)linear->weight.columns,
+                          y + first * (size_t)linear->weight.rows, parts[i].rows, accumulate);
+    }
+}
+
+static void mix_experts(struct forward *f, const struct batch *batch, const struct layer *layer) {
+    struct part parts[2];
+    int count = split(batch, parts);
+    for (int i = 0; i < count; i++) {
+        size_t first = (size_t)parts[i].first, top_k = (size_t)f->routing.top_k, hidden = (size_t)layer->router.hidden;
+        struct routing routing = f->routing;
+        routing.rows = parts[i].rows;
+        routing.expert += first * top_k;
+        routing.weight += first * top_k;
+        rows_are(f, parts[i].kind);
+        f->stages->route(f->state, &layer->router, f->normed + first * hidden, parts[i].rows, &routing);
+        f->stages->experts(f->state, layer, &routing, f->normed + first * hidden, f->x + first * hidden, parts[i].rows);
+    }
+}
+
 static void run_layer(struct forward *f, const struct batch *batch, const struct kv_cache *cache, int l) {
     const struct model *model = f->model;
     const struct model_config *config = &model->config;
@@ -296,15 +340,14 @@ static void run_layer(struct forward *f, const struct batch *batch, const struct
     int rows = batch->tokens;
 
     stages->norm(f->state, &layer->attention_norm, f->x, f->normed, rows);
-    stages->linear(f->state, &layer->q, f->normed, f->q, rows, false);
-    stages->linear(f->state, &layer->k, f->normed, f->k, rows, false);
-    stages->linear(f->state, &layer->v, f->normed, f->v, rows, false);
+    project(f, batch, &layer->q, f->normed, f->q, false);
+    project(f, batch, &layer->k, f->normed, f->k, false);
+    project(f, batch, &layer->v, f->normed, f->v, false);
     stages->attention(f->state, &attention, batch, cache, l, f->q, f->k, f->v, f->attended);
-    stages->linear(f->state, &layer->o, f->attended, f->x, rows, true);
+    project(f, batch, &layer->o, f->attended, f->x, true);
 
     stages->norm(f->state, &layer->expert_norm, f->x, f->normed, rows);
-    stages->route(f->state, &layer->router, f->normed, rows, &f->routing);
-    stages->experts(f->state, layer, &f->routing, f->normed, f->x, rows);
+    mix_experts(f, batch, layer);
 }
 
 static void run(struct forward *f, const struct batch *batch, const struct kv_cache *cache, float *logits) {
@@ -312,7 +355,6 @@ static void run(struct forward *f, const struct batch *batch, const struct kv_ca
     const struct stages *stages = f->stages;
     size_t hidden = (size_t)model->config.hidden;
 
-    f->routing.rows = batch->tokens;
     stages->embed(f->state, &model->embedding, batch->token, batch->tokens, f->x);
     for (int l = 0; l < model->config.layers; l++) run_layer(f, batch, cache, l);
 
@@ -320,6 +362,7 @@ static void run(struct forward *f, const struct batch *batch, const struct kv_ca
     for (int i = 0; i < batch->outputs; i++)
         memcpy(f->wanted + (size_t)i * hidden, f->x + (size_t)batch->output[i] * hidden, hidden * sizeof(float));
     stages->norm(f->state, &model->final_norm, f->wanted, f->wanted, batch->outputs);
+    rows_are(f, ROWS_OF_ANSWERS); // few, whatever they belong to
     stages->linear(f->state, &model->head, f->wanted, logits, batch->outputs, false);
 }
 

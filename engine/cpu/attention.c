@@ -5,7 +5,8 @@
 // The unit of work is a block of up to ATTENTION_ROWS query rows that share one key and value head (all heads
 // of a group, a few positions), so that each page is loaded once for all of them. Few queries with many keys
 // have their keys dealt out in parts, whose results are put together at the end; how many parts depends on the
-// sequence alone, so that its result does not depend on its company.
+// sequence alone, so that its result does not depend on its company. Prompts' are never dealt out: their results do
+// not depend on the chunk either.
 #include "engine/cpu/cpu.h"
 
 #include <math.h>
@@ -16,6 +17,7 @@ enum { TRANSPOSE_ROWS_MIN = 9 }; // from so many query rows a page of keys is wo
 
 struct attention_task {
     const struct batch_sequence *sequence;
+    bool prompt; // all of its blocks take the same way through the scores, whatever rows they have
     int kv_head;
     int first, rows;           // query rows: position-major, the heads of the group inside
     int page_first, page_last; // key pages [first, last) within the sequence
@@ -111,16 +113,18 @@ static struct share keys_of(const struct call *call, const struct batch_sequence
     return (struct share){larger(from, 0), sequence->position + (last - 1) / call->group + 1};
 }
 
-static size_t plan_block(const struct call *call, const struct batch_sequence *sequence, int kv_head, int first,
-                         int rows, bool split, size_t *partial, struct attention_task *tasks) {
+static size_t plan_block(const struct call *call, const struct batch_sequence *sequence, bool prompt, int kv_head,
+                         int first, int rows, size_t *partial, struct attention_task *tasks) {
     struct share keys = keys_of(call, sequence, first, first + rows);
     int page_first = keys.first / KV_PAGE_TOKENS, page_last = kv_cache_pages_for((size_t)keys.last);
+    bool split = !prompt && sequence->count == 1 && call->group <= ATTENTION_ROWS;
     int parts = 1;
     if (split) parts = larger(1, smaller(ATTENTION_SPLITS, (keys.last - keys.first) / ATTENTION_SPLIT_KEYS));
     for (int part = 0; part < parts; part++) {
         struct share pages = share_of(page_last - page_first, part, parts, 1);
         tasks[part] = (struct attention_task){
-            sequence, kv_head, first, rows, page_first + pages.first, page_first + pages.last, part, parts, *partial};
+            sequence, prompt, kv_head, first, rows, page_first + pages.first, page_first + pages.last,
+            part,     parts,  *partial};
         if (parts > 1) *partial += (size_t)rows;
     }
     return (size_t)parts;
@@ -135,8 +139,8 @@ static size_t plan(const struct call *call, const struct batch *batch, struct at
         int rows = sequence->count * call->group;
         for (int h = 0; h < call->attention->kv_heads; h++)
             for (int first = 0; first < rows; first += ATTENTION_ROWS)
-                count += plan_block(call, sequence, h, first, smaller(ATTENTION_ROWS, rows - first),
-                                    rows <= ATTENTION_ROWS && sequence->count == 1, partial, tasks + count);
+                count += plan_block(call, sequence, sequence->first >= batch->answers, h, first,
+                                    smaller(ATTENTION_ROWS, rows - first), partial, tasks + count);
     }
     return count;
 }
@@ -157,7 +161,7 @@ static void page_scores(const struct call *call, const struct attention_task *ta
                         const float *keys, int count) {
     const struct kernels *kernels = call->cpu->kernels;
     int width = call->attention->head_dim;
-    if (task->rows < TRANSPOSE_ROWS_MIN) {
+    if (!task->prompt && task->rows < TRANSPOSE_ROWS_MIN) {
         kernels->dot_f32(&(struct dot){.weight = keys,
                                        .outputs = count,
                                        .columns = width,

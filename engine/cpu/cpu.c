@@ -26,6 +26,8 @@ static bool scratch_take(struct cpu *cpu) {
     cpu->attention_floats = attention_scratch_floats(limits);
     const struct block_part parts[] = {
         {&cpu->panel, threads, PANEL_FLOATS, sizeof *cpu->panel},
+        {&cpu->filled_x, SGEMM_ROWS_MIN, input, sizeof *cpu->filled_x},
+        {&cpu->filled_y, SGEMM_ROWS_MIN, larger(input, (size_t)limits->vocab), sizeof *cpu->filled_y},
         {&cpu->narrow, sorted, input, sizeof *cpu->narrow},
         {&cpu->many, threads, 1, sizeof *cpu->many},
         {&cpu->packed_x, tokens + PACKED_ROWS - 1, input_blocks, sizeof *cpu->packed_x},
@@ -114,6 +116,10 @@ static const char *describe(const void *state) {
 
 // ---- Stages
 
+static void rows_are(void *state, enum row_kind kind) {
+    ((struct cpu *)state)->kind = kind;
+}
+
 static void embed(void *state, const struct matrix *table, const int32_t *token, int rows, float *x) {
     const struct cpu *cpu = state;
     size_t width = (size_t)table->columns;
@@ -140,6 +146,7 @@ const struct stages cpu_stages = {
     .open = open_named,
     .close = cpu_close,
     .measure = cpu_measure,
+    .rows_are = rows_are,
     .embed = embed,
     .norm = norm,
     .linear = linear,

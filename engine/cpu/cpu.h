@@ -10,8 +10,8 @@
 #include "engine/stages.h"
 
 enum {
-    // Up to so many rows a matrix product runs on our own kernels, which read each weight once and give a row
-    // the same result in any company, as STAGE_STEADY_ROWS promises; beyond, see matmul.c.
+    // Up to so many rows, where nobody has said what they are, a matrix product runs on our own kernels for few
+    // rows, which read each weight once; beyond, see matmul.c.
     FEW_ROWS = STAGE_STEADY_ROWS,
     ATTENTION_ROWS = 64,        // queries times heads that share keys, in one block
     ATTENTION_SPLITS = 8,       // parts that the keys of a block of few queries are dealt out in
@@ -32,6 +32,7 @@ struct expert_rows { // one expert's share of the sorted rows
 
 struct cpu {
     struct stage_limits limits;
+    enum row_kind kind; // what rows are at the moment
     const struct kernels *kernels;
     bool onednn;                     // it multiplies f32 by many rows; otherwise our own kernels do
     const struct bf16_kernels *bf16; // they multiply bf16 by many rows; NULL: the machine has no bf16
@@ -42,6 +43,7 @@ struct cpu {
     // each expert's padded to a multiple of BF16_GROUP; packed rows are padded to a multiple of BF16_STEP columns.
     void *scratch;             // the one block that all of it lies in
     float *panel;              // [threads][PANEL_FLOATS] a piece of a weight, transposed
+    float *filled_x, *filled_y; // [SGEMM_ROWS_MIN][widest input, output] for oneDNN
     uint16_t *narrow;          // [sorted rows][widest input] packed activations in bf16
     struct many_scratch *many; // [threads]
     // Activations in int8, with padding up to PACKED_ROWS rows: as they come, sorted, and gate times up sorted.
@@ -95,7 +97,16 @@ static inline struct share share_of(int count, int part, int parts, int grain) {
 
 // ---- matmul.c
 
+// From so many rows on, oneDNN's sgemm adds up every row in the same order. (Seen of 2.6 and tested of any; fewer take
+// other kernels there.)
+enum { SGEMM_ROWS_MIN = FEW_ROWS + 1 };
+
 enum { PANEL_DEPTH = 256, PANEL_OUTPUTS = 32, PANEL_FLOATS = (PANEL_DEPTH + 4) * PANEL_OUTPUTS + 4 * PANEL_DEPTH };
+
+// Whether so many rows are computed as few, in f32 by dot products.
+static inline bool cpu_takes_few(const struct cpu *cpu, int rows) {
+    return cpu->kind == ROWS_BY_NUMBER ? rows <= FEW_ROWS : cpu->kind == ROWS_OF_ANSWERS;
+}
 
 // How a product of so many rows with this matrix is computed.
 enum matmul_way { MATMUL_DOTS, MATMUL_SGEMM, MATMUL_BF16, MATMUL_PACKED, MATMUL_PANELS };

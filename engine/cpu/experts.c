@@ -6,6 +6,7 @@
 // are added up in order at the end, so its sum does not depend on where its experts' rows lay.
 #include "engine/cpu/cpu.h"
 
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -80,6 +81,18 @@ struct call {
     int hidden, intermediate;
 };
 
+static bool in_bf16(const struct call *call) {
+    return matmul_way(call->cpu, call->layer->experts[0].gate.format, call->routing->rows) == MATMUL_BF16;
+}
+
+// Up to so many rows of an expert are few. Answers' always are. Prompts' never, nor those that are multiplied in bf16:
+// then experts come in their order, and so a token's two, whichever rows there are beside it.
+static int few_rows_of(const struct call *call) {
+    const struct cpu *cpu = call->cpu;
+    if (cpu->kind == ROWS_OF_ANSWERS) return INT_MAX;
+    return cpu->kind == ROWS_OF_PROMPTS || in_bf16(call) ? 0 : FEW_ROWS;
+}
+
 // The experts that have rows: those with few of them first, among the experts and among the sorted rows.
 struct plan {
     const struct expert_rows *few, *many;
@@ -90,6 +103,7 @@ static struct plan sort_rows(const struct call *call) {
     struct cpu *cpu = call->cpu;
     const struct routing *routing = call->routing;
     int experts = call->layer->router.experts, pairs = routing->rows * routing->top_k;
+    int few_rows = few_rows_of(call);
     int *next = cpu->expert_next; // first how many rows an expert has, then where its next one goes
     memset(next, 0, (size_t)experts * sizeof *next);
     for (int i = 0; i < pairs; i++) next[routing->expert[i]]++;
@@ -98,7 +112,7 @@ static struct plan sort_rows(const struct call *call) {
     struct plan plan = {0};
     for (int many = 0; many <= 1; many++) {
         for (int e = 0; e < experts; e++) {
-            if (next[e] == 0 || (next[e] > FEW_ROWS) != many) continue;
+            if (next[e] == 0 || (next[e] > few_rows) != many) continue;
             cpu->expert_rows[count++] = (struct expert_rows){e, row, next[e]};
             row += (next[e] + BF16_GROUP - 1) / BF16_GROUP * BF16_GROUP;
         }
@@ -224,12 +238,11 @@ void cpu_experts(void *state, const struct layer *layer, const struct routing *r
     (void)rows; // routing->rows
     const struct call call = {state, layer, routing, layer->router.hidden, layer->experts[0].gate.rows};
     struct plan plan = sort_rows(&call);
-    enum matmul_way way = matmul_way(call.cpu, layer->experts[0].gate.format, routing->rows);
-    if (way == MATMUL_BF16) {
+    if (in_bf16(&call)) {
         many_experts(call.cpu, layer, plan.few_count + plan.many_count, x, y);
         return;
     }
-    if (way == MATMUL_PACKED) {
+    if (weight_format_packed(layer->experts[0].gate.format)) {
         packed_experts(call.cpu, layer, routing, plan.few_count + plan.many_count, x);
         add_slots(&call, y);
         return;

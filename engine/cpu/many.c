@@ -123,9 +123,8 @@ static void gated(const struct cpu *cpu, const struct expert *expert, const stru
     }
 }
 
-// Outputs [first, last) of all experts' down, added to the rows of y they belong to. The order of a token's two experts is
-// theirs in the plan, so its last bits depend on the rows beside it: a step holds one prompt's rows, whose chunks are the
-// same each time.
+// Outputs [first, last) of all experts' down, added to the rows of y they belong to: a token's two in the order of their
+// numbers.
 static void added(const struct cpu *cpu, const struct layer *layer, int experts, struct share outputs, float *y,
                   struct many_scratch *scratch) {
     const struct matrix *any = &layer->experts[0].down;

@@ -1,5 +1,6 @@
 // Matrix products, five ways:
-// - few rows: dot products on our own kernels, f32 activations and f32 or bf16 weights, each weight read once;
+// - few rows, and those of answers: dot products on our own kernels, f32 activations and f32 or bf16 weights, each
+//   weight read once;
 // - many rows, f32 weights: oneDNN's sgemm;
 // - many rows, bf16 weights, a machine with bf16 instructions: activations in bf16, see many.c;
 // - int8 and int4 weights: activations in int8, see packed.c;
@@ -15,7 +16,7 @@ enum { SHARE_GRAIN = 16 }; // outputs: a cache line of results
 
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
     if (weight_format_packed(format)) return MATMUL_PACKED;
-    if (rows <= FEW_ROWS) return MATMUL_DOTS;
+    if (cpu_takes_few(cpu, rows)) return MATMUL_DOTS;
     switch (format) {
     case WEIGHTS_F32:
         return cpu->onednn ? MATMUL_SGEMM : MATMUL_PANELS;
@@ -93,10 +94,28 @@ static void add_bias(const struct cpu *cpu, const float *bias, float *y, int row
     for (int r = 0; r < rows; r++) cpu->kernels->add_scaled(y + (size_t)r * (size_t)outputs, bias, 1, (size_t)outputs);
 }
 
+// Few rows are filled up to as many as oneDNN computes like all others; what is in the rest does not matter.
+static bool sgemm_filled(struct cpu *cpu, const struct matrix *weight, const float *x, float *y, int rows,
+                         bool accumulate) {
+    size_t x_bytes = (size_t)rows * (size_t)weight->columns * sizeof *x;
+    size_t y_bytes = (size_t)rows * (size_t)weight->rows * sizeof *y;
+    memcpy(cpu->filled_x, x, x_bytes);
+    memset((char *)cpu->filled_x + x_bytes, 0, (SGEMM_ROWS_MIN * (size_t)weight->columns) * sizeof *x - x_bytes);
+    memset(cpu->filled_y, 0, SGEMM_ROWS_MIN * (size_t)weight->rows * sizeof *y);
+    if (accumulate) memcpy(cpu->filled_y, y, y_bytes);
+    if (!onednn_f32(weight->data, weight->rows, weight->columns, cpu->filled_x, SGEMM_ROWS_MIN, cpu->filled_y,
+                    accumulate))
+        return false;
+    memcpy(y, cpu->filled_y, y_bytes);
+    return true;
+}
+
 static bool sgemm(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     const struct matrix *weight = &linear->weight;
     omp_set_num_threads(cpu->limits.threads);
-    if (!onednn_f32(weight->data, weight->rows, weight->columns, x, rows, y, accumulate)) return false;
+    bool done = rows < SGEMM_ROWS_MIN ? sgemm_filled(cpu, weight, x, y, rows, accumulate)
+                                      : onednn_f32(weight->data, weight->rows, weight->columns, x, rows, y, accumulate);
+    if (!done) return false;
     if (linear->bias) add_bias(cpu, linear->bias, y, rows, weight->rows);
     return true;
 }

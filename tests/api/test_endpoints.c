@@ -165,6 +165,12 @@ static void errors(void **state) {
         assert_int_equal(reply.retry_after_seconds > 0, EXPECTED[i].retry_after);
         assert_int_equal(reply.never_retry, EXPECTED[i].never_retry);
     }
+    struct error later = {.code = ERROR_BUSY, .retry_seconds = 7.5}; // it knows better than the table
+    api_reply_error(&reply, &later);
+    assert_true(reply.retry_after_seconds == 7.5);
+    error_set(&later, ERROR_BUSY, "and this one does not");
+    api_reply_error(&reply, &later);
+    assert_true(reply.retry_after_seconds == 1);
     struct error silent = {.code = ERROR_BUSY};
     api_reply_error(&reply, &silent);
     assert_non_null(strstr(reply.body.data, error_text(ERROR_BUSY) + 1));

@@ -456,7 +456,9 @@ static void completion_whole(void **state) {
     for (size_t job = 4; job-- > 0;) {
         char text[] = {'t', (char)('0' + job), '\0'};
         send(generation, job, fake_text(text), NULL);
-        send(generation, job, fake_done(job == 1 ? FINISH_LENGTH : FINISH_STOP, 3), NULL);
+        struct engine_event done = fake_done(job == 1 ? FINISH_LENGTH : FINISH_STOP, 3);
+        done.usage.cached_tokens = (size_t[]){1, 0, 0, 1}[job]; // one of each two has read the whole prompt
+        send(generation, job, done, NULL);
     }
     json_t *result = read_result(generation, 200);
     assert_json(json_object_get(result, "object"), "\"text_completion\"");
@@ -469,6 +471,8 @@ static void completion_whole(void **state) {
     assert_int_equal(json_integer_value(json_object_get(usage, "prompt_tokens")), 4);
     assert_int_equal(json_integer_value(json_object_get(usage, "completion_tokens")), 12);
     assert_int_equal(json_integer_value(json_object_get(usage, "total_tokens")), 16);
+    const json_t *details = json_object_get(usage, "prompt_tokens_details");
+    assert_int_equal(json_integer_value(json_object_get(details, "cached_tokens")), 0);
     assert_string_equal(generation_summary(generation).finish, "length");
     json_decref(result);
     generation_destroy(generation);

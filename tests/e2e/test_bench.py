@@ -127,7 +127,7 @@ def test_serve(model, tmp_path):
         assert row["tokens_per_s"] > 0 and row["engine_tokens_per_s"] > 0
         for times in ("first_token_ms", "whole_ms"):
             check_quantiles(row[times])
-        assert row["first_token_ms"]["p50"] < row["whole_ms"]["p50"]
+        assert row["first_token_ms"]["p50"] <= row["whole_ms"]["p50"]  # equal: a toy's answer may be there at once
         shown = re.search(rf"^{row['clients']} clients? +([\d.]+) +([\d.]+) %", result.stdout, re.M).groups()
         assert abs(float(shown[0]) - row["tokens_per_s"]) < 0.06 + 1e-5 * row["tokens_per_s"]
         assert abs(float(shown[1]) - 100 * row["tokens_per_s"] / row["engine_tokens_per_s"]) < 0.1

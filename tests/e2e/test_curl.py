@@ -27,7 +27,8 @@ def test_chat(server):
     assert choice["message"]["refusal"] is None and choice["logprobs"] is None
     usage = answer["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    assert 0 < usage["completion_tokens"] <= 24 and usage["prompt_tokens_details"]["cached_tokens"] == 0
+    assert 0 < usage["completion_tokens"] <= 24
+    assert 0 <= usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
     assert answer["timings"]
 
 

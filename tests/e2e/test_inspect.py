@@ -115,13 +115,13 @@ def test_what_fits():
     free = found["machine"]["memory_free_bytes"]
     for held in found["weights"].values():
         pages = (free - held["bytes"] - 256 * 2**20) // (32 * found["kv_bytes_per_token"])
-        assert held["fits"] and held["kv_tokens"] == 32 * pages and held["kv_tokens_standard"] == 16 * 2048
+        assert held["fits"] and held["kv_tokens"] == 32 * pages and held["kv_tokens_standard"] == 32 * 2048
 
 
 def test_serve_takes_what_inspect_tells(serve):
     """The same cache, and the same room: but for what other programs take or give back in between."""
     told = json.loads(run("inspect", "--json").stdout)["weights"]["bf16"]
-    taken, room = re.search(r"KV cache (\d+) tokens, 100.7 MB when full \(--kv-tokens: up to (\d+) fit\)", serve().log).groups()
+    taken, room = re.search(r"KV cache (\d+) tokens, 201.3 MB when full \(--kv-tokens: up to (\d+) fit\)", serve().log).groups()
     assert int(taken) == told["kv_tokens_standard"]
     assert abs(int(room) / told["kv_tokens"] - 1) < 0.1
 
@@ -130,7 +130,7 @@ def test_serve_takes_what_inspect_tells(serve):
 def test_a_cache_that_can_not_fit_is_refused(large):
     """With the number that would. Whatever this machine has, a terabyte more is too much."""
     _, directory, _ = large
-    serve = ["serve", "--config", "none", "--port", "0", "--model", directory, "--kv-tokens"]
+    serve = ["serve", "--config", "none", "--port", "0", "--model", directory, "--weights", "bf16", "--kv-tokens"]
     most = json.loads(run("inspect", "--json", directory).stdout)["weights"]["bf16"]["kv_tokens"]
     if not most:
         pytest.skip("less memory is free than the model takes")

@@ -211,14 +211,14 @@ def test_stop_has_a_limit(serve):
 
 
 def test_weights_formats(serve, server):
-    """f32 and bf16 hold the same weights where the file is bf16, and a short prompt is computed alike: so are its
-    first token's log-probabilities, but for the rounding of fp32 sums."""
+    """f32 and bf16 hold the same weights where the file is bf16. The first token's log-probabilities differ by what a
+    prompt's activations lose in bf16, on machines that multiply in it: a part in 256 each, some hundredths here."""
     body = tandem.chat("Hello!", max_tokens=1, logprobs=True, top_logprobs=5)
     answers = [one.post("/v1/chat/completions", body) for one in (serve("--weights", "f32"), server)]
     wide, narrow = ([(top["token"], top["logprob"]) for top in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]]
                     for answer in answers)
     assert [token for token, _ in wide] == [token for token, _ in narrow]
-    assert all(abs(a - b) < 1e-3 for (_, a), (_, b) in zip(wide, narrow))
+    assert all(abs(a - b) < 0.15 for (_, a), (_, b) in zip(wide, narrow))
 
 
 def test_a_model_file_that_shrinks(copy):

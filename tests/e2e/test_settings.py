@@ -33,7 +33,7 @@ def refused(*arguments, **more):
 
 
 def test_serve_says_where_no_file_was(server):
-    assert "  settings none found\n" in server.log and "32768 tokens" in server.log and "MB when full" in server.log
+    assert "  settings none found\n" in server.log and "65536 tokens" in server.log and "MB when full" in server.log
 
 
 @pytest.fixture

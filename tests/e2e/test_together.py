@@ -128,3 +128,38 @@ def test_keep_alive(server):
         status, _, body = tandem.read_answer(connection)
         assert status == 200 and json.loads(body)["choices"][0]["message"]["content"] == alone
     connection.close()
+
+
+def chat_usage(server, messages, **options):
+    body = {"model": tandem.MODEL.name, "messages": messages, "temperature": 0, "max_tokens": 8, **options}
+    status, _, answer = server.request("POST", "/v1/chat/completions", body)
+    assert status == 200, answer
+    answer = json.loads(answer)
+    return answer["choices"], answer["usage"]["prompt_tokens"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+def test_a_conversation_is_read_once(serve):
+    """The second turn finds the first one's prompt; without the cache it says the same, having read all of it."""
+    question = {"role": "user", "content": "Tell me a long story about a cat who goes to sea and comes back. " * 3}
+    answers = {}
+    for mode in ("prompts", "off"):
+        server = serve("--prefix-cache", mode)
+        choices, length, cached = chat_usage(server, [question])
+        assert cached == 0
+        reply = choices[0]["message"]["content"]
+        choices, second, found = chat_usage(server, [question, {"role": "assistant", "content": reply},
+                                                     {"role": "user", "content": "Go on."}])
+        assert second > length and (length - 32 <= found <= length if mode == "prompts" else found == 0)
+        answers[mode] = reply, choices
+    assert answers["prompts"] == answers["off"]
+
+
+def test_many_answers_to_one_prompt(serve):
+    """The prompt counts as read once; asked again, it is not read but for its end, and the answers are the same."""
+    server = serve()
+    question = [{"role": "user", "content": "Tell me a story about a dog who is afraid of the moon. " * 4}]
+    options = {"n": 4, "temperature": 1, "seed": 5, "max_tokens": 20}
+    first, length, cached = chat_usage(server, question, **options)
+    assert cached == 0 and len(first) == 4
+    again, _, cached = chat_usage(server, question, **options)
+    assert length - 8 <= cached < length and again == first  # what is not worth copying, and the last token

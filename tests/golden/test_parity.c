@@ -4,13 +4,13 @@
 // f32: every log-probability within 1e-3, every greedy token the same. The golden prompts are chosen so that rounding
 // cannot decide: the best token leads by more than 1e-3, and no routing decision lies within 1e-5 of turning.
 // Prompts go through whole and in chunks of 1, 7 and 32, over KV pages in shuffled order; answers are decoded by
-// groups of prompts, one row each, as many as the engine decodes at once, and alone.
+// groups of prompts, one row each, and alone.
 //
 // bf16, of a checkpoint that is bf16 itself as the published ones are: its weights are then exactly the checkpoint's, and
 // where activations stay fp32, all that holds for f32 holds to the same bound. That is so for the reference stages, and
-// for the fast ones in every call of up to STAGE_STEADY_ROWS rows: so for all that is decoded.
+// for the fast ones in rows of answers (engine/stages.h), in which prompts go through here too.
 //
-// Prompts in larger chunks are another matter: where the processor has bf16 instructions, the fast stages round the
+// Rows of prompts are another matter: where the processor has bf16 instructions, the fast stages round the
 // activations of many rows to bf16 (half a unit in 8 bits: relative 2^-9 at most, 2^-9/√3 ≈ 0.0011 in the mean square).
 // A layer rounds four inputs (of q, k, v; of o; of gate and up; of down), so L layers move the logits by some
 // 0.0011 · √(4L) of their spread: with a spread of 3, 0.01 for 2 layers, 0.016 for 6. Where a routing decision lies that
@@ -74,6 +74,7 @@ struct session {
     struct kv_cache cache;
     float *logits; // [PROMPT_MAX][vocab]
     uint32_t random;
+    int answer_rows; // chunks of up to so many rows go through as answers do
     double *differences; // of all log-probabilities so far, where they are gathered; NULL where each is judged
     size_t difference_count, difference_capacity;
     int tokens, tokens_same;
@@ -145,7 +146,14 @@ static void run_rows(struct session *s, const int32_t *tokens, int count, int po
     for (int i = 0; i < count; i++) positions[i] = position + i;
     for (int i = 0; i < outputs; i++) wanted[i] = count - outputs + i;
     const struct batch_sequence sequence = {.first = 0, .count = count, .position = position, .pages = pages};
-    const struct batch batch = {count, tokens, positions, 1, &sequence, outputs, wanted};
+    const struct batch batch = {.tokens = count,
+                                .answers = count <= s->answer_rows ? count : 0,
+                                .token = tokens,
+                                .position = positions,
+                                .sequences = 1,
+                                .sequence = &sequence,
+                                .outputs = outputs,
+                                .output = wanted};
     forward_run(s->forward, &batch, &s->cache, s->logits);
 }
 
@@ -269,7 +277,14 @@ static void check_group(struct session *s, const struct prompt *prompts, int fir
             outputs[i] = i;
             sequences[i] = (struct batch_sequence){i, 1, positions[i], prompt->pages};
         }
-        const struct batch batch = {count, tokens, positions, count, sequences, count, outputs};
+        const struct batch batch = {.tokens = count,
+                                    .answers = count,
+                                    .token = tokens,
+                                    .position = positions,
+                                    .sequences = count,
+                                    .sequence = sequences,
+                                    .outputs = count,
+                                    .output = outputs};
         forward_run(s->forward, &batch, &s->cache, s->logits);
         for (int i = 0; i < count; i++) {
             const struct prompt *prompt = &prompts[first + i];
@@ -325,6 +340,7 @@ static void equals_transformers(void **state) {
 
     struct session session;
     session_open(&session, parity->dir, parity->weights, parity->stages, pages);
+    if (parity->chunks == STEADY_CHUNKS) session.answer_rows = STAGE_STEADY_ROWS;
     if (parity->usual) {
         session.difference_capacity =
             PROMPTS_MAX * ((size_t)parity->chunk_count * (PROMPT_MAX + FIRST_MAX) + 2 * NEW_TOKENS);

@@ -30,6 +30,7 @@ struct setting {
     size_t cache_floats;
     int32_t pages[SEQUENCES_MAX][PAGES_EACH];
     struct batch_sequence sequence[SEQUENCES_MAX];
+    bool prompts; // all rows are of prompts; else of answers
     struct batch batch;
     float *q, *k, *v;
     size_t q_count, kv_count;
@@ -110,7 +111,8 @@ static void run_some(const struct stages *stages, void *state, struct setting *s
         sequence[i].pages = s->pages[first + i];
         rows += sequence[i].count;
     }
-    struct batch batch = {.tokens = rows, .sequences = count, .sequence = sequence};
+    struct batch batch = {
+        .tokens = rows, .answers = s->prompts ? 0 : rows, .sequences = count, .sequence = sequence};
     size_t q_width = s->q_count / (size_t)s->batch.tokens, kv_width = s->kv_count / (size_t)s->batch.tokens;
     float *q = copy_floats(s->q + (size_t)row * q_width, (size_t)rows * q_width);
     float *k = copy_floats(s->k + (size_t)row * kv_width, (size_t)rows * kv_width);
@@ -140,7 +142,7 @@ static double tolerance_of(const struct setting *s, int keys) {
     return 2 * (score + 4 * 0x1p-24) + (4 * sqrt(keys) + 16) * 0x1p-24;
 }
 
-static void check_setting(struct setting *s) {
+static void check_rows(struct setting *s) {
     struct stage_limits limits = limits_of(s);
     struct error error;
     void *reference;
@@ -173,6 +175,14 @@ static void check_setting(struct setting *s) {
     free(after);
     free(expected);
     free(before);
+}
+
+// As answers' rows and as prompts'.
+static void check_setting(struct setting *s) {
+    for (int prompts = 0; prompts <= 1; prompts++) {
+        s->prompts = prompts;
+        check_rows(s);
+    }
 }
 
 // ---- The reference against a plain reading of the definition, for one head and few keys
@@ -310,30 +320,40 @@ static void what_others_left(void **unused) {
     }
 }
 
-// A prompt in chunks gives what the whole prompt gives.
+// A prompt in chunks gives what the whole prompt gives, to the bit: in chunks that end anywhere.
 static void chunks(void **unused) {
     (void)unused;
+    enum { ALL = 200 };
+    static const int CHUNKS[] = {1, 2, 7, 17, 33, 70, 199};
     struct random random = {15};
-    const int nothing = 0, all = 200, chunk = 70;
-    struct setting s = setting_of(&random, SHAPES[2], 90, 1, &nothing, &all);
-    struct stage_limits limits = limits_of(&s);
-    float *whole = allocate(s.q_count, sizeof *whole), *pieces = allocate(s.q_count, sizeof *pieces);
-    for (int d = 0; d < DEVICE_COUNT; d++) {
-        void *state = open_device(&DEVICES[d], &limits);
-        if (!state) continue;
-        run_some(&cpu_stages, state, &s, 0, 1, whole);
-        struct setting part = s;
-        for (int first = 0; first < all; first += chunk) {
-            int count = all - first < chunk ? all - first : chunk;
-            part.sequence[0] = (struct batch_sequence){first, count, first, NULL};
-            run_some(&cpu_stages, state, &part, 0, 1, pieces);
+    const int nothing = 0, all = ALL;
+    for (int shape = 0; shape < SHAPE_COUNT; shape++) {
+        struct setting s = setting_of(&random, SHAPES[shape], shape % 2 ? 90 : CONTEXT, 1, &nothing, &all);
+        struct stage_limits limits = limits_of(&s);
+        float *whole = allocate(s.q_count, sizeof *whole), *pieces = allocate(s.q_count, sizeof *pieces);
+        s.prompts = true;
+        for (int d = 0; d < DEVICE_COUNT; d++) {
+            void *state = open_device(&DEVICES[d], &limits);
+            if (!state) continue;
+            run_some(&cpu_stages, state, &s, 0, 1, whole);
+            float *cache = copy_floats(s.cache.data, s.cache_floats);
+            struct setting part = s;
+            for (size_t c = 0; c < sizeof CHUNKS / sizeof *CHUNKS; c++) {
+                for (int first = 0; first < ALL; first += CHUNKS[c]) {
+                    int count = ALL - first < CHUNKS[c] ? ALL - first : CHUNKS[c];
+                    part.sequence[0] = (struct batch_sequence){first, count, first, NULL};
+                    run_some(&cpu_stages, state, &part, 0, 1, pieces);
+                }
+                assert_memory_equal(pieces, whole, s.q_count * sizeof *whole);
+                assert_memory_equal(s.cache.data, cache, s.cache_floats * sizeof *cache);
+            }
+            free(cache);
+            cpu_stages.close(state);
         }
-        compare(DEVICES[d].name, pieces, whole, s.q_count, tolerance_of(&s, all));
-        cpu_stages.close(state);
+        free(pieces);
+        free(whole);
+        setting_free(&s);
     }
-    free(pieces);
-    free(whole);
-    setting_free(&s);
 }
 
 // Scores too large for exp without the shift by the largest, and numbers that are not finite.

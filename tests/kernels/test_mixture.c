@@ -346,34 +346,55 @@ static void reference_experts(void **unused) {
 
 // ---- Company: a token's route and experts are the same, to the bit, alone
 
+// The tokens of m one by one, and in chunks of so many: what they come to in y.
+static void run_chunks(void *state, const struct mixture *m, int chunk, float *y) {
+    size_t width = (size_t)m->hidden;
+    for (int first = 0, rows; first < m->rows; first += rows) {
+        rows = m->rows - first < chunk ? m->rows - first : chunk;
+        size_t at = (size_t)first * width, pair = 2 * (size_t)first;
+        struct routing some = {rows, 2, m->routing.expert + pair, m->routing.weight + pair};
+        cpu_stages.route(state, &m->layer.router, m->x + at, rows, &some);
+        cpu_stages.experts(state, &m->layer, &some, m->x + at, y + at, rows);
+    }
+}
+
 static void tokens_do_not_see_each_other(void **unused) {
     (void)unused;
-    enum { HIDDEN = 100, INNER = 84, ROWS = FEW_ROWS };
+    enum { HIDDEN = 100, INNER = 84, ROWS = 150 };
+    static const int CHUNKS[] = {ROWS, 2, 17, 40, 100};
     struct random random = {25};
     struct stage_limits limits = limits_of(ROWS, HIDDEN, INNER, EXPERTS);
-    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
-        struct mixture m = mixture_of(&random, (enum weight_format)format, HIDDEN, INNER, EXPERTS, ROWS);
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT * 3; i++) {
+        enum weight_format format = (enum weight_format)(i % WEIGHT_FORMAT_COUNT);
+        enum row_kind kind =
+            (enum row_kind[]){ROWS_BY_NUMBER, ROWS_OF_ANSWERS, ROWS_OF_PROMPTS}[i / WEIGHT_FORMAT_COUNT];
+        struct mixture m =
+            mixture_of(&random, format, HIDDEN, INNER, EXPERTS, kind == ROWS_BY_NUMBER ? FEW_ROWS : ROWS);
         float *router = random_floats(&random, EXPERTS * HIDDEN);
         m.layer.router.weight = router;
+        size_t y_bytes = (size_t)m.rows * HIDDEN * sizeof(float), pairs = 2 * (size_t)m.rows;
+        float *alone = allocate(1, y_bytes), *together = allocate(1, y_bytes);
         for (int d = 0; d < DEVICE_COUNT; d++) {
             void *state = open_device(&DEVICES[d], &limits);
             if (!state) continue;
-            float together[ROWS * HIDDEN], alone[ROWS * HIDDEN], weight[2];
-            int32_t expert[2];
-            memcpy(together, m.y, sizeof together);
-            memcpy(alone, m.y, sizeof alone);
-            cpu_stages.route(state, &m.layer.router, m.x, ROWS, &m.routing);
-            cpu_stages.experts(state, &m.layer, &m.routing, m.x, together, ROWS);
-            for (int r = 0; r < ROWS; r++) {
-                struct routing one = {1, 2, expert, weight};
-                cpu_stages.route(state, &m.layer.router, m.x + r * HIDDEN, 1, &one);
-                assert_memory_equal(expert, m.routing.expert + 2 * r, sizeof expert);
-                assert_memory_equal(weight, m.routing.weight + 2 * r, sizeof weight);
-                cpu_stages.experts(state, &m.layer, &one, m.x + r * HIDDEN, alone + r * HIDDEN, 1);
+            int32_t expert[2 * ROWS];
+            float weight[2 * ROWS];
+            cpu_stages.rows_are(state, kind);
+            memcpy(alone, m.y, y_bytes);
+            run_chunks(state, &m, 1, alone);
+            memcpy(expert, m.routing.expert, pairs * sizeof *expert);
+            memcpy(weight, m.routing.weight, pairs * sizeof *weight);
+            for (size_t chunk = 0; chunk < sizeof CHUNKS / sizeof *CHUNKS; chunk++) {
+                memcpy(together, m.y, y_bytes);
+                run_chunks(state, &m, CHUNKS[chunk], together);
+                assert_memory_equal(m.routing.expert, expert, pairs * sizeof *expert);
+                assert_memory_equal(m.routing.weight, weight, pairs * sizeof *weight);
+                assert_memory_equal(together, alone, y_bytes);
             }
-            assert_memory_equal(alone, together, sizeof alone);
             cpu_stages.close(state);
         }
+        free(together);
+        free(alone);
         free(router);
         mixture_free(&m);
     }

@@ -286,39 +286,45 @@ static void norms(void **unused) {
     reference_stages.close(reference);
 }
 
-// ---- Company: a row of a few is the same, to the bit, alone
+// ---- Company: a row of a kind is the same, to the bit, alone
 
 static void rows_do_not_see_each_other(void **unused) {
     (void)unused;
-    enum { COLUMNS = 100, OUTPUTS = 600 }; // alone on one thread, together on several
+    enum { COLUMNS = 100, OUTPUTS = 600, ROWS = 60 }; // alone on one thread, together on several
     struct random random = {7};
-    struct stage_limits limits = limits_of(FEW_ROWS, COLUMNS, 1, 1, OUTPUTS);
-    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
-        struct linear_case c = linear_case(&random, (enum weight_format)format, OUTPUTS, COLUMNS, FEW_ROWS);
+    struct stage_limits limits = limits_of(ROWS, COLUMNS, 1, 1, OUTPUTS);
+    float *alone = allocate(ROWS * OUTPUTS, sizeof *alone), *together = allocate(ROWS * OUTPUTS, sizeof *alone);
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT * 3; i++) {
+        enum weight_format format = (enum weight_format)(i % WEIGHT_FORMAT_COUNT);
+        enum row_kind kind =
+            (enum row_kind[]){ROWS_BY_NUMBER, ROWS_OF_ANSWERS, ROWS_OF_PROMPTS}[i / WEIGHT_FORMAT_COUNT];
+        int most = kind == ROWS_BY_NUMBER ? FEW_ROWS : ROWS;
+        struct linear_case c = linear_case(&random, format, OUTPUTS, COLUMNS, ROWS);
         const struct linear linear = {c.weight.matrix, c.bias};
         const struct norm norm = {COLUMNS, 1e-5f, c.x, c.x + COLUMNS};
-        float *alone = allocate(FEW_ROWS * OUTPUTS, sizeof *alone),
-              *together = allocate(FEW_ROWS * OUTPUTS, sizeof *alone);
         for (int d = 0; d < DEVICE_COUNT * 3; d++) {
             limits.threads = 1 + d % 3 * 2; // nor does it depend on their number
             void *state = open_device(&DEVICES[d / 3], &limits);
             if (!state) continue;
-            float one[COLUMNS], all[FEW_ROWS * COLUMNS];
-            for (int r = 0; r < FEW_ROWS && limits.threads == 1; r++)
-                cpu_stages.linear(state, &linear, c.x + r * COLUMNS, alone + r * OUTPUTS, 1, false);
-            cpu_stages.norm(state, &norm, c.x, all, FEW_ROWS);
-            for (int rows = 1; rows <= FEW_ROWS; rows++) {
-                cpu_stages.linear(state, &linear, c.x, together, rows, false);
+            float one[COLUMNS], all[ROWS * COLUMNS];
+            cpu_stages.rows_are(state, kind);
+            if (limits.threads == 1) memcpy(alone, c.y, ROWS * OUTPUTS * sizeof *alone);
+            for (int r = 0; r < most && limits.threads == 1; r++)
+                cpu_stages.linear(state, &linear, c.x + r * COLUMNS, alone + r * OUTPUTS, 1, c.accumulate);
+            cpu_stages.norm(state, &norm, c.x, all, ROWS);
+            for (int rows = 1; rows <= most; rows++) {
+                memcpy(together, c.y, ROWS * OUTPUTS * sizeof *alone);
+                cpu_stages.linear(state, &linear, c.x, together, rows, c.accumulate);
                 assert_memory_equal(together, alone, (size_t)(rows * OUTPUTS) * sizeof *alone);
                 cpu_stages.norm(state, &norm, c.x + (rows - 1) * COLUMNS, one, 1);
                 assert_memory_equal(one, all + (rows - 1) * COLUMNS, sizeof one);
             }
             cpu_stages.close(state);
         }
-        free(together);
-        free(alone);
         linear_case_free(&c);
     }
+    free(together);
+    free(alone);
 }
 
 // ---- Numbers that are not finite stay in their row, and are seen there

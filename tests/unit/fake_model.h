@@ -57,7 +57,7 @@ enum {                               // first token of a prompt
 enum { STEPS_MAX = 1 << 16 };
 
 struct fake_step {
-    int rows, sequences, outputs;
+    int rows, answers, sequences, outputs;
 };
 
 static struct {
@@ -114,7 +114,7 @@ static inline void gate_await(int arrived) {
 static void gate_enter(const struct batch *batch) {
     pthread_mutex_lock(&fake.lock);
     if (fake.arrived < STEPS_MAX)
-        fake.steps[fake.arrived] = (struct fake_step){batch->tokens, batch->sequences, batch->outputs};
+        fake.steps[fake.arrived] = (struct fake_step){batch->tokens, batch->answers, batch->sequences, batch->outputs};
     fake.arrived++;
     pthread_cond_broadcast(&fake.changed);
     while (fake.held && fake.permits == 0) pthread_cond_wait(&fake.changed, &fake.lock);
@@ -228,6 +228,8 @@ void forward_run(struct forward *forward, const struct batch *batch, const struc
     for (int s = 0; s < batch->sequences; s++) {
         const struct batch_sequence *run = &batch->sequence[s];
         DEMAND(run->first == next_row);
+        DEMAND(run->first + run->count <= batch->answers || run->first >= batch->answers);
+        DEMAND(run->first >= batch->answers || run->count == 1);
         DEMAND(run->count >= 1 && run->position + run->count <= fake.context);
         next_row += run->count;
         bool poisoned = false;
@@ -322,7 +324,7 @@ static int fake_teardown(void **state) {
 
 // ---- Requests
 
-static struct engine *open_engine(struct engine_options options) {
+static inline struct engine *open_engine(struct engine_options options) {
     struct engine *engine = NULL;
     struct error error = {0};
     options.model_dir = fake_dir;
@@ -351,7 +353,7 @@ static inline struct engine_request script_request(int32_t *prompt, const int32_
     return request_of(prompt, PROMPT_SCRIPT, 3, 1, tokens_max);
 }
 
-static struct engine_job *submit(struct engine *engine, const struct engine_request *request) {
+static inline struct engine_job *submit(struct engine *engine, const struct engine_request *request) {
     struct engine_job *job = NULL;
     struct error error = {0};
     int code = engine_submit(engine, request, &job, &error);
@@ -374,7 +376,7 @@ struct outcome {
 };
 
 // Adds an event and destroys it; true for the last one.
-static bool add_event(struct outcome *outcome, struct engine_event *event) {
+static inline bool add_event(struct outcome *outcome, struct engine_event *event) {
     outcome->events++;
     if (event->type == ENGINE_EVENT_TEXT) {
         assert_true(outcome->bytes + event->text_bytes < sizeof outcome->text);
@@ -399,7 +401,7 @@ static bool add_event(struct outcome *outcome, struct engine_event *event) {
 }
 
 // Reads a job to its end and releases it.
-static void finish_job(struct engine_job *job, struct outcome *outcome) {
+static inline void finish_job(struct engine_job *job, struct outcome *outcome) {
     struct engine_event *event;
     *outcome = (struct outcome){0};
     while ((event = engine_job_wait(job)))

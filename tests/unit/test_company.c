@@ -1,7 +1,7 @@
 // The engine on the built-in model, on both sets of stages: an answer alone is the answer in company, byte by byte
 // and log-probability by log-probability. (tests/unit/test_engine.c shows it of the engine; this, of the kernels.)
-// The company is larger than STAGE_STEADY_ROWS, beyond which the CPU stages would take kernels that round
-// differently: the engine has to decode it in parts.
+// The company is larger than STAGE_STEADY_ROWS, and prompts are computed beside it in chunks, or found in the cache:
+// the arithmetic of a row depends on none of that.
 #include "engine/engine.h"
 
 #include <setjmp.h>
@@ -33,7 +33,7 @@ struct answer {
     int tokens;
 };
 
-static struct engine *open_engine(const char *stages, enum weight_format weights) {
+static struct engine *open_engine(const char *stages, enum weight_format weights, enum prefix_mode prefix) {
     struct engine *engine = NULL;
     struct error error = {0};
     struct engine_options options = {.model_dir = "models/demo",
@@ -41,6 +41,7 @@ static struct engine *open_engine(const char *stages, enum weight_format weights
                                      .weights = weights,
                                      .threads = 2,
                                      .sequences_max = COMPANY,
+                                     .prefix = prefix,
                                      .prefill_tokens_max = 24};
     if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
     return engine;
@@ -80,20 +81,35 @@ static void read_answer(struct engine_job *job, struct answer *answer) {
     engine_job_release(job);
 }
 
-static void check_company(const char *stages, enum weight_format weights) {
-    static struct answer alone[COMPANY], together[COMPANY];
-    struct engine *engine = open_engine(stages, weights);
+static void check_together(struct engine *engine, const struct answer *alone) {
+    static struct answer together;
     struct engine_job *jobs[COMPANY];
-    for (int i = 0; i < COMPANY; i++) read_answer(ask(engine, i), &alone[i]);
     for (int i = 0; i < COMPANY; i++) jobs[i] = ask(engine, i);
-    for (int i = 0; i < COMPANY; i++) read_answer(jobs[i], &together[i]);
-    engine_close(engine);
     for (int i = 0; i < COMPANY; i++) {
-        assert_true(alone[i].tokens > 0);
-        assert_string_equal(together[i].text, alone[i].text);
-        assert_int_equal(together[i].tokens, alone[i].tokens);
-        assert_memory_equal(together[i].logprobs, alone[i].logprobs, sizeof alone[i].logprobs);
+        read_answer(jobs[i], &together);
+        assert_string_equal(together.text, alone[i].text);
+        assert_int_equal(together.tokens, alone[i].tokens);
+        assert_memory_equal(together.logprobs, alone[i].logprobs, sizeof together.logprobs);
     }
+}
+
+static void check_company(const char *stages, enum weight_format weights) {
+    static struct answer alone[COMPANY];
+    struct engine *engine = open_engine(stages, weights, PREFIX_OFF);
+    for (int i = 0; i < COMPANY; i++) read_answer(ask(engine, i), &alone[i]);
+    for (int i = 0; i < COMPANY; i++) assert_true(alone[i].tokens > 0);
+    check_together(engine, alone);
+    engine_close(engine);
+
+    engine = open_engine(stages, weights, PREFIX_PROMPTS);
+    check_together(engine, alone); // some begin alike
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    uint64_t computed = stats.prompt_tokens;
+    check_together(engine, alone); // and now all prompts are known
+    engine_stats(engine, &stats);
+    assert_true(stats.prompt_tokens - computed < computed / 2);
+    engine_close(engine);
 }
 
 static void reference_f32(void **state) {

@@ -342,7 +342,13 @@ static void step(const struct model *model, const struct stages *stages) {
     int count = model->config.context < 3 ? model->config.context : 3;
     const int32_t last = count - 1;
     const struct batch_sequence sequence = {0, count, 0, pages};
-    const struct batch batch = {count, tokens, positions, 1, &sequence, 1, count == 3 ? outputs : &last};
+    const struct batch batch = {.tokens = count,
+                                .token = tokens,
+                                .position = positions,
+                                .sequences = 1,
+                                .sequence = &sequence,
+                                .outputs = 1,
+                                .output = count == 3 ? outputs : &last};
     struct error error;
     void *state;
     struct forward *forward;

@@ -43,7 +43,7 @@ static void cancel_frees_within_a_step(void **state) {
             gate_await(before + 2); // both places are taken now
         }
         struct engine_job *job = submit(engine, &victim);
-        int steps = (int[]){1, 4, 40}[phase]; // the prompt takes ten chunks, every second step at most
+        int steps = (int[]){1, 4, 40}[phase]; // the prompt takes ten chunks
         int arrived = gate_arrived();
         gate_pass(steps);
         gate_await(arrived + steps);
@@ -263,8 +263,8 @@ static void leaving_keeps_the_order_of_the_line(void **state) {
     enum { JOBS = 90 };
     static int32_t prompts[JOBS][JOBS];
     struct engine_job *jobs[JOBS];
-    struct engine *engine =
-        open_engine((struct engine_options){.sequences_max = 1, .queue_max = JOBS, .prefill_tokens_max = JOBS});
+    struct engine *engine = open_engine((struct engine_options){
+        .sequences_max = 1, .queue_max = JOBS, .prefill_tokens_max = JOBS, .prefix = PREFIX_OFF});
     gate_hold();
     for (int i = 0; i < JOBS; i++) { // each is one step, of as many rows as its number says
         struct engine_request request = request_of(prompts[i], PROMPT_RANDOM, (size_t)i + 1, 1, 1);
@@ -337,6 +337,25 @@ static void bad_numbers_fail_alone(void **state) {
     engine_close(engine);
 }
 
+// Whoever produced them may have left them in pages that others would go on from: nothing that was kept is trusted.
+static void bad_numbers_empty_the_cache(void **state) {
+    (void)state;
+    static int32_t prompts[2][70];
+    struct engine *engine = open_engine((struct engine_options){0});
+    struct engine_request good = request_of(prompts[0], PROMPT_RANDOM, 70, 1, 5);
+    struct engine_request bad = request_of(prompts[1], PROMPT_PROMPT_NAN, 70, 2, 5);
+    fake.fails_at = 40;
+    static struct outcome outcome;
+    run_request(engine, &good, &outcome);
+    assert_int_equal(stats_of(engine).kv_pages_kept, 2); // the rest is not worth it
+    run_request(engine, &bad, &outcome);
+    assert_int_equal(outcome.error.code, ERROR_NUMERIC);
+    assert_int_equal(stats_of(engine).kv_pages_kept, 0);
+    run_request(engine, &good, &outcome);
+    assert_int_equal(outcome.usage.cached_tokens, 0);
+    engine_close(engine);
+}
+
 // ---- Opening and closing
 
 static void expect_no_engine(struct engine_options options, int code, const char *part) {
@@ -356,6 +375,8 @@ static void bad_openings_name_the_cause(void **state) {
     expect_no_engine((struct engine_options){.queue_max = -5}, ERROR_ARGUMENT, "queue_max");
     expect_no_engine((struct engine_options){.prefill_tokens_max = 1 << 30}, ERROR_ARGUMENT, "prefill_tokens_max");
     expect_no_engine((struct engine_options){.threads = -2}, ERROR_ARGUMENT, "threads");
+    expect_no_engine((struct engine_options){.step_target_seconds = -1}, ERROR_ARGUMENT, "step_target_seconds is -1");
+    expect_no_engine((struct engine_options){.step_target_seconds = NAN}, ERROR_ARGUMENT, "step_target_seconds");
     expect_no_engine((struct engine_options){.kv_tokens = SIZE_MAX}, ERROR_ARGUMENT, "18446744073709551615");
     expect_no_engine((struct engine_options){.threads = 13}, ERROR_UNSUPPORTED, "bad luck"); // on the engine thread
     expect_no_engine((struct engine_options){.model_dir = "/nonexistent"}, ERROR_NOT_FOUND, "tokenizer.json");
@@ -410,7 +431,7 @@ static void looking_never_waits(void **state) {
     gate_open();
     expect_end(job, 0);
     expect_end(another, 0);
-    assert_int_equal(stats_of(engine).steps, 5); // two prompts, one token, one for each, one
+    assert_int_equal(stats_of(engine).steps, 4); // a prompt, a token beside the other prompt, one for each, one
     assert_true(stats_of(engine).step_running_seconds == 0);
     engine_close(engine);
 }
@@ -508,6 +529,7 @@ int main(void) {
         cmocka_unit_test(leaving_keeps_the_order_of_the_line),
         cmocka_unit_test(many_more_requests_than_places),
         cmocka_unit_test(bad_numbers_fail_alone),
+        cmocka_unit_test(bad_numbers_empty_the_cache),
         cmocka_unit_test(bad_openings_name_the_cause),
         cmocka_unit_test(closing_ends_what_runs),
         cmocka_unit_test(looking_never_waits),

@@ -1,4 +1,4 @@
-// The scheduler: exact on small cases, and fair over thousands of random ones.
+// The scheduler: exact on small cases, fair over thousands of random ones, and its chunk under a clock that is told.
 #include "engine/scheduler.h"
 
 #include <setjmp.h>
@@ -8,53 +8,69 @@
 
 #include <cmocka.h>
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+static void expect_rows(struct scheduler *scheduler, struct scheduler_sequence *sequences, size_t count,
+                        const int *expected) {
+    int rows[16], sum = 0;
+    for (size_t i = 0; i < count; i++) sum += expected[i];
+    assert_int_equal(scheduler_next(scheduler, sequences, count, rows), sum);
+    for (size_t i = 0; i < count; i++) {
+        assert_int_equal(rows[i], expected[i]);
+        if (sequences[i].prompt_left > 0) sequences[i].prompt_left -= (size_t)rows[i];
+    }
+}
+#define EXPECT(scheduler, sequences, ...) \
+    expect_rows(scheduler, sequences, sizeof(sequences) / sizeof *(sequences), (const int[]){__VA_ARGS__})
 
 static void nothing_without_work(void **state) {
     (void)state;
     struct scheduler scheduler = {.prefill_tokens_max = 8};
-    assert_int_equal(scheduler_next(&scheduler, NULL, 0).kind, SCHEDULE_NOTHING);
+    assert_int_equal(scheduler_next(&scheduler, NULL, 0, NULL), 0);
     struct scheduler_sequence paused[] = {{.prompt_left = 5, .paused = true}, {.paused = true}};
-    assert_int_equal(scheduler_next(&scheduler, paused, 2).kind, SCHEDULE_NOTHING);
+    EXPECT(&scheduler, paused, 0, 0);
 }
 
-// One prompt of 20 beside a stream, in chunks of 8: the two kinds take turns.
-static void steps_take_turns(void **state) {
+// One prompt of 20 beside two streams, in chunks of 8: streams have a row in each step.
+static void steps_are_mixed(void **state) {
     (void)state;
     struct scheduler scheduler = {.prefill_tokens_max = 8};
-    struct scheduler_sequence sequences[] = {{.prompt_left = 20}, {.prompt_left = 0}};
-    const int expected[] = {0, 8, 0, 8, 0, 4, 0, 0}; // 0: a decode step
-    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
-        struct schedule next = scheduler_next(&scheduler, sequences, 2);
-        assert_int_equal(next.kind, expected[i] ? SCHEDULE_PREFILL : SCHEDULE_DECODE);
-        if (next.kind != SCHEDULE_PREFILL) continue;
-        assert_int_equal(next.sequence, 0);
-        assert_int_equal(next.tokens, expected[i]);
-        sequences[0].prompt_left -= (size_t)next.tokens;
-    }
+    struct scheduler_sequence sequences[] = {{.prompt_left = 0}, {.prompt_left = 20}, {.prompt_left = 0}};
+    EXPECT(&scheduler, sequences, 1, 8, 1);
+    EXPECT(&scheduler, sequences, 1, 8, 1);
+    EXPECT(&scheduler, sequences, 1, 4, 1);
+    EXPECT(&scheduler, sequences, 1, 1, 1); // it decodes, too
 }
 
-static void prompts_take_turns(void **state) {
+// A quarter of the chunk goes by turns, the rest to the shortest.
+static void short_prompts_come_first(void **state) {
     (void)state;
-    struct scheduler scheduler = {.prefill_tokens_max = 4};
-    struct scheduler_sequence sequences[] = {{6, false}, {0, true}, {9, false}, {100, true}, {1, false}};
-    const struct {
-        size_t sequence;
-        int tokens;
-    } expected[] = {{0, 4}, {2, 4}, {4, 1}, {0, 2}, {2, 4}};
-    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
-        struct schedule next = scheduler_next(&scheduler, sequences, 5);
-        if (next.kind == SCHEDULE_DECODE) next = scheduler_next(&scheduler, sequences, 5);
-        assert_int_equal(next.kind, SCHEDULE_PREFILL);
-        assert_int_equal(next.sequence, expected[i].sequence);
-        assert_int_equal(next.tokens, expected[i].tokens);
-        sequences[next.sequence].prompt_left -= (size_t)next.tokens;
-    }
+    struct scheduler scheduler = {.prefill_tokens_max = 16};
+    struct scheduler_sequence sequences[] = {
+        {.prompt_left = 100}, {.prompt_left = 9}, {.prompt_left = 40, .paused = true}, {.prompt_left = 30}};
+    EXPECT(&scheduler, sequences, 4, 9, 0, 3);  // the first's turn
+    sequences[2].paused = false;                // the second's is over: it decodes
+    EXPECT(&scheduler, sequences, 0, 1, 4, 12); // the third's
+    EXPECT(&scheduler, sequences, 0, 1, 1, 15); // the fourth's, which is also the shortest
+    EXPECT(&scheduler, sequences, 4, 1, 12, 1);
+    scheduler.prefill_tokens_max = 2; // a turn is worth one row at least
+    EXPECT(&scheduler, sequences, 0, 1, 2, 1);
+    EXPECT(&scheduler, sequences, 1, 1, 1, 1);
 }
 
-// Random arrivals, ends, pauses and chunk sizes. Whoever can run is served in bounded time: one that decodes in
-// every second step at least, one of P prompts that could run in the meantime in 2 P steps.
+static void some_have_bounds_of_their_own(void **state) {
+    (void)state;
+    struct scheduler scheduler = {.prefill_tokens_max = 40};
+    struct scheduler_sequence sequences[] = {{.prompt_left = 50, .rows_max = 6}, {.prompt_left = 50}};
+    EXPECT(&scheduler, sequences, 6, 34);
+    EXPECT(&scheduler, sequences, 6, 16);
+}
+
+// Random arrivals, ends, pauses, bounds and chunks. Who decodes has a row in every step. The chunk is used up while
+// there are rows for it. And whoever can run gets, once in as many steps as there are places, at least its part of the
+// chunk by turns: so a prompt of any length ends, however many short ones come before it.
 static void nobody_starves(void **state) {
     (void)state;
     enum { PLACES = 12, SCENARIOS = 3000, STEPS = 200 };
@@ -62,71 +78,174 @@ static void nobody_starves(void **state) {
     for (int scenario = 0; scenario < SCENARIOS; scenario++) {
         struct scheduler scheduler = {.prefill_tokens_max = 1 + (int)(random() % 300)};
         struct scheduler_sequence sequences[PLACES];
-        int waited[PLACES] = {0};
+        int waited[PLACES] = {0}, rows[PLACES];
         size_t count = 1 + (size_t)random() % PLACES;
         long arrival = 1 + random() % 30, pause = 1 + random() % 50, end = 1 + random() % 50;
+        int share = scheduler.prefill_tokens_max / SCHEDULER_TURN_SHARE;
         for (size_t i = 0; i < count; i++) sequences[i] = (struct scheduler_sequence){.paused = true};
         bool live[PLACES] = {false};
 
         for (int step = 0; step < STEPS; step++) {
-            bool decodes = false, prefills = false;
+            int decoding = 0, wanted = 0, sum = 0;
             for (size_t i = 0; i < count; i++) {
                 if (!live[i] && random() % arrival == 0) {
                     live[i] = true;
-                    sequences[i] = (struct scheduler_sequence){.prompt_left = 1 + (size_t)random() % 2000};
+                    sequences[i] = (struct scheduler_sequence){.prompt_left = 1 + (size_t)random() % 2000,
+                                                               .rows_max = random() % 5 ? 0 : 1 + (int)random() % 64};
                     waited[i] = 0;
                 } else if (live[i] && random() % pause == 0) {
                     sequences[i].paused = !sequences[i].paused;
                     waited[i] = 0;
                 }
                 if (sequences[i].paused) continue;
-                *(sequences[i].prompt_left > 0 ? &prefills : &decodes) = true;
+                int most = sequences[i].rows_max > 0 ? sequences[i].rows_max : 2000,
+                    left = (int)sequences[i].prompt_left;
+                decoding += left == 0;
+                wanted += left < most ? left : most;
             }
 
-            struct schedule next = scheduler_next(&scheduler, sequences, count);
-            if (!decodes && !prefills) {
-                assert_int_equal(next.kind, SCHEDULE_NOTHING);
-                continue;
-            }
-            assert_true(next.kind == SCHEDULE_DECODE ? decodes : prefills);
-            if (next.kind == SCHEDULE_PREFILL) {
-                assert_true(next.sequence < count && live[next.sequence] && !sequences[next.sequence].paused);
-                assert_in_range(next.tokens, 1, scheduler.prefill_tokens_max);
-                assert_true((size_t)next.tokens <= sequences[next.sequence].prompt_left);
-            }
+            int total = scheduler_next(&scheduler, sequences, count, rows), chunk = scheduler.prefill_tokens_max;
+            assert_int_equal(total, decoding + (wanted < chunk ? wanted : chunk));
             for (size_t i = 0; i < count; i++) {
-                if (sequences[i].paused) continue;
-                bool decoding = sequences[i].prompt_left == 0;
-                bool served =
-                    decoding ? next.kind == SCHEDULE_DECODE : next.kind == SCHEDULE_PREFILL && next.sequence == i;
-                waited[i] = served ? 0 : waited[i] + 1;
-                assert_true(waited[i] <= (decoding ? 1 : 2 * (int)count));
-                if (served && !decoding) {
-                    sequences[i].prompt_left -= (size_t)next.tokens;
-                } else if (served && random() % end == 0) {
-                    live[i] = false;
-                    sequences[i].paused = true;
+                sum += rows[i];
+                if (sequences[i].paused) {
+                    assert_int_equal(rows[i], 0);
+                    continue;
                 }
+                int left = (int)sequences[i].prompt_left, bound = sequences[i].rows_max;
+                if (left == 0) {
+                    assert_int_equal(rows[i], 1);
+                    if (random() % end == 0) {
+                        live[i] = false;
+                        sequences[i].paused = true;
+                    }
+                    continue;
+                }
+                assert_true(rows[i] >= 0 && rows[i] <= left && (bound == 0 || rows[i] <= bound));
+                int fair = share > 0 ? share : 1;
+                if (fair > left) fair = left;
+                if (bound > 0 && fair > bound) fair = bound;
+                waited[i] = rows[i] >= fair ? 0 : waited[i] + 1;
+                assert_true(waited[i] < (int)count);
+                sequences[i].prompt_left -= (size_t)rows[i];
             }
+            assert_int_equal(sum, total);
         }
+    }
+}
+
+// One prompt of 1,000 tokens while in every step a new short one comes that would use up the whole chunk.
+static void a_long_prompt_ends_among_short_ones(void **state) {
+    (void)state;
+    struct scheduler scheduler = {.prefill_tokens_max = 32};
+    struct scheduler_sequence sequences[] = {{.prompt_left = 1000}, {0}, {0}};
+    int rows[3], steps = 0;
+    for (; sequences[0].prompt_left > 0; steps++) {
+        assert_true(steps <= 3 * 1000 / 8);
+        sequences[1].prompt_left = sequences[2].prompt_left = 32;
+        scheduler_next(&scheduler, sequences, 3, rows);
+        sequences[0].prompt_left -= (size_t)rows[0];
+    }
+    assert_true(steps > 1000 / 32); // it did have to share
+}
+
+// ---- The chunk, for a machine on which a step takes so long and so much longer for each row of a prompt
+
+struct machine {
+    double base_seconds, row_seconds;
+};
+
+// The rows of a prompt without end in the next step, beside a stream; `*seconds` is what the step takes.
+static int next_chunk(struct scheduler *scheduler, const struct machine *machine, double *seconds) {
+    const struct scheduler_sequence sequences[] = {{.prompt_left = 0}, {.prompt_left = 1000000}};
+    int rows[2];
+    scheduler_next(scheduler, sequences, 2, rows);
+    *seconds = machine->base_seconds + machine->row_seconds * rows[1];
+    scheduler_measured(scheduler, *seconds);
+    return rows[1];
+}
+
+static void the_chunk_follows_the_target(void **state) {
+    (void)state;
+    static const struct machine MACHINES[] = {{0.01, 0.001}, {0.3, 0.002}, {0, 0.003}, {0.2, 0.0005}};
+    for (size_t m = 0; m < sizeof MACHINES / sizeof *MACHINES; m++) {
+        const struct machine *machine = &MACHINES[m];
+        struct scheduler scheduler = {.prefill_tokens_max = 4096, .step_target_seconds = 0.5};
+        double seconds, ideal = (0.5 - machine->base_seconds) / machine->row_seconds;
+        assert_int_equal(next_chunk(&scheduler, machine, &seconds), SCHEDULER_CHUNK_MIN);
+        for (int i = 0; i < 40; i++) {
+            next_chunk(&scheduler, machine, &seconds);
+            assert_true(seconds <= 0.5 * 1.001); // from below: never over the target
+        }
+        assert_true(next_chunk(&scheduler, machine, &seconds) >= 0.95 * ideal);
+
+        struct machine slower = {2 * machine->base_seconds, 2 * machine->row_seconds}; // another program begins
+        int before = next_chunk(&scheduler, &slower, &seconds), after = next_chunk(&scheduler, &slower, &seconds);
+        assert_true(after <= 0.6 * before || after == SCHEDULER_CHUNK_MIN);
+        for (int i = 0; i < 40; i++) next_chunk(&scheduler, &slower, &seconds);
+        ideal = (0.5 - slower.base_seconds) / slower.row_seconds;
+        if (ideal > SCHEDULER_CHUNK_MIN)
+            assert_true(fabs(next_chunk(&scheduler, &slower, &seconds) - ideal) < 0.1 * ideal);
+    }
+}
+
+// What can not be reached, is not paid for with chunks so small that prompts never end.
+static void the_chunk_has_bounds(void **state) {
+    (void)state;
+    struct scheduler scheduler = {.prefill_tokens_max = 256, .step_target_seconds = 0.5};
+    double seconds;
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(next_chunk(&scheduler, &(struct machine){1, 0.01}, &seconds), SCHEDULER_CHUNK_MIN);
+    for (int i = 0; i < 20; i++) next_chunk(&scheduler, &(struct machine){0.001, 0.00001}, &seconds);
+    assert_int_equal(next_chunk(&scheduler, &(struct machine){0.001, 0.00001}, &seconds), 256);
+    scheduler.prefill_tokens_max = 7;
+    assert_int_equal(next_chunk(&scheduler, &(struct machine){1, 0.01}, &seconds), 7);
+}
+
+static void the_chunk_is_whole_when_nobody_waits(void **state) {
+    (void)state;
+    int rows[2];
+    struct scheduler scheduler = {.prefill_tokens_max = 300, .step_target_seconds = 0.5};
+    struct scheduler_sequence alone[] = {{.prompt_left = 10000}, {.paused = true}};
+    assert_int_equal(scheduler_next(&scheduler, alone, 2, rows), 300);
+    scheduler_measured(&scheduler, 3); // 50 in half a second
+    alone[1].paused = false;
+    scheduler_next(&scheduler, alone, 2, rows);
+    assert_int_equal(rows[0], SCHEDULER_CHUNK_MIN);
+    scheduler_measured(&scheduler, 0); // a clock that stands still says nothing
+    alone[1].paused = true;
+    assert_int_equal(scheduler_next(&scheduler, alone, 2, rows), 300);
+
+    struct scheduler no_target = {.prefill_tokens_max = 300};
+    alone[1].paused = false;
+    for (int i = 0; i < 5; i++) {
+        scheduler_next(&no_target, alone, 2, rows);
+        assert_int_equal(rows[0], 300);
+        scheduler_measured(&no_target, 100.0 / (i + 1)); // whatever the clock says
     }
 }
 
 static void same_input_same_answer(void **state) {
     (void)state;
-    struct scheduler_sequence sequences[] = {{6, false}, {0, false}, {9, false}};
-    struct scheduler a = {.prefill_tokens_max = 4, .decoded_last = true, .turn = 2}, b = a;
-    struct schedule first = scheduler_next(&a, sequences, 3), second = scheduler_next(&b, sequences, 3);
-    assert_int_equal(first.kind, second.kind);
-    assert_int_equal(first.sequence, second.sequence);
-    assert_int_equal(first.tokens, second.tokens);
+    struct scheduler_sequence sequences[] = {{.prompt_left = 6}, {.prompt_left = 0}, {.prompt_left = 9}};
+    struct scheduler a = {.prefill_tokens_max = 4, .turn = 2}, b = a;
+    int first[3], second[3];
+    assert_int_equal(scheduler_next(&a, sequences, 3, first), scheduler_next(&b, sequences, 3, second));
+    assert_memory_equal(first, second, sizeof first);
     assert_int_equal(a.turn, b.turn);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(nothing_without_work),   cmocka_unit_test(steps_take_turns),
-        cmocka_unit_test(prompts_take_turns),     cmocka_unit_test(nobody_starves),
+        cmocka_unit_test(nothing_without_work),
+        cmocka_unit_test(steps_are_mixed),
+        cmocka_unit_test(short_prompts_come_first),
+        cmocka_unit_test(some_have_bounds_of_their_own),
+        cmocka_unit_test(nobody_starves),
+        cmocka_unit_test(a_long_prompt_ends_among_short_ones),
+        cmocka_unit_test(the_chunk_follows_the_target),
+        cmocka_unit_test(the_chunk_has_bounds),
+        cmocka_unit_test(the_chunk_is_whole_when_nobody_waits),
         cmocka_unit_test(same_input_same_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,6 +20,7 @@ struct second {
     double seconds, number;
     bool json, cache;
     char *path, *file;
+    struct setting_texts stops;
 };
 
 #define FIRST(member) offsetof(struct first, member)
@@ -43,6 +44,7 @@ static const struct setting SECOND_ROWS[] = {
     {"server.cache", "--cache", "TANDEM_CACHE", SETTING_SWITCH, SECOND(cache), 0, 0, NULL, "true", "", "to keep"},
     {NULL, "--path", NULL, SETTING_TEXT, SECOND(path), 0, 0, NULL, "", "", "a file"},
     {NULL, "--file", NULL, SETTING_PATH, SECOND(file), 0, 0, NULL, "", "", "another"},
+    {NULL, "--stop", NULL, SETTING_TEXTS, SECOND(stops), 0, 2, NULL, "", "", "a text"},
 };
 
 static struct first first;
@@ -95,6 +97,23 @@ static void test_defaults(void **state) {
     assert_false(second.json);
     assert_true(second.cache);
     assert_string_equal(second.path, "");
+    assert_int_equal(second.stops.count, 0);
+}
+
+static void test_texts(void **state) {
+    (void)state;
+    assert_int_equal(FLAGS("--stop", "a b", "--stop=c"), 0);
+    assert_int_equal(second.stops.count, 2);
+    assert_string_equal(second.stops.items[0], "a b");
+    assert_string_equal(second.stops.items[1], "c");
+    assert_int_equal(FLAGS("--stop", "d"), ERROR_ARGUMENT);
+    says("--stop is `d`, but must be a text in UTF-8, not empty, and be given 2 times at most");
+    assert_int_equal(second.stops.count, 2);
+    settings_finish(&TABLES[1]);
+    assert_int_equal(settings_init(&TABLES[1], &error), 0);
+    assert_int_equal(FLAGS("--stop="), ERROR_ARGUMENT);
+    assert_int_equal(FLAGS("--stop=\xff"), ERROR_ARGUMENT);
+    assert_int_equal(second.stops.count, 0);
 }
 
 static void test_flags(void **state) {
@@ -291,7 +310,9 @@ static const char HELP[] = "Server\n"
                            "                            -2 to 2, default 0.5\n"
                            "  --json                    for programs\n"
                            "  --path TEXT               a file\n"
-                           "  --file PATH               another\n";
+                           "  --file PATH               another\n"
+                           "  --stop TEXT               a text\n"
+                           "                            may be given 2 times\n";
 
 // In sections, wherever their rows stand; what is not in files comes as options.
 static void test_help(void **state) {
@@ -371,6 +392,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_defaults, setup, teardown),
         cmocka_unit_test_setup_teardown(test_flags, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_texts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_switches, setup, teardown),
         cmocka_unit_test_setup_teardown(test_operand, setup, teardown),
         cmocka_unit_test_setup_teardown(test_environment, setup, teardown),

@@ -1,0 +1,63 @@
+#include "cli/interrupt.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+static int event_file = -1;
+static volatile sig_atomic_t way, count, terminated;
+
+void interrupt_wake(void *ignored) {
+    (void)ignored;
+    int before = errno;
+    if (eventfd_write(event_file, 1)) errno = before; // it is full: then it can be read, too
+}
+
+static void on_signal(int signal) {
+    static const char line[] = "\r\033[K"; // the progress of loading may stand there
+    bool ends = way == INTERRUPT_ENDS || (way == INTERRUPT_IS_NOTED_ONCE && count > 0);
+    if (signal == SIGTERM) {
+        ends |= terminated;
+        terminated = 1;
+    }
+    if (ends) {
+        if (way == INTERRUPT_ENDS && isatty(STDERR_FILENO) && write(STDERR_FILENO, line, sizeof line - 1) < 0)
+            _exit(128 + signal);
+        _exit(128 + signal);
+    }
+    count++;
+    interrupt_wake(NULL);
+}
+
+int interrupt_set(enum interrupt_way new_way, struct error *error) {
+    if (event_file < 0) event_file = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (event_file < 0) return error_set(error, ERROR_INTERNAL, "no eventfd: %s", strerror(errno));
+    way = new_way;
+    const struct sigaction action = {.sa_handler = on_signal}; // no SA_RESTART: waiting for a pipe ends, too
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    return 0;
+}
+
+int interrupt_noted(void) {
+    return terminated ? SIGTERM : count ? SIGINT : 0;
+}
+
+int interrupt_count(void) {
+    return count;
+}
+
+void interrupt_forget(void) {
+    count = 0;
+}
+
+bool interrupt_wait(int file) {
+    struct pollfd files[2] = {{.fd = event_file, .events = POLLIN}, {.fd = file, .events = POLLIN}};
+    eventfd_t ignored;
+    if (poll(files, 2, -1) < 0) return false; // a signal: the handler has written to the eventfd
+    if (files[0].revents) eventfd_read(event_file, &ignored);
+    return files[1].revents != 0;
+}
