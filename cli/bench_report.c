@@ -22,6 +22,7 @@ void bench_print_head(const struct bench *bench, bool table) {
     printf("%s, weights in %s: %s, %s in %.2f s\n%s\n\n", info->model_name, info->weights,
            amount_of_bytes(amount, (double)info->weight_bytes), bench->synthetic ? "made" : "loaded",
            info->load_seconds, info->device);
+    if (info->weights_note[0]) printf("weights chosen: %s\n\n", info->weights_note);
     if (table) printf("%-34s %12s %9s  %s\n", "", "tokens/s", "stddev", "of the machine's limit");
     fflush(stdout);
 }

@@ -5,21 +5,26 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define AT(member) offsetof(struct model_settings, member)
 
-// The formats as choices: each with a space in front, the first of which is left out.
-#define CHOICE(value, name, bytes) " " name
-#define WEIGHTS (&WEIGHT_FORMATS(CHOICE)[1])
+#define CHOICE(value, name, ...) " " name
+#define WEIGHTS "auto" WEIGHT_FORMATS(CHOICE)
+#define KERNELS_CHOICE(name, text) " " name
+#define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
 
 const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
-    {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "bf16", "",
-     "how weights are held in memory"},
-    {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, "cpu reference", "cpu", "",
-     "cpu is the fast one; reference is plain C, to compare with"},
+    {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "auto", "",
+     "how weights are held in memory; auto: bf16 up to 1 GiB, beyond that int8, int4 if need be"},
+    {"model.cache", "--cache", "TANDEM_CACHE", SETTING_PATH, AT(cache), 0, 0, NULL, "", "",
+     "where int8 and int4 are kept for the next start: a directory, or none; else ~/.cache/tandem"},
+    {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, KERNELS, "cpu", "",
+     "cpu is the best for this processor; reference is plain C, to compare with; the others are forced"},
     {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
      "threads that compute; 0: one for each physical core"},
 };
@@ -47,6 +52,18 @@ int model_settings_directory(const struct model_settings *settings, char place[P
 
 // ---- Loading
 
+// NULL: no cache.
+static const char *cache_directory(const struct model_settings *settings, char place[PATH_MAX]) {
+    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *slash = strrchr(settings->cache, '/'); // in a file, it is a path like any other
+    if (strcmp(slash ? slash + 1 : settings->cache, "none") == 0) return NULL;
+    if (settings->cache[0]) return settings->cache;
+    int length = base && base[0] == '/'   ? snprintf(place, PATH_MAX, "%s/tandem", base)
+                 : home && home[0] == '/' ? snprintf(place, PATH_MAX, "%s/.cache/tandem", home)
+                                          : -1;
+    return length > 0 && length < PATH_MAX ? place : NULL;
+}
+
 struct progress {
     bool shown;
 };
@@ -70,11 +87,13 @@ static void on_bus_error(int signal) {
 
 int model_settings_open(const struct model_settings *settings, struct engine_options options, struct engine **out,
                         struct error *error) {
-    char place[PATH_MAX];
+    char place[PATH_MAX], cache[PATH_MAX];
     struct progress progress = {0};
     int code = options.synthetic ? 0 : model_settings_directory(settings, place, &options.model_dir, error);
     if (code) return code;
-    if (!weight_format_parse(settings->weights, &options.weights))
+    options.weights_auto = strcmp(settings->weights, "auto") == 0;
+    options.cache = cache_directory(settings, cache);
+    if (!options.weights_auto && !weight_format_parse(settings->weights, &options.weights))
         return error_set(error, ERROR_ARGUMENT, "`%s` is no format of weights", settings->weights);
     options.stages = settings->kernels;
     options.threads = settings->threads;
@@ -82,6 +101,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
         options.progress = show_progress;
         options.progress_user = &progress;
     }
+    signal(SIGXFSZ, SIG_IGN); // a limit on the size of files only costs the cache
     sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_bus_error}, NULL);
     code = engine_open(out, &options, error);
     if (progress.shown) fputs("\r\033[K", stderr);

@@ -1,4 +1,4 @@
-// The settings that every command which opens a model takes: --model, --weights, --kernels, --threads.
+// The settings that every command which opens a model takes: --model, --weights, --cache, --kernels, --threads.
 #ifndef CLI_MODEL_SETTINGS_H
 #define CLI_MODEL_SETTINGS_H
 
@@ -9,11 +9,11 @@
 
 struct model_settings {
     char *model; // "": the built-in one
-    char *weights, *kernels;
+    char *weights, *cache, *kernels;
     int threads;
 };
 
-enum { MODEL_SETTING_COUNT = 4 };
+enum { MODEL_SETTING_COUNT = 5 };
 extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];
 
 // The directory of the model that is named, or of the built-in one, which `place` may be used for. ERROR_NOT_FOUND where

@@ -90,6 +90,8 @@ static void announce(const struct engine_info *info, const struct listener_socke
            amount_of_things(all, (double)info->parameters), amount_of_things(active, (double)info->parameters_active));
     printf("  weights  %s, %s, loaded in %.2f s\n", info->weights, amount_of_bytes(weights, (double)info->weight_bytes),
            info->load_seconds);
+    if (info->weights_note[0]) printf("           chosen: %s\n", info->weights_note);
+    if (info->cache_note[0]) printf("  cache    %s\n", info->cache_note);
     printf("  settings %s\n", config_path[0] ? config_path : "none found");
     printf("  access   %s\n", access);
     printf("  devices  %s\n", info->device);

@@ -4,7 +4,10 @@
 #include "base/clock.h"
 #include "engine/quants/bf16.h"
 #include "engine/quants/f16.h"
+#include "engine/quants/packed.h"
+#include "engine/weight_cache.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -15,18 +18,21 @@
 
 enum {
     NAME_BYTES = 192,
-    ALIGN_BYTES = 64,        // a cache line, the widest vector
-    PIECE_BYTES = 32 << 20,  // converted or read at once, between two looks at the clock
-    THREADS_MAX = 64,        // that load: beyond these, the disk or the memory is what takes time
+    ALIGN_BYTES = 64,           // a cache line, the widest vector
+    PIECE_BYTES = 4 << 20,      // converted or read at once, between two looks at the clock
+    ROWS_STEP = PACKED_OUTPUTS, // that pieces begin at a multiple of
+    THREADS_MAX = 64,           // that load: beyond these, the disk or the memory is what takes time
 };
 static const double INTERVAL_SECONDS = 0.1; // between two reports of progress
 
-struct conversion { // a run of elements of one tensor, on its way to a block or staying where it is
+struct conversion { // of a matrix or vector, or the run of one that stays where it is
     const unsigned char *from;
     enum tensor_type type;
-    void *to; // NULL: it stays in the mapping
     enum weight_format format;
-    size_t elements;
+    int rows, columns;
+    bool stays;        // in the mapping
+    size_t at;         // else its place in the storage's memory
+    const void **slot; // whose pointer that becomes
 };
 
 struct binder {
@@ -35,13 +41,14 @@ struct binder {
     bool *bound; // [checkpoint.tensor_count]
     struct conversion *conversions;
     size_t conversion_count, conversion_capacity;
-    uint64_t parameters, matrix_elements;
-    size_t bytes, converted_bytes;
+    uint64_t parameters;
+    size_t bytes, converted_bytes, memory_bytes;
+    size_t bytes_as[WEIGHT_FORMAT_COUNT]; // what `bytes` would be
+    char cache_note[ERROR_MESSAGE_BYTES + 64];
 };
 
 void model_storage_finish(struct model_storage *storage) {
-    for (size_t i = 0; i < storage->block_count; i++) free(storage->blocks[i]);
-    free(storage->blocks);
+    if (storage->map) munmap(storage->map, storage->map_bytes);
     checkpoint_close(&storage->checkpoint);
     *storage = (struct model_storage){0};
 }
@@ -85,8 +92,8 @@ static bool is_weight(enum tensor_type type) {
     return type == TENSOR_BF16 || type == TENSOR_F16 || type == TENSOR_F32;
 }
 
-static int find(struct binder *binder, const struct tensor **out, const int *shape, int dimensions,
-                struct error *error, const char *format, va_list args) {
+static int find(struct binder *binder, const struct tensor **out, const int *shape, int dimensions, struct error *error,
+                const char *format, va_list args) {
     const struct checkpoint *checkpoint = &binder->storage->checkpoint;
     char name[NAME_BYTES], wanted[96], found[256];
     size_t sizes[TENSOR_DIMENSIONS_MAX];
@@ -154,51 +161,57 @@ static int add_conversion(struct binder *binder, const struct conversion *conver
     return 0;
 }
 
-// Room for a conversion; becomes resident as it is written.
-static void *reserve(struct model_storage *storage, size_t bytes) {
-    if (storage->block_count == storage->block_capacity) {
-        size_t capacity = storage->block_capacity ? 2 * storage->block_capacity : 256;
-        void **grown = realloc(storage->blocks, capacity * sizeof *grown);
-        if (!grown) return NULL;
-        storage->blocks = grown;
-        storage->block_capacity = capacity;
-    }
-    size_t rounded;
-    if (!checked_add(bytes, ALIGN_BYTES - 1, &rounded)) return NULL;
-    void *block = aligned_alloc(ALIGN_BYTES, rounded / ALIGN_BYTES * ALIGN_BYTES);
-    if (block) storage->blocks[storage->block_count++] = block;
-    return block;
-}
-
 // Whether elements of this type are held so already.
 static bool held_as(enum tensor_type type, enum weight_format format) {
     switch (format) {
-    case WEIGHTS_F32: return type == TENSOR_F32;
-    case WEIGHTS_BF16: return type == TENSOR_BF16;
+    case WEIGHTS_F32:
+        return type == TENSOR_F32;
+    case WEIGHTS_BF16:
+        return type == TENSOR_BF16;
+    case WEIGHTS_INT8:
+    case WEIGHTS_INT4:
+        return false;
     }
     return false;
 }
 
-// Elements [first, first + elements) of a tensor, as `format`.
-static int bind(struct binder *binder, const struct tensor *tensor, size_t first, size_t elements,
+// `rows` rows from row `first` of a tensor, taken as one matrix, as `format`.
+static int bind(struct binder *binder, const struct tensor *tensor, size_t first, int rows, int columns,
                 enum weight_format format, const void **out, struct error *error) {
-    size_t width = tensor_type_bytes(tensor->type), bytes;
-    struct conversion conversion = {
-        .from = tensor->data + first * width, .type = tensor->type, .format = format, .elements = elements};
-    bool aligned = (uintptr_t)conversion.from % width == 0;
-    if (!checked_mul(elements, weight_format_bytes(format), &bytes)) goto no_memory;
-    if (!held_as(tensor->type, format) || !aligned) {
-        conversion.to = reserve(binder->storage, bytes);
-        if (!conversion.to) goto no_memory;
-        binder->converted_bytes += bytes; // cannot overflow: all of it is reserved
+    size_t width = tensor_type_bytes(tensor->type), bytes = weight_format_bytes(format, rows, columns);
+    struct conversion conversion = {.from = tensor->data + first * (size_t)columns * width,
+                                    .type = tensor->type,
+                                    .format = format,
+                                    .rows = rows,
+                                    .columns = columns,
+                                    .slot = out};
+    conversion.stays = held_as(tensor->type, format) && (uintptr_t)conversion.from % width == 0;
+    *out = conversion.stays ? conversion.from : NULL;
+    if (!conversion.stays) {
+        size_t end;
+        conversion.at = binder->memory_bytes;
+        if (!checked_add(conversion.at, bytes, &end) || !checked_add(end, ALIGN_BYTES - 1, &end)) goto no_memory;
+        binder->memory_bytes = end / ALIGN_BYTES * ALIGN_BYTES;
+        binder->converted_bytes += bytes;
     }
     if (add_conversion(binder, &conversion)) goto no_memory;
     binder->bytes += bytes;
-    *out = conversion.to ? conversion.to : conversion.from;
     return 0;
 no_memory:
-    return error_set(error, ERROR_MEMORY, "%s: tensor %s: out of memory for %zu elements as %s", tensor->path,
-                     tensor->name, elements, weight_format_name(format));
+    return error_set(error, ERROR_MEMORY, "%s: tensor %s: out of memory for it as %s", tensor->path, tensor->name,
+                     weight_format_name(format));
+}
+
+// fine: as embeddings and heads are held.
+static int bind_matrix(struct binder *binder, const struct tensor *tensor, size_t first, int rows, int columns,
+                       bool fine, struct matrix *out, struct error *error) {
+    enum weight_format format = fine ? weight_format_fine(binder->weights) : binder->weights;
+    *out = (struct matrix){.format = format, .rows = rows, .columns = columns};
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++) {
+        enum weight_format as = fine ? weight_format_fine((enum weight_format)i) : (enum weight_format)i;
+        binder->bytes_as[i] += weight_format_bytes(as, rows, columns);
+    }
+    return bind(binder, tensor, first, rows, columns, format, &out->data, error);
 }
 
 int binder_matrix(struct binder *binder, struct matrix *out, int rows, int columns, struct error *error,
@@ -208,25 +221,31 @@ int binder_matrix(struct binder *binder, struct matrix *out, int rows, int colum
     va_start(args, name);
     int rc = find(binder, &tensor, (int[]){rows, columns}, 2, error, name, args);
     va_end(args);
-    if (rc) return rc;
-    *out = (struct matrix){.format = binder->weights, .rows = rows, .columns = columns};
-    binder->matrix_elements += (uint64_t)rows * (uint64_t)columns;
-    return bind(binder, tensor, 0, (size_t)rows * (size_t)columns, binder->weights, &out->data, error);
+    return rc ? rc : bind_matrix(binder, tensor, 0, rows, columns, false, out, error);
+}
+
+int binder_words(struct binder *binder, struct matrix *out, int rows, int columns, struct error *error,
+                 const char *name, ...) {
+    const struct tensor *tensor;
+    va_list args;
+    va_start(args, name);
+    int rc = find(binder, &tensor, (int[]){rows, columns}, 2, error, name, args);
+    va_end(args);
+    return rc ? rc : bind_matrix(binder, tensor, 0, rows, columns, true, out, error);
 }
 
 int binder_floats(struct binder *binder, const float **out, int rows, int columns, struct error *error,
                   const char *name, ...) {
     const struct tensor *tensor;
-    const void *data;
     va_list args;
     va_start(args, name);
     int rc = find(binder, &tensor, (int[]){rows, columns}, columns ? 2 : 1, error, name, args);
     va_end(args);
     if (rc) return rc;
-    size_t elements = (size_t)rows * (size_t)(columns ? columns : 1);
-    rc = bind(binder, tensor, 0, elements, WEIGHTS_F32, &data, error);
-    if (!rc) *out = data;
-    return rc;
+    if (columns == 0) columns = 1;
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++)
+        binder->bytes_as[i] += weight_format_bytes(WEIGHTS_F32, rows, columns);
+    return bind(binder, tensor, 0, rows, columns, WEIGHTS_F32, (const void **)out, error);
 }
 
 int binder_stacked(struct binder *binder, struct matrix *out, const struct stack *stack, struct error *error,
@@ -238,10 +257,7 @@ int binder_stacked(struct binder *binder, struct matrix *out, const struct stack
     va_end(args);
     if (rc) return rc;
     size_t row = (size_t)stack->part * (size_t)stack->part_rows + (size_t)stack->first;
-    size_t columns = (size_t)stack->columns;
-    *out = (struct matrix){.format = binder->weights, .rows = stack->rows, .columns = stack->columns};
-    binder->matrix_elements += (uint64_t)stack->rows * columns;
-    return bind(binder, tensor, row * columns, (size_t)stack->rows * columns, binder->weights, &out->data, error);
+    return bind_matrix(binder, tensor, row, stack->rows, stack->columns, false, out, error);
 }
 
 // ---- Loading
@@ -258,11 +274,37 @@ static void to_bf16(enum tensor_type type, const unsigned char *from, uint16_t *
     if (type == TENSOR_F32) bf16_array_from_f32(from, to, elements);
 }
 
-static void convert(const struct conversion *conversion, size_t first, size_t elements) {
-    const unsigned char *from = conversion->from + first * tensor_type_bytes(conversion->type);
+// `count` rows of weights from row `first` on, in blocks: the last ones may reach beyond the matrix.
+static void to_blocks(const struct conversion *conversion, int first, int count, unsigned char *to) {
+    size_t width = tensor_type_bytes(conversion->type), columns = (size_t)conversion->columns;
+    size_t block_bytes = weight_format_bytes(conversion->format, 1, 1);
+    for (int row = first; row < first + count; row += PACKED_OUTPUTS)
+        for (size_t column = 0; column < columns; column += PACKED_COLUMNS, to += block_bytes) {
+            float weights[PACKED_OUTPUTS][PACKED_COLUMNS] = {0};
+            size_t some = columns - column < PACKED_COLUMNS ? columns - column : PACKED_COLUMNS;
+            for (int o = 0; o < PACKED_OUTPUTS && row + o < conversion->rows; o++)
+                to_f32(conversion->type, conversion->from + ((size_t)(row + o) * columns + column) * width, weights[o],
+                       some);
+            packed_block(conversion->format, weights[0], to);
+        }
+}
+
+// `count` rows from row `first` on, a multiple of ROWS_STEP.
+static void convert(const struct conversion *conversion, int first, int count, unsigned char *memory) {
+    size_t skip = (size_t)first * (size_t)conversion->columns, elements = (size_t)count * (size_t)conversion->columns;
+    const unsigned char *from = conversion->from + skip * tensor_type_bytes(conversion->type);
+    unsigned char *to = memory + conversion->at + weight_format_bytes(conversion->format, first, conversion->columns);
     switch (conversion->format) {
-    case WEIGHTS_F32: to_f32(conversion->type, from, (float *)conversion->to + first, elements); break;
-    case WEIGHTS_BF16: to_bf16(conversion->type, from, (uint16_t *)conversion->to + first, elements); break;
+    case WEIGHTS_F32:
+        to_f32(conversion->type, from, (float *)(void *)to, elements);
+        break;
+    case WEIGHTS_BF16:
+        to_bf16(conversion->type, from, (uint16_t *)(void *)to, elements);
+        break;
+    case WEIGHTS_INT8:
+    case WEIGHTS_INT4:
+        to_blocks(conversion, first, count, to);
+        break;
     }
 }
 
@@ -273,9 +315,9 @@ static void advise(const unsigned char *from, size_t bytes, int advice) {
     madvise((void *)begin, end - begin, advice); // only a hint: a refusal changes no result
 }
 
-struct piece { // elements [first, first + count) of a conversion
+struct piece { // rows [first, first + count) of a conversion
     const struct conversion *conversion;
-    size_t first, count;
+    int first, count;
 };
 
 // What the threads that load share. Threads of their own, not OpenMP's: its team would stay with the thread that
@@ -283,9 +325,16 @@ struct piece { // elements [first, first + count) of a conversion
 struct loading {
     const struct binder *binder;
     pthread_mutex_t lock; // guards what follows
-    size_t at, first;     // the next piece begins at element `first` of conversion `at`
-    uint64_t elements;    // of all pieces that were taken
+    size_t at;            // the next piece begins at row `first` of conversion `at`
+    int first;
+    uint64_t elements; // of all pieces that were taken
 };
+
+static int rows_at_once(const struct conversion *conversion) {
+    size_t row_bytes = (size_t)conversion->columns * tensor_type_bytes(conversion->type);
+    size_t rows = PIECE_BYTES / row_bytes / ROWS_STEP * ROWS_STEP;
+    return rows < ROWS_STEP ? ROWS_STEP : rows < INT_MAX ? (int)rows : INT_MAX;
+}
 
 static bool take_piece(struct loading *loading, struct piece *out) {
     const struct binder *binder = loading->binder;
@@ -293,11 +342,11 @@ static bool take_piece(struct loading *loading, struct piece *out) {
     bool any = loading->at < binder->conversion_count;
     if (any) {
         const struct conversion *conversion = &binder->conversions[loading->at];
-        size_t most = PIECE_BYTES / tensor_type_bytes(conversion->type), left = conversion->elements - loading->first;
+        int most = rows_at_once(conversion), left = conversion->rows - loading->first;
         *out = (struct piece){conversion, loading->first, left < most ? left : most};
         loading->first += out->count;
-        loading->elements += out->count;
-        if (loading->first == conversion->elements) {
+        loading->elements += (uint64_t)out->count * (uint64_t)conversion->columns;
+        if (loading->first == conversion->rows) {
             loading->at++;
             loading->first = 0;
         }
@@ -306,17 +355,17 @@ static bool take_piece(struct loading *loading, struct piece *out) {
     return any;
 }
 
-static void load_piece(const struct piece *piece) {
+static void load_piece(const struct loading *loading, const struct piece *piece) {
     const struct conversion *conversion = piece->conversion;
-    size_t width = tensor_type_bytes(conversion->type);
-    const unsigned char *from = conversion->from + piece->first * width;
-    if (conversion->to) convert(conversion, piece->first, piece->count);
-    advise(from, piece->count * width, conversion->to ? MADV_DONTNEED : MADV_POPULATE_READ);
+    size_t row_bytes = (size_t)conversion->columns * tensor_type_bytes(conversion->type);
+    const unsigned char *from = conversion->from + (size_t)piece->first * row_bytes;
+    if (!conversion->stays) convert(conversion, piece->first, piece->count, loading->binder->storage->memory);
+    advise(from, (size_t)piece->count * row_bytes, conversion->stays ? MADV_POPULATE_READ : MADV_DONTNEED);
 }
 
 static void *load_pieces(void *argument) {
     struct piece piece;
-    while (take_piece(argument, &piece)) load_piece(&piece);
+    while (take_piece(argument, &piece)) load_piece(argument, &piece);
     return NULL;
 }
 
@@ -332,7 +381,7 @@ static void load_and_tell(struct loading *loading, const struct binder_loading *
     double reported = clock_seconds() + how->quiet_seconds - INTERVAL_SECONDS;
     struct piece piece;
     while (take_piece(loading, &piece)) {
-        load_piece(&piece);
+        load_piece(loading, &piece);
         double now = clock_seconds();
         if (!how->progress || now - reported < INTERVAL_SECONDS) continue;
         how->progress(how->progress_user, "loading weights", share_taken(loading));
@@ -340,12 +389,124 @@ static void load_and_tell(struct loading *loading, const struct binder_loading *
     }
 }
 
+// Conversions are where their pointers will look for them.
+static void place_conversions(struct binder *binder) {
+    for (size_t i = 0; i < binder->conversion_count; i++)
+        if (!binder->conversions[i].stays)
+            *binder->conversions[i].slot = binder->storage->memory + binder->conversions[i].at;
+}
+
+// Room for all conversions, on large pages where there are any; it becomes resident as it is written.
+static int take_memory(struct binder *binder, struct error *error) {
+    struct model_storage *storage = binder->storage;
+    if (storage->memory || binder->memory_bytes == 0) return 0;
+    void *memory = mmap(NULL, binder->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return error_set(error, ERROR_MEMORY, "%s: out of memory for %.1f MB of weights as %s", anywhere(binder),
+                         (double)binder->memory_bytes / 1e6, weight_format_name(binder->weights));
+    madvise(memory, binder->memory_bytes, MADV_HUGEPAGE);
+    storage->memory = storage->map = memory;
+    storage->memory_bytes = storage->map_bytes = binder->memory_bytes;
+    place_conversions(binder);
+    return 0;
+}
+
+// ---- The cache
+
+enum { SAMPLE_EVERY_BYTES = 4 << 20, SAMPLE_BYTES = 512 };
+
+// Place of a byte among the files, wherever they are mapped.
+static uint64_t offset_of(const struct checkpoint *checkpoint, const unsigned char *byte) {
+    uint64_t before = 0;
+    for (size_t i = 0; i < checkpoint->file_count; before += checkpoint->files[i++].bytes)
+        if (byte >= checkpoint->files[i].map && byte < checkpoint->files[i].map + checkpoint->files[i].bytes)
+            return before + (uint64_t)(byte - checkpoint->files[i].map);
+    return before;
+}
+
+// Of what conversions are made from and into: the files' sizes, time and samples of their content, which a training
+// step would change everywhere, and each conversion. Reading all of it would take as long as the cache saves.
+static uint64_t cache_key(const struct binder *binder) {
+    const struct checkpoint *checkpoint = &binder->storage->checkpoint;
+    uint64_t key = weight_cache_sum(0, &checkpoint->modified, sizeof checkpoint->modified);
+    for (size_t i = 0; i < checkpoint->file_count; i++) {
+        const struct checkpoint_file *file = &checkpoint->files[i];
+        key = weight_cache_sum(key, &file->bytes, sizeof file->bytes);
+        for (size_t at = 0; at < file->bytes; at += SAMPLE_EVERY_BYTES)
+            key = weight_cache_sum(key, file->map + at,
+                                   file->bytes - at < SAMPLE_BYTES ? file->bytes - at : SAMPLE_BYTES);
+        if (file->bytes > SAMPLE_BYTES)
+            key = weight_cache_sum(key, file->map + file->bytes - SAMPLE_BYTES, SAMPLE_BYTES);
+    }
+    for (size_t i = 0; i < binder->conversion_count; i++) {
+        const struct conversion *conversion = &binder->conversions[i];
+        const uint64_t facts[] = {conversion->stays ? UINT64_MAX : (uint64_t)conversion->at,
+                                  (uint64_t)conversion->format,
+                                  (uint64_t)conversion->type,
+                                  (uint64_t)conversion->rows,
+                                  (uint64_t)conversion->columns,
+                                  offset_of(checkpoint, conversion->from)};
+        key = weight_cache_sum(key, facts, sizeof facts);
+    }
+    return key;
+}
+
+// Whether the conversions were found in the cache file.
+static bool map_cache(struct binder *binder, const struct binder_loading *how, uint64_t key) {
+    struct model_storage *storage = binder->storage;
+    struct weight_cache_mapping mapping;
+    struct error error;
+    int code = weight_cache_map(how->cache, key, binder->memory_bytes, how->threads, &mapping, &error);
+    if (code) {
+        bool damaged = code != ERROR_NOT_FOUND;
+        snprintf(binder->cache_note, sizeof binder->cache_note, "%s%s", damaged ? "made again: " : "",
+                 damaged ? error.message : "made");
+        return false;
+    }
+    storage->map = mapping.map;
+    storage->map_bytes = mapping.map_bytes;
+    storage->memory = mapping.weights;
+    storage->memory_bytes = binder->memory_bytes;
+    place_conversions(binder);
+    snprintf(binder->cache_note, sizeof binder->cache_note, "mapped from %s", how->cache);
+    return true;
+}
+
+struct telling {
+    const struct binder_loading *how;
+    double next_at;
+};
+
+static void tell_writing(void *user, double share) {
+    struct telling *telling = user;
+    double now = clock_seconds();
+    if (!telling->how->progress || now < telling->next_at) return;
+    telling->how->progress(telling->how->progress_user, "writing the cache", share);
+    telling->next_at = now + INTERVAL_SECONDS;
+}
+
+// What goes wrong here costs the next start some time, and no more.
+static void write_cache(struct binder *binder, const struct binder_loading *how, uint64_t key) {
+    struct telling telling = {how, clock_seconds() + how->quiet_seconds};
+    struct error error;
+    if (weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing, &telling, &error))
+        snprintf(binder->cache_note, sizeof binder->cache_note, "not written: %s", error.message);
+    else
+        snprintf(binder->cache_note + strlen(binder->cache_note), sizeof binder->cache_note - strlen(binder->cache_note),
+                 ": %s", how->cache);
+}
+
 int binder_load(struct binder *binder, const struct binder_loading *how, struct error *error) {
+    bool cached = how->cache && weight_format_packed(binder->weights) && binder->memory_bytes > 0;
+    uint64_t key = cached ? cache_key(binder) : 0;
+    if (cached && map_cache(binder, how, key)) return 0;
     if (how->memory_bytes && binder->converted_bytes > how->memory_bytes)
         return error_set(error, ERROR_MEMORY,
                          "%s: holding the weights as %s needs %.1f MB of memory beside the files, and %.1f MB are free",
                          anywhere(binder), weight_format_name(binder->weights), (double)binder->converted_bytes / 1e6,
                          (double)how->memory_bytes / 1e6);
+    int code = take_memory(binder, error);
+    if (code) return code;
     struct loading loading = {.binder = binder};
     pthread_mutex_init(&loading.lock, NULL);
     pthread_t helpers[THREADS_MAX];
@@ -354,15 +515,20 @@ int binder_load(struct binder *binder, const struct binder_loading *how, struct 
     load_and_tell(&loading, how); // all of it where no helper could be started
     for (int i = 0; i < started; i++) pthread_join(helpers[i], NULL);
     pthread_mutex_destroy(&loading.lock);
+    if (cached) write_cache(binder, how, key);
     return 0;
+}
+
+const char *binder_cache_note(const struct binder *binder) {
+    return binder->cache_note;
 }
 
 uint64_t binder_parameters(const struct binder *binder) {
     return binder->parameters;
 }
 
-uint64_t binder_matrix_elements(const struct binder *binder) {
-    return binder->matrix_elements;
+size_t binder_bytes_as(const struct binder *binder, enum weight_format format) {
+    return binder->bytes_as[format];
 }
 
 size_t binder_bytes(const struct binder *binder) {

@@ -16,8 +16,10 @@ struct binder;
 // What stays behind the bound pointers; the model owns it.
 struct model_storage {
     struct checkpoint checkpoint;
-    void **blocks; // [block_count] conversions
-    size_t block_count, block_capacity;
+    unsigned char *memory; // conversions; NULL: there are none
+    size_t memory_bytes;
+    void *map; // what that memory lies in: taken from the system, or a cache file's
+    size_t map_bytes;
 };
 void model_storage_finish(struct model_storage *storage); // takes one that is all zeros too
 
@@ -25,9 +27,13 @@ void model_storage_finish(struct model_storage *storage); // takes one that is a
 int binder_create(struct binder **out, struct model_storage *storage, enum weight_format weights, struct error *error);
 void binder_destroy(struct binder *binder); // takes NULL
 
-// Where tensors go. Names are written as with printf.
+// Where tensors go; what is bound must stay where it is until binder_load has given it its data. Names are written as
+// with printf.
 int binder_matrix(struct binder *binder, struct matrix *out, int rows, int columns, struct error *error,
                   const char *name, ...) __attribute__((format(printf, 6, 7)));
+// The same for embeddings and heads, which are held at least in int8.
+int binder_words(struct binder *binder, struct matrix *out, int rows, int columns, struct error *error,
+                 const char *name, ...) __attribute__((format(printf, 6, 7)));
 // Held in fp32, whatever the file's type. With columns 0, a vector of `rows`.
 int binder_floats(struct binder *binder, const float **out, int rows, int columns, struct error *error,
                   const char *name, ...) __attribute__((format(printf, 6, 7)));
@@ -50,6 +56,7 @@ struct binder_loading {
     size_t memory_bytes;  // what conversions may take; 0: not known, and not checked
     int threads;          // including the caller's; less than 1 counts as 1
     double quiet_seconds; // progress is told only once loading has taken longer
+    const char *cache;    // a file for conversions to int8 and int4, made where there is none yet; NULL: none
     void (*progress)(void *user, const char *what, double share); // by the caller's thread; may be NULL
     void *progress_user;
 };
@@ -58,8 +65,11 @@ struct binder_loading {
 // end with it. ERROR_MEMORY: conversions need more than memory_bytes; then nothing has been written yet.
 int binder_load(struct binder *binder, const struct binder_loading *loading, struct error *error);
 
+// What became of the cache, in a line for a person; "" without one. Lives as long as the binder.
+const char *binder_cache_note(const struct binder *binder);
+
 uint64_t binder_parameters(const struct binder *binder); // elements bound
-uint64_t binder_matrix_elements(const struct binder *binder); // those of them that are held in `weights`; others in fp32
+size_t binder_bytes_as(const struct binder *binder, enum weight_format format); // the next one's, in another format
 size_t binder_bytes(const struct binder *binder);        // held for them, mapped or converted
 size_t binder_converted_bytes(const struct binder *binder); // those of them that are memory of our own
 

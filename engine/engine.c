@@ -47,6 +47,22 @@ static int pick(int given, int otherwise, int most, const char *name, int *out, 
     return 0;
 }
 
+static int choose_kernels(struct engine *engine, const char *name, struct error *error) {
+#define KERNELS_NAME(name, text) name,
+    static const char *const NAMES[] = {ENGINE_KERNELS(KERNELS_NAME)};
+#undef KERNELS_NAME
+#define KERNELS_LISTED(name, text) ", " name
+    static const char LIST[] = ENGINE_KERNELS(KERNELS_LISTED);
+#undef KERNELS_LISTED
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
+        if (strcmp(name, NAMES[i]) != 0) continue;
+        engine->stages = strcmp(name, reference_stages.name) == 0 ? &reference_stages : &cpu_stages;
+        engine->kernels = NAMES[i];
+        return 0;
+    }
+    return error_set_param(error, ERROR_ARGUMENT, "stages", "stages are \"%s\"; there are %s", name, LIST + 2);
+}
+
 static int read_options(struct engine *engine, const struct engine_options *options, struct error *error) {
     int code;
     if ((code = pick(options->sequences_max, ENGINE_SEQUENCES_STANDARD, ENGINE_SEQUENCES_MAX, "sequences_max",
@@ -76,14 +92,7 @@ static int read_options(struct engine *engine, const struct engine_options *opti
                                "queue_seconds_max is %g; it has to be 0 (none) or more", options->queue_seconds_max);
     engine->queue_seconds_max = options->queue_seconds_max;
 
-    const char *name = options->stages ? options->stages : cpu_stages.name;
-    static const struct stages *const ALL[] = {&cpu_stages, &reference_stages};
-    for (size_t i = 0; i < sizeof ALL / sizeof *ALL; i++)
-        if (strcmp(name, ALL[i]->name) == 0) engine->stages = ALL[i];
-    if (!engine->stages)
-        return error_set_param(error, ERROR_ARGUMENT, "stages", "stages are \"%s\"; there are \"%s\" and \"%s\"", name,
-                               cpu_stages.name, reference_stages.name);
-    return 0;
+    return choose_kernels(engine, options->stages ? options->stages : cpu_stages.name, error);
 }
 
 static int refuse_cache(const struct kv_room *room, size_t tokens, struct error *error) {
@@ -185,6 +194,8 @@ static int open_model(struct engine *engine, const struct engine_options *option
                           &(struct model_options){.dir = options->model_dir,
                                                   .synthetic = options->synthetic,
                                                   .weights = options->weights,
+                                                  .weights_auto = options->weights_auto,
+                                                  .cache = options->cache,
                                                   .threads = engine->threads,
                                                   .progress = options->progress,
                                                   .progress_user = options->progress_user},
@@ -211,13 +222,15 @@ static int longest_token(const struct tokenizer *tokenizer) {
     return longest < INT_MAX ? (int)longest : INT_MAX;
 }
 
-static void fill_info(struct engine *engine, const struct engine_options *options, double began_at) {
+static void fill_info(struct engine *engine, double began_at) {
     const struct model *model = engine->model;
     struct engine_info *info = &engine->info; // device and what is said of the KV cache are set already
     info->model_name = engine->model_name;
     info->model_names = engine->model_names;
     info->architecture = model->architecture->name;
-    info->weights = weight_format_name(options->weights);
+    info->weights = weight_format_name(model->weights);
+    info->weights_note = model->weights_note;
+    info->cache_note = model->cache_note;
     info->context_tokens = model->config.context;
     info->vocab_size = model->config.vocab;
     info->token_bytes_max = longest_token(engine->tokenizer);
@@ -243,20 +256,20 @@ int engine_open(struct engine **out, const struct engine_options *options, struc
 
     int code;
     if ((code = read_options(engine, options, error))) goto failed;
-    engine->weights = options->weights;
     engine->watch = options->watch;
     engine->watch_user = options->watch_user;
     if (options->model_names && options->model_names[0] &&
         (code = read_names(options->model_names, &engine->model_name, &engine->model_names, error)))
         goto failed;
     if ((code = open_model(engine, options, error))) goto failed;
+    engine->weights = engine->model->weights;
     if ((code = open_cache(engine, options->kv_tokens, free_bytes, error))) goto failed;
     if ((code = allocate(engine, error))) goto failed;
     engine->limits = (struct admission_limits){.vocab_size = engine->model->config.vocab,
                                                .context_tokens = (size_t)engine->model->config.context,
                                                .kv_tokens = engine->info.kv_tokens};
     if ((code = start_thread(engine, error))) goto failed;
-    fill_info(engine, options, began_at);
+    fill_info(engine, began_at);
     *out = engine;
     return 0;
 

@@ -32,17 +32,20 @@ enum {
 
 // ---- Opening a model
 
-// How weights are held in memory. One row a format: name on the command line, bytes a weight.
+// How weights are held in memory. One row a format: name on the command line, and the blocks that a matrix is held in:
+// outputs, columns (what is ragged is filled up), bytes. Embedding and head are never held in less than int8.
 #define WEIGHT_FORMATS(X) \
-    X(WEIGHTS_F32, "f32", 4) \
-    X(WEIGHTS_BF16, "bf16", 2)
+    X(WEIGHTS_F32, "f32", 1, 1, 4) \
+    X(WEIGHTS_BF16, "bf16", 1, 1, 2) \
+    X(WEIGHTS_INT8, "int8", 16, 64, 1088) \
+    X(WEIGHTS_INT4, "int4", 16, 64, 576)
 
 enum weight_format {
-#define WEIGHT_ENUM(name, text, bytes) name,
+#define WEIGHT_ENUM(name, text, outputs, columns, bytes) name,
     WEIGHT_FORMATS(WEIGHT_ENUM)
 #undef WEIGHT_ENUM
 };
-#define WEIGHT_COUNT(name, text, bytes) +1
+#define WEIGHT_COUNT(name, text, outputs, columns, bytes) +1
 enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
 #undef WEIGHT_COUNT
 
@@ -53,6 +56,16 @@ enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
     X("phi-mini-moe", 32, 4096, 32, 8, 128, 960, 32064) \
     X("phi-toy-moe", 2, 64, 4, 2, 32, 48, 512)
 
+// Which kernels compute. One row each: name, explanation. Behind the second, kernels of the CPU that are forced, to
+// compare them or to be without some.
+#define ENGINE_KERNELS(X) \
+    X("cpu", "the best there are for this processor") \
+    X("reference", "plain C without any art, to compare with") \
+    X("plain", "plain C") \
+    X("avx2", "AVX2") \
+    X("avx-vnni", "AVX2, and AVX-VNNI for int8 and int4") \
+    X("avx512", "AVX-512, and its VNNI for int8 and int4") \
+    X("amx", "AVX-512, and AMX for bf16, int8 and int4")
 // What of a request is kept, so that others which begin with it need not compute it again. One row each: its name on the
 // command line. Keys and values of prompts are the same to the bit however they were computed, so with the first of
 // these no answer depends on what was asked before. Those of answers are computed one by one, in other arithmetic (f32
@@ -78,7 +91,10 @@ struct engine_options {
     const char *model_names;    // what clients may call it, "a,b": the first stands in answers; NULL or "": the
                                 // directory's last component
     enum weight_format weights; // what matrices are held in
-    const char *stages;         // "cpu" (the fast one, also for NULL) or "reference"
+    bool weights_auto;          // instead of that, chosen: bf16 for models of up to 1 GiB, for larger ones int8, or int4
+                                // where int8 does not fit into the memory that is free
+    const char *cache;          // a directory for conversions to int8 and int4, made where it is not there; NULL: none
+    const char *stages;         // a name of ENGINE_KERNELS; NULL: the first
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
     int sequences_max;          // sequences decoding at once; 0: ENGINE_SEQUENCES_STANDARD
     int queue_max;              // jobs waiting beyond those; 0: ENGINE_QUEUE_STANDARD
@@ -117,6 +133,8 @@ struct engine_info {
     const char *model_names;  // all that they may use, with commas between; NULL: only model_name
     const char *architecture; // "phimoe"
     const char *weights;      // "bf16"
+    const char *weights_note; // for a person, where they were chosen: which and why; else ""
+    const char *cache_note;   // for a person: what became of the cache of conversions; "" without one
     const char *device;       // one line for a person: which kernels run where, on how many threads
     int context_tokens;
     int vocab_size;
@@ -387,7 +405,8 @@ const char *finish_reason_text(enum finish_reason reason);
 
 // Name and lookup of weight formats, from the table above. weight_format_parse returns false for an unknown name.
 const char *weight_format_name(enum weight_format format);
-size_t weight_format_bytes(enum weight_format format);
+size_t weight_format_bytes(enum weight_format format, int rows, int columns); // of a matrix
+enum weight_format weight_format_fine(enum weight_format format); // for embedding and head where others are in `format`
 bool prefix_mode_parse(const char *name, enum prefix_mode *out); // false for an unknown name
 bool weight_format_parse(const char *name, enum weight_format *out);
 

@@ -37,6 +37,7 @@ struct engine {
     int threads, sequences_max, queue_max, prefill_tokens_max;
     int rows_max, outputs_max; // of one batch
     enum weight_format weights;
+    const char *kernels; // a name of ENGINE_KERNELS
     enum prefix_mode prefix_mode;
     double queue_seconds_max;                                  // 0: none
     void (*watch)(void *user, const struct engine_step *step); // NULL: nobody does

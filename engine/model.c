@@ -6,6 +6,7 @@
 #include "engine/machine.h"
 #include "engine/model_directory.h"
 #include "engine/synthetic.h"
+#include "engine/weight_cache.h"
 
 #include <limits.h>
 #include <math.h>
@@ -17,6 +18,8 @@ enum {
     CONFIG_BYTES_MAX = 1 << 20,
     FILE_EOS_MAX = 8, // a file may name
 };
+// For choosing a format: up to here bf16 is fast enough, and so much more than the weights has to be free.
+static const size_t SMALL_BYTES = (size_t)1 << 30, ROOM_BYTES = (size_t)1 << 30;
 static const double QUIET_SECONDS = 1.0; // loading that takes less says nothing
 
 static int file_path(char path[PATH_MAX], const char *dir, const char *name, struct error *error) {
@@ -104,23 +107,79 @@ static int open_checkpoint(struct model *model, const struct model_options *opti
     return safetensors_open(&model->storage->checkpoint, options->dir, error);
 }
 
+static void forget_layers(struct model *model) {
+    for (int l = 0; model->layers && l < model->config.layers; l++) {
+        free(model->layers[l].experts);
+        model->layers[l].experts = NULL;
+    }
+}
+
+// What the model takes in each format.
+static int measure_formats(struct model *model, size_t bytes[WEIGHT_FORMAT_COUNT], struct error *error) {
+    struct binder *binder;
+    int rc = binder_create(&binder, model->storage, WEIGHTS_BF16, error); // any: nothing is loaded
+    if (rc) return rc;
+    rc = model->architecture->bind(model, binder, error);
+    model->parameters = binder_parameters(binder);
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++) bytes[i] = binder_bytes_as(binder, (enum weight_format)i);
+    binder_destroy(binder);
+    return rc;
+}
+
+// A small model is fast in any format, and bf16 is what models are published in. Of larger ones every answer waits for the
+// memory: int8 takes half of it, and what that costs in accuracy is hardly to be measured (README.md, "How exact").
+static int choose_weights(struct model *model, const struct model_options *options, struct error *error) {
+    size_t bytes[WEIGHT_FORMAT_COUNT], memory = machine_memory_available("");
+    model->weights = options->weights;
+    if (!options->weights_auto) return 0;
+    int rc = measure_formats(model, bytes, error);
+    forget_layers(model);
+    if (rc) return rc;
+    bool small = bytes[WEIGHTS_BF16] <= SMALL_BYTES, fits = memory == 0 || bytes[WEIGHTS_INT8] + ROOM_BYTES <= memory;
+    model->weights = small ? WEIGHTS_BF16 : fits ? WEIGHTS_INT8 : WEIGHTS_INT4;
+    static const char *const WHY[] = {[WEIGHTS_BF16] = "the model is small",
+                                      [WEIGHTS_INT8] = "twice as fast as bf16 and nearly as exact",
+                                      [WEIGHTS_INT4] = "int8 does not fit into the memory that is free"};
+    snprintf(model->weights_note, sizeof model->weights_note, "%s, %.2f GB of %.1f GB free: %s",
+             weight_format_name(model->weights), (double)bytes[model->weights] / 1e9, (double)memory / 1e9,
+             WHY[model->weights]);
+    return 0;
+}
+
+// The cache file of this model and format: DIR/NAME-FORMAT.weights, after the model's directory. False: there is none.
+static bool cache_path(const struct model *model, const struct model_options *options, char path[PATH_MAX]) {
+    if (!options->cache || options->synthetic) return false;
+    char *real = realpath(options->dir, NULL);
+    const char *slash = real ? strrchr(real, '/') : NULL;
+    uint64_t place = real ? weight_cache_sum(0, real, strlen(real)) : 0; // two models may have one name
+    int length = snprintf(path, PATH_MAX, "%s/%s-%08x-%s.weights", options->cache, slash ? slash + 1 : "model",
+                          (unsigned)place, weight_format_name(model->weights));
+    free(real);
+    return length > 0 && length < PATH_MAX;
+}
+
 static int load_weights(struct model *model, const struct model_options *options, struct error *error) {
+    char cache[PATH_MAX];
     struct binder *binder = NULL;
     int rc = open_checkpoint(model, options, error);
-    if (!rc) rc = binder_create(&binder, model->storage, options->weights, error);
+    if (!rc) rc = choose_weights(model, options, error);
+    if (!rc) rc = binder_create(&binder, model->storage, model->weights, error);
     if (!rc) rc = model->architecture->bind(model, binder, error);
     if (!rc)
         rc = binder_load(binder,
                          &(struct binder_loading){.memory_bytes = machine_memory_available(""),
+                                                  .cache = cache_path(model, options, cache) ? cache : NULL,
                                                   .threads = options->threads,
                                                   .quiet_seconds = QUIET_SECONDS,
                                                   .progress = options->progress,
                                                   .progress_user = options->progress_user},
                          error);
     if (rc) goto done;
+    if (model->config.tied) model->head.weight = model->embedding;
     model->parameters = binder_parameters(binder);
     model->weight_bytes = binder_bytes(binder);
     model->created = model->storage->checkpoint.modified;
+    snprintf(model->cache_note, sizeof model->cache_note, "%s", binder_cache_note(binder));
 done:
     binder_destroy(binder);
     return rc;
@@ -196,24 +255,14 @@ static enum tensor_type main_type(const struct checkpoint *checkpoint) {
     return (enum tensor_type)most;
 }
 
-// Binds in the format that most weights have already: then next to nothing is reserved for conversions.
 static int outline_weights(struct model *model, struct model_outline *out, struct error *error) {
     const struct checkpoint *checkpoint = &model->storage->checkpoint;
-    enum tensor_type type = main_type(checkpoint);
-    struct binder *binder;
-    int rc = binder_create(&binder, model->storage, type == TENSOR_F32 ? WEIGHTS_F32 : WEIGHTS_BF16, error);
-    if (rc) return rc;
-    rc = model->architecture->bind(model, binder, error);
-    model->parameters = binder_parameters(binder);
-    uint64_t matrices = binder_matrix_elements(binder), floats = model->parameters - matrices;
-    binder_destroy(binder);
+    int rc = measure_formats(model, out->weight_bytes, error);
     if (rc) return rc;
 
     out->parameters = model->parameters;
     out->parameters_active = count_active(model);
-    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++)
-        out->weight_bytes[i] = floats * sizeof(float) + matrices * weight_format_bytes((enum weight_format)i);
-    out->file_weights = tensor_type_name(type);
+    out->file_weights = tensor_type_name(main_type(checkpoint));
     out->file_count = checkpoint->file_count;
     for (size_t i = 0; i < checkpoint->file_count; i++) out->file_bytes += checkpoint->files[i].bytes;
     return 0;
@@ -239,7 +288,7 @@ void model_close(struct model *model) {
     if (!model) return;
     free(model->rope_cos);
     free(model->rope_sin);
-    for (int l = 0; model->layers && l < model->config.layers; l++) free(model->layers[l].experts);
+    forget_layers(model);
     free(model->layers);
     if (model->storage) model_storage_finish(model->storage);
     free(model->storage);

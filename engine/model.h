@@ -28,10 +28,13 @@ struct model {
     struct matrix embedding; // [vocab][hidden]
     struct layer *layers;    // [config.layers]
     struct norm final_norm;
-    struct linear head;      // [vocab][hidden]
+    struct linear head;      // [vocab][hidden]; a tied one's matrix is the embedding's once weights are loaded
     float *rope_cos, *rope_sin; // [context][head_dim / 2]
     uint64_t parameters, parameters_active;
     size_t weight_bytes;     // mapped or allocated
+    enum weight_format weights;
+    char weights_note[128];  // why these, where they were chosen; else ""
+    char cache_note[1024];   // what became of the cache; "" without one
     int64_t created;         // seconds since 1970
     struct model_storage *storage; // mappings and allocations behind the pointers
 };
@@ -40,6 +43,8 @@ struct model_options {
     const char *dir;
     const char *synthetic; // instead of dir; see struct engine_options
     enum weight_format weights;
+    bool weights_auto;   // choose them; see struct engine_options
+    const char *cache;   // a directory; see there too
     int threads; // that load weights, and end with that; less than 1 counts as 1
     // Called by the opening thread once loading has taken a second; may be NULL.
     void (*progress)(void *user, const char *what, double share);

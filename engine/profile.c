@@ -79,7 +79,7 @@ static double elements(const struct matrix *matrix) {
 }
 
 static double matrix_bytes(const struct matrix *matrix) {
-    return elements(matrix) * (double)weight_format_bytes(matrix->format);
+    return (double)weight_format_bytes(matrix->format, matrix->rows, matrix->columns);
 }
 
 static const char *describe(const void *state) {
@@ -96,8 +96,7 @@ static void embed(void *state, const struct matrix *table, const int32_t *token,
     struct profile *profile = state;
     double began_at = clock_seconds();
     profile->inner->embed(profile->state, table, token, rows, x);
-    double row_bytes = table->columns * (double)weight_format_bytes(table->format);
-    add(profile, ENGINE_STAGE_EMBED, began_at, rows * row_bytes, 0);
+    add(profile, ENGINE_STAGE_EMBED, began_at, rows * matrix_bytes(table) / table->rows, 0);
 }
 
 static void norm(void *state, const struct norm *norm, const float *x, float *y, int rows) {

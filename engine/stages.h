@@ -32,6 +32,7 @@ struct stage_limits {
     int context_max;   // positions of one sequence
     int hidden, heads, kv_heads, head_dim, intermediate, experts, vocab;
     int threads;
+    const char *kernels; // a name of ENGINE_KERNELS; NULL: the best there are
 };
 
 struct attention {

@@ -234,6 +234,7 @@ static int open_devices(struct engine *engine, struct error *error) {
         .experts = config->experts,
         .vocab = config->vocab,
         .threads = engine->threads,
+        .kernels = engine->kernels,
     };
     int code = engine->stages->open(&engine->stages_state, &limits, error);
     if (code) return code;

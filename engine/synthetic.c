@@ -290,7 +290,8 @@ int synthetic_checkpoint(struct checkpoint *out, const struct model_config *conf
                          struct error *error) {
     struct maker maker = {.checkpoint = out,
                           .path = options->synthetic,
-                          .matrix_type = options->weights == WEIGHTS_F32 ? TENSOR_F32 : TENSOR_BF16};
+                          .matrix_type = options->weights == WEIGHTS_F32 && !options->weights_auto ? TENSOR_F32
+                                                                                               : TENSOR_BF16};
     int rc = list_tensors(&maker, config, error);
     if (!rc) rc = take_memory(&maker, error);
     if (!rc) fill_checkpoint(out, options);

@@ -11,7 +11,8 @@
 struct matrix {
     enum weight_format format;
     int rows, columns;
-    const void *data; // [rows][columns] float or uint16_t (bf16); aligned for its element only
+    const void *data; // [rows][columns] float or uint16_t (bf16), aligned for its element only; or blocks, aligned
+                      // for cache lines (engine/quants/packed.h)
 };
 
 struct linear {

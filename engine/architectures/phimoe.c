@@ -263,10 +263,8 @@ static int bind_layer(struct binder *binder, const struct model_config *config, 
 static int bind_head(struct binder *binder, struct model *model, struct error *error) {
     const struct model_config *config = &model->config;
     int rc = 0;
-    if (config->tied)
-        model->head.weight = model->embedding;
-    else
-        rc = binder_matrix(binder, &model->head.weight, config->vocab, config->hidden, error, "lm_head.weight");
+    if (!config->tied)
+        rc = binder_words(binder, &model->head.weight, config->vocab, config->hidden, error, "lm_head.weight");
     if (rc || !config->head_bias) return rc;
     return binder_floats(binder, &model->head.bias, config->vocab, 0, error, "lm_head.bias");
 }
@@ -274,7 +272,7 @@ static int bind_head(struct binder *binder, struct model *model, struct error *e
 static int bind(struct model *model, struct binder *binder, struct error *error) {
     static const char *const HARMLESS[] = {".rotary_emb.inv_freq", NULL}; // old files keep what the config says
     const struct model_config *config = &model->config;
-    int rc = binder_matrix(binder, &model->embedding, config->vocab, config->hidden, error, "model.embed_tokens.weight");
+    int rc = binder_words(binder, &model->embedding, config->vocab, config->hidden, error, "model.embed_tokens.weight");
     for (int l = 0; !rc && l < config->layers; l++) rc = bind_layer(binder, config, &model->layers[l], l, error);
     if (!rc) rc = bind_norm(binder, config, &model->final_norm, "model.norm", error);
     if (!rc) rc = bind_head(binder, model, error);

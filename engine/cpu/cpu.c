@@ -6,6 +6,7 @@
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
@@ -20,6 +21,7 @@ static bool scratch_take(struct cpu *cpu) {
     size_t heads = (size_t)limits->heads, head_dim = (size_t)limits->head_dim;
     size_t sequences = (size_t)limits->sequences_max;
     size_t input = larger(larger(hidden, intermediate), heads * head_dim) + BF16_STEP - 1;
+    size_t input_blocks = (input + PACKED_COLUMNS - 1) / PACKED_COLUMNS + 1;
     size_t sorted = tokens * ROUTE_TOP_K_MAX + experts * (BF16_GROUP - 1);
     cpu->attention_floats = attention_scratch_floats(limits);
     const struct block_part parts[] = {
@@ -28,6 +30,9 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->filled_y, SGEMM_ROWS_MIN, larger(input, (size_t)limits->vocab), sizeof *cpu->filled_y},
         {&cpu->narrow, sorted, input, sizeof *cpu->narrow},
         {&cpu->many, threads, 1, sizeof *cpu->many},
+        {&cpu->packed_x, tokens + PACKED_ROWS - 1, input_blocks, sizeof *cpu->packed_x},
+        {&cpu->packed_sorted, sorted, input_blocks, sizeof *cpu->packed_sorted},
+        {&cpu->packed_gated, sorted, packed_x_blocks(limits->intermediate), sizeof *cpu->packed_gated},
         {&cpu->attention, threads, cpu->attention_floats, sizeof *cpu->attention},
         {&cpu->tasks, attention_tasks_max(limits), 1, attention_task_bytes()},
         {&cpu->partial, sequences * heads * ATTENTION_SPLITS, head_dim + 2, sizeof *cpu->partial},
@@ -58,7 +63,8 @@ static void cpu_close(void *state) {
 int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_options *options, struct error *error) {
     const struct kernels *kernels = kernels_at(options->level);
     const struct bf16_kernels *bf16 = bf16_kernels_at(options->bf16);
-    if (!kernels || (options->bf16 != BF16_NONE && !bf16))
+    const struct packed_kernels *packed = packed_kernels_at(options->packed);
+    if (!kernels || !packed || (options->bf16 != BF16_NONE && !bf16))
         return error_set(error, ERROR_UNSUPPORTED, "this processor lacks the instructions for these kernels");
     struct cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu) return error_set(error, ERROR_MEMORY, "out of memory for the CPU's state");
@@ -66,6 +72,7 @@ int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_o
     cpu->kernels = kernels;
     cpu->onednn = options->onednn;
     cpu->bf16 = bf16;
+    cpu->packed = packed;
     if (!scratch_take(cpu)) {
         cpu_close(cpu);
         return error_set(error, ERROR_MEMORY, "out of memory for the CPU's buffers (%d tokens in one step)",
@@ -73,16 +80,34 @@ int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_o
     }
     char onednn[32] = "";
     if (cpu->onednn) onednn_name(onednn, sizeof onednn);
-    snprintf(cpu->description, sizeof cpu->description, "CPU: %s%sown kernels, %s%s%s, %d thread%s", onednn,
-             cpu->onednn ? " + " : "", kernels->name, bf16 ? " + " : "", bf16 ? bf16->name : "", limits->threads,
-             limits->threads == 1 ? "" : "s");
+    snprintf(cpu->description, sizeof cpu->description, "CPU: %s%sown kernels, %s%s%s + int8 by %s, %d thread%s", onednn,
+             cpu->onednn ? " + " : "", kernels->name, bf16 ? " + " : "", bf16 ? bf16->name : "", packed->name,
+             limits->threads, limits->threads == 1 ? "" : "s");
     *state = cpu;
     return 0;
 }
 
-static int open_best(void **state, const struct stage_limits *limits, struct error *error) {
-    const struct cpu_options options = {kernels_best(), true, bf16_best()};
-    return cpu_open(state, limits, &options, error);
+// By the names of ENGINE_KERNELS. Those that are forced go without oneDNN, which has its own mind about instructions.
+static int open_named(void **state, const struct stage_limits *limits, struct error *error) {
+    static const struct {
+        const char *name;
+        struct cpu_options options;
+    } FORCED[] = {
+        {"plain", {KERNELS_C, false, BF16_NONE, PACKED_C}},
+        {"avx2", {KERNELS_AVX2, false, BF16_NONE, PACKED_AVX2}},
+        {"avx-vnni", {KERNELS_AVX2, false, BF16_NONE, PACKED_AVX_VNNI}},
+        {"avx512", {KERNELS_AVX512, false, BF16_NONE, PACKED_AVX512_VNNI}},
+        {"amx", {KERNELS_AVX512, false, BF16_AMX, PACKED_AMX}},
+    };
+    for (size_t i = 0; limits->kernels && i < sizeof FORCED / sizeof *FORCED; i++) {
+        if (strcmp(limits->kernels, FORCED[i].name) != 0) continue;
+        int rc = cpu_open(state, limits, &FORCED[i].options, error);
+        if (rc == ERROR_UNSUPPORTED)
+            error_set(error, rc, "this processor lacks the instructions for the %s kernels", limits->kernels);
+        return rc;
+    }
+    const struct cpu_options best = {kernels_best(), true, bf16_best(), packed_best()};
+    return cpu_open(state, limits, &best, error);
 }
 
 static const char *describe(const void *state) {
@@ -118,7 +143,7 @@ static void linear(void *state, const struct linear *linear, const float *x, flo
 const struct stages cpu_stages = {
     .name = "cpu",
     .describe = describe,
-    .open = open_best,
+    .open = open_named,
     .close = cpu_close,
     .measure = cpu_measure,
     .rows_are = rows_are,

@@ -6,6 +6,7 @@
 #include "engine/cpu/bf16.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/onednn.h"
+#include "engine/cpu/packed.h"
 #include "engine/stages.h"
 
 enum {
@@ -35,6 +36,7 @@ struct cpu {
     const struct kernels *kernels;
     bool onednn;                     // it multiplies f32 by many rows; otherwise our own kernels do
     const struct bf16_kernels *bf16; // they multiply bf16 by many rows; NULL: the machine has no bf16
+    const struct packed_kernels *packed; // they multiply int8 and int4
     char description[128];
 
     // Scratch, sized at opening for the largest call. "Sorted rows" are those of all tokens' slots, by expert,
@@ -44,6 +46,9 @@ struct cpu {
     float *filled_x, *filled_y; // [SGEMM_ROWS_MIN][widest input, output] for oneDNN
     uint16_t *narrow;          // [sorted rows][widest input] packed activations in bf16
     struct many_scratch *many; // [threads]
+    // Activations in int8, with padding up to PACKED_ROWS rows: as they come, sorted, and gate times up sorted.
+    struct packed_x *packed_x, *packed_sorted; // [rows][packed_x_blocks(widest input)]
+    struct packed_x *packed_gated;             // [rows][packed_x_blocks(intermediate)]
 
     float *attention; // [threads][attention_floats]
     size_t attention_floats;
@@ -65,6 +70,7 @@ struct cpu_options {
     enum kernel_level level;
     bool onednn; // whether to use it
     enum bf16_level bf16;
+    enum packed_level packed;
 };
 
 // cpu_stages.open with choices of one's own: for tests and benchmarks. ERROR_UNSUPPORTED: not on this machine.
@@ -103,7 +109,7 @@ static inline bool cpu_takes_few(const struct cpu *cpu, int rows) {
 }
 
 // How a product of so many rows with this matrix is computed.
-enum matmul_way { MATMUL_DOTS, MATMUL_SGEMM, MATMUL_BF16, MATMUL_PANELS };
+enum matmul_way { MATMUL_DOTS, MATMUL_SGEMM, MATMUL_BF16, MATMUL_PACKED, MATMUL_PANELS };
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows);
 
 // The dot products of one thread's share of the outputs.
@@ -121,6 +127,16 @@ void many_linear(struct cpu *cpu, const struct linear *linear, const float *x, f
 
 // y[token] += weight · down(silu(gate x[token]) ⊙ up x[token]) of all sorted rows; at least one expert has some.
 void many_experts(struct cpu *cpu, const struct layer *layer, int experts, const float *x, float *y);
+
+// ---- packed.c: MATMUL_PACKED
+
+// y[i][r] (+)= W_i x[r] + bias_i of `count` matrices that read the same activations.
+void packed_linears(struct cpu *cpu, const struct linear *const *linears, int count, const float *x, float *const *y,
+                    int rows, bool accumulate);
+
+// down(silu(gate x) ⊙ up x) of all sorted rows, to cpu->sorted; at least one expert has some.
+void packed_experts(struct cpu *cpu, const struct layer *layer, const struct routing *routing, int experts,
+                    const float *x);
 
 // ---- limits.c
 

@@ -242,6 +242,11 @@ void cpu_experts(void *state, const struct layer *layer, const struct routing *r
         many_experts(call.cpu, layer, plan.few_count + plan.many_count, x, y);
         return;
     }
+    if (weight_format_packed(layer->experts[0].gate.format)) {
+        packed_experts(call.cpu, layer, routing, plan.few_count + plan.many_count, x);
+        add_slots(&call, y);
+        return;
+    }
     gather(&call, x);
     if (plan.few_count > 0) few_experts(&call, &plan);
     for (int i = 0; i < plan.many_count; i++) many_rows(&call, &plan.many[i]);

@@ -152,7 +152,7 @@ static const struct peak BF16[] = {
 #endif
     {NULL, NULL},
 };
-static const struct peak INT8[] = {
+static const struct peak INT8[] = { // packed_level, from PACKED_LEVELS - 1 down to PACKED_AVX2
 #if defined __x86_64__
     {has_amx_int8, amx_int8},
     {has_avx512_vnni, avx512_int8},
@@ -223,6 +223,14 @@ static double measure_reading(const struct cpu *cpu, const uint64_t *memory, siz
     return (double)(blocks * BLOCK_BYTES) / seconds[READS / 2];
 }
 
+// Of the instructions that int8 and int4 are multiplied with, which may have been forced; 0: of plain C.
+static double packed_peak(const struct cpu *cpu) {
+    for (size_t i = 0; INT8[i].available; i++)
+        if (packed_kernels_at((enum packed_level)(PACKED_LEVELS - 1 - (int)i)) == cpu->packed)
+            return measure_peak(&INT8[i], cpu->limits.threads);
+    return 0;
+}
+
 void cpu_measure(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out) {
     const struct cpu *cpu = state;
     int threads = cpu->limits.threads;
@@ -230,7 +238,7 @@ void cpu_measure(void *state, enum weight_format weights, const void *memory, si
                                   .f32 = measure_peak(F32, threads),
                                   .bf16 = measure_peak(BF16, threads),
                                   .int8 = measure_peak(INT8, threads)};
-    bool bf16 = matmul_way(cpu, weights, FEW_ROWS + 1) == MATMUL_BF16;
-    out->arithmetic = bf16 ? "bf16" : "f32";
-    out->arithmetic_peak = bf16 ? out->bf16 : out->f32;
+    enum matmul_way way = matmul_way(cpu, weights, FEW_ROWS + 1);
+    out->arithmetic = way == MATMUL_PACKED ? "int8" : way == MATMUL_BF16 ? "bf16" : "f32";
+    out->arithmetic_peak = way == MATMUL_PACKED ? packed_peak(cpu) : way == MATMUL_BF16 ? out->bf16 : out->f32;
 }

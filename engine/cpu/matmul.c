@@ -1,11 +1,13 @@
-// Matrix products, four ways:
+// Matrix products, five ways:
 // - few rows, and those of answers: dot products on our own kernels, f32 activations and f32 or bf16 weights, each
 //   weight read once;
 // - many rows, f32 weights: oneDNN's sgemm;
 // - many rows, bf16 weights, a machine with bf16 instructions: activations in bf16, see many.c;
+// - int8 and int4 weights: activations in int8, see packed.c;
 // - many rows without any of that: pieces of the weight, widened and transposed into the cache, times f32
 //   activations on our own kernel.
 #include "engine/cpu/cpu.h"
+#include "engine/quants/packed.h"
 
 #include <omp.h>
 #include <string.h>
@@ -13,12 +15,16 @@
 enum { SHARE_GRAIN = 16 }; // outputs: a cache line of results
 
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
+    if (weight_format_packed(format)) return MATMUL_PACKED;
     if (cpu_takes_few(cpu, rows)) return MATMUL_DOTS;
     switch (format) {
     case WEIGHTS_F32:
         return cpu->onednn ? MATMUL_SGEMM : MATMUL_PANELS;
     case WEIGHTS_BF16:
         return cpu->bf16 ? MATMUL_BF16 : MATMUL_PANELS;
+    case WEIGHTS_INT8:
+    case WEIGHTS_INT4:
+        break;
     }
     return MATMUL_PANELS;
 }
@@ -27,17 +33,20 @@ enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int
 
 static const void *weight_at(const struct matrix *matrix, int row, int column) {
     size_t index = (size_t)row * (size_t)matrix->columns + (size_t)column;
-    return (const char *)matrix->data + index * weight_format_bytes(matrix->format);
+    return (const char *)matrix->data + index * weight_format_bytes(matrix->format, 1, 1);
 }
 
 void matmul_weights(const struct cpu *cpu, const struct matrix *matrix, int row, int column, size_t count, float *to) {
-    const void *from = weight_at(matrix, row, column);
     switch (matrix->format) {
     case WEIGHTS_F32:
-        memcpy(to, from, count * sizeof *to);
+        memcpy(to, weight_at(matrix, row, column), count * sizeof *to);
         break;
     case WEIGHTS_BF16:
-        cpu->kernels->widen(from, to, count);
+        cpu->kernels->widen(weight_at(matrix, row, column), to, count);
+        break;
+    case WEIGHTS_INT8:
+    case WEIGHTS_INT4:
+        packed_row(matrix->format, matrix->data, matrix->columns, row, column, count, to);
         break;
     }
 }
@@ -58,6 +67,9 @@ void matmul_dots(const struct cpu *cpu, const struct dot *dot, enum weight_forma
         break;
     case WEIGHTS_BF16:
         cpu->kernels->dot_bf16(&part);
+        break;
+    case WEIGHTS_INT8:
+    case WEIGHTS_INT4:
         break;
     }
 }
@@ -165,6 +177,9 @@ void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float 
     switch (matmul_way(cpu, linear->weight.format, rows)) {
     case MATMUL_DOTS:
         dots(cpu, linear, x, y, rows, accumulate);
+        break;
+    case MATMUL_PACKED:
+        packed_linears(cpu, &linear, 1, x, &y, rows, accumulate);
         break;
     case MATMUL_BF16:
         many_linear(cpu, linear, x, y, rows, accumulate);

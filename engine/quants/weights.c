@@ -3,33 +3,34 @@
 
 #include <string.h>
 
+static const struct {
+    const char *name;
+    size_t outputs, columns, bytes;
+} FORMATS[] = {
+#define WEIGHT_ROW(format, name, outputs, columns, bytes) {name, outputs, columns, bytes},
+    WEIGHT_FORMATS(WEIGHT_ROW)
+#undef WEIGHT_ROW
+};
+
 const char *weight_format_name(enum weight_format format) {
-    switch (format) {
-#define WEIGHT_CASE(name, text, bytes) \
-    case name: return text;
-        WEIGHT_FORMATS(WEIGHT_CASE)
-#undef WEIGHT_CASE
-    }
-    return "unknown";
+    return FORMATS[format].name;
 }
 
-size_t weight_format_bytes(enum weight_format format) {
-    switch (format) {
-#define WEIGHT_CASE(name, text, bytes) \
-    case name: return bytes;
-        WEIGHT_FORMATS(WEIGHT_CASE)
-#undef WEIGHT_CASE
-    }
-    return 0;
+size_t weight_format_bytes(enum weight_format format, int rows, int columns) {
+    size_t high = ((size_t)rows + FORMATS[format].outputs - 1) / FORMATS[format].outputs;
+    size_t wide = ((size_t)columns + FORMATS[format].columns - 1) / FORMATS[format].columns;
+    return high * wide * FORMATS[format].bytes;
+}
+
+enum weight_format weight_format_fine(enum weight_format format) {
+    return format == WEIGHTS_INT4 ? WEIGHTS_INT8 : format;
 }
 
 bool weight_format_parse(const char *name, enum weight_format *out) {
-#define WEIGHT_MATCH(format, text, bytes) \
-    if (strcmp(name, text) == 0) { \
-        *out = format; \
-        return true; \
-    }
-    WEIGHT_FORMATS(WEIGHT_MATCH)
-#undef WEIGHT_MATCH
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++)
+        if (strcmp(name, FORMATS[i].name) == 0) {
+            *out = (enum weight_format)i;
+            return true;
+        }
     return false;
 }

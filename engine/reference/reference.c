@@ -1,6 +1,7 @@
 // The stages in plain C: the oracle that every device is tested against, and the place to read what a stage
 // computes. Values are fp32 wherever a value is kept (activations, keys, scores, expert outputs), as in
 // transformers; every sum is taken in double, so that the oracle's own error is far below what it judges.
+#include "engine/quants/packed.h"
 #include "engine/stages.h"
 
 #include <math.h>
@@ -58,6 +59,9 @@ static float matrix_at(const struct matrix *matrix, int row, int column) {
         bits = (uint32_t)((const uint16_t *)matrix->data)[index] << 16;
         memcpy(&value, &bits, sizeof value);
         break;
+    case WEIGHTS_INT8:
+    case WEIGHTS_INT4:
+        return packed_at(matrix->format, matrix->data, matrix->columns, row, column);
     }
     return value;
 }

@@ -1,9 +1,11 @@
 """A `tandem serve` of one's own, and the plain means to talk to it: JSON over HTTP, server-sent events, raw bytes."""
+import atexit
 import http.client
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,8 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("TANDEM", TOP / "build" / "tandem"))
 MODEL = pathlib.Path(os.environ.get("TANDEM_TEST_MODEL", TOP / "models" / "demo"))
 SANITIZED = BINARY.exists() and b"__asan_init" in BINARY.read_bytes()
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tandem-cache-")  # not the user's own
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 PATIENCE_S = 120  # against hanging only: nothing here is a matter of speed
 
 

@@ -144,6 +144,16 @@ def test_kernels_without_limits(tmp_path):
     assert all(row["share_of_peak"] is None for row in found["prefill"])
 
 
+def test_int8(tmp_path):
+    path = tmp_path / "x.json"
+    result = run(*TOY, "--weights", "int8", "--json", path)
+    assert result.returncode == 0 and "of the int8 peak" in result.stdout, result
+    found = json.loads(path.read_text())
+    assert found["weights"] == "int8"
+    for row in found["prefill"]:
+        assert 0 < row["share_of_peak"] < 1
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["--synthetic", "phi-big-moe"], "phi-tiny-moe"),
     (["--synthetic", "phi-toy-moe", "--model", "x"], "--model and --synthetic exclude each other"),

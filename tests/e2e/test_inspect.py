@@ -85,6 +85,10 @@ def test_large_models(large):
         (2 * LAYERS + 1) * HIDDEN  # routers, biases, the norms' weights: always fp32
     assert found["weights"]["bf16"]["bytes"] == 2 * count + 2 * floats
     assert found["weights"]["f32"]["bytes"] == 4 * count
+    fine = 2 * VOCAB * HIDDEN  # embedding and head; every shape here is whole blocks of 16 by 64
+    assert found["weights"]["int8"]["bytes"] == 4 * floats + (count - floats) * 1088 // 1024
+    assert found["weights"]["int4"]["bytes"] == \
+        4 * floats + fine * 1088 // 1024 + (count - floats - fine) * 576 // 1024
     assert (found["context_tokens"], found["window_tokens"]) == (context, window)
     assert {"id": 32007, "text": "<|end|>", "ends_answer": True} in found["special_tokens"]
     if name == "3.5":
@@ -99,7 +103,7 @@ def test_built_in_model():
     text = told("inspect")
     assert text.startswith("demo: phimoe, 5.4 million parameters, 2.2 million for a token\n")
     for said in ("8 of width 96", "2048 tokens, of which a token sees the last 512", "BF16", "phi-3", "<|end|>*",
-                 "--weights f32   21.6 MB", "--weights bf16  10.8 MB", "3.0 KiB for each token"):
+                 "--weights f32   21.6 MB", "--weights bf16  10.8 MB", "--weights int8  6.2 MB", "--weights int4  3.9 MB", "3.0 KiB for each token"):
         assert said in text, said
     assert max(map(len, text.splitlines())) <= 100
     assert text.splitlines()[:10] == told("inspect", tandem.MODEL).splitlines()[:10]  # the free memory changes
@@ -126,7 +130,7 @@ def test_serve_takes_what_inspect_tells(serve):
 def test_a_cache_that_can_not_fit_is_refused(large):
     """With the number that would. Whatever this machine has, a terabyte more is too much."""
     _, directory, _ = large
-    serve = ["serve", "--config", "none", "--port", "0", "--model", directory, "--kv-tokens"]
+    serve = ["serve", "--config", "none", "--port", "0", "--model", directory, "--weights", "bf16", "--kv-tokens"]
     most = json.loads(run("inspect", "--json", directory).stdout)["weights"]["bf16"]["kv_tokens"]
     if not most:
         pytest.skip("less memory is free than the model takes")

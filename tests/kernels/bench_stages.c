@@ -79,7 +79,7 @@ static void bench_linear(const struct device *device, void *state, enum weight_f
     char what[64];
     double weights = (double)outputs * columns;
     snprintf(what, sizeof what, "%s %d × %d, %d rows", weight_format_name(format), outputs, columns, rows);
-    report(what, device->name, best(seconds), weights * (double)weight_format_bytes(format), 2 * weights * rows);
+    report(what, device->name, best(seconds), weights * (double)weight_format_bytes(format, 1, 1), 2 * weights * rows);
 }
 
 static void bench_experts(const struct device *device, void *state, enum weight_format format, int rows, float *x,
@@ -110,7 +110,7 @@ static void bench_experts(const struct device *device, void *state, enum weight_
     char what[64];
     double each = 3.0 * INNER * HIDDEN;
     snprintf(what, sizeof what, "%s experts, %d rows (%d of 16)", weight_format_name(format), rows, experts);
-    report(what, device->name, best(seconds), each * experts * (double)weight_format_bytes(format),
+    report(what, device->name, best(seconds), each * experts * (double)weight_format_bytes(format, 1, 1),
            2 * each * rows * 2);
 }
 

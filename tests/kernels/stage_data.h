@@ -3,6 +3,7 @@
 #define TESTS_KERNELS_STAGE_DATA_H
 
 #include "engine/cpu/cpu.h"
+#include "engine/quants/packed.h"
 #include "engine/stages.h"
 
 #include <stdio.h>
@@ -72,10 +73,39 @@ struct owned_matrix {
     void *memory;
 };
 
+// weights: [rows][columns]. Blocks of their exact bytes, aligned as the loader aligns them.
+static inline struct owned_matrix packed_matrix(enum weight_format format, int rows, int columns, const float *weights) {
+    struct owned_matrix owned = {.matrix = {format, rows, columns, NULL}};
+    struct matrix *matrix = &owned.matrix;
+    size_t block_bytes = weight_format_bytes(matrix->format, 1, 1);
+    unsigned char *to = aligned_alloc(64, weight_format_bytes(matrix->format, matrix->rows, matrix->columns));
+    owned.memory = to;
+    matrix->data = to;
+    if (!to) {
+        fprintf(stderr, "out of memory\n");
+        exit(1);
+    }
+    for (int row = 0; row < matrix->rows; row += PACKED_OUTPUTS)
+        for (int column = 0; column < matrix->columns; column += PACKED_COLUMNS, to += block_bytes) {
+            float block[PACKED_OUTPUTS][PACKED_COLUMNS] = {0};
+            for (int o = 0; o < PACKED_OUTPUTS && row + o < matrix->rows; o++)
+                for (int k = 0; k < PACKED_COLUMNS && column + k < matrix->columns; k++)
+                    block[o][k] = weights[(size_t)(row + o) * (size_t)columns + (size_t)(column + k)];
+            packed_block(matrix->format, block[0], to);
+        }
+    return owned;
+}
+
 static inline struct owned_matrix random_matrix(struct random *random, enum weight_format format, int rows, int columns,
                                                 size_t skip) {
     size_t count = (size_t)rows * (size_t)columns;
     struct owned_matrix owned = {.matrix = {format, rows, columns, NULL}};
+    if (weight_format_packed(format)) {
+        float *weights = random_floats(random, count);
+        owned = packed_matrix(format, rows, columns, weights);
+        free(weights);
+        return owned;
+    }
     if (format == WEIGHTS_F32) {
         float *data = allocate(count + skip, sizeof *data);
         for (size_t i = 0; i < count; i++) data[skip + i] = random_float(random);
@@ -92,6 +122,8 @@ static inline struct owned_matrix random_matrix(struct random *random, enum weig
 
 static inline double weight_at(const struct matrix *matrix, int row, int column) {
     size_t index = (size_t)row * (size_t)matrix->columns + (size_t)column;
+    if (weight_format_packed(matrix->format))
+        return (double)packed_at(matrix->format, matrix->data, matrix->columns, row, column);
     if (matrix->format == WEIGHTS_F32) return (double)((const float *)matrix->data)[index];
     return (double)float_of_bf16(((const uint16_t *)matrix->data)[index]);
 }
@@ -104,15 +136,33 @@ struct device {
 };
 
 static const struct device DEVICES[] = {
-    {"plain C", {KERNELS_C, false, BF16_NONE}},
-    {"AVX2", {KERNELS_AVX2, false, BF16_NONE}},
-    {"AVX-512", {KERNELS_AVX512, false, BF16_NONE}},
-    {"oneDNN + plain C", {KERNELS_C, true, BF16_NONE}},
-    {"oneDNN + AVX2", {KERNELS_AVX2, true, BF16_NONE}},
-    {"AVX-512 BF16", {KERNELS_AVX512, true, BF16_AVX512}},
-    {"AMX BF16", {KERNELS_AVX512, true, BF16_AMX}},
+    {"plain C", {KERNELS_C, false, BF16_NONE, PACKED_C}},
+    {"AVX2", {KERNELS_AVX2, false, BF16_NONE, PACKED_AVX2}},
+    {"AVX2 + AVX-VNNI", {KERNELS_AVX2, false, BF16_NONE, PACKED_AVX_VNNI}},
+    {"AVX-512", {KERNELS_AVX512, false, BF16_NONE, PACKED_AVX512_VNNI}},
+    {"oneDNN + plain C", {KERNELS_C, true, BF16_NONE, PACKED_C}},
+    {"oneDNN + AVX2", {KERNELS_AVX2, true, BF16_NONE, PACKED_AVX2}},
+    {"AVX-512 BF16", {KERNELS_AVX512, true, BF16_AVX512, PACKED_AVX512_VNNI}},
+    {"AMX", {KERNELS_AVX512, true, BF16_AMX, PACKED_AMX}},
 };
 enum { DEVICE_COUNT = sizeof DEVICES / sizeof DEVICES[0] };
+
+// Activations as a device multiplies them, where it does so in int8: `rows` rows of x, one after another.
+static inline void as_packed(const struct cpu *cpu, const float *x, int rows, int columns, float *seen) {
+    size_t blocks = packed_x_blocks(columns);
+    struct packed_x *packed = allocate(blocks, sizeof *packed);
+    for (int r = 0; r < rows; r++, x += columns, seen += columns) {
+        cpu->packed->quantize(x, columns, packed);
+        for (int k = 0; k < columns; k++) {
+            const struct packed_x *block = &packed[k / PACKED_COLUMNS];
+            int at = k % PACKED_COLUMNS;
+            seen[k] = block->scale[at / PACKED_GROUP] * (float)block->value[at];
+        }
+        const struct packed_outliers *list = packed_outliers_of(packed, columns);
+        for (int i = 0; i < list->count; i++) seen[list->at[i].column] = list->at[i].x;
+    }
+    free(packed);
+}
 
 // The state of a device, or NULL where the machine lacks its instructions.
 static inline void *open_device(const struct device *device, const struct stage_limits *limits) {

@@ -222,12 +222,12 @@ static void mixture_free(struct mixture *m) {
 }
 
 // The values between gate and down, and how far off a device may be there.
-static void gated_bounds(const struct mixture *m, const struct expert *expert, const float *x, bool bf16, double *gated,
+static void gated_bounds(const struct mixture *m, const struct expert *expert, const float *seen, double *gated,
                          double *tolerance) {
     for (int i = 0; i < m->intermediate; i++) {
         double g = 0, u = 0, g_absolute = 0, u_absolute = 0;
         for (int k = 0; k < m->hidden; k++) {
-            double value = (double)(bf16 ? float_of_bf16(bf16_of_float(x[k])) : x[k]);
+            double value = (double)seen[k];
             g += weight_at(&expert->gate, i, k) * value;
             u += weight_at(&expert->up, i, k) * value;
             g_absolute += fabs(weight_at(&expert->gate, i, k) * value);
@@ -240,37 +240,50 @@ static void gated_bounds(const struct mixture *m, const struct expert *expert, c
     }
 }
 
-// What one token's output should be and how far off it may be. In bf16 the gated values are rounded once more, each
-// by at most 2^-9 of itself in its own direction: five standard deviations of such a sum.
+// Half of what the gated value i may be off by when it is rounded once more: by 2^-9 of itself in bf16, by half a step of
+// its group in int8.
+static double rounding(const struct mixture *m, enum matmul_way way, const double *gated, int i) {
+    if (way == MATMUL_BF16) return 0x1p-9 * fabs(gated[i]);
+    if (way != MATMUL_PACKED) return 0;
+    double largest = 0;
+    int first = i / PACKED_GROUP * PACKED_GROUP;
+    for (int k = first; k < first + PACKED_GROUP && k < m->intermediate; k++) largest = fmax(largest, fabs(gated[k]));
+    return 0.5 / 127 * largest;
+}
+
+// What one token's output should be and how far off it may be. In bf16 and int8 the gated values are rounded once more,
+// each in its own direction: five standard deviations of such a sum, each value's taken for as large as its bound.
 static void check_token(const char *name, const struct mixture *m, const struct cpu *cpu, int row, int step,
                         const float *y) {
     double *gated = allocate((size_t)m->intermediate * 4, sizeof *gated), *tolerance = gated + 2 * m->intermediate;
-    bool bf16[2];
-    for (int slot = 0; slot < 2; slot++) {
-        int e = m->routing.expert[2 * row + slot];
-        bf16[slot] = matmul_way(cpu, m->format, m->rows) == MATMUL_BF16;
-        gated_bounds(m, &m->expert[e], m->x + (size_t)row * (size_t)m->hidden, bf16[slot],
-                     gated + slot * m->intermediate, tolerance + slot * m->intermediate);
-    }
+    enum matmul_way way = matmul_way(cpu, m->format, m->rows);
+    float *seen = copy_floats(m->x + (size_t)row * (size_t)m->hidden, (size_t)m->hidden);
+    if (way == MATMUL_PACKED) as_packed(cpu, m->x + (size_t)row * (size_t)m->hidden, 1, m->hidden, seen);
+    for (int k = 0; way == MATMUL_BF16 && k < m->hidden; k++) seen[k] = float_of_bf16(bf16_of_float(seen[k]));
+    for (int slot = 0; slot < 2; slot++)
+        gated_bounds(m, &m->expert[m->routing.expert[2 * row + slot]], seen, gated + slot * m->intermediate,
+                     tolerance + slot * m->intermediate);
     for (int o = row % step; o < m->hidden; o += step) {
         size_t at = (size_t)row * (size_t)m->hidden + (size_t)o;
         double expected = (double)m->y[at], allowed = 8 * 0x1p-24 * fabs(expected);
         for (int slot = 0; slot < 2; slot++) {
             const struct matrix *down = &m->expert[m->routing.expert[2 * row + slot]].down;
+            const double *values = gated + slot * m->intermediate;
             double weight = (double)m->routing.weight[2 * row + slot], sum = 0, absolute = 0, inner = 0, squares = 0;
             for (int i = 0; i < m->intermediate; i++) {
-                double term = weight_at(down, o, i) * gated[slot * m->intermediate + i];
-                sum += term;
-                absolute += fabs(term);
-                squares += term * term;
-                inner += fabs(weight_at(down, o, i)) * tolerance[slot * m->intermediate + i];
+                double factor = weight_at(down, o, i), off = factor * rounding(m, way, values, i);
+                sum += factor * values[i];
+                absolute += fabs(factor * values[i]);
+                squares += off * off;
+                inner += fabs(factor) * tolerance[slot * m->intermediate + i];
             }
             expected += weight * sum;
-            allowed += fabs(weight) * (inner + sum_error(m->intermediate, absolute) +
-                                       (bf16[slot] ? 5 * 0x1p-9 * sqrt(squares) : 0) + 8 * 0x1p-24 * fabs(sum));
+            allowed += fabs(weight) * (inner + sum_error(m->intermediate, absolute) + 5 * sqrt(squares) +
+                                       8 * 0x1p-24 * fabs(sum));
         }
         check(name, (double)y[at], expected, allowed);
     }
+    free(seen);
     free(gated);
 }
 
@@ -300,7 +313,7 @@ static void experts_of_small_shapes(void **unused) {
     struct random random = {22};
     for (int s = 0; s < 6; s++)
         for (int r = 0; r < 12; r++)
-            for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++)
+            for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++)
                 experts_on_all(&random, (enum weight_format)format, SHAPES[s][0], SHAPES[s][1], SHAPES[s][2], ROWS[r],
                                ROWS[r] > 8 ? 13 : 1);
 }
@@ -312,6 +325,8 @@ static void experts_of_real_shapes(void **unused) {
     experts_on_all(&random, WEIGHTS_BF16, 4096, 960, 3, 2, 17);
     experts_on_all(&random, WEIGHTS_BF16, 4096, 64, 2, 300, 149); // more rows than are multiplied at once
     experts_on_all(&random, WEIGHTS_F32, 4096, 448, 3, 40, 29);
+    experts_on_all(&random, WEIGHTS_INT8, 4096, 448, 3, 70, 29);
+    experts_on_all(&random, WEIGHTS_INT4, 4096, 960, 2, 150, 149);
 }
 
 static void reference_experts(void **unused) {
@@ -349,9 +364,10 @@ static void tokens_do_not_see_each_other(void **unused) {
     static const int CHUNKS[] = {ROWS, 2, 17, 40, 100};
     struct random random = {25};
     struct stage_limits limits = limits_of(ROWS, HIDDEN, INNER, EXPERTS);
-    for (int i = 0; i < 2 * 3; i++) {
-        enum weight_format format = i % 2 ? WEIGHTS_BF16 : WEIGHTS_F32;
-        enum row_kind kind = (enum row_kind[]){ROWS_BY_NUMBER, ROWS_OF_ANSWERS, ROWS_OF_PROMPTS}[i / 2];
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT * 3; i++) {
+        enum weight_format format = (enum weight_format)(i % WEIGHT_FORMAT_COUNT);
+        enum row_kind kind =
+            (enum row_kind[]){ROWS_BY_NUMBER, ROWS_OF_ANSWERS, ROWS_OF_PROMPTS}[i / WEIGHT_FORMAT_COUNT];
         struct mixture m =
             mixture_of(&random, format, HIDDEN, INNER, EXPERTS, kind == ROWS_BY_NUMBER ? FEW_ROWS : ROWS);
         float *router = random_floats(&random, EXPERTS * HIDDEN);

@@ -5,7 +5,8 @@
 // Tolerances. A sum of n products is allowed (4√n + 8) · 2^-24 of the sum of their absolute values: rounding errors
 // behave like a random walk, and four standard deviations are hardly ever exceeded over the number of values
 // tested here, while a single product left out or taken twice shows as about 1/n of that sum. Where a device
-// multiplies in bf16, the reference is given the activations rounded in the same way, so that the same holds.
+// multiplies in bf16 or int8, the reference is given the activations rounded in the same way, so that the same holds;
+// that int8 rounds them well is for test_packed.
 #include "tests/kernels/stage_data.h"
 
 #include <setjmp.h>
@@ -51,9 +52,12 @@ static void *open_reference(const struct stage_limits *limits) {
 }
 
 // The activations as the device multiplies them.
-static float *as_multiplied(const struct cpu *cpu, enum weight_format format, const float *x, int rows, size_t count) {
+static float *as_multiplied(const struct cpu *cpu, enum weight_format format, const float *x, int rows, int columns) {
+    size_t count = (size_t)rows * (size_t)columns;
     float *seen = copy_floats(x, count);
-    if (matmul_way(cpu, format, rows) == MATMUL_BF16)
+    enum matmul_way way = matmul_way(cpu, format, rows);
+    if (way == MATMUL_PACKED) as_packed(cpu, x, rows, columns, seen);
+    if (way == MATMUL_BF16)
         for (size_t i = 0; i < count; i++) seen[i] = float_of_bf16(bf16_of_float(x[i]));
     return seen;
 }
@@ -95,7 +99,7 @@ static void check_linear(const char *name, const struct linear_case *c, void *st
     cpu_stages.linear(state, &linear, x, y, c->rows, c->accumulate);
     assert_memory_equal(x, c->x, x_count * sizeof *x);
 
-    float *seen = as_multiplied(state, weight->format, x, c->rows, x_count);
+    float *seen = as_multiplied(state, weight->format, x, c->rows, weight->columns);
     for (int r = 0; r < c->rows; r++)
         for (int o = r % step; o < weight->rows; o += step) {
             double sum = 0, absolute = 0;
@@ -115,7 +119,7 @@ static void check_linear(const char *name, const struct linear_case *c, void *st
 }
 
 static void linear_on_all(struct random *random, int outputs, int columns, int rows, int step) {
-    for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++) {
+    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
         struct linear_case c = linear_case(random, (enum weight_format)format, outputs, columns, rows);
         struct stage_limits limits = limits_of(rows, columns, 1, 1, outputs);
         for (int d = 0; d < DEVICE_COUNT; d++) {
@@ -155,7 +159,7 @@ static void reference_linear(void **unused) {
     struct random random = {3};
     struct stage_limits limits = limits_of(5, 100, 1, 1, 17);
     void *state = open_reference(&limits);
-    for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++) {
+    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
         struct linear_case c = linear_case(&random, (enum weight_format)format, 17, 100, 5);
         const struct linear linear = {c.weight.matrix, c.bias};
         float *y = copy_floats(c.y, 5 * 17);
@@ -209,7 +213,7 @@ static void embeddings(void **unused) {
     const int32_t token[] = {3, 0, 9, 9, 1, 2, 3, 4, 5, 6, 7, 8};
     struct stage_limits limits = limits_of(12, 37, 1, 1, 10);
     void *reference = open_reference(&limits);
-    for (int format = WEIGHTS_F32; format <= WEIGHTS_BF16; format++) {
+    for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++) {
         struct owned_matrix table = random_matrix(&random, (enum weight_format)format, 10, 37, 1);
         float expected[12 * 37], x[12 * 37];
         reference_stages.embed(reference, &table.matrix, token, 12, expected);
@@ -290,9 +294,10 @@ static void rows_do_not_see_each_other(void **unused) {
     struct random random = {7};
     struct stage_limits limits = limits_of(ROWS, COLUMNS, 1, 1, OUTPUTS);
     float *alone = allocate(ROWS * OUTPUTS, sizeof *alone), *together = allocate(ROWS * OUTPUTS, sizeof *alone);
-    for (int i = 0; i < 2 * 3; i++) {
-        enum weight_format format = i % 2 ? WEIGHTS_BF16 : WEIGHTS_F32;
-        enum row_kind kind = (enum row_kind[]){ROWS_BY_NUMBER, ROWS_OF_ANSWERS, ROWS_OF_PROMPTS}[i / 2];
+    for (int i = 0; i < WEIGHT_FORMAT_COUNT * 3; i++) {
+        enum weight_format format = (enum weight_format)(i % WEIGHT_FORMAT_COUNT);
+        enum row_kind kind =
+            (enum row_kind[]){ROWS_BY_NUMBER, ROWS_OF_ANSWERS, ROWS_OF_PROMPTS}[i / WEIGHT_FORMAT_COUNT];
         int most = kind == ROWS_BY_NUMBER ? FEW_ROWS : ROWS;
         struct linear_case c = linear_case(&random, format, OUTPUTS, COLUMNS, ROWS);
         const struct linear linear = {c.weight.matrix, c.bias};

@@ -143,6 +143,7 @@ int model_open(struct model **out, const struct model_options *options, struct e
                                           .window = fake.context,
                                           .eos = {TOKEN_END, TOKEN_ENDOFTEXT},
                                           .eos_count = 2};
+    model->weights = options->weights;
     model->parameters = 1234;
     model->created = 5678;
     fake.arrived = 0;

@@ -123,8 +123,15 @@ static void format_names(void **state) {
     assert_false(weight_format_parse("", &format));
     assert_false(weight_format_parse("BF16", &format));
     assert_string_equal(weight_format_name(WEIGHTS_BF16), "bf16");
-    assert_int_equal(weight_format_bytes(WEIGHTS_F32), 4);
-    assert_int_equal(weight_format_bytes(WEIGHTS_BF16), 2);
+    assert_true(weight_format_parse("int8", &format) && format == WEIGHTS_INT8);
+    assert_true(weight_format_parse("int4", &format) && format == WEIGHTS_INT4);
+    assert_int_equal(weight_format_fine(WEIGHTS_BF16), WEIGHTS_BF16);
+    assert_int_equal(weight_format_fine(WEIGHTS_INT4), WEIGHTS_INT8);
+    assert_int_equal(weight_format_bytes(WEIGHTS_F32, 3, 5), 60);
+    assert_int_equal(weight_format_bytes(WEIGHTS_BF16, 3, 5), 30);
+    assert_int_equal(weight_format_bytes(WEIGHTS_INT8, 16, 64), 16 * 64 + 16 * 2 * 2);
+    assert_int_equal(weight_format_bytes(WEIGHTS_INT8, 17, 65), 4 * 1088);
+    assert_int_equal(weight_format_bytes(WEIGHTS_INT4, 16, 448), 7 * (16 * 64 / 2 + 16 * 2 * 2));
 }
 
 int main(void) {

@@ -1,0 +1,99 @@
+// The vocabulary of 256-bit vectors for packed_template.h, but for how bytes are multiplied: see packed_avx2.c and
+// packed_avx_vnni.c, which include this one.
+#include <immintrin.h>
+
+enum { LANES = 8, VECTORS = 2, TILE_ROWS = 3 }; // 6 sums of whole numbers and 6 of floats, in 16 registers
+
+typedef __m256 vec;
+typedef __m256i words;
+
+static inline vec vec_zero(void) {
+    return _mm256_setzero_ps();
+}
+
+static inline vec vec_set(float value) {
+    return _mm256_set1_ps(value);
+}
+
+static inline vec vec_load(const float *x) {
+    return _mm256_loadu_ps(x);
+}
+
+static inline void vec_store(float *x, vec value) {
+    _mm256_storeu_ps(x, value);
+}
+
+static inline vec vec_mul(vec a, vec b) {
+    return _mm256_mul_ps(a, b);
+}
+
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline vec vec_f16(const unsigned char *x) {
+    return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)x));
+}
+
+static inline vec vec_abs(vec x) {
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+}
+
+static inline vec vec_max(vec a, vec b) {
+    return _mm256_max_ps(a, b);
+}
+
+static inline vec vec_below(vec x, vec limit) {
+    return _mm256_and_ps(x, _mm256_cmp_ps(x, limit, _CMP_LT_OQ));
+}
+
+static inline float vec_largest(vec x) {
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+
+static inline bool vec_is_zero(vec x) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_OQ)) == 0xff;
+}
+
+static inline words words_load(const unsigned char *x) {
+    return _mm256_load_si256((const __m256i *)(const void *)x);
+}
+
+static inline words words_set(int32_t value) {
+    return _mm256_set1_epi32(value);
+}
+
+static inline words words_and(words a, words b) {
+    return _mm256_and_si256(a, b);
+}
+
+static inline words words_add(words a, words b) {
+    return _mm256_add_epi32(a, b);
+}
+
+static inline words words_down(words x) {
+    return _mm256_srli_epi32(x, 4);
+}
+
+static inline words words_down_by(words x, int bits) {
+    return _mm256_srl_epi32(x, _mm_cvtsi32_si128(bits));
+}
+
+static inline vec words_float(words x) {
+    return _mm256_cvtepi32_ps(x);
+}
+
+static inline int32_t words_sum(words x) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+
+static inline words narrow(int8_t *to, vec x) {
+    words whole = _mm256_cvtps_epi32(x);
+    __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64((__m128i *)(void *)to, _mm_packs_epi16(half, half));
+    return whole;
+}

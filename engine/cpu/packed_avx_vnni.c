@@ -1,0 +1,38 @@
+// AVX-VNNI: VNNI for 256 bits, of processors without AVX-512 (Alder Lake to Meteor Lake and beyond).
+#include "engine/cpu/packed.h"
+
+#if defined __x86_64__
+#if defined __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c,avxvnni")
+#endif
+
+#include "engine/cpu/packed_256.h"
+
+#define KERNELS packed_avx_vnni
+#define KERNELS_NAME "AVX-VNNI"
+
+static inline words start_int8(int32_t zeros) {
+    return _mm256_set1_epi32(zeros);
+}
+
+static inline words dot_int8(words sum, words weight, words x) {
+    return _mm256_dpbusd_avx_epi32(sum, weight, x);
+}
+
+static inline words end_int8(words sum, int32_t zeros) {
+    (void)zeros;
+    return sum;
+}
+
+#define start_int4 start_int8
+#define dot_int4 dot_int8
+#define end_int4 end_int8
+
+#include "engine/cpu/packed_template.h"
+
+#if defined __clang__
+#pragma clang attribute pop
+#endif
+#endif
