@@ -174,8 +174,8 @@ static void say_chat(int fd, const char *text, bool stream, int tokens, const ch
     free(request);
 }
 
-// A body in chunks of twice what setup_impatient allows. It is refused past the HTTP library, which has begun to read
-// it.
+// A body in chunks of twice the 64 KiB that a test has allowed. It is refused past the HTTP library, which has begun to
+// read it.
 static void say_too_large(int fd) {
     char piece[4096 + 1];
     memset(piece, ' ', sizeof piece - 1);

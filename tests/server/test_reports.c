@@ -6,7 +6,8 @@
 static int log_file, log_before;
 
 static int setup_log(void **state) {
-    int code = setup_impatient(state);
+    char *flags[] = {"--body-seconds=1", "--body-bytes-max=64K", "--drain-seconds=0.3"};
+    int code = start(state, flags, 3);
     log_file = memfd_create("log", 0);
     fflush(stderr);
     log_before = dup(STDERR_FILENO);
