@@ -8,7 +8,9 @@
 
 struct api_context { // what an immediate answer may look at; owned by the server
     struct engine *engine;
-    bool shutting_down; // draining: /ready says no
+    bool shutting_down;                                    // draining: /ready says no
+    void (*write_metrics)(void *user, struct buffer *out); // what the server counts, as Prometheus reads it
+    void *write_metrics_user;
 };
 
 struct endpoint {
@@ -18,6 +20,7 @@ struct endpoint {
     // Exactly one of the two:
     void (*answer)(const struct api_context *context, const char *parameter, struct api_reply *reply); // loop thread
     const struct generation_kind *generation;
+    bool open; // asks for no API key: probes have none, and it tells nothing of the model or what it is asked
 };
 
 extern const struct endpoint ENDPOINTS[];

@@ -19,7 +19,8 @@ static void *member(const struct setting_table *table, const struct setting *set
 }
 
 static bool is_text(const struct setting *setting) {
-    return setting->type == SETTING_TEXT || setting->type == SETTING_PATH || setting->type == SETTING_CHOICE;
+    return setting->type == SETTING_TEXT || setting->type == SETTING_SECRET || setting->type == SETTING_PATH ||
+           setting->type == SETTING_CHOICE;
 }
 
 static int refuse(const struct setting *setting, const char *text, const char *source, struct error *error) {
@@ -28,6 +29,7 @@ static int refuse(const struct setting *setting, const char *text, const char *s
     switch (setting->type) {
     case SETTING_TEXT:
     case SETTING_PATH:
+    case SETTING_SECRET:
         buffer_text(&expected, "a text in UTF-8, not empty");
         break;
     case SETTING_TEXTS:
@@ -53,8 +55,12 @@ static int refuse(const struct setting *setting, const char *text, const char *s
         buffer_text(&expected, "true or false");
         break;
     }
-    error_set_param(error, ERROR_ARGUMENT, setting->name ? setting->name : setting->flag, "%s is `%.60s`, but must be %s",
-                    source, text, expected.data ? expected.data : "another value");
+    const char *name = setting->name ? setting->name : setting->flag;
+    const char *wanted = expected.data ? expected.data : "another value";
+    if (setting->type == SETTING_SECRET)
+        error_set_param(error, ERROR_ARGUMENT, name, "%s must be %s", source, wanted);
+    else
+        error_set_param(error, ERROR_ARGUMENT, name, "%s is `%.60s`, but must be %s", source, text, wanted);
     buffer_finish(&expected);
     return ERROR_ARGUMENT;
 }
@@ -161,6 +167,7 @@ int settings_set(const struct setting_table *table, const struct setting *settin
         if (!utf8_valid(text, strlen(text))) break;
         return set_path(out, text) ? 0 : error_set_code(error, ERROR_MEMORY);
     case SETTING_TEXT:
+    case SETTING_SECRET:
     case SETTING_CHOICE:
         if (!utf8_valid(text, strlen(text)) || (setting->type == SETTING_CHOICE && !is_choice(setting->choices, text)))
             break;
@@ -227,7 +234,8 @@ int settings_read_environment(const struct setting_table *tables, size_t table_c
     for (const struct setting_table *table = tables; table < tables + table_count; table++)
         for (size_t i = 0; i < table->count; i++) {
             const char *name = table->rows[i].environment, *text = name ? getenv(name) : NULL;
-            int code = text && *text ? settings_set(table, &table->rows[i], text, name, error) : 0;
+            bool counts = text && (*text || table->rows[i].type == SETTING_SECRET); // who sets a key does not want none
+            int code = counts ? settings_set(table, &table->rows[i], text, name, error) : 0;
             if (code) return code;
         }
     return 0;
@@ -255,18 +263,22 @@ static const struct setting *find_flag(const struct flags *flags, const char *ar
     return NULL;
 }
 
+// Its value is not repeated: it may be a secret.
 static int unknown_flag(const struct flags *flags, const char *argument, struct error *error) {
     struct nearest nearest;
-    nearest_init(&nearest, argument, strcspn(argument, "="));
+    size_t bytes = strcspn(argument, "=");
+    nearest_init(&nearest, argument, bytes);
     for (const struct setting_table *table = flags->tables; table < flags->tables + flags->table_count; table++)
         for (size_t i = 0; i < table->count; i++)
             nearest_consider(&nearest, table->rows[i].flag, strlen(table->rows[i].flag));
     nearest_consider(&nearest, "--help", strlen("--help"));
+    int shown = bytes < 60 ? (int)bytes : 60;
     if (nearest.word[0])
-        return error_set(error, ERROR_ARGUMENT, "`%.60s` is not a setting; did you mean %s?", argument, nearest.word);
+        return error_set(error, ERROR_ARGUMENT, "`%.*s` is not a setting; did you mean %s?", shown, argument,
+                         nearest.word);
     char flag[ERROR_PARAM_BYTES];
-    snprintf(flag, sizeof flag, "%.*s", (int)strcspn(argument, "="), argument);
-    return error_set_param(error, ERROR_ARGUMENT, flag, "`%.60s` is not a setting", argument);
+    snprintf(flag, sizeof flag, "%.*s", (int)bytes, argument);
+    return error_set_param(error, ERROR_ARGUMENT, flag, "`%.*s` is not a setting", shown, argument);
 }
 
 static int take_operand(struct flags *flags, const char *argument, struct error *error) {

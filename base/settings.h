@@ -14,6 +14,7 @@
 enum setting_type {
     SETTING_TEXT,    // char *, an owned copy
     SETTING_TEXTS,   // struct setting_texts: one more each time it is given, `most` of them at most; not in files
+    SETTING_SECRET,  // as a text, but no message repeats it, and an empty variable is an error
     SETTING_CHOICE,  // char *, one of the row's choices
     SETTING_INT,     // int
     SETTING_SIZE,    // size_t; "64K"

@@ -20,8 +20,8 @@ static void number(const struct setting *setting, double value, struct buffer *o
 }
 
 static bool has_range(const struct setting *setting) {
-    return setting->type != SETTING_TEXT && setting->type != SETTING_TEXTS && setting->type != SETTING_PATH &&
-           setting->type != SETTING_CHOICE && setting->type != SETTING_SWITCH;
+    return setting->type != SETTING_TEXT && setting->type != SETTING_TEXTS && setting->type != SETTING_SECRET &&
+           setting->type != SETTING_PATH && setting->type != SETTING_CHOICE && setting->type != SETTING_SWITCH;
 }
 
 // Of a switch that is off it need not be said.
@@ -57,9 +57,9 @@ static void facts(const struct setting *setting, struct buffer *out) {
 // "--port N", "--weights f32|bf16", "--json"
 static void flag_and_value(const struct setting *setting, struct buffer *out) {
     static const char *const kinds[] = {
-        [SETTING_TEXT] = "TEXT", [SETTING_TEXTS] = "TEXT", [SETTING_CHOICE] = "", [SETTING_INT] = "N",   [SETTING_SIZE] = "N",
-        [SETTING_SECONDS] = "S", [SETTING_NUMBER] = "X", [SETTING_SWITCH] = "",
-        [SETTING_PATH] = "PATH",
+        [SETTING_TEXT] = "TEXT", [SETTING_TEXTS] = "TEXT", [SETTING_SECRET] = "TEXT", [SETTING_PATH] = "PATH",
+        [SETTING_CHOICE] = "",   [SETTING_INT] = "N",      [SETTING_SIZE] = "N",      [SETTING_SECONDS] = "S",
+        [SETTING_NUMBER] = "X",  [SETTING_SWITCH] = "",
     };
     buffer_text(out, setting->flag);
     if (setting->type == SETTING_SWITCH) return;

@@ -5,6 +5,7 @@
 #include "api/schema.h"
 #include "base/nearest.h"
 #include "base/wrap.h"
+#include "server/metrics.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -88,6 +89,7 @@ static const struct topic {
     {"settings", "all settings, where they are read from, and which wins", write_settings},
     {"parameters", "what a request may say", schema_text},
     {"openapi", "the same, and the answers, for programs", openapi_write},
+    {"metrics", "what GET /metrics tells Prometheus", metrics_text},
     {"errors", "what a request is answered with when something is wrong", write_errors},
     {"exit-codes", "what the commands end with", write_exit_code_topic},
     {"yaml", "a file of settings with everything in it, to start from", write_yaml},

@@ -3,6 +3,7 @@
 #include "cli/config_file.h"
 #include "cli/model_settings.h"
 #include "engine/engine.h"
+#include "server/api_keys.h"
 #include "server/config.h"
 #include "server/listener.h"
 #include "server/log.h"
@@ -18,6 +19,7 @@
 static char *config_name; // "": the file that came with the program
 static struct model_settings model;
 static struct config config;
+static struct api_keys keys;
 static const struct setting_table TABLES[] = {
     {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
     {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &config},
@@ -29,7 +31,7 @@ static const struct example EXAMPLES[] = {
     {"tandem serve", "the built-in model, for this machine only, on http://127.0.0.1:8080"},
     {"tandem serve --model Phi-tiny-MoE-instruct --port 9000", "a model as downloaded from Hugging Face"},
     {"tandem serve --model-name gpt-4o", "for programs that ask for that model whatever one says"},
-    {"tandem serve --host 0.0.0.0", "for other machines too; there are no keys yet, so mind who can reach it"},
+    {"tandem serve --host 0.0.0.0 --api-key-file keys", "for other machines too, with one of the keys in that file"},
     {"TANDEM_THREADS=4 tandem serve --kv-tokens 64K", "four threads, and room for 65,536 tokens in the KV cache"},
     {NULL, NULL},
 };
@@ -47,8 +49,8 @@ static void client_address(char out[LISTENER_ADDRESS_BYTES], const char *bound) 
         snprintf(out, LISTENER_ADDRESS_BYTES, "%s", bound);
 }
 
-// How long conversations may be, and how many of them keys and values are kept of. Where that is less than all that could
-// run at once, why.
+// How long conversations may be, and how many of them keys and values are kept of. Where that is less than all that
+// could run at once, why.
 static void print_context(const struct engine_info *info) {
     char bytes[AMOUNT_BYTES];
     printf("  context  %d tokens\n", info->context_tokens);
@@ -62,7 +64,24 @@ static void print_context(const struct engine_info *info) {
     printf("\n\n");
 }
 
+enum { ACCESS_BYTES = LISTENER_ADDRESS_BYTES + 128 };
+
+// Who may use it. True: so many may that somebody had better know.
+static bool describe_access(char out[ACCESS_BYTES], const struct listener_socket *socket) {
+    if (keys.count > 0)
+        snprintf(out, ACCESS_BYTES, "with %s%zu API key%s", keys.count > 1 ? "one of " : "", keys.count,
+                 keys.count > 1 ? "s" : "");
+    else if (socket->loopback)
+        snprintf(out, ACCESS_BYTES, "from this machine only, without an API key");
+    else
+        snprintf(out, ACCESS_BYTES, "anyone who can reach %s can use it: there are no API keys (--api-key-file)",
+                 socket->address);
+    return keys.count == 0 && !socket->loopback;
+}
+
 static void announce(const struct engine_info *info, const struct listener_socket *socket) {
+    char access[ACCESS_BYTES];
+    describe_access(access, socket);
     char address[LISTENER_ADDRESS_BYTES];
     client_address(address, socket->address);
     printf("Tandem %s serves %s on http://%s\n\n", TANDEM_VERSION, info->model_name, socket->address);
@@ -74,21 +93,32 @@ static void announce(const struct engine_info *info, const struct listener_socke
     if (info->weights_note[0]) printf("           chosen: %s\n", info->weights_note);
     if (info->cache_note[0]) printf("  cache    %s\n", info->cache_note);
     printf("  settings %s\n", config_path[0] ? config_path : "none found");
+    printf("  access   %s\n", access);
     printf("  devices  %s\n", info->device);
     print_context(info);
-    printf("Try:\n  curl -N http://%s/v1/chat/completions \\\n"
+    printf("Try:\n  curl -N http://%s/v1/chat/completions %s\\\n"
            "    -d '{\"model\": \"%s\", \"stream\": true, \"temperature\": 0, \"messages\": [{\"role\": \"user\", "
            "\"content\": "
            "\"What is the capital of France?\"}]}'\n\n",
-           address, info->model_name);
+           address, keys.count > 0 ? "-H \"Authorization: Bearer $KEY\" " : "", info->model_name);
     fflush(stdout);
+}
+
+// The same for a program that reads the log.
+static void announce_in_log(const struct engine_info *info, const struct listener_socket *socket) {
+    char access[ACCESS_BYTES];
+    bool warn = describe_access(access, socket);
+    log_write(LOG_INFO, "Tandem %s serves %s on http://%s", TANDEM_VERSION, info->model_name, socket->address);
+    log_write(warn ? LOG_WARNING : LOG_INFO, "access: %s", access);
 }
 
 // ---- The command
 
 static int serve(void) {
     struct error error = {0};
-    struct listener_socket socket; // before the model: a port in use is known at once
+    struct listener_socket socket; // before the model: what is wrong here is known at once
+    if (api_keys_read(&keys, config.api_key, config.api_key_file, &error))
+        return command_fail(&serve_command, &error, EXIT_USAGE);
     int code = listener_bind(&socket, config.host, config.port, &error);
     if (code) return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
 
@@ -109,14 +139,17 @@ static int serve(void) {
         return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
     }
     struct server *server = NULL;
-    code = server_create(&server, &config, &socket, engine, &error);
+    code = server_create(&server, &config, &socket, &keys, engine, &error);
     if (!code) code = server_watch_signals(server, &error);
     if (code) {
         server_destroy(server);
         engine_close(engine);
         return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
     }
-    announce(engine_info(engine), &socket);
+    if (log_is_json()) // then all lines are
+        announce_in_log(engine_info(engine), &socket);
+    else
+        announce(engine_info(engine), &socket);
     server_run(server);
     server_destroy(server);
     engine_close(engine);
@@ -131,8 +164,11 @@ static int run(int count, char **arguments) {
     if (!exit_code) {
         enum log_level level = LOG_INFO;
         log_level_parse(config.log_level, &level); // it is one of them: the settings' table says so
-        log_open(level);
+        enum log_format format = LOG_TEXT;
+        log_format_parse(config.log_format, &format);
+        log_open(level, format);
         exit_code = serve();
+        api_keys_finish(&keys);
     }
     command_end(&serve_command);
     return exit_code;
@@ -141,12 +177,13 @@ static int run(int count, char **arguments) {
 const struct command serve_command = {
     .name = "serve",
     .summary = "load a model and serve the OpenAI API",
-    .description = "A setting is read from a YAML file, then from its environment variable, then from its flag; the "
-                   "last one wins. configs/tandem.yaml is such a file, with every setting in it; paths in a file are "
-                   "relative to it. Ctrl-C or SIGTERM stops accepting, lets what is being answered end, and exits; a "
-                   "second one exits at once.\n\nOn a loopback address, which is the default, only requests are answered "
-                   "whose Host header is localhost, 127.0.0.1, [::1] or what --host says: a web page must not reach the "
-                   "server by a name of its own.",
+    .description =
+        "A setting is read from a YAML file, then from its environment variable, then from its flag; the "
+        "last one wins. configs/tandem.yaml is such a file, with every setting in it; paths in a file are "
+        "relative to it. Ctrl-C or SIGTERM stops accepting, lets what is being answered end, and exits; a "
+        "second one exits at once.\n\nOn a loopback address, which is the default, only requests are answered "
+        "whose Host header is localhost, 127.0.0.1, [::1] or what --host says: a web page must not reach the "
+        "server by a name of its own.",
     .tables = TABLES,
     .table_count = TABLE_COUNT,
     .examples = EXAMPLES,

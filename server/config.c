@@ -5,9 +5,10 @@
 
 #define AT(member) offsetof(struct config, member)
 
-// The log's levels as choices: each with a space in front, the first of which is left out.
+// The log's levels and formats as choices: each with a space in front, the first of which is left out.
 #define CHOICE(value, name, other) " " name
 #define LEVELS (&LOG_LEVELS(CHOICE)[1])
+#define FORMATS (&LOG_FORMATS(CHOICE)[1])
 
 // What of a request is kept, the same way.
 #define PREFIX_CHOICE(value, name) " " name
@@ -41,8 +42,14 @@ const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT] = {
      NULL, "30", "seconds", "for running requests to end after SIGTERM or Ctrl-C"},
     {"server.cors_origin", "--cors-origin", "TANDEM_CORS_ORIGIN", SETTING_TEXT, AT(cors_origin), 0, 0, NULL, "", "",
      "web pages that may ask: http://localhost:3000, say, or * for all"},
+    {"server.api_key", "--api-key", "TANDEM_API_KEY", SETTING_SECRET, AT(api_key), 0, 0, NULL, "", "",
+     "a,b,c: keys, one of which a request must have; ps shows flags to others"},
+    {"server.api_key_file", "--api-key-file", "TANDEM_API_KEY_FILE", SETTING_PATH, AT(api_key_file), 0, 0, NULL, "", "",
+     "file with such keys, one a line; # begins a comment"},
     {"server.log_level", "--log-level", "TANDEM_LOG_LEVEL", SETTING_CHOICE, AT(log_level), 0, 0, LEVELS, "info", "",
-     "least important lines to log"},
+     "least important lines to log; debug has every request"},
+    {"server.log_format", "--log-format", "TANDEM_LOG_FORMAT", SETTING_CHOICE, AT(log_format), 0, 0, FORMATS, "text",
+     "", "lines for a person, or one JSON object each"},
     {"engine.max_sequences", "--max-sequences", "TANDEM_MAX_SEQUENCES", SETTING_INT, AT(sequences_max), 1,
      ENGINE_SEQUENCES_MAX, NULL, TEXT_OF(ENGINE_SEQUENCES_STANDARD), "", "answers that are computed at once"},
     {"engine.queue", "--queue", "TANDEM_QUEUE", SETTING_INT, AT(queue_max), 1, ENGINE_QUEUE_MAX, NULL,

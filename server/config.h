@@ -14,11 +14,11 @@ struct config {
     int connections_max;
     double header_seconds, body_seconds, idle_seconds, slow_reader_seconds, heartbeat_seconds, drain_seconds;
     double queue_seconds_max, token_gap;
-    char *log_level, *cors_origin, *prefix_cache;
+    char *log_level, *log_format, *cors_origin, *prefix_cache, *api_key, *api_key_file;
     char *model_name; // "a,b": what clients may call the model
 };
 
-enum { CONFIG_SETTING_COUNT = 20 };
+enum { CONFIG_SETTING_COUNT = 23 };
 extern const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT];
 
 #endif

@@ -213,7 +213,8 @@ static void add_cors(const struct http *http, struct MHD_Response *response) {
     const char *origin = http->options.cors_origin;
     if (!origin || !*origin) return;
     add_header(response, "Access-Control-Allow-Origin", origin);
-    add_header(response, "Access-Control-Expose-Headers", "x-request-id, retry-after, retry-after-ms, x-should-retry");
+    add_header(response, "Access-Control-Expose-Headers",
+               "x-request-id, retry-after, retry-after-ms, x-should-retry, server-timing");
     if (strcmp(origin, "*") != 0) add_header(response, "Vary", "Origin");
 }
 
@@ -223,6 +224,7 @@ static void answer(struct exchange *exchange, struct MHD_Response *response, int
     connection->response = response;
     add_header(response, "Content-Type", content_type);
     add_header(response, "x-request-id", exchange->id);
+    if (exchange->timing[0]) add_header(response, "Server-Timing", exchange->timing);
     add_cors(connection->http, response);
     if (connection->http->quiet) add_header(response, "Connection", "close");
     connection_resume(connection);
@@ -230,6 +232,10 @@ static void answer(struct exchange *exchange, struct MHD_Response *response, int
 
 const char *http_header(const struct exchange *exchange, const char *name) {
     return MHD_lookup_connection_value(connection_of(exchange)->mhd, MHD_HEADER_KIND, name);
+}
+
+void http_client(const struct exchange *exchange, char out[LISTENER_PEER_BYTES]) {
+    listener_peer(connection_of(exchange)->fd, out);
 }
 
 void http_reply(struct exchange *exchange, struct api_reply *reply, const char *allow) {
@@ -256,6 +262,7 @@ void http_reply(struct exchange *exchange, struct api_reply *reply, const char *
     }
     if (reply->never_retry) add_header(response, "x-should-retry", "false");
     if (allow) add_header(response, "Allow", allow);
+    if (reply->status == 401) add_header(response, "WWW-Authenticate", "Bearer realm=\"Tandem\"");
     answer(exchange, response, reply->status, reply->content_type);
 }
 
@@ -317,11 +324,19 @@ size_t http_exchanges(const struct http *http) {
     return http->exchanges;
 }
 
+size_t http_connections(const struct http *http) {
+    return listener_connections(http->listener);
+}
+
+size_t http_body_memory(const struct http *http) {
+    return http->body_bytes;
+}
+
 // ---- Life
 
-static void on_refused(void *user, int status, const char *request_id, const struct error *error) {
+static void on_refused(void *user, const struct listener_refused *refused) {
     struct http *http = user;
-    http->handler.refused(http->handler.user, status, request_id, error);
+    http->handler.refused(http->handler.user, refused);
 }
 
 static void on_tick(void *user) {

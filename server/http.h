@@ -1,11 +1,11 @@
 // HTTP/1.1 on top of libmicrohttpd, which http.c and http_connection.c alone know.
 //
-// libmicrohttpd reads a request only once our own, strict reader has found its header in order: what it would answer with
-// an HTML page of its own is refused before, with a JSON error, and so is what it would be too lenient about. Behind a
-// malformed request the connection is closed. A client that sends several requests at once gets as many answers as there
-// are whole requests in what is there when the first is looked at; then the connection is closed too. So it is behind a
-// request with a body in chunks. What is wrong with chunks is seen as they come: by our reader as far as they come with
-// the header, later by libmicrohttpd, which is less strict, in words of ours.
+// libmicrohttpd reads a request only once our own, strict reader has found its header in order: what it would answer
+// with an HTML page of its own is refused before, with a JSON error, and so is what it would be too lenient about.
+// Behind a malformed request the connection is closed. A client that sends several requests at once gets as many
+// answers as there are whole requests in what is there when the first is looked at; then the connection is closed too.
+// So it is behind a request with a body in chunks. What is wrong with chunks is seen as they come: by our reader as far
+// as they come with the header, later by libmicrohttpd, which is less strict, in words of ours.
 //
 // A client that ends its side of the connection (a half-close: `printf … | nc -N`) while its answer takes time counts
 // as gone. It can not be told from one that has closed the whole connection: that only shows when it answers data
@@ -18,6 +18,7 @@
 #define SERVER_HTTP_H
 
 #include "api/reply.h"
+#include "server/listener.h"
 #include "server/loop.h"
 #include "server/request_id.h"
 
@@ -27,6 +28,10 @@
 #include <sys/types.h>
 
 struct http;
+
+struct endpoint;
+
+enum { HTTP_TIMING_BYTES = 96 };
 
 struct exchange { // for the handler to read; `user` is its own
     const char *method, *target;
@@ -38,7 +43,9 @@ struct exchange { // for the handler to read; `user` is its own
     enum error_code cause;               // that the answer tells of; ERROR_NONE: none
     char cause_param[ERROR_PARAM_BYTES]; // the field at fault, or ""
     const char *failed;                  // why it ended before the answer was out ("the client left"); NULL: it did not
+    char timing[HTTP_TIMING_BYTES];      // the answer's Server-Timing, for the handler to write before it; "": none
     void *user;
+    const struct endpoint *endpoint; // the handler's own too: what was asked for; NULL: nothing there is
 };
 
 // So many bodies of full size may be arriving at once; and as many again may wait to be parsed, which is the handler's
@@ -58,7 +65,7 @@ struct http_handler {
     void (*gone)(void *user, struct exchange *exchange);
     void (*finished)(void *user, struct exchange *exchange);
     // A connection was turned away before there was an exchange: for the log.
-    void (*refused)(void *user, int status, const char *request_id, const struct error *error);
+    void (*refused)(void *user, const struct listener_refused *refused);
     void *user;
 };
 
@@ -76,9 +83,13 @@ int http_create(struct http **out, struct loop *loop, const struct http_options 
 void http_quiesce(struct http *http);           // accepts no more connections, and keeps none alive
 void http_abort(struct http *http);             // cuts every connection off; `finished` comes for each exchange
 size_t http_exchanges(const struct http *http); // under way, with answers that are not fully out
-void http_destroy(struct http *http);           // takes NULL; cuts off what is left
+size_t http_connections(const struct http *http);
+size_t http_body_memory(const struct http *http); // bytes of the bodies that are arriving
+void http_destroy(struct http *http);             // takes NULL; cuts off what is left
 
 const char *http_header(const struct exchange *exchange, const char *name); // of the request; NULL: none
+
+void http_client(const struct exchange *exchange, char out[LISTENER_PEER_BYTES]); // its address; "": it has left
 
 // Moves the body out, so that it can outlive the exchange or be freed before its end.
 void http_take_body(struct exchange *exchange, struct buffer *out);

@@ -150,6 +150,14 @@ static int guest_release(struct guest *guest) {
 
 // ---- Turning away
 
+void listener_peer(int fd, char out[LISTENER_PEER_BYTES]) {
+    struct sockaddr_storage peer;
+    socklen_t bytes = sizeof peer;
+    if (getpeername(fd, (struct sockaddr *)&peer, &bytes) != 0 ||
+        getnameinfo((struct sockaddr *)&peer, bytes, out, LISTENER_PEER_BYTES, NULL, 0, NI_NUMERICHOST) != 0)
+        out[0] = '\0';
+}
+
 static void on_dismissed(void *user, int events) {
     (void)events;
     struct guest *guest = user;
@@ -182,7 +190,10 @@ void listener_refuse(struct listener *listener, int fd, int status, const struct
     char id[REQUEST_ID_BYTES];
     request_id_choose(id, NULL);
     refusal_send(fd, status, id, error);
-    listener->options.refused(listener->options.user, status, id, error);
+    char client[LISTENER_PEER_BYTES];
+    listener_peer(fd, client);
+    const struct listener_refused refused = {.status = status, .request_id = id, .client = client, .error = error};
+    listener->options.refused(listener->options.user, &refused);
     listener_linger(listener, fd);
 }
 
@@ -323,4 +334,8 @@ void listener_tick(struct listener *listener) {
 
 void listener_left(struct listener *listener) {
     listener->connections--;
+}
+
+size_t listener_connections(const struct listener *listener) {
+    return listener->connections;
 }

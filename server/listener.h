@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { LISTENER_ADDRESS_BYTES = 320 };
+enum { LISTENER_ADDRESS_BYTES = 320, LISTENER_PEER_BYTES = 48 };
 
 struct listener_socket {
     int fd;
@@ -26,6 +26,12 @@ struct listener_socket {
 // Binds and listens; nothing is accepted yet. Port 0: any free one.
 int listener_bind(struct listener_socket *out, const char *host, int port, struct error *error);
 
+struct listener_refused { // a connection that was turned away before there was a request
+    int status;
+    const char *request_id, *client;
+    const struct error *error;
+};
+
 struct listener_options {
     int fd;                 // taken over
     size_t connections_max; // beyond, a connection is told 429
@@ -34,7 +40,7 @@ struct listener_options {
 
     // Takes the descriptor and its watch over, also where it returns false (no memory).
     bool (*connected)(void *user, int fd, struct loop_watch *watch, const struct http_vetted *vetted);
-    void (*refused)(void *user, int status, const char *request_id, const struct error *error);
+    void (*refused)(void *user, const struct listener_refused *refused);
     void *user;
 };
 
@@ -44,13 +50,17 @@ int listener_create(struct listener **out, struct loop *loop, const struct liste
 void listener_close(struct listener *listener);   // accepts no more; drops who has not sent a header yet
 void listener_destroy(struct listener *listener); // takes NULL
 
-void listener_tick(struct listener *listener); // now and then: looks after deadlines
-void listener_left(struct listener *listener); // a connection that was handed on is closed
+void listener_tick(struct listener *listener);                // now and then: looks after deadlines
+size_t listener_connections(const struct listener *listener); // that wait for a header, and those handed on
+void listener_left(struct listener *listener);                // a connection that was handed on is closed
 
 // Looks at what a socket holds, without reading it; `seen`: how much of it has been looked at. 0: the header is not
 // complete, and the socket becomes readable when more of it is there. -1: the client has gone. Otherwise as
 // http_syntax_vet, and the socket becomes readable by any byte.
 int listener_peek(struct listener *listener, int fd, size_t *seen, struct http_vetted *vetted, struct error *error);
+
+// The address of the machine at the other end; "": it has left.
+void listener_peer(int fd, char out[LISTENER_PEER_BYTES]);
 
 // Takes a descriptor over, answers it with an error, and lingers.
 void listener_refuse(struct listener *listener, int fd, int status, const struct error *error);

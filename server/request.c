@@ -2,18 +2,21 @@
 
 #include "api/endpoint.h"
 #include "api/sse.h"
-#include "server/log.h"
+#include "base/clock.h"
+#include "server/access_log.h"
+#include "server/api_keys.h"
+#include "server/metrics.h"
 #include "server/route.h"
 #include "server/stream.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 enum {
     TICK_MS = 250,
-    LOG_LINE_BYTES = 1024,
     PUMPED_A_TURN_MAX = 64, // when a thousand streams get a token at once, /health still goes in between
 };
 
@@ -22,6 +25,7 @@ struct request {                  // one that generates
     struct requests *requests;
     struct exchange *exchange; // NULL once it has finished
     const struct generation_kind *kind;
+    uint64_t salt; // of whoever asks: the number of the API key, 0 where there are none
     struct buffer body;
 
     bool parsing;          // a thread of the pool works on it: `parsed` is that thread's until it is done
@@ -33,7 +37,11 @@ struct request {                  // one that generates
     } parsed;
     struct generation *generation;
     struct engine_job **jobs; // [job_count]; NULL: not submitted or ended
+    double *told_seconds;     // [job_count]: when its last token was passed on; 0: none was
     size_t job_count;
+    double begun_seconds; // when its header was here
+    bool first_told;      // a token was passed on
+    char client[LISTENER_PEER_BYTES];
 
     struct stream stream;
     bool answered, streaming; // the answer has begun; it is a stream
@@ -63,6 +71,9 @@ static struct request *request_create(struct requests *requests, struct exchange
     request->requests = requests;
     request->exchange = exchange;
     request->kind = kind;
+    request->begun_seconds = clock_seconds();
+    http_client(exchange, request->client); // while it is there
+    request->salt = api_keys_find(requests->options.keys, http_header(exchange, "Authorization"));
     stream_init(&request->stream, loop_now_ms(requests->options.loop));
     request->next = requests->live;
     request->link = &requests->live;
@@ -81,6 +92,7 @@ static void release(struct request *request) {
     buffer_finish(&request->body);
     generation_destroy(request->generation);
     free(request->jobs);
+    free(request->told_seconds);
     free(request);
 }
 
@@ -93,13 +105,29 @@ static void release_jobs(struct request *request) {
 
 // ---- Answers
 
+// In milliseconds, what is known when the answer begins: of a stream, how long that took.
+static void note_timing(struct request *request) {
+    char *out = request->exchange->timing;
+    size_t bytes = 0;
+    if (request->generation && generation_complete(request->generation) && !request->failure.code) {
+        struct generation_summary sum = generation_summary(request->generation);
+        bytes = (size_t)snprintf(out, HTTP_TIMING_BYTES, "queue;dur=%.1f, prompt;dur=%.1f, decode;dur=%.1f, ",
+                                 sum.queue_seconds * 1e3, sum.prompt_seconds * 1e3, sum.decode_seconds * 1e3);
+    }
+    if (bytes < HTTP_TIMING_BYTES)
+        snprintf(out + bytes, HTTP_TIMING_BYTES - bytes, "total;dur=%.1f",
+                 (clock_seconds() - request->begun_seconds) * 1e3);
+}
+
 static void reply_error(struct exchange *exchange, const struct error *error, const char *allow) {
-    if (api_error_status(error->code) >= 500) log_write(LOG_WARNING, "%s: %s", exchange->id, error->message);
+    if (exchange->user) note_timing(exchange->user);
+    if (api_error_status(error->code) >= 500) log_about(LOG_WARNING, exchange->id, "%s", error->message);
     http_reply_error(exchange, error, allow);
 }
 
 static void begin_stream(struct request *request) {
     request->answered = request->streaming = true;
+    note_timing(request);
     http_stream(request->exchange, SSE_CONTENT_TYPE);
 }
 
@@ -131,15 +159,30 @@ static void settle(struct request *request) {
         api_reply_init(&reply);
         generation_result(request->generation, &reply);
         request->answered = true;
+        note_timing(request);
         http_reply(request->exchange, &reply, NULL);
     }
 }
 
 // ---- Events of the engine
 
+// Several tokens at once have taken an equal share of the time each.
+static void note_tokens(struct request *request, size_t job, int tokens) {
+    struct metrics *metrics = request->requests->options.metrics;
+    double now = clock_seconds(), last = request->told_seconds[job];
+    metrics_add(metrics, METRIC_COMPLETION_TOKENS, tokens);
+    if (!request->first_told) metrics_observe(metrics, METRIC_FIRST_TOKEN, now - request->begun_seconds, 1);
+    if (last > 0) metrics_observe(metrics, METRIC_BETWEEN_TOKENS, (now - last) / tokens, (uint64_t)tokens);
+    request->first_told = true;
+    request->told_seconds[job] = now;
+}
+
 static void take_event(struct request *request, size_t job, struct engine_event *event) {
     if (event->type == ENGINE_EVENT_ERROR && !request->failure.code) request->failure = event->error;
     bool last = event->type == ENGINE_EVENT_DONE || event->type == ENGINE_EVENT_ERROR;
+    if (event->type == ENGINE_EVENT_TEXT && event->token_count > 0) note_tokens(request, job, event->token_count);
+    if (event->type == ENGINE_EVENT_DONE)
+        metrics_observe(request->requests->options.metrics, METRIC_QUEUE_SECONDS, event->usage.queue_seconds, 1);
     generation_event(request->generation, job, event, &request->stream.out);
     engine_event_destroy(event);
     if (!last) return;
@@ -209,7 +252,8 @@ static void submit(struct request *request) {
     struct error error;
     size_t count = generation_jobs(request->generation);
     request->jobs = calloc(count, sizeof *request->jobs);
-    if (!request->jobs) {
+    request->told_seconds = calloc(count, sizeof *request->told_seconds);
+    if (!request->jobs || !request->told_seconds) {
         error_set_code(&error, ERROR_MEMORY);
         fail(request, &error);
         return;
@@ -218,6 +262,7 @@ static void submit(struct request *request) {
     for (size_t i = 0; i < count; i++) {
         struct engine_request job;
         generation_job(request->generation, i, &job);
+        job.salt = request->salt;
         job.wake = wake;
         job.wake_user = request;
         error = (struct error){0};
@@ -228,6 +273,8 @@ static void submit(struct request *request) {
             return;
         }
     }
+    size_t prompt_tokens = generation_summary(request->generation).prompt_tokens;
+    metrics_add(requests->options.metrics, METRIC_PROMPT_TOKENS, (double)prompt_tokens);
 }
 
 static void drop_body(struct request *request) {
@@ -279,15 +326,25 @@ static bool is_acceptable_type(struct exchange *exchange) {
     return !type || is_type(type, "application/x-www-form-urlencoded");
 }
 
+static int check_key(const struct requests *requests, struct exchange *exchange, struct error *error) {
+    const char *authorization = http_header(exchange, "Authorization");
+    if (api_keys_accept(requests->options.keys, authorization)) return 0;
+    if (authorization) return error_set(error, ERROR_API_KEY, "the API key is not one that this server knows");
+    return error_set(error, ERROR_API_KEY, "this server wants an API key: `Authorization: Bearer KEY`");
+}
+
 static int admit(struct requests *requests, struct exchange *exchange, struct route *route, struct error *error) {
     const char *bound = requests->options.local_host;
     if (bound && exchange->host && !route_host_is_local(exchange->host, bound))
-        return error_set(error, ERROR_FORBIDDEN_HOST,
-                         "the Host header does not name this server, which listens for this machine only: it takes "
-                         "localhost, 127.0.0.1, [::1] and %s. To be asked by other names, let a proxy set the header, or "
-                         "start the server with --host 0.0.0.0",
-                         bound);
+        return error_set(
+            error, ERROR_FORBIDDEN_HOST,
+            "the Host header does not name this server, which listens for this machine only: it takes "
+            "localhost, 127.0.0.1, [::1] and %s. To be asked by other names, let a proxy set the header, or "
+            "start the server with --host 0.0.0.0",
+            bound);
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
+    if (!code) exchange->endpoint = route->endpoint;
+    if (!code && !route->endpoint->open) code = check_key(requests, exchange, error);
     if (code || !route->endpoint->generation) return code;
     if (requests->context.shutting_down) return error_set_code(error, ERROR_SHUTDOWN);
     if (!is_acceptable_type(exchange))
@@ -320,6 +377,7 @@ static void on_request(void *user, struct exchange *exchange) {
     struct error error;
     http_take_body(exchange, &request->body);
     requests->body_bytes += request->body.capacity;
+    metrics_add(requests->options.metrics, METRIC_BODY_BYTES, (double)request->body.bytes);
     if (requests->body_bytes > requests->options.body_bytes_max) {
         drop_body(request);
         error_set_code(&error, ERROR_BUSY);
@@ -359,48 +417,56 @@ static int status_of(const struct exchange *exchange) {
     return exchange->status ? exchange->status : api_error_status(ERROR_CANCELLED);
 }
 
-// "POST /v1/chat/completions 400 ARGUMENT messages[0].role", as far as there is something to say.
-static void write_outcome(const struct exchange *exchange, enum error_code cause, struct buffer *out) {
-    buffer_format(out, "%s %.100s %d", exchange->method, exchange->target, status_of(exchange));
-    if (cause) buffer_format(out, " %s", error_name(cause));
-    if (cause && exchange->cause_param[0]) buffer_format(out, " %s", exchange->cause_param);
-    if (exchange->failed) buffer_format(out, " (%s)", exchange->failed);
+static void log_end(const struct exchange *exchange, const struct generation_summary *summary, double seconds) {
+    const struct request *request = exchange->user;
+    enum log_level level = request || status_of(exchange) >= 400 ? LOG_INFO : LOG_DEBUG;
+    if (!log_enabled(level)) return;
+    enum error_code cause = exchange->cause ? exchange->cause : summary ? summary->error.code : ERROR_NONE;
+    char client[LISTENER_PEER_BYTES];
+    http_client(exchange, client);
+    struct access access = {
+        .method = exchange->method,
+        .target = exchange->target,
+        .route = exchange->endpoint ? exchange->endpoint->path : NULL,
+        .request_id = exchange->id,
+        .client = request ? request->client : client,
+        .status = status_of(exchange),
+        .cause = cause ? error_name(cause) : NULL,
+        .param = exchange->cause_param,
+        .failed = exchange->failed,
+        .seconds = seconds,
+        .generation_id = summary ? generation_id(request->generation) : NULL,
+        .summary = summary,
+    };
+    access_log(level, &access);
 }
 
-static void log_generation(const struct generation *generation, const struct exchange *exchange, double seconds) {
-    struct generation_summary sum = generation_summary(generation);
-    struct buffer line;
-    buffer_init(&line, LOG_LINE_BYTES);
-    write_outcome(exchange, exchange->cause ? exchange->cause : sum.error.code, &line);
-    buffer_format(&line, " · %zu tokens in", sum.prompt_tokens);
-    if (sum.completion_tokens > 0) buffer_format(&line, ", %zu out", sum.completion_tokens);
-    if (sum.finish[0]) buffer_format(&line, ", %s", sum.finish);
-    if (sum.tokens_per_second > 0) buffer_format(&line, ", %.1f tokens/s", sum.tokens_per_second);
-    buffer_format(&line, ", %.2f s · %s · %s", seconds, exchange->id, generation_id(generation));
-    log_write(LOG_INFO, "%s", line.data ? line.data : "");
-    buffer_finish(&line);
+static enum metric_outcome outcome_of(const struct exchange *exchange, const struct generation_summary *summary) {
+    if (exchange->cause || summary->error.code) return OUTCOME_ERROR;
+    if (exchange->failed) return OUTCOME_CANCELLED;
+    return strcmp(summary->finish, finish_reason_text(FINISH_STOP)) == 0 ? OUTCOME_STOP : OUTCOME_LENGTH;
 }
 
-// What has come to no tokens: no counters to tell.
-static void log_exchange(const struct exchange *exchange, enum log_level level, double seconds) {
-    struct buffer line;
-    buffer_init(&line, LOG_LINE_BYTES);
-    write_outcome(exchange, exchange->cause, &line);
-    log_write(level, "%s, %.3f s · %s", line.data ? line.data : "", seconds, exchange->id);
-    buffer_finish(&line);
+static void count_generation(struct request *request, const struct generation_summary *summary) {
+    struct metrics *metrics = request->requests->options.metrics;
+    enum metric_outcome outcome = outcome_of(request->exchange, summary);
+    metrics_count_generation(metrics, outcome);
+    if (outcome == OUTCOME_STOP || outcome == OUTCOME_LENGTH)
+        metrics_observe(metrics, METRIC_GENERATION_SECONDS, clock_seconds() - request->begun_seconds, 1);
 }
 
 static void on_finished(void *user, struct exchange *exchange) {
     struct requests *requests = user;
     struct request *request = exchange->user;
-    double seconds = (double)(loop_now_ms(requests->options.loop) - exchange->started_ms) / 1000;
-    enum log_level level = request || status_of(exchange) >= 400 ? LOG_INFO : LOG_DEBUG;
-    if (log_enabled(level)) {
-        if (request && request->generation)
-            log_generation(request->generation, exchange, seconds);
-        else
-            log_exchange(exchange, level, seconds);
+    struct generation_summary summary;
+    bool generates = request && request->generation;
+    if (generates) {
+        summary = generation_summary(request->generation);
+        count_generation(request, &summary);
     }
+    metrics_count_request(requests->options.metrics, exchange->endpoint, status_of(exchange));
+    log_end(exchange, generates ? &summary : NULL,
+            (double)(loop_now_ms(requests->options.loop) - exchange->started_ms) / 1000);
     if (!request) return;
     atomic_store(&request->abandoned, true);
     release_jobs(request);
@@ -408,9 +474,17 @@ static void on_finished(void *user, struct exchange *exchange) {
     release(request);
 }
 
-static void on_refused(void *user, int status, const char *request_id, const struct error *error) {
-    (void)user;
-    log_write(LOG_INFO, "a connection was refused with %d: %s · %s", status, error->message, request_id);
+static void on_refused(void *user, const struct listener_refused *refused) {
+    struct requests *requests = user;
+    metrics_count_request(requests->options.metrics, NULL, refused->status);
+    struct access access = {
+        .refusal = refused->error->message,
+        .request_id = refused->request_id,
+        .client = refused->client,
+        .status = refused->status,
+        .cause = error_name(refused->error->code),
+    };
+    access_log(LOG_INFO, &access);
 }
 
 // ---- All of them
@@ -434,7 +508,11 @@ int requests_create(struct requests **out, const struct requests_options *option
     struct requests *requests = calloc(1, sizeof *requests);
     if (!requests) return error_set_code(error, ERROR_MEMORY);
     requests->options = *options;
-    requests->context.engine = options->engine;
+    requests->context = (struct api_context){
+        .engine = options->engine,
+        .write_metrics = options->write_metrics,
+        .write_metrics_user = options->write_metrics_user,
+    };
     requests->pending_end = &requests->pending;
     requests->wake = loop_wake_create(options->loop, take_woken, requests);
     requests->tick = loop_timer_create(options->loop, on_tick, requests);
@@ -462,6 +540,10 @@ struct http_handler requests_handler(struct requests *requests) {
 
 void requests_refuse_new(struct requests *requests) {
     requests->context.shutting_down = true;
+}
+
+size_t requests_body_memory(const struct requests *requests) {
+    return requests->body_bytes;
 }
 
 void requests_fail(struct requests *requests, const struct error *error) {

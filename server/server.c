@@ -3,6 +3,8 @@
 #include "server/http.h"
 #include "server/log.h"
 #include "server/loop.h"
+#include "server/metrics.h"
+#include "server/process_usage.h"
 #include "server/request.h"
 
 #include <signal.h>
@@ -18,12 +20,15 @@ enum {
 };
 
 struct server {
+    struct engine *engine;
     struct loop *loop;
     struct requests *requests;
     struct http *http;
     struct loop_signal *interrupt, *terminate; // NULL: not watched
     struct loop_wake *stop;
     struct loop_timer *drain;
+    struct metrics metrics;
+    size_t connections_max;
     uint64_t drain_ms;
     uint64_t fail_at_ms, stop_at_ms; // while draining
     bool draining, failed_rest;
@@ -86,11 +91,46 @@ static void on_signal(void *user, int number) {
     on_stop(server);
 }
 
+// What others count is looked up when it is asked for.
+static void write_metrics(void *user, struct buffer *out) {
+    struct server *server = user;
+    struct metrics *metrics = &server->metrics;
+    const struct engine_info *info = engine_info(server->engine);
+    struct engine_stats stats;
+    engine_stats(server->engine, &stats);
+    metrics_set(metrics, METRIC_SEQUENCES_RUNNING, stats.running);
+    metrics_set(metrics, METRIC_SEQUENCES_MAX, info->sequences_max);
+    metrics_set(metrics, METRIC_QUEUE_LENGTH, stats.waiting);
+    metrics_set(metrics, METRIC_QUEUE_MAX, info->queue_max);
+    metrics_set(metrics, METRIC_KV_PAGES, (double)stats.kv_pages);
+    metrics_set(metrics, METRIC_KV_PAGES_USED, (double)stats.kv_pages_used);
+    metrics_set(metrics, METRIC_ENGINE_STEPS, (double)stats.steps);
+    metrics_set(metrics, METRIC_ENGINE_STEP_RUNNING, stats.step_running_seconds);
+    metrics_set(metrics, METRIC_ENGINE_PROMPT_TOKENS, (double)stats.prompt_tokens);
+    metrics_set(metrics, METRIC_ENGINE_COMPLETION_TOKENS, (double)stats.completion_tokens);
+
+    metrics_set(metrics, METRIC_EXCHANGES, (double)http_exchanges(server->http));
+    metrics_set(metrics, METRIC_CONNECTIONS, (double)http_connections(server->http));
+    metrics_set(metrics, METRIC_CONNECTIONS_MAX, (double)server->connections_max);
+    metrics_set(metrics, METRIC_BODY_MEMORY,
+                (double)(http_body_memory(server->http) + requests_body_memory(server->requests)));
+
+    struct process_usage usage;
+    process_usage_read(&usage);
+    metrics_set(metrics, METRIC_PROCESS_CPU, usage.cpu_seconds);
+    metrics_set(metrics, METRIC_PROCESS_RESIDENT, (double)usage.resident_bytes);
+    metrics_set(metrics, METRIC_PROCESS_VIRTUAL, (double)usage.virtual_bytes);
+    metrics_set(metrics, METRIC_PROCESS_FILES, (double)usage.open_files);
+    metrics_set(metrics, METRIC_PROCESS_FILES_MAX, (double)usage.files_max);
+    metrics_write(metrics, info, out);
+}
+
 static int open_http(struct server *server, const struct config *config, const struct listener_socket *socket,
                      struct error *error) {
+    server->connections_max = connections_possible((size_t)config->connections_max);
     struct http_options options = {
         .listen_fd = socket->fd,
-        .connections_max = connections_possible((size_t)config->connections_max),
+        .connections_max = server->connections_max,
         .body_bytes_max = config->body_bytes_max,
         .header_ms = milliseconds(config->header_seconds),
         .body_ms = milliseconds(config->body_seconds),
@@ -112,14 +152,18 @@ static int check_origin(const char *origin, struct error *error) {
 }
 
 int server_create(struct server **out, const struct config *config, const struct listener_socket *socket,
-                  struct engine *engine, struct error *error) {
+                  const struct api_keys *keys, struct engine *engine, struct error *error) {
     signal(SIGPIPE, SIG_IGN); // a client that left is an error code, not a reason to die
     struct server *server = calloc(1, sizeof *server);
     if (!server) {
         close(socket->fd);
         return error_set_code(error, ERROR_MEMORY);
     }
+    server->engine = engine;
     server->drain_ms = milliseconds(config->drain_seconds);
+    struct process_usage usage;
+    process_usage_read(&usage);
+    metrics_set(&server->metrics, METRIC_PROCESS_START, usage.start_seconds); // once: each reading differs a little
 
     int code = check_origin(config->cors_origin, error);
     if (!code) code = loop_create(&server->loop, error);
@@ -127,9 +171,13 @@ int server_create(struct server **out, const struct config *config, const struct
         struct requests_options options = {
             .loop = server->loop,
             .engine = engine,
+            .keys = keys,
             .local_host = socket->loopback ? socket->host : NULL,
             .heartbeat_ms = milliseconds(config->heartbeat_seconds),
             .body_bytes_max = HTTP_BODIES_MAX * config->body_bytes_max,
+            .metrics = &server->metrics,
+            .write_metrics = write_metrics,
+            .write_metrics_user = server,
         };
         code = requests_create(&server->requests, &options, error);
     }

@@ -4,14 +4,16 @@
 #define SERVER_SERVER_H
 
 #include "engine/engine.h"
+#include "server/api_keys.h"
 #include "server/config.h"
 #include "server/listener.h"
 
 struct server;
 
-// The engine stays the caller's and must outlive the server; the socket's descriptor is taken over.
+// The keys (NULL: none) and the engine stay the caller's and must outlive the server; the socket's descriptor is taken
+// over.
 int server_create(struct server **out, const struct config *config, const struct listener_socket *socket,
-                  struct engine *engine, struct error *error);
+                  const struct api_keys *keys, struct engine *engine, struct error *error);
 void server_destroy(struct server *server); // takes NULL
 
 // From now on SIGINT and SIGTERM stop the server; a second one ends the process at once, with 128 + its number as exit

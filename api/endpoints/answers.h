@@ -10,6 +10,7 @@ void models_list(const struct api_context *context, const char *parameter, struc
 void models_one(const struct api_context *context, const char *parameter, struct api_reply *reply);
 void health_answer(const struct api_context *context, const char *parameter, struct api_reply *reply);
 void ready_answer(const struct api_context *context, const char *parameter, struct api_reply *reply);
+void metrics_answer(const struct api_context *context, const char *parameter, struct api_reply *reply);
 void openapi_answer(const struct api_context *context, const char *parameter, struct api_reply *reply);
 
 #endif

@@ -6,14 +6,15 @@
 static void greet(const struct api_context *context, const char *parameter, struct api_reply *reply);
 
 const struct endpoint ENDPOINTS[] = {
-    {"POST", "/v1/chat/completions", "the next message of a conversation", NULL, &chat_generation},
-    {"POST", "/v1/completions", "the continuation of a text", NULL, &completion_generation},
-    {"GET", "/v1/models", "the loaded model, as a list", models_list, NULL},
-    {"GET", "/v1/models/{id}", "the loaded model", models_one, NULL},
-    {"GET", "/health", "200 while the process answers", health_answer, NULL},
-    {"GET", "/ready", "200 while it makes progress and takes requests, else 503 and why", ready_answer, NULL},
-    {"GET", "/openapi.yaml", "all of this for programs, as OpenAPI 3.1", openapi_answer, NULL},
-    {"GET", "/", "this list", greet, NULL},
+    {"POST", "/v1/chat/completions", "the next message of a conversation", NULL, &chat_generation, false},
+    {"POST", "/v1/completions", "the continuation of a text", NULL, &completion_generation, false},
+    {"GET", "/v1/models", "the loaded model, as a list", models_list, NULL, false},
+    {"GET", "/v1/models/{id}", "the loaded model", models_one, NULL, false},
+    {"GET", "/health", "200 while the process answers", health_answer, NULL, true},
+    {"GET", "/ready", "200 while it makes progress and takes requests, else 503 and why", ready_answer, NULL, true},
+    {"GET", "/metrics", "counters and histograms for Prometheus", metrics_answer, NULL, false},
+    {"GET", "/openapi.yaml", "all of this for programs, as OpenAPI 3.1", openapi_answer, NULL, true},
+    {"GET", "/", "this list", greet, NULL, false},
 };
 const size_t ENDPOINT_COUNT = sizeof ENDPOINTS / sizeof *ENDPOINTS;
 

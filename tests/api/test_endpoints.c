@@ -49,7 +49,7 @@ static void table(void **state) {
 
 static void models(void **state) {
     (void)state;
-    const struct api_context context = {&fake, false};
+    const struct api_context context = {.engine = &fake};
     assert_answer("/v1/models", &context, NULL, 200, "{\"object\":\"list\",\"data\":[" MODEL "]}");
     assert_answer("/v1/models/{id}", &context, "fake-model", 200, MODEL);
     assert_answer("/v1/models/{id}", &context, "no/such\xff\n\"", 404,
@@ -60,7 +60,7 @@ static void models(void **state) {
 // The first is the id, the others mean the same.
 static void model_names(void **state) {
     (void)state;
-    const struct api_context context = {&fake, false};
+    const struct api_context context = {.engine = &fake};
     fake.info.model_names = "fake-model,a/b";
     assert_answer("/v1/models", &context, NULL, 200, "{\"object\":\"list\",\"data\":[" MODEL "]}");
     assert_answer("/v1/models/{id}", &context, "a/b", 200, MODEL);
@@ -82,7 +82,7 @@ static void model_names(void **state) {
 static void health(void **state) {
     (void)state;
     struct engine engine = fake;
-    struct api_context context = {&engine, false};
+    struct api_context context = {.engine = &engine};
     const char *ok = "{\"status\":\"ok\",\"running\":2,\"waiting\":3,\"step_running_seconds\":0.000}";
     const char *ready = "{\"status\":\"ready\",\"running\":2,\"waiting\":3,\"step_running_seconds\":30.000}";
     assert_answer("/health", &context, NULL, 200, ok);
@@ -102,9 +102,26 @@ static void health(void **state) {
                   "\"code\":\"shutting_down\"}}");
 }
 
+static void write_some(void *user, struct buffer *out) {
+    buffer_text(out, user);
+}
+
+// The server's numbers come through as they are, as what Prometheus asks for.
+static void metrics(void **state) {
+    (void)state;
+    const struct api_context context = {.engine = &fake, .write_metrics = write_some, .write_metrics_user = "up 1\n"};
+    struct api_reply reply;
+    api_reply_init(&reply);
+    find("GET", "/metrics")->answer(&context, NULL, &reply);
+    assert_int_equal(reply.status, 200);
+    assert_string_equal(reply.content_type, "text/plain; version=0.0.4; charset=utf-8");
+    assert_string_equal(reply.body.data, "up 1\n");
+    buffer_finish(&reply.body);
+}
+
 static void greeting(void **state) {
     (void)state;
-    const struct api_context context = {&fake, false};
+    const struct api_context context = {.engine = &fake};
     struct api_reply reply;
     api_reply_init(&reply);
     find("GET", "/")->answer(&context, NULL, &reply);
@@ -127,6 +144,7 @@ static void errors(void **state) {
         {ERROR_CONTEXT_LENGTH, 400, "invalid_request_error", "\"context_length_exceeded\"", false, false},
         {ERROR_KV_CAPACITY, 400, "invalid_request_error", "\"kv_capacity_exceeded\"", false, false},
         {ERROR_HEADERS, 400, "invalid_request_error", "\"invalid_headers\"", false, false},
+        {ERROR_API_KEY, 401, "invalid_request_error", "\"invalid_api_key\"", false, false},
         {ERROR_FORBIDDEN_HOST, 403, "permission_error", "\"forbidden_host\"", false, false},
         {ERROR_NOT_FOUND, 404, "invalid_request_error", "\"not_found\"", false, false},
         {ERROR_MODEL_NOT_FOUND, 404, "invalid_request_error", "\"model_not_found\"", false, false},
@@ -261,7 +279,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(table),          cmocka_unit_test(models), cmocka_unit_test(model_names), cmocka_unit_test(sentences), cmocka_unit_test(health),
         cmocka_unit_test(greeting),       cmocka_unit_test(errors), cmocka_unit_test(strings),
-        cmocka_unit_test(random_strings), cmocka_unit_test(events),
+        cmocka_unit_test(random_strings), cmocka_unit_test(events), cmocka_unit_test(metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

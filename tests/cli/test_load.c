@@ -110,10 +110,10 @@ static void test_counts_and_times(void **state) {
     assert_int_equal(out.between.count, 5); // of two tokens each, and not to the empty text behind them
     assert_int_equal(out.whole.count, 5);
     for (size_t i = 0; i < 5; i++) {
-        assert_true(out.first.of[i] > 0 && out.between.of[i] > 0 && out.whole.of[i] > 0.004);
+        assert_true(out.first.of[i] > 0 && out.between.of[i] >= 0 && out.whole.of[i] > 0.004);
         assert_true(i == 0 || out.whole.of[i] >= out.whole.of[i - 1]);
     }
-    assert_true(out.whole.of[0] > out.first.of[0] && out.seconds > out.whole.of[4]);
+    assert_true(out.whole.of[0] >= out.first.of[0] && out.seconds >= out.whole.of[4]);
     for (int i = 1; i <= 5; i++) { // a prompt of its own for each, and all that was asked for
         char wanted[32];
         snprintf(wanted, sizeof wanted, "{\"prompt\":[%d,7],\"max_tokens\":2,", i);

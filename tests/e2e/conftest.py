@@ -43,5 +43,5 @@ def client(server):
 
 
 def client_of(server, **options):
-    options = {"max_retries": 0, "timeout": tandem.PATIENCE_S, **options}
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", **options)
+    options = {"api_key": "none", "max_retries": 0, "timeout": tandem.PATIENCE_S, **options}
+    return openai.OpenAI(base_url=f"{server.url}/v1", **options)

@@ -110,11 +110,11 @@ class Client:
 class Server(Client):
     """Runs from construction until stop(); its output is kept in `log`. No model: the built-in one."""
 
-    def __init__(self, *arguments, model=MODEL):
+    def __init__(self, *arguments, model=MODEL, environment={}):
         self.output = tempfile.NamedTemporaryFile(prefix="tandem-e2e-", suffix=".log")
         self.process = subprocess.Popen(
             [BINARY, "serve", "--config", "none", *(["--model", model] if model else []), "--port", "0", *arguments],
-            env={name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")},
+            env={**{name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}, **environment},
             stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + PATIENCE_S
         while True:

@@ -9,7 +9,7 @@ import pytest
 import tandem
 
 CONFIGS = tandem.TOP / "configs"
-TOPICS = ["settings", "parameters", "errors", "exit-codes", "yaml", "man"]
+TOPICS = ["settings", "parameters", "metrics", "errors", "exit-codes", "yaml", "man"]
 
 
 def run(*arguments, binary=tandem.BINARY, **environment):

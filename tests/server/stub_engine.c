@@ -84,6 +84,8 @@ static void step(struct engine_job *job) {
         char text[16];
         event->text_bytes = (size_t)snprintf(text, sizeof text, "t%d ", job->made++);
         event->text = strdup(text);
+        event->token_count = 1;
+        event->tokens = calloc(1, sizeof *event->tokens);
         job->engine->stats.completion_tokens++;
         push(job, event);
     }
@@ -265,6 +267,7 @@ struct engine_event *engine_job_next(struct engine_job *job) {
 void engine_event_destroy(struct engine_event *event) {
     if (!event) return;
     free(event->text);
+    free(event->tokens);
     free(event);
 }
 

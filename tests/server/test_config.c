@@ -82,7 +82,7 @@ static void test_engine_limits(void **state) {
     assert_non_null(strstr(error.message, "1 to 65536"));
 }
 
-static void test_log_levels(void **state) {
+static void test_log_choices(void **state) {
     (void)state;
     static const char *const names[] = {
         [LOG_ERROR] = "error", [LOG_WARNING] = "warning", [LOG_INFO] = "info", [LOG_DEBUG] = "debug"};
@@ -93,6 +93,14 @@ static void test_log_levels(void **state) {
         assert_int_equal(read_flag("--log-level", names[i]), 0);
     }
     assert_false(log_level_parse("loud", &(enum log_level){LOG_ERROR}));
+    static const char *const formats[] = {[LOG_TEXT] = "text", [LOG_JSON] = "json"};
+    for (int i = 0; i < 2; i++) {
+        enum log_format format;
+        assert_true(log_format_parse(formats[i], &format));
+        assert_int_equal(format, i);
+        assert_int_equal(read_flag("--log-format", formats[i]), 0);
+    }
+    assert_false(log_format_parse("xml", &(enum log_format){LOG_TEXT}));
 }
 
 static void test_port_in_use(void **state) {
@@ -110,7 +118,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_defaults, setup, teardown),
         cmocka_unit_test_setup_teardown(test_table, setup, teardown),
         cmocka_unit_test_setup_teardown(test_engine_limits, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_log_levels, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_log_choices, setup, teardown),
         cmocka_unit_test_setup_teardown(test_port_in_use, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

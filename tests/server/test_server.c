@@ -274,15 +274,7 @@ static void test_requests_in_a_row(void **state) {
 
 static void test_body_too_large(void **state) {
     int fd = dial(*state, 0);
-    char piece[4096 + 1];
-    memset(piece, ' ', sizeof piece - 1);
-    piece[sizeof piece - 1] = '\0';
-    say(fd, LINE("POST", "/v1/chat/completions") "Transfer-Encoding: chunked\r\n\r\n");
-    for (int i = 0; i < 32; i++) { // twice what is allowed
-        say(fd, "1000\r\n");
-        say(fd, piece);
-        say(fd, "\r\n");
-    }
+    say_too_large(fd);
     char *answer = hear(fd, NULL);
     expect_status(answer, 413);
     free(answer);
@@ -302,70 +294,6 @@ static void test_more_than_places(void **state) {
         answers(*state, request, i ? 400 : 200, i ? "\"param\":\"n\"" : "t0 ");
         wait_for_load(*state, 0, 0);
     }
-}
-
-// ---- The log
-
-static int log_file, log_before;
-
-static int setup_log(void **state) {
-    int code = setup_impatient(state);
-    log_file = memfd_create("log", 0);
-    fflush(stderr);
-    log_before = dup(STDERR_FILENO);
-    dup2(log_file, STDERR_FILENO);
-    log_open(LOG_INFO);
-    return code;
-}
-
-static int teardown_log(void **state) {
-    int code = teardown(state);
-    dup2(log_before, STDERR_FILENO);
-    close(log_before);
-    close(log_file);
-    log_open(LOG_ERROR);
-    return code;
-}
-
-// The log so far, once it says something.
-static char *wait_for_log(const char *part) {
-    static char text[64 * 1024];
-    for (int ms = 0; ms < PATIENCE_MS; ms++) {
-        ssize_t bytes = pread(log_file, text, sizeof text - 1, 0);
-        text[bytes > 0 ? bytes : 0] = '\0';
-        if (strstr(text, part)) return text;
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    }
-    dup2(log_before, STDERR_FILENO);
-    fail_msg("`%s` was not logged: %s", part, text);
-    return NULL;
-}
-
-static void test_log(void **state) {
-    char *request = chat("secret", false, 3, CLOSE);
-    answers(*state, request, 200, "t2 ");
-    free(request);
-    char *log = wait_for_log("POST /v1/chat/completions 200 · 7 tokens in, 3 out, length, ");
-    expect(log, " tokens/s, ");
-    expect(log, " s · req-");
-    expect(log, " · chatcmpl-");
-
-    answers(*state, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 15\r\n\r\n{\"messages\":[]}", 400, "");
-    log = wait_for_log("POST /v1/chat/completions 400 ARGUMENT messages, ");
-    assert_int_equal(count(log, "tokens"), 2); // those of the first line
-
-    test_body_too_large(state); // answered past the HTTP library: nobody has left
-    log = wait_for_log("POST /v1/chat/completions 413 TOO_LARGE, ");
-    answers(*state, LINE("POST", "/v1/completions") "Content-Length: 9\r\n\r\n{", 408, "");
-    log = wait_for_log("POST /v1/completions 408 TIMEOUT, ");
-    assert_int_equal(count(log, "the client left"), 0);
-
-    int fd = dial(*state, 0);
-    say_chat(fd, "silent", false, 5, "");
-    wait_for_load(*state, 1, 0);
-    close(fd);
-    log = wait_for_log("POST /v1/chat/completions 499 (the client left) · 7 tokens in, ");
-    assert_int_equal(count(log, "secret"), 0);
 }
 
 // ---- Clients that leave, are slow, or too many
@@ -596,7 +524,6 @@ int main(void) {
         WITH(setup, test_requests_in_a_row),
         WITH(setup_impatient, test_body_too_large),
         WITH(setup_impatient, test_more_than_places),
-        cmocka_unit_test_setup_teardown(test_log, setup_log, teardown_log),
         WITH(setup, test_leaving),
         WITH(setup_impatient, test_leaving_while_queued),
         WITH(setup_impatient, test_slow_senders),

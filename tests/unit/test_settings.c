@@ -19,7 +19,7 @@ struct first {
 struct second {
     double seconds, number;
     bool json, cache;
-    char *path, *file;
+    char *path, *file, *secret;
     struct setting_texts stops;
 };
 
@@ -45,6 +45,7 @@ static const struct setting SECOND_ROWS[] = {
     {NULL, "--path", NULL, SETTING_TEXT, SECOND(path), 0, 0, NULL, "", "", "a file"},
     {NULL, "--file", NULL, SETTING_PATH, SECOND(file), 0, 0, NULL, "", "", "another"},
     {NULL, "--stop", NULL, SETTING_TEXTS, SECOND(stops), 0, 2, NULL, "", "", "a text"},
+    {NULL, "--secret", "TANDEM_SECRET", SETTING_SECRET, SECOND(secret), 0, 0, NULL, "", "", "a key"},
 };
 
 static struct first first;
@@ -250,6 +251,23 @@ static void test_wrong_values(void **state) {
     says("a text in UTF-8");
 }
 
+// Taken as a text is; but what is wrong with it is said without it.
+static void test_secret(void **state) {
+    (void)state;
+    assert_string_equal(second.secret, "");
+    assert_int_equal(FLAGS("--secret", "hidden"), 0);
+    assert_string_equal(second.secret, "hidden");
+    setenv("TANDEM_SECRET", "from here", 1);
+    assert_int_equal(settings_read_environment(TABLES, 2, &error), 0);
+    assert_string_equal(second.secret, "from here");
+    setenv("TANDEM_SECRET", "", 1);
+    assert_int_equal(settings_read_environment(TABLES, 2, &error), ERROR_ARGUMENT);
+    says("TANDEM_SECRET must be a text in UTF-8, not empty");
+    assert_int_equal(FLAGS("--secret", "hidden\xff"), ERROR_ARGUMENT);
+    says("--secret must be a text in UTF-8");
+    assert_null(strstr(error.message, "hidden"));
+}
+
 static void test_wrong_flags(void **state) {
     (void)state;
     assert_int_equal(FLAGS("--nothing", "1"), ERROR_ARGUMENT);
@@ -270,6 +288,8 @@ static void test_wrong_flags(void **state) {
                      ERROR_ARGUMENT);
     assert_int_equal(FLAGS("--port"), ERROR_ARGUMENT);
     says("--port needs a value");
+    assert_int_equal(FLAGS("--sceret=hidden"), ERROR_ARGUMENT);
+    says("`--sceret` is not a setting; did you mean --secret?");
     assert_int_equal(FLAGS("--port="), ERROR_ARGUMENT);
     assert_int_equal(FLAGS(""), ERROR_ARGUMENT);
 }
@@ -312,7 +332,9 @@ static const char HELP[] = "Server\n"
                            "  --path TEXT               a file\n"
                            "  --file PATH               another\n"
                            "  --stop TEXT               a text\n"
-                           "                            may be given 2 times\n";
+                           "                            may be given 2 times\n"
+                           "  --secret TEXT             a key\n"
+                           "                            TANDEM_SECRET\n";
 
 // In sections, wherever their rows stand; what is not in files comes as options.
 static void test_help(void **state) {
@@ -398,6 +420,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_environment, setup, teardown),
         cmocka_unit_test_setup_teardown(test_home, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_values, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_secret, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_flags, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_default, setup, teardown),
         cmocka_unit_test_setup_teardown(test_help, setup, teardown),
