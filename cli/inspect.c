@@ -13,24 +13,28 @@
 enum { INDENT = 13, COLUMNS = 100 };
 
 struct inspect_settings {
-    char *model;
-    bool json;
+    bool placement, json;
 };
 static struct inspect_settings settings;
+static struct model_settings opened; // with --placement
 
 #define AT(member) offsetof(struct inspect_settings, member)
 static const struct setting ROWS[] = {
-    {NULL, "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
-     "the directory, as other commands take it"},
+    {NULL, "--placement", NULL, SETTING_SWITCH, AT(placement), 0, 0, NULL, "false", "",
+     "load the model, measure the CPU and the OpenCL device with it, and say who will compute the experts"},
     {NULL, "--json", NULL, SETTING_SWITCH, AT(json), 0, 0, NULL, "false", "", "the same as JSON, on one line"},
 };
-static const struct setting_table TABLES[] = {{ROWS, sizeof ROWS / sizeof *ROWS, &settings}};
+static const struct setting_table TABLES[] = {
+    {MODEL_SETTINGS, MODEL_SETTING_COUNT_BASE, &opened},
+    {ROWS, sizeof ROWS / sizeof *ROWS, &settings},
+};
 
 static const struct example EXAMPLES[] = {
     {"tandem inspect", "the built-in model"},
     {"tandem inspect Phi-tiny-MoE-instruct", "a model as downloaded from Hugging Face: does it fit this machine?"},
     {"tandem inspect --json Phi-tiny-MoE-instruct | jq .weights.bf16.kv_tokens",
      "how many tokens the KV cache could hold beside the weights"},
+    {"tandem inspect --placement Phi-tiny-MoE-instruct", "would the GPU help, and how much?"},
     {NULL, NULL},
 };
 
@@ -100,7 +104,43 @@ static void print_fit(const struct engine_outline *model) {
     }
 }
 
+static void print_placement(const struct engine_placement *placement) {
+    printf("\nWho computes the experts, as measured now: milliseconds for a layer, and tokens a second of the whole model\n"
+           "with nothing to attend to yet. Up to 16 rows are so many answers at once, more are a prompt's tokens.\n\n"
+           "   rows   experts on CPU   on OpenCL   handing over   all else on CPU    all CPU    split   experts on\n");
+    for (int i = 0; i < placement->point_count; i++) {
+        const struct engine_placement_point *point = &placement->points[i];
+        printf("  %5d %16.2f ", point->rows, point->cpu_seconds * 1e3);
+        if (point->device_seconds > 0)
+            printf("%11.2f %14.2f", point->device_seconds * 1e3, point->handing_seconds * 1e3);
+        else
+            printf("%11s %14s", "-", "-");
+        printf(" %17.2f %10.1f ", point->rest_seconds * 1e3, point->cpu_rate);
+        if (point->device_seconds > 0)
+            printf("%8.1f", point->split_rate);
+        else
+            printf("%8s", "-");
+        printf("   %s\n", point->on_device ? "OpenCL" : "CPU");
+    }
+    printf("\nOpenCL: %s\n", placement->device[0] ? placement->device : placement->why);
+    if (placement->device[0] && placement->why[0]) printf("not used: %s\n", placement->why);
+}
+
 // ---- For programs
+
+static json_t *json_placement(const struct engine_placement *placement) {
+    json_t *points = json_array();
+    for (int i = 0; i < placement->point_count; i++) {
+        const struct engine_placement_point *point = &placement->points[i];
+        json_array_append_new(points, json_pack("{s:i, s:f, s:f, s:f, s:f, s:b, s:f, s:f}", "rows", point->rows,
+                                                "cpu_ms", point->cpu_seconds * 1e3, "opencl_ms", point->device_seconds * 1e3,
+                                                "handing_over_ms", point->handing_seconds * 1e3, "rest_ms",
+                                                point->rest_seconds * 1e3, "on_opencl", point->on_device,
+                                                "cpu_tokens_per_s", point->cpu_rate, "split_tokens_per_s",
+                                                point->split_rate));
+    }
+    return json_pack("{s:s, s:s, s:o}", "device", placement->device, "why", placement->why, "points", points);
+}
 
 static json_t *json_weights(const struct engine_outline *model, const struct engine_machine *machine) {
     json_t *weights = json_object();
@@ -124,8 +164,8 @@ static json_t *json_specials(const struct engine_outline *model) {
     return specials;
 }
 
-// What is not known is null.
-static bool print_json(const struct engine_outline *model) {
+// What is not known is null; placement is NULL where nobody asked.
+static bool print_json(const struct engine_outline *model, const struct engine_placement *placement) {
     struct engine_machine machine = engine_machine();
     bool supported = model->unsupported.code == ERROR_NONE;
     json_t *top = json_pack(
@@ -142,6 +182,7 @@ static bool print_json(const struct engine_outline *model) {
         "special_tokens", json_specials(model), "machine", "memory_free_bytes", (json_int_t)machine.memory_bytes,
         "cores", machine.cores, "weights", json_weights(model, &machine), "supported", supported, "unsupported",
         supported ? NULL : model->unsupported.message);
+    if (top && placement) json_object_set_new(top, "placement", json_placement(placement));
     char *text = top ? json_dumps(top, JSON_COMPACT) : NULL;
     bool ok = text && puts(text) >= 0;
     free(text);
@@ -151,20 +192,33 @@ static bool print_json(const struct engine_outline *model) {
 
 // ---- The command
 
+static int measure(const char *directory, struct engine **engine) {
+    struct error error = {0};
+    opened.placement = opened.experts_prefill = opened.experts_decode = "auto";
+    const struct engine_options options = {.model_dir = directory, .explain_placement = true};
+    if (model_settings_open(&opened, options, engine, &error) == 0) return EXIT_WELL;
+    return command_fail(&inspect_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
+}
+
 static int inspect(const char *directory) {
     struct error error = {0};
     struct engine_outline model;
+    struct engine *engine = NULL;
     if (engine_inspect(&model, directory, &error)) return command_fail(&inspect_command, &error, EXIT_BAD_MODEL);
     int exit_code = EXIT_WELL;
+    bool supported = model.unsupported.code == ERROR_NONE;
+    if (supported && settings.placement) exit_code = measure(directory, &engine);
+    const struct engine_placement *placement = engine ? engine_placement(engine) : NULL;
     if (settings.json) {
-        if (!print_json(&model)) exit_code = EXIT_OTHER;
+        if (!print_json(&model, placement)) exit_code = EXIT_OTHER;
     } else {
         print_model(&model);
         print_text(&model);
         print_fit(&model);
+        if (placement) print_placement(placement);
     }
-    if (model.unsupported.code != ERROR_NONE)
-        exit_code = command_fail(&inspect_command, &model.unsupported, EXIT_BAD_MODEL);
+    if (!supported) exit_code = command_fail(&inspect_command, &model.unsupported, EXIT_BAD_MODEL);
+    engine_close(engine);
     engine_outline_finish(&model);
     return exit_code;
 }
@@ -174,11 +228,8 @@ static int run(int count, char **arguments) {
     char place[PATH_MAX];
     const char *directory = NULL;
     int exit_code = command_begin(&inspect_command, count, arguments, &directory);
-    if (!exit_code && !directory) {
-        struct model_settings model = {.model = settings.model};
-        if (model_settings_directory(&model, place, &directory, &error))
-            exit_code = command_fail(&inspect_command, &error, EXIT_BAD_MODEL);
-    }
+    if (!exit_code && !directory && model_settings_directory(&opened, place, &directory, &error))
+        exit_code = command_fail(&inspect_command, &error, EXIT_BAD_MODEL);
     if (!exit_code) exit_code = inspect(directory);
     command_end(&inspect_command);
     return exit_code;
@@ -191,10 +242,10 @@ const struct command inspect_command = {
     .description = "Reads the configs, the headers of the weights' files and the tokenizer of a model's directory, but no "
                    "weights: it takes a moment, however large the model is. The memory that is free now is what counts. "
                    "The room for keys and values is what --kv-tokens of serve may be at most; where it is not set, serve "
-                   "takes enough for all answers that it computes at once, or half of the room. Without DIR, the built-in "
-                   "model.",
+                   "takes enough for all answers that it computes at once, or half of the room. Without DIR, the model "
+                   "that --model names, or the built-in one.",
     .tables = TABLES,
-    .table_count = 1,
+    .table_count = sizeof TABLES / sizeof *TABLES,
     .examples = EXAMPLES,
     .run = run,
 };

@@ -27,6 +27,18 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "cpu is the best for this processor; reference is plain C, to compare with; the others are forced"},
     {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
      "threads that compute; 0: one for each physical core"},
+    {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
+     "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
+    {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, "auto cpu split", "auto",
+     "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
+    {"engine.experts_prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,
+     "auto cpu opencl", "auto", "", "who computes the experts of prompts; auto: what placement says"},
+    {"engine.experts_decode", "--experts-decode", "TANDEM_EXPERTS_DECODE", SETTING_CHOICE, AT(experts_decode), 0, 0,
+     "auto cpu opencl", "auto", "", "who computes the experts of answers; auto: what placement says"},
+    {"engine.experts_layers", "--experts-layers", "TANDEM_EXPERTS_LAYERS", SETTING_TEXT, AT(experts_layers), 0, 0, NULL,
+     "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
+    {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
+     "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
 };
 
 // ---- Which model
@@ -75,6 +87,11 @@ static void show_progress(void *user, const char *what, double share) {
     fflush(stderr);
 }
 
+static void show_warning(void *user, const char *line) {
+    (void)user;
+    fprintf(stderr, "tandem: %s\n", line);
+}
+
 // The weights are read from the mapped files for as long as they are used. Where a file has been shortened or its disk
 // fails, there is nothing left to compute with: say so and end.
 static void on_bus_error(int signal) {
@@ -89,7 +106,8 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
                         struct error *error) {
     char place[PATH_MAX], cache[PATH_MAX];
     struct progress progress = {0};
-    int code = options.synthetic ? 0 : model_settings_directory(settings, place, &options.model_dir, error);
+    bool given = options.synthetic || options.model_dir;
+    int code = given ? 0 : model_settings_directory(settings, place, &options.model_dir, error);
     if (code) return code;
     options.weights_auto = strcmp(settings->weights, "auto") == 0;
     options.cache = cache_directory(settings, cache);
@@ -97,6 +115,13 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
         return error_set(error, ERROR_ARGUMENT, "`%s` is no format of weights", settings->weights);
     options.stages = settings->kernels;
     options.threads = settings->threads;
+    options.cl_kernels = settings->cl_kernels;
+    options.placement = settings->placement;
+    options.experts_prefill = settings->experts_prefill;
+    options.experts_decode = settings->experts_decode;
+    options.experts_layers = settings->experts_layers;
+    options.trace = settings->trace;
+    if (!options.warn) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {
         options.progress = show_progress;
         options.progress_user = &progress;

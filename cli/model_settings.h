@@ -1,4 +1,5 @@
-// The settings that every command which opens a model takes: --model, --weights, --cache, --kernels, --threads.
+// The settings that every command which opens a model takes: --model, --weights, --cache, --kernels, --threads,
+// --placement, …
 #ifndef CLI_MODEL_SETTINGS_H
 #define CLI_MODEL_SETTINGS_H
 
@@ -11,9 +12,15 @@ struct model_settings {
     char *model; // "": the built-in one
     char *weights, *cache, *kernels;
     int threads;
+    char *cl_kernels;
+    char *placement, *experts_prefill, *experts_decode, *experts_layers;
+    char *trace;
 };
 
-enum { MODEL_SETTING_COUNT = 5 };
+enum {
+    MODEL_SETTING_COUNT = 11,
+    MODEL_SETTING_COUNT_BASE = 6, // of these, the first: without who computes what
+};
 extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];
 
 // The directory of the model that is named, or of the built-in one, which `place` may be used for. ERROR_NOT_FOUND where
@@ -21,9 +28,9 @@ extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];
 int model_settings_directory(const struct model_settings *settings, char place[PATH_MAX], const char **out,
                              struct error *error);
 
-// Opens the model with what the settings say, and with `options` for everything else; the progress of a long load shows
-// on standard error where that is a terminal. From then on a model file that can not be read any more ends the process
-// with a message instead of a crash.
+// Opens the model with what the settings say, and with `options` for everything else, among it another model; the
+// progress of a long load shows on standard error where that is a terminal, and so do warnings unless options say who
+// hears them. From then on a model file that can not be read any more ends the process with a message instead of a crash.
 int model_settings_open(const struct model_settings *settings, struct engine_options options, struct engine **out,
                         struct error *error);
 

@@ -114,6 +114,11 @@ static void announce_in_log(const struct engine_info *info, const struct listene
 
 // ---- The command
 
+static void log_warning(void *user, const char *line) {
+    (void)user;
+    log_write(LOG_WARNING, "%s", line);
+}
+
 static int serve(void) {
     struct error error = {0};
     struct listener_socket socket; // before the model: what is wrong here is known at once
@@ -130,6 +135,7 @@ static int serve(void) {
         .prefill_tokens_max = config.prefill_tokens_max,
         .step_target_seconds = config.token_gap,
         .queue_seconds_max = config.queue_seconds_max,
+        .warn = log_warning,
     };
     prefix_mode_parse(config.prefix_cache, &options.prefix); // one of its names: the table of settings knows no other
     struct engine *engine;

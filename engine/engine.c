@@ -63,6 +63,23 @@ static int choose_kernels(struct engine *engine, const char *name, struct error 
     return error_set_param(error, ERROR_ARGUMENT, "stages", "stages are \"%s\"; there are %s", name, LIST + 2);
 }
 
+static int read_placement(struct engine *engine, const struct engine_options *options, struct error *error) {
+    struct placement_options *out = &engine->placement_options;
+    const char *way = options->placement ? options->placement : "auto";
+    if (!placement_parse(way, &out->way))
+        return error_set_param(error, ERROR_ARGUMENT, "placement", "there is no placement \"%s\"", way);
+    const char *phases[PLACEMENT_PHASES] = {options->experts_decode, options->experts_prefill};
+    for (int i = 0; i < PLACEMENT_PHASES; i++)
+        if (!placement_parse_phase(phases[i] ? phases[i] : "auto", &out->experts[i]))
+            return error_set_param(error, ERROR_ARGUMENT, "experts", "experts can not be on \"%s\"", phases[i]);
+    if (options->experts_layers && options->experts_layers[0]) out->experts_layers = options->experts_layers;
+    if (options->cl_kernels && options->cl_kernels[0]) out->kernels = options->cl_kernels;
+    out->explain = options->explain_placement;
+    out->warn = options->warn;
+    out->warn_user = options->warn_user;
+    return 0;
+}
+
 static int read_options(struct engine *engine, const struct engine_options *options, struct error *error) {
     int code;
     if ((code = pick(options->sequences_max, ENGINE_SEQUENCES_STANDARD, ENGINE_SEQUENCES_MAX, "sequences_max",
@@ -92,6 +109,7 @@ static int read_options(struct engine *engine, const struct engine_options *opti
                                "queue_seconds_max is %g; it has to be 0 (none) or more", options->queue_seconds_max);
     engine->queue_seconds_max = options->queue_seconds_max;
 
+    if ((code = read_placement(engine, options, error))) return code;
     return choose_kernels(engine, options->stages ? options->stages : cpu_stages.name, error);
 }
 
@@ -261,6 +279,7 @@ int engine_open(struct engine **out, const struct engine_options *options, struc
     if (options->model_names && options->model_names[0] &&
         (code = read_names(options->model_names, &engine->model_name, &engine->model_names, error)))
         goto failed;
+    if (options->trace && options->trace[0] && (code = trace_open(&engine->trace, options->trace, error))) goto failed;
     if ((code = open_model(engine, options, error))) goto failed;
     engine->weights = engine->model->weights;
     if ((code = open_cache(engine, options->kv_tokens, free_bytes, error))) goto failed;
@@ -299,6 +318,7 @@ void engine_close(struct engine *engine) {
     free(engine->places);
     prefix_cache_finish(&engine->prefix);
     kv_cache_finish(&engine->cache);
+    trace_close(engine->trace);
     tokenizer_close(engine->tokenizer);
     model_close(engine->model);
     free(engine->model_names);
@@ -322,6 +342,10 @@ void engine_stats(struct engine *engine, struct engine_stats *out) {
     double started_at = engine->step_started_at;
     pthread_mutex_unlock(&engine->lock);
     out->step_running_seconds = started_at > 0 ? clock_seconds() - started_at : 0;
+}
+
+const struct engine_placement *engine_placement(const struct engine *engine) {
+    return &engine->placement_found;
 }
 
 int engine_measure(struct engine *engine, const void *memory, size_t bytes, struct engine_limits *out,

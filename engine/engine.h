@@ -18,6 +18,8 @@ enum {
     ENGINE_STOPS_MAX = 4,         // stop strings a request may bring
     ENGINE_JOB_EVENTS_MAX = 64,   // events a job may hold unread; then its sequence pauses
 
+    ENGINE_DEGRADED_BYTES = 256,
+
     // The most that the options below may be.
     ENGINE_SEQUENCES_MAX = 1024,
     ENGINE_QUEUE_MAX = 65536,
@@ -95,6 +97,13 @@ struct engine_options {
                                 // where int8 does not fit into the memory that is free
     const char *cache;          // a directory for conversions to int8 and int4, made where it is not there; NULL: none
     const char *stages;         // a name of ENGINE_KERNELS; NULL: the first
+    const char *placement;      // one of PLACEMENTS in engine/placement.h, where they are explained; NULL: "auto"
+    const char *experts_prefill; // "auto", as placement says (also for NULL), or "cpu" or "opencl", whatever it says
+    const char *experts_decode;  // the same, for answers
+    const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
+    const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
+    bool explain_placement;     // measure both devices for engine_placement, whatever runs where
+    const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
     int sequences_max;          // sequences decoding at once; 0: ENGINE_SEQUENCES_STANDARD
     int queue_max;              // jobs waiting beyond those; 0: ENGINE_QUEUE_STANDARD
@@ -112,6 +121,10 @@ struct engine_options {
     // being done, and the share done (0..1).
     void (*progress)(void *user, const char *what, double share);
     void *progress_user;
+
+    // A line for a person, from the engine thread: a device has failed, and what is done about it. NULL: nobody hears.
+    void (*warn)(void *user, const char *line);
+    void *warn_user;
 
     // Called from the engine thread after every step; NULL: never. Time is kept stage by stage then.
     void (*watch)(void *user, const struct engine_step *step);
@@ -160,6 +173,7 @@ struct engine_stats {
     uint64_t prompt_tokens, completion_tokens; // computed since the start
     uint64_t cached_tokens;        // of prompts, found in kept pages instead, since the start
     double step_running_seconds;   // how long the step in progress has been running; 0: none is
+    char degraded[ENGINE_DEGRADED_BYTES]; // why less than was asked for runs, as on a device that failed; "": all is well
 };
 void engine_stats(struct engine *engine, struct engine_stats *out); // any thread; never waits for a step
 
@@ -213,6 +227,37 @@ struct engine_limits {
 // for stages that are not made to be fast.
 int engine_measure(struct engine *engine, const void *memory, size_t bytes, struct engine_limits *out,
                    struct error *error);
+
+// What was measured of the devices at opening: the experts of the model's first layer, in calls of several sizes.
+enum { ENGINE_PLACEMENT_POINTS = 4 };
+
+struct engine_placement_point {
+    int rows;              // tokens in a call: up to 16 they are answers', more are a prompt's
+    double cpu_seconds;    // a layer's experts there
+    double device_seconds; // and on the OpenCL device, from handing over to having them back; 0: not measured
+    double handing_seconds; // of these, those in which the CPU hands over
+    double rest_seconds;   // all else in a layer but attention itself, which is the CPU's
+    bool on_device;        // who has the experts in such calls
+    double cpu_rate, split_rate; // tokens a second of the whole model that follow, with nothing attended to
+};
+struct engine_placement {
+    const char *device; // the OpenCL device; "": there is none
+    const char *why;    // why there is none, or why it is not used; "" otherwise
+    int point_count;    // 0: nothing was measured
+    struct engine_placement_point points[ENGINE_PLACEMENT_POINTS];
+};
+const struct engine_placement *engine_placement(const struct engine *engine); // lives as long as the engine
+
+// What OpenCL has here. Loads its drivers into the process; any thread, one at a time, while no engine is open.
+struct engine_opencl_device {
+    char name[128], platform[128], driver[64];
+    bool gpu;
+    const char *refused; // "has no compiler": why it will not do; NULL: it will
+    const char *kernels; // "sub-group": those it gets
+};
+enum { ENGINE_OPENCL_DEVICES_MAX = 16 };
+// Up to so many devices, and how many there are. ERROR_UNSUPPORTED: no library, or no driver.
+int engine_opencl_devices(struct engine_opencl_device out[ENGINE_OPENCL_DEVICES_MAX], int *count, struct error *error);
 
 // ---- Looking at a model without opening it
 

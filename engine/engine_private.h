@@ -8,6 +8,7 @@
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/pace.h"
+#include "engine/placement.h"
 #include "engine/profile.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
@@ -31,7 +32,7 @@ struct engine {
     struct model *model;
     struct tokenizer *tokenizer;
     const struct chat_template *chat_template;
-    const struct stages *stages;
+    const struct stages *stages; // from opening the devices on those that placement runs
     struct sequence_model sequence_model;
     struct admission_limits limits;
     int threads, sequences_max, queue_max, prefill_tokens_max;
@@ -40,10 +41,14 @@ struct engine {
     const char *kernels; // a name of ENGINE_KERNELS
     enum prefix_mode prefix_mode;
     double queue_seconds_max;                                  // 0: none
+    struct placement_options placement_options; // but for what the model and the stages add
     void (*watch)(void *user, const struct engine_step *step); // NULL: nobody does
     void *watch_user;
 
     // The engine thread's alone.
+    struct placement *placement; // of the stages on devices
+    struct trace *trace;         // opened and closed with the engine; NULL: none is kept
+    struct engine_placement placement_found; // set before anybody else sees the engine
     void *stages_state;
     struct profile *profile; // around the stages while somebody watches, else NULL
     struct forward *forward;

@@ -31,6 +31,7 @@ int forward_create(struct forward **out, const struct model *model, const struct
         {&forward->routing.expert, tokens, top_k, sizeof *forward->routing.expert},
         {&forward->routing.weight, tokens, top_k, sizeof *forward->routing.weight},
         {&forward->wanted, (size_t)outputs_max, hidden, sizeof *forward->wanted},
+        {&forward->sequence, tokens + STAGE_SLOTS, 1, sizeof *forward->sequence},
     };
     forward->memory = block_create(parts, sizeof parts / sizeof *parts);
     if (!forward->memory) {
@@ -45,6 +46,27 @@ void forward_destroy(struct forward *forward) {
     if (!forward) return;
     free(forward->memory);
     free(forward);
+}
+
+// A sequence that a cut goes through is in both parts: at most one more for each part, and no more than rows before it.
+void forward_cut(struct forward *forward, const struct batch *batch, int first, int count, struct batch *out) {
+    struct batch_sequence *cut = forward->sequence + first;
+    int answers = batch->answers > first ? batch->answers - first : 0;
+    *out = (struct batch){.tokens = count,
+                          .answers = answers < count ? answers : count,
+                          .token = batch->token + first,
+                          .position = batch->position + first,
+                          .sequence = cut};
+    for (int s = 0; s < batch->sequences; s++) {
+        const struct batch_sequence *whole = &batch->sequence[s];
+        int from = whole->first > first ? whole->first : first;
+        int to = whole->first + whole->count < first + count ? whole->first + whole->count : first + count;
+        if (from >= to) continue;
+        cut[out->sequences++] = (struct batch_sequence){.first = from - first,
+                                                        .count = to - from,
+                                                        .position = whole->position + (from - whole->first),
+                                                        .pages = whole->pages};
+    }
 }
 
 void forward_run(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits) {

@@ -17,7 +17,12 @@ struct forward {
     float *attended;       // [tokens_max][heads * head_dim]
     struct routing routing; // of tokens_max rows
     float *wanted;         // [outputs_max][hidden], the rows whose logits are wanted
+    struct batch_sequence *sequence; // [tokens_max + STAGE_SLOTS] of batches that were cut
     void *memory;          // behind all of these
 };
+
+// `count` of the batch's rows from `first` on as a batch of its own, without outputs; its rows are numbered from 0. The
+// parts that a batch is cut into begin at different rows. Lives until the batch is cut anew.
+void forward_cut(struct forward *forward, const struct batch *batch, int first, int count, struct batch *out);
 
 #endif

@@ -5,19 +5,28 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct profile_mixture { // that has begun
+    const struct layer *layer;
+    const float *x;
+    int rows;
+};
+
 struct profile {
     const struct stages *inner;
     void *state; // of inner
     struct stage_limits limits;
+    struct trace *trace; // NULL: none is kept
     bool *chosen;  // [limits.experts]
+    struct profile_mixture mixture[STAGE_SLOTS];
     bool attended; // attention has run in this layer: the next product is its output
     double forward_began_at, forward_seconds;
+    int forward_rows;
     bool shown; // step has been told: start anew
     struct engine_step step;
 };
 
 int profile_create(struct profile **out, const struct stages *inner, void *inner_state,
-                   const struct stage_limits *limits, struct error *error) {
+                   const struct stage_limits *limits, struct trace *trace, struct error *error) {
     struct profile *profile = calloc(1, sizeof *profile);
     bool *chosen = calloc((size_t)limits->experts + 1, sizeof *chosen);
     if (!profile || !chosen) {
@@ -25,7 +34,8 @@ int profile_create(struct profile **out, const struct stages *inner, void *inner
         free(profile);
         return error_set(error, ERROR_MEMORY, "out of memory for the profile");
     }
-    *profile = (struct profile){.inner = inner, .state = inner_state, .limits = *limits, .chosen = chosen};
+    *profile = (struct profile){
+        .inner = inner, .state = inner_state, .limits = *limits, .chosen = chosen, .trace = trace};
     *out = profile;
     return 0;
 }
@@ -45,11 +55,14 @@ void profile_begin(struct profile *profile, const struct batch *batch) {
         profile->shown = false;
     }
     profile->step.tokens += batch->tokens;
+    profile->forward_rows = batch->tokens;
     profile->forward_began_at = clock_seconds();
 }
 
 void profile_end(struct profile *profile) {
-    profile->forward_seconds += clock_seconds() - profile->forward_began_at;
+    double now = clock_seconds();
+    profile->forward_seconds += now - profile->forward_began_at;
+    trace_span(profile->trace, TRACE_STEPS, "step", profile->forward_rows, profile->forward_began_at, now);
 }
 
 const struct engine_step *profile_step(struct profile *profile, double seconds, bool prefill) {
@@ -67,11 +80,26 @@ const struct engine_step *profile_step(struct profile *profile, double seconds, 
 
 // ---- Stages
 
-static void add(struct profile *profile, enum engine_stage stage, double began_at, double bytes, double operations) {
+static const char *const STAGE_NAMES[] = {
+#define STAGE_NAME(name, text) text,
+    ENGINE_STAGES(STAGE_NAME)
+#undef STAGE_NAME
+};
+
+// `name` is what the timeline calls it.
+static void add_as(struct profile *profile, enum engine_stage stage, const char *name, int rows, double began_at,
+                   double bytes, double operations) {
     struct engine_stage_work *work = &profile->step.stages[stage];
-    work->seconds += clock_seconds() - began_at;
+    double now = clock_seconds();
+    work->seconds += now - began_at;
     work->bytes += bytes;
     work->operations += operations;
+    trace_span(profile->trace, TRACE_CPU, name, rows, began_at, now);
+}
+
+static void add(struct profile *profile, enum engine_stage stage, int rows, double began_at, double bytes,
+                double operations) {
+    add_as(profile, stage, STAGE_NAMES[stage], rows, began_at, bytes, operations);
 }
 
 static double elements(const struct matrix *matrix) {
@@ -96,14 +124,14 @@ static void embed(void *state, const struct matrix *table, const int32_t *token,
     struct profile *profile = state;
     double began_at = clock_seconds();
     profile->inner->embed(profile->state, table, token, rows, x);
-    add(profile, ENGINE_STAGE_EMBED, began_at, rows * matrix_bytes(table) / table->rows, 0);
+    add(profile, ENGINE_STAGE_EMBED, rows, began_at, rows * matrix_bytes(table) / table->rows, 0);
 }
 
 static void norm(void *state, const struct norm *norm, const float *x, float *y, int rows) {
     struct profile *profile = state;
     double began_at = clock_seconds();
     profile->inner->norm(profile->state, norm, x, y, rows);
-    add(profile, ENGINE_STAGE_NORM, began_at, 2.0 * norm->width * sizeof(float), 0);
+    add(profile, ENGINE_STAGE_NORM, rows, began_at, 2.0 * norm->width * sizeof(float), 0);
 }
 
 // Which product it is, is told by what came before; the head's is as wide as the vocabulary.
@@ -116,7 +144,7 @@ static void linear(void *state, const struct linear *linear, const float *x, flo
     profile->attended = false;
     double began_at = clock_seconds();
     profile->inner->linear(profile->state, linear, x, y, rows, accumulate);
-    add(profile, stage, began_at, matrix_bytes(weight), 2 * elements(weight) * rows);
+    add(profile, stage, rows, began_at, matrix_bytes(weight), 2 * elements(weight) * rows);
 }
 
 // Keys that the rows of a batch see, each row's own, and those that have to be read, once for all rows of a sequence.
@@ -140,7 +168,7 @@ static void attention(void *state, const struct attention *attention, const stru
     profile->inner->attention(profile->state, attention, batch, cache, layer, q, k, v, out);
     profile->attended = true;
     count_keys(attention, batch, &seen, &read);
-    add(profile, ENGINE_STAGE_ATTENTION, began_at,
+    add(profile, ENGINE_STAGE_ATTENTION, batch->tokens, began_at,
         read * 2 * attention->kv_heads * attention->head_dim * (double)sizeof(float),
         seen * 4 * attention->heads * attention->head_dim);
 }
@@ -149,14 +177,12 @@ static void route(void *state, const struct router *router, const float *x, int 
     struct profile *profile = state;
     double began_at = clock_seconds(), weights = (double)router->experts * router->hidden;
     profile->inner->route(profile->state, router, x, rows, routing);
-    add(profile, ENGINE_STAGE_ROUTE, began_at, weights * sizeof(float), 2 * weights * rows);
+    add(profile, ENGINE_STAGE_ROUTE, rows, began_at, weights * sizeof(float), 2 * weights * rows);
 }
 
-static void experts(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
-                    int rows) {
-    struct profile *profile = state;
-    double began_at = clock_seconds(), bytes = 0, operations = 0;
-    profile->inner->experts(profile->state, layer, routing, x, y, rows);
+static void add_experts(struct profile *profile, const struct layer *layer, const struct routing *routing,
+                        const char *name, double began_at) {
+    double bytes = 0, operations = 0;
     memset(profile->chosen, 0, (size_t)profile->limits.experts * sizeof *profile->chosen);
     for (int i = 0; i < routing->rows * routing->top_k; i++) {
         const struct expert *expert = &layer->experts[routing->expert[i]];
@@ -165,7 +191,44 @@ static void experts(void *state, const struct layer *layer, const struct routing
         profile->chosen[routing->expert[i]] = true;
         bytes += matrix_bytes(&expert->gate) + matrix_bytes(&expert->up) + matrix_bytes(&expert->down);
     }
-    add(profile, ENGINE_STAGE_EXPERTS, began_at, bytes, operations);
+    add_as(profile, ENGINE_STAGE_EXPERTS, name, routing->rows, began_at, bytes, operations);
+}
+
+static void experts(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
+                    int rows) {
+    struct profile *profile = state;
+    double began_at = clock_seconds();
+    profile->inner->experts(profile->state, layer, routing, x, y, rows);
+    add_experts(profile, layer, routing, STAGE_NAMES[ENGINE_STAGE_EXPERTS], began_at);
+}
+
+// Of the time that another device takes, what counts is the caller's: for handing over, and for waiting at the end.
+static void mixture_begin(void *state, int slot, const struct layer *layer, const float *x, int rows) {
+    struct profile *profile = state;
+    double began_at = clock_seconds();
+    profile->mixture[slot] = (struct profile_mixture){layer, x, rows};
+    if (profile->inner->mixture_begin) profile->inner->mixture_begin(profile->state, slot, layer, x, rows);
+    add_as(profile, ENGINE_STAGE_EXPERTS, "handing over", rows, began_at, 0, 0);
+}
+
+static void mixture_end(void *state, int slot, float *y, struct routing *out) {
+    struct profile *profile = state;
+    const struct profile_mixture *mixture = &profile->mixture[slot];
+    if (profile->inner->mixture_end) {
+        double began_at = clock_seconds(), weights = (double)mixture->layer->router.experts * mixture->layer->router.hidden;
+        profile->inner->mixture_end(profile->state, slot, y, out);
+        add_experts(profile, mixture->layer, out, "waiting for experts", began_at);
+        profile->step.stages[ENGINE_STAGE_ROUTE].bytes += weights * sizeof(float);
+        profile->step.stages[ENGINE_STAGE_ROUTE].operations += 2 * weights * mixture->rows;
+    } else {
+        route(state, &mixture->layer->router, mixture->x, mixture->rows, out);
+        experts(state, mixture->layer, out, mixture->x, y, mixture->rows);
+    }
+}
+
+static int parts(const void *state, int rows) {
+    const struct profile *profile = state;
+    return profile->inner->parts ? profile->inner->parts(profile->state, rows) : 1;
 }
 
 const struct stages profile_stages = {
@@ -178,4 +241,7 @@ const struct stages profile_stages = {
     .attention = attention,
     .route = route,
     .experts = experts,
+    .mixture_begin = mixture_begin,
+    .mixture_end = mixture_end,
+    .parts = parts,
 };

@@ -4,12 +4,14 @@
 #define ENGINE_PROFILE_H
 
 #include "engine/stages.h"
+#include "engine/trace.h"
 
 struct profile;
 
-// The state of profile_stages, around stages that are open already and stay the caller's.
+// The state of profile_stages, around stages that are open already and stay the caller's, as does the trace that spans are
+// written to; NULL: none.
 int profile_create(struct profile **out, const struct stages *inner, void *inner_state,
-                   const struct stage_limits *limits, struct error *error);
+                   const struct stage_limits *limits, struct trace *trace, struct error *error);
 void profile_destroy(struct profile *profile); // takes NULL
 extern const struct stages profile_stages;     // without open and close: see above
 

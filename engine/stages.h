@@ -1,8 +1,8 @@
 // The contract of a device: the stages that a model's forward pass is made of.
 //
-// reference/ implements it in plain C and is the oracle of every test; cpu/ (and later opencl/) implement it
-// fast. All activations are fp32 and row-major; no stage keeps a pointer past its call. The engine thread
-// alone calls stages, one at a time; a stage may use threads of its own inside.
+// reference/ implements it in plain C and is the oracle of every test; cpu/ implements it fast; placement.c shares it
+// out between the CPU and OpenCL. All activations are fp32 and row-major; no stage keeps a pointer past its call, but for
+// a mixture that has begun. The engine thread alone calls stages, one at a time; a stage may use threads of its own inside.
 #ifndef ENGINE_STAGES_H
 #define ENGINE_STAGES_H
 
@@ -13,6 +13,7 @@
 enum {
     ROUTE_TOP_K_MAX = 2, // SparseMixer as the family defines it picks two
     STAGE_STEADY_ROWS = 16, // see ROWS_BY_NUMBER
+    STAGE_SLOTS = 3,        // mixtures that may have begun and not ended
 };
 
 // What the rows of a call are, which decides the arithmetic they are computed in: that of answers is the more exact, that
@@ -81,6 +82,13 @@ struct stages {
     // y[r] += Σ_slot weight · down(silu(gate x[r]) ⊙ up x[r]), slots added in order
     void (*experts)(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
                     int rows);
+
+    // All three or none. Both of these stages as one, which another device computes while the caller goes on: begun in a
+    // slot that is free, ended in the order of beginning. x stays as it is until then. A layer lives as long as the state.
+    void (*mixture_begin)(void *state, int slot, const struct layer *layer, const float *x, int rows);
+    void (*mixture_end)(void *state, int slot, float *y, struct routing *routing);
+    // Into how many parts, 1 or 2, so many rows of a prompt are best cut, so that both devices have work.
+    int (*parts)(const void *state, int rows);
 };
 
 extern const struct stages reference_stages;

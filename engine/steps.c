@@ -23,6 +23,7 @@
 
 #include "base/clock.h"
 
+#include <stdio.h>
 #include <string.h>
 
 // ---- Planning
@@ -122,6 +123,15 @@ static struct batch gather(struct engine *engine) {
 
 // ---- Steps
 
+// What others can see of a device that failed, or is back.
+static void show_placement(struct engine *engine) {
+    const char *degraded = placement_degraded(engine->placement);
+    if (strncmp(degraded, engine->stats.degraded, sizeof engine->stats.degraded - 1) == 0) return;
+    pthread_mutex_lock(&engine->lock);
+    snprintf(engine->stats.degraded, sizeof engine->stats.degraded, "%s", degraded);
+    pthread_mutex_unlock(&engine->lock);
+}
+
 static void run_forward(struct engine *engine, const struct batch *batch) {
     pthread_mutex_lock(&engine->lock);
     engine->step_started_at = clock_seconds();
@@ -136,6 +146,7 @@ static void run_forward(struct engine *engine, const struct batch *batch) {
     engine->step_started_at = 0;
     engine->stats.steps++;
     pthread_mutex_unlock(&engine->lock);
+    show_placement(engine);
 }
 
 // A sequence's part of a step is over: it gets its logits and is counted, and it ends where it has failed or is
@@ -198,7 +209,7 @@ static void measure(struct engine *engine) {
 // Tells whoever watches of what has run since the last time, if anything has.
 static void show_step(struct engine *engine, double began_at, bool prefill) {
     const struct engine_step *step = profile_step(engine->profile, clock_seconds() - began_at, prefill);
-    if (step) engine->watch(engine->watch_user, step);
+    if (step && engine->watch) engine->watch(engine->watch_user, step);
 }
 
 static void run_steps(struct engine *engine) {
@@ -236,12 +247,21 @@ static int open_devices(struct engine *engine, struct error *error) {
         .threads = engine->threads,
         .kernels = engine->kernels,
     };
-    int code = engine->stages->open(&engine->stages_state, &limits, error);
+    engine->placement_options.inner = engine->stages;
+    engine->placement_options.weights = engine->weights;
+    engine->placement_options.layers = engine->model->layers;
+    engine->placement_options.layer_count = config->layers;
+    engine->placement_options.head = &engine->model->head;
+    engine->placement_options.trace = engine->trace;
+    int code = placement_open(&engine->placement, &engine->placement_options, &limits, error);
     if (code) return code;
+    engine->stages = placement_stages(engine->placement);
+    engine->stages_state = placement_state(engine->placement);
+    show_placement(engine);
     const struct stages *stages = engine->stages;
     void *state = engine->stages_state;
-    if (engine->watch) {
-        code = profile_create(&engine->profile, stages, state, &limits, error);
+    if (engine->watch || engine->trace) {
+        code = profile_create(&engine->profile, stages, state, &limits, engine->trace, error);
         if (code) return code;
         stages = &profile_stages;
         state = engine->profile;
@@ -252,11 +272,14 @@ static int open_devices(struct engine *engine, struct error *error) {
 void *engine_run(void *argument) {
     struct engine *engine = argument;
     int code = open_devices(engine, &engine->open_error);
-    if (!code) engine->info.device = engine->stages->describe(engine->stages_state);
+    if (!code) {
+        engine->info.device = placement_describe(engine->placement);
+        engine->placement_found = *placement_found(engine->placement);
+    }
     job_bell_ring(&engine->opened); // engine_open goes on
     if (!code) run_steps(engine);
     forward_destroy(engine->forward);
     profile_destroy(engine->profile);
-    engine->stages->close(engine->stages_state);
+    placement_close(engine->placement);
     return NULL;
 }

@@ -22,12 +22,15 @@ needs_of_build=(
     "library libedit|libedit-dev|line editing in tandem chat"
     "library yaml-0.1|libyaml-dev|settings files"
     "header oneapi/dnnl/dnnl.h|libdnnl-dev|oneDNN, the fast matrix products"
+    "header CL/cl.h|opencl-c-headers|OpenCL, for experts on a GPU; drivers are found when the program runs"
     "command curl|curl|to try the server out"
 )
 needs_of_tests=(
     "command clang|clang|the second compiler"
     "clang-openmp omp.h|libomp-dev|OpenMP for the second compiler"
     "library cmocka|libcmocka-dev|the C tests"
+    "library OpenCL|ocl-icd-opencl-dev|finds OpenCL's drivers"
+    "file /etc/OpenCL/vendors/pocl.icd|pocl-opencl-icd|an OpenCL device that is the CPU, to test the kernels on"
     "command shellcheck|shellcheck|reads the shell scripts"
     "command xz|xz-utils|unpacks test data"
     "command groff|groff-base|checks the man page"

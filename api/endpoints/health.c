@@ -5,13 +5,16 @@
 static void write_status(const char *status, const struct engine_stats *stats, struct buffer *out) {
     buffer_format(out, "{\"status\":\"%s\",\"running\":%d,\"waiting\":%d,\"step_running_seconds\":%.3f", status,
                   stats->running, stats->waiting, stats->step_running_seconds);
+    if (!stats->degraded[0]) return;
+    buffer_text(out, ",\"degraded\":");
+    json_write_text(out, stats->degraded);
 }
 
 void health_answer(const struct api_context *context, const char *parameter, struct api_reply *reply) {
     (void)parameter;
     struct engine_stats stats;
     engine_stats(context->engine, &stats);
-    write_status("ok", &stats, &reply->body);
+    write_status(stats.degraded[0] ? "degraded" : "ok", &stats, &reply->body);
     buffer_text(&reply->body, "}");
 }
 

@@ -283,15 +283,15 @@ static int bind(struct model *model, struct binder *binder, struct error *error)
 // ---- The forward pass
 
 // Rows that are computed in one arithmetic (engine/stages.h).
-struct part {
+struct span {
     enum row_kind kind;
     int first, rows;
 };
 
-static int split(const struct batch *batch, struct part parts[2]) {
+static int split(const struct batch *batch, struct span spans[2]) {
     int count = 0, answers = batch->answers;
-    if (answers > 0) parts[count++] = (struct part){ROWS_OF_ANSWERS, 0, answers};
-    if (answers < batch->tokens) parts[count++] = (struct part){ROWS_OF_PROMPTS, answers, batch->tokens - answers};
+    if (answers > 0) spans[count++] = (struct span){ROWS_OF_ANSWERS, 0, answers};
+    if (answers < batch->tokens) spans[count++] = (struct span){ROWS_OF_PROMPTS, answers, batch->tokens - answers};
     return count;
 }
 
@@ -301,32 +301,63 @@ static void rows_are(const struct forward *f, enum row_kind kind) {
 
 static void project(const struct forward *f, const struct batch *batch, const struct linear *linear, const float *x,
                     float *y, bool accumulate) {
-    struct part parts[2];
-    int count = split(batch, parts);
+    struct span spans[2];
+    int count = split(batch, spans);
     for (int i = 0; i < count; i++) {
-        size_t first = (size_t)parts[i].first;
-        rows_are(f, parts[i].kind);
+        size_t first = (size_t)spans[i].first;
+        rows_are(f, spans[i].kind);
         f->stages->linear(f->state, linear, x + first * (size_t)linear->weight.columns,
-                          y + first * (size_t)linear->weight.rows, parts[i].rows, accumulate);
+                          y + first * (size_t)linear->weight.rows, spans[i].rows, accumulate);
     }
+}
+
+static struct routing routing_from(const struct forward *f, int first, int rows) {
+    struct routing routing = f->routing;
+    routing.rows = rows;
+    routing.expert += (size_t)first * (size_t)routing.top_k;
+    routing.weight += (size_t)first * (size_t)routing.top_k;
+    return routing;
 }
 
 static void mix_experts(struct forward *f, const struct batch *batch, const struct layer *layer) {
-    struct part parts[2];
-    int count = split(batch, parts);
+    struct span spans[2];
+    int count = split(batch, spans);
     for (int i = 0; i < count; i++) {
-        size_t first = (size_t)parts[i].first, top_k = (size_t)f->routing.top_k, hidden = (size_t)layer->router.hidden;
-        struct routing routing = f->routing;
-        routing.rows = parts[i].rows;
-        routing.expert += first * top_k;
-        routing.weight += first * top_k;
-        rows_are(f, parts[i].kind);
-        f->stages->route(f->state, &layer->router, f->normed + first * hidden, parts[i].rows, &routing);
-        f->stages->experts(f->state, layer, &routing, f->normed + first * hidden, f->x + first * hidden, parts[i].rows);
+        size_t at = (size_t)spans[i].first * (size_t)layer->router.hidden;
+        struct routing routing = routing_from(f, spans[i].first, spans[i].rows);
+        rows_are(f, spans[i].kind);
+        f->stages->route(f->state, &layer->router, f->normed + at, spans[i].rows, &routing);
+        f->stages->experts(f->state, layer, &routing, f->normed + at, f->x + at, spans[i].rows);
     }
 }
 
-static void run_layer(struct forward *f, const struct batch *batch, const struct kv_cache *cache, int l) {
+// What goes through a layer at once: the whole batch, or, where another device computes the experts, its answers and a
+// prompt's rows in parts, so that one part attends while the others' experts are at work.
+struct part {
+    int slot, first;
+    struct batch batch;
+};
+
+static int cut(struct forward *f, const struct batch *batch, struct part parts[STAGE_SLOTS]) {
+    const struct stages *stages = f->stages;
+    struct span spans[2];
+    int count = 0, span_count = split(batch, spans);
+    if (!stages->mixture_begin) {
+        parts[0] = (struct part){.batch = *batch};
+        return 1;
+    }
+    for (int s = 0; s < span_count; s++) {
+        int pieces = spans[s].kind == ROWS_OF_PROMPTS ? stages->parts(f->state, spans[s].rows) : 1;
+        for (int p = 0; p < pieces; p++, count++) {
+            int first = (int)((int64_t)spans[s].rows * p / pieces), end = (int)((int64_t)spans[s].rows * (p + 1) / pieces);
+            parts[count] = (struct part){.slot = count, .first = spans[s].first + first};
+            forward_cut(f, batch, parts[count].first, end - first, &parts[count].batch);
+        }
+    }
+    return count;
+}
+
+static void attend(struct forward *f, const struct part *part, const struct kv_cache *cache, int l) {
     const struct model *model = f->model;
     const struct model_config *config = &model->config;
     const struct stages *stages = f->stages;
@@ -337,17 +368,47 @@ static void run_layer(struct forward *f, const struct batch *batch, const struct
                                         .window = config->window,
                                         .rope_cos = model->rope_cos,
                                         .rope_sin = model->rope_sin};
-    int rows = batch->tokens;
+    const struct batch *batch = &part->batch;
+    float *x = f->x + (size_t)part->first * (size_t)config->hidden;
+    float *normed = f->normed + (size_t)part->first * (size_t)config->hidden;
 
-    stages->norm(f->state, &layer->attention_norm, f->x, f->normed, rows);
-    project(f, batch, &layer->q, f->normed, f->q, false);
-    project(f, batch, &layer->k, f->normed, f->k, false);
-    project(f, batch, &layer->v, f->normed, f->v, false);
+    stages->norm(f->state, &layer->attention_norm, x, normed, batch->tokens);
+    project(f, batch, &layer->q, normed, f->q, false);
+    project(f, batch, &layer->k, normed, f->k, false);
+    project(f, batch, &layer->v, normed, f->v, false);
     stages->attention(f->state, &attention, batch, cache, l, f->q, f->k, f->v, f->attended);
-    project(f, batch, &layer->o, f->attended, f->x, true);
+    project(f, batch, &layer->o, f->attended, x, true);
+    stages->norm(f->state, &layer->expert_norm, x, normed, batch->tokens);
+}
 
-    stages->norm(f->state, &layer->expert_norm, f->x, f->normed, rows);
-    mix_experts(f, batch, layer);
+static void mix_begin(struct forward *f, const struct part *part, int l) {
+    const struct layer *layer = &f->model->layers[l];
+    if (!f->stages->mixture_begin) {
+        mix_experts(f, &part->batch, layer);
+        return;
+    }
+    rows_are(f, part->batch.answers > 0 ? ROWS_OF_ANSWERS : ROWS_OF_PROMPTS);
+    const float *x = f->normed + (size_t)part->first * (size_t)f->model->config.hidden;
+    f->stages->mixture_begin(f->state, part->slot, layer, x, part->batch.tokens);
+}
+
+static void mix_end(struct forward *f, const struct part *part) {
+    if (!f->stages->mixture_end) return;
+    struct routing routing = routing_from(f, part->first, part->batch.tokens);
+    float *x = f->x + (size_t)part->first * (size_t)f->model->config.hidden;
+    f->stages->mixture_end(f->state, part->slot, x, &routing);
+}
+
+static void run_layers(struct forward *f, const struct batch *batch, const struct kv_cache *cache) {
+    struct part parts[STAGE_SLOTS];
+    int count = cut(f, batch, parts);
+    for (int l = 0; l < f->model->config.layers; l++)
+        for (int p = 0; p < count; p++) {
+            if (l > 0) mix_end(f, &parts[p]);
+            attend(f, &parts[p], cache, l);
+            mix_begin(f, &parts[p], l);
+        }
+    for (int p = 0; p < count; p++) mix_end(f, &parts[p]);
 }
 
 static void run(struct forward *f, const struct batch *batch, const struct kv_cache *cache, float *logits) {
@@ -356,7 +417,7 @@ static void run(struct forward *f, const struct batch *batch, const struct kv_ca
     size_t hidden = (size_t)model->config.hidden;
 
     stages->embed(f->state, &model->embedding, batch->token, batch->tokens, f->x);
-    for (int l = 0; l < model->config.layers; l++) run_layer(f, batch, cache, l);
+    run_layers(f, batch, cache);
 
     if (batch->outputs == 0) return;
     for (int i = 0; i < batch->outputs; i++)

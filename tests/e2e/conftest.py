@@ -6,6 +6,7 @@ import pytest
 import tandem
 
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(tandem.TOP / "build" / "hypothesis"))  # not the top
+os.environ.setdefault("POCL_CACHE_DIR", str(tandem.TOP / "build" / "pocl"))  # not the home of who runs this
 
 
 def pytest_sessionstart():

@@ -19,6 +19,7 @@
 // 0.03 (1.65 of those deviations, and some room), and 19 greedy tokens in 20 the same along the golden path.
 #include "engine/binder.h" // struct model_storage
 #include "engine/forward.h"
+#include "engine/placement.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -70,6 +71,7 @@ struct session {
     struct model *model;
     const struct stages *stages;
     void *state;
+    struct placement *placement; // NULL: the stages are run as they are
     struct forward *forward;
     struct kv_cache cache;
     float *logits; // [PROMPT_MAX][vocab]
@@ -84,8 +86,25 @@ static void check(int rc, const struct error *error) {
     if (rc) fail_msg("%s", error->message);
 }
 
+// The experts on an OpenCL device, all else on the stages given. Where there is none, the test is skipped.
+static void open_split(struct session *s, enum weight_format weights, const struct stage_limits *limits) {
+    struct error error;
+    const struct placement_options options = {.way = PLACEMENT_SPLIT,
+                                              .inner = s->stages,
+                                              .weights = weights,
+                                              .layers = s->model->layers,
+                                              .layer_count = s->model->config.layers};
+    check(placement_open(&s->placement, &options, limits, &error), &error);
+    if (placement_degraded(s->placement)[0]) {
+        printf("# skipped: %s\n", placement_degraded(s->placement));
+        skip();
+    }
+    s->stages = placement_stages(s->placement);
+    s->state = placement_state(s->placement);
+}
+
 static void session_open(struct session *s, const char *dir, enum weight_format weights, const struct stages *stages,
-                         int pages) {
+                         bool split, int pages) {
     struct error error;
     const struct model_options options = {.dir = dir, .weights = weights};
     *s = (struct session){.stages = stages, .random = 12345};
@@ -102,8 +121,11 @@ static void session_open(struct session *s, const char *dir, enum weight_format 
                                         .experts = config->experts,
                                         .vocab = config->vocab,
                                         .threads = 2};
-    check(stages->open(&s->state, &limits, &error), &error);
-    check(forward_create(&s->forward, s->model, stages, s->state, PROMPT_MAX, PROMPT_MAX, &error), &error);
+    if (split)
+        open_split(s, weights, &limits);
+    else
+        check(stages->open(&s->state, &limits, &error), &error);
+    check(forward_create(&s->forward, s->model, s->stages, s->state, PROMPT_MAX, PROMPT_MAX, &error), &error);
     check(kv_cache_init(&s->cache, config->layers, config->kv_heads, config->head_dim, pages, &error), &error);
     s->logits = calloc((size_t)PROMPT_MAX * (size_t)config->vocab, sizeof *s->logits);
     assert_non_null(s->logits);
@@ -113,7 +135,11 @@ static void session_close(struct session *s) {
     free(s->logits);
     kv_cache_finish(&s->cache);
     forward_destroy(s->forward);
-    s->stages->close(s->state);
+    if (s->placement)
+        assert_string_equal(placement_degraded(s->placement), ""); // the device has computed all of it
+    else
+        s->stages->close(s->state);
+    placement_close(s->placement);
     model_close(s->model);
 }
 
@@ -185,6 +211,7 @@ struct parity {
     const struct chunk *chunks; // how prompts go through; the first is where answers go on
     int chunk_count;
     bool usual; // judged by what is usual, not by the largest difference
+    bool split; // the experts on an OpenCL device
 };
 
 struct chunk {
@@ -339,7 +366,7 @@ static void equals_transformers(void **state) {
     for (int p = 0; p < count; p++) pages += kv_cache_pages_for((size_t)prompts[p].count + NEW_TOKENS);
 
     struct session session;
-    session_open(&session, parity->dir, parity->weights, parity->stages, pages);
+    session_open(&session, parity->dir, parity->weights, parity->stages, parity->split, pages);
     if (parity->chunks == STEADY_CHUNKS) session.answer_rows = STAGE_STEADY_ROWS;
     if (parity->usual) {
         session.difference_capacity =
@@ -463,7 +490,10 @@ static const struct {
     {"demo", "models/demo", true},
 };
 
-static const struct stages *const STAGES[] = {&reference_stages, &cpu_stages};
+static const struct {
+    const struct stages *stages;
+    bool split;
+} STAGES[] = {{&reference_stages, false}, {&cpu_stages, false}, {&cpu_stages, true}};
 
 enum {
     MODEL_COUNT = sizeof MODELS / sizeof *MODELS,
@@ -479,20 +509,23 @@ static size_t test_count;
 static void add_test(CMUnitTestFunction function, const struct parity *parity, const char *what) {
     size_t i = test_count++;
     parities[i] = *parity;
-    snprintf(names[i], sizeof names[i], "%s %s %s", parity->golden, parity->stages ? parity->stages->name : "", what);
+    snprintf(names[i], sizeof names[i], "%s %s%s %s", parity->golden, parity->stages ? parity->stages->name : "",
+             parity->split ? " + OpenCL" : "", what);
     tests[i] = (struct CMUnitTest){.name = names[i], .test_func = function, .initial_state = &parities[i]};
 }
 
 int main(void) {
     for (size_t s = 0; s < STAGE_COUNT; s++)
-        add_test(routing_equals_sparsemixer, &(struct parity){.golden = "routing", .stages = STAGES[s]}, "");
+        if (!STAGES[s].split)
+            add_test(routing_equals_sparsemixer, &(struct parity){.golden = "routing", .stages = STAGES[s].stages}, "");
     for (size_t m = 0; m < MODEL_COUNT; m++) {
         struct parity parity = {.golden = MODELS[m].golden, .dir = MODELS[m].dir};
         add_test(rope_equals_transformers, &parity, "rope");
         for (size_t s = 0; s < STAGE_COUNT; s++) {
-            bool fast = STAGES[s] != &reference_stages;
+            bool fast = STAGES[s].stages != &reference_stages;
             bool slow = !fast && strcmp(parity.golden, "demo") == 0; // plain C would take a minute over all of it
-            parity.stages = STAGES[s];
+            parity.stages = STAGES[s].stages;
+            parity.split = STAGES[s].split;
             parity.weights = WEIGHTS_F32;
             parity.chunks = ALL_CHUNKS;
             parity.chunk_count = slow ? 1 : sizeof ALL_CHUNKS / sizeof *ALL_CHUNKS;

@@ -1,0 +1,18 @@
+// out[row] = the sum over its slots of weight * mixed[where that slot lies], slots in order: a row fetches its own, so that
+// nothing is added by two at once and the sum is the same every time.
+
+KERNEL void scatter(__global const float *mixed,  // [slots][hidden]
+             __global const int *place_of, // [rows][top_k]
+             __global const float *weight, // [rows][top_k]
+             int hidden, int top_k,
+             __global float *out) // [rows][hidden]
+{
+    const int column = get_global_id(0), row = get_group_id(1);
+    if (column >= hidden) return;
+    float sum = 0;
+    for (int slot = 0; slot < top_k; slot++) {
+        const int at = row * top_k + slot;
+        sum = fma(weight[at], mixed[(ulong)place_of[at] * hidden + column], sum);
+    }
+    out[(ulong)row * hidden + column] = sum;
+}

@@ -1,0 +1,356 @@
+// Running a device: seven kernels a call, one queue, one wait.
+//
+// A slot's buffers are mapped, the host's, while it is free. opencl_begin copies x in and hands them over; the last
+// commands of its call map them again, so that no call ever waits for another one's, and the host waits in opencl_end alone.
+#include "engine/opencl/mixture.h"
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "engine/quants/packed.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static const double WAIT_SECONDS = 60, SPIN_SECONDS = 100e-6;
+static const long NAP_NANOSECONDS = 50000;
+
+// ---- Memory
+
+cl_mem opencl_buffer(struct opencl *opencl, cl_mem_flags flags, size_t bytes, void *host, const char *what,
+                     struct error *error) {
+    if (bytes > opencl->device.alloc_bytes_max) {
+        error_set(error, ERROR_MEMORY, "%s: %zu bytes at once, and the device gives %zu", what, bytes,
+                  opencl->device.alloc_bytes_max);
+        return NULL;
+    }
+    cl_int rc;
+    cl_mem buffer = CL_MAKE(opencl->api, CreateBuffer, &rc, opencl->context, flags, bytes, host);
+    if (!buffer) opencl_error(error, rc, what);
+    return buffer;
+}
+
+static bool take(struct opencl *opencl, cl_mem *out, size_t rows, size_t columns, struct error *error) {
+    size_t bytes;
+    if (!checked_mul(rows, columns, &bytes) || !checked_mul(bytes, 4, &bytes)) { // ints or floats
+        error_set(error, ERROR_MEMORY, "buffers of %zu by %zu are too large", rows, columns);
+        return false;
+    }
+    *out = opencl_buffer(opencl, CL_MEM_READ_WRITE, bytes, NULL, "a buffer", error);
+    return *out != NULL;
+}
+
+static bool map(struct opencl *opencl, struct opencl_shared *shared, cl_map_flags flags, cl_bool wait, cl_event *done,
+                struct error *error) {
+    cl_int rc;
+    shared->host = CL_MAKE(opencl->api, EnqueueMapBuffer, &rc, opencl->queue, shared->buffer, wait, flags, 0,
+                           shared->bytes, 0, NULL, done);
+    return shared->host || opencl_error(error, rc, "mapping a buffer") == 0;
+}
+
+static bool hand_over(struct opencl *opencl, struct opencl_shared *shared, struct error *error) {
+    cl_int rc = CL_CALL(opencl->api, EnqueueUnmapMemObject, opencl->queue, shared->buffer, shared->host, 0, NULL, NULL);
+    if (rc) return opencl_error(error, rc, "handing a buffer over") == 0;
+    shared->host = NULL;
+    return true;
+}
+
+static bool take_shared(struct opencl *opencl, struct opencl_shared *out, size_t rows, size_t columns,
+                        struct error *error) {
+    if (!checked_mul(rows, columns, &out->bytes) || !checked_mul(out->bytes, 4, &out->bytes)) {
+        error_set(error, ERROR_MEMORY, "buffers of %zu by %zu are too large", rows, columns);
+        return false;
+    }
+    out->buffer =
+        opencl_buffer(opencl, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, out->bytes, NULL, "a shared buffer", error);
+    return out->buffer && map(opencl, out, CL_MAP_READ | CL_MAP_WRITE, CL_TRUE, NULL, error);
+}
+
+static int tiles_max(const struct opencl *opencl, int slots, int tile_rows) {
+    int most = slots / tile_rows + opencl->limits.experts;
+    return most < slots ? most : slots;
+}
+
+static bool take_buffers(struct opencl *opencl, struct error *error) {
+    size_t rows = (size_t)opencl->limits.tokens_max, slots = rows * ROUTE_TOP_K_MAX;
+    size_t hidden = (size_t)opencl->limits.hidden, inner = (size_t)opencl->limits.intermediate;
+    size_t tiles = (size_t)tiles_max(opencl, (int)slots, OPENCL_FEW_ROWS);
+    for (int i = 0; i < STAGE_SLOTS; i++) {
+        struct opencl_slot *slot = &opencl->slots[i];
+        if (!take_shared(opencl, &slot->x, rows, hidden, error) || !take_shared(opencl, &slot->out, rows, hidden, error) ||
+            !take_shared(opencl, &slot->expert, slots, 1, error) || !take_shared(opencl, &slot->weight, slots, 1, error))
+            return false;
+    }
+    return take(opencl, &opencl->slot_at, slots, 1, error) && take(opencl, &opencl->place_of, slots, 1, error) &&
+           take(opencl, &opencl->tiles, 1 + 3 * tiles, 1, error) && take(opencl, &opencl->gated, slots, inner, error) &&
+           take(opencl, &opencl->mixed, slots, hidden, error);
+}
+
+// ---- Opening and closing
+
+static void release(const struct opencl *opencl, cl_mem buffer) {
+    if (buffer) opencl->api->ReleaseMemObject(buffer);
+}
+
+void opencl_close(struct opencl *opencl) {
+    if (!opencl) return;
+    if (opencl->lost) { // it may still write to all of it, and whoever gives it back might wait for ever
+        free(opencl->layers);
+        free(opencl);
+        return;
+    }
+    if (opencl->queue) opencl->api->Finish(opencl->queue);
+    opencl_layers_finish(opencl);
+    release(opencl, opencl->mixed);
+    release(opencl, opencl->gated);
+    release(opencl, opencl->tiles);
+    release(opencl, opencl->place_of);
+    release(opencl, opencl->slot_at);
+    for (int i = 0; i < STAGE_SLOTS; i++) {
+        struct opencl_slot *slot = &opencl->slots[i];
+        if (slot->done) opencl->api->ReleaseEvent(slot->done);
+        for (int s = 0; s < slot->span_count; s++) opencl->api->ReleaseEvent(slot->spans[s].event);
+        struct opencl_shared *shared[] = {&slot->x, &slot->out, &slot->expert, &slot->weight};
+        for (size_t s = 0; s < sizeof shared / sizeof *shared; s++) {
+            if (shared[s]->host)
+                opencl->api->EnqueueUnmapMemObject(opencl->queue, shared[s]->buffer, shared[s]->host, 0, NULL, NULL);
+            release(opencl, shared[s]->buffer);
+        }
+    }
+    opencl_program_finish(opencl->api, &opencl->program);
+    if (opencl->queue) opencl->api->ReleaseCommandQueue(opencl->queue);
+    if (opencl->context) opencl->api->ReleaseContext(opencl->context);
+    free(opencl);
+}
+
+static int open_queue(struct opencl *opencl, struct error *error) {
+    cl_int rc;
+    opencl->context = CL_MAKE(opencl->api, CreateContext, &rc, NULL, 1, &opencl->device.id, NULL, NULL);
+    if (!opencl->context) return opencl_error(error, rc, "a context");
+    opencl->queue = CL_MAKE(opencl->api, CreateCommandQueue, &rc, opencl->context, opencl->device.id,
+                            opencl->span ? CL_QUEUE_PROFILING_ENABLE : 0);
+    return opencl->queue ? 0 : opencl_error(error, rc, "a queue");
+}
+
+static int check_shapes(const struct stage_limits *limits, struct error *error) {
+    if (limits->experts <= OPENCL_EXPERTS_MAX) return 0;
+    return error_set(error, ERROR_UNSUPPORTED, "a layer has %d experts; the OpenCL kernels take up to %d",
+                     limits->experts, OPENCL_EXPERTS_MAX);
+}
+
+int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error) {
+    struct error cause;
+    if (!error) error = &cause;
+    struct opencl *opencl = calloc(1, sizeof *opencl);
+    if (!opencl) return error_set(error, ERROR_MEMORY, "out of memory for OpenCL");
+    opencl->limits = *options->limits;
+    opencl->weights = options->weights;
+    opencl->wait_seconds = options->wait_seconds > 0 ? options->wait_seconds : WAIT_SECONDS;
+    opencl->span = options->span;
+    opencl->span_user = options->span_user;
+    const struct opencl_device *device = &opencl->device;
+    int code = check_shapes(options->limits, error);
+    if (!code) code = opencl_api_load(&opencl->api, error);
+    if (!code) code = opencl_device_find(opencl->api, options->gpu_only, options->level, &opencl->device, error);
+    if (!code) code = open_queue(opencl, error);
+    if (!code)
+        code = opencl_program_build(opencl->api, opencl->context, device, options->weights,
+                                    options->kernels, &opencl->program, error);
+    if (!code && !take_buffers(opencl, error)) code = (int)error->code;
+    if (code) {
+        opencl_close(opencl);
+        return code;
+    }
+    snprintf(opencl->description, sizeof opencl->description, "%s (%s %s), %s kernels%s%s", device->name,
+             device->platform, device->driver, device->level->name, options->kernels ? " of " : "",
+             options->kernels ? options->kernels : "");
+    *out = opencl;
+    return 0;
+}
+
+const char *opencl_describe(const struct opencl *opencl) {
+    return opencl->description;
+}
+
+struct opencl_counts opencl_counts(const struct opencl *opencl) {
+    return opencl->counts;
+}
+
+// ---- Launching
+
+struct argument {
+    size_t bytes;
+    const void *value;
+};
+#define ARGUMENT(value) {sizeof(value), &(value)}
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+// `across` work groups by `down`.
+static bool launch(struct opencl *opencl, struct opencl_slot *slot, enum opencl_kernel which, int across, int down,
+                   const struct argument *arguments, size_t count, struct error *error) {
+    cl_kernel kernel = opencl->program.kernel[which];
+    const char *name = OPENCL_KERNEL_NAMES[which];
+    const size_t items[2] = {(size_t)across * OPENCL_GROUP, (size_t)down}, group[2] = {OPENCL_GROUP, 1};
+    for (size_t i = 0; i < count; i++) {
+        cl_int rc = CL_CALL(opencl->api, SetKernelArg, kernel, (cl_uint)i, arguments[i].bytes, arguments[i].value);
+        if (rc) return opencl_error(error, rc, name) == 0;
+    }
+    struct opencl_span *span = opencl->span ? &slot->spans[slot->span_count] : NULL;
+    cl_int rc = CL_CALL(opencl->api, EnqueueNDRangeKernel, opencl->queue, kernel, 2, NULL, items, group, 0, NULL,
+                        span ? &span->event : NULL);
+    if (rc) return opencl_error(error, rc, name) == 0;
+    if (!span) return true;
+    span->name = name;
+    span->enqueued_at = clock_seconds();
+    slot->span_count++;
+    return true;
+}
+
+int opencl_few_outputs(enum weight_format weights) {
+    return weight_format_packed(weights) ? OPENCL_FEW_OUTPUTS_PACKED : OPENCL_FEW_OUTPUTS;
+}
+
+static int groups_for(int count, int each) {
+    return (count + each - 1) / each;
+}
+
+static bool launch_all(struct opencl *opencl, const struct opencl_layer *on_device, struct opencl_slot *slot,
+                       struct error *error) {
+    const struct layer *layer = on_device->layer;
+    const cl_int hidden = layer->router.hidden, inner = layer->experts[0].gate.rows, experts = layer->router.experts;
+    const cl_int top_k = layer->router.top_k, slots = slot->rows * top_k;
+    const cl_float jitter = layer->router.jitter;
+    const bool few = slot->few;
+    const cl_int tile_rows = few ? OPENCL_FEW_ROWS : OPENCL_TILE_ROWS;
+    const int outputs = few ? opencl_few_outputs(opencl->weights) : opencl->device.level->tile_outputs;
+    const int tiles = tiles_max(opencl, slots, tile_rows);
+
+    const struct argument route[] = {
+        ARGUMENT(on_device->router), ARGUMENT(slot->x.buffer), ARGUMENT(hidden),
+        ARGUMENT(experts),           ARGUMENT(top_k),          ARGUMENT(jitter),
+        ARGUMENT(slot->expert.buffer), ARGUMENT(slot->weight.buffer),
+    };
+    const struct argument lists[] = {
+        ARGUMENT(slot->expert.buffer), ARGUMENT(slots),          ARGUMENT(experts), ARGUMENT(tile_rows),
+        ARGUMENT(opencl->slot_at),     ARGUMENT(opencl->place_of), ARGUMENT(opencl->tiles),
+    };
+    const struct argument gate_up[] = {
+        ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles),
+        ARGUMENT(opencl->slot_at),    ARGUMENT(slot->x.buffer),   ARGUMENT(hidden),
+        ARGUMENT(inner),              ARGUMENT(top_k),            ARGUMENT(opencl->gated),
+    };
+    const struct argument down[] = {
+        ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles), ARGUMENT(opencl->gated),
+        ARGUMENT(hidden),             ARGUMENT(inner),            ARGUMENT(opencl->mixed),
+    };
+    const struct argument scatter[] = {
+        ARGUMENT(opencl->mixed), ARGUMENT(opencl->place_of), ARGUMENT(slot->weight.buffer),
+        ARGUMENT(hidden),        ARGUMENT(top_k),            ARGUMENT(slot->out.buffer),
+    };
+    return launch(opencl, slot, KERNEL_route, slot->rows, 1, route, COUNT(route), error) &&
+           launch(opencl, slot, KERNEL_lists, 1, 1, lists, COUNT(lists), error) &&
+           launch(opencl, slot, few ? KERNEL_gate_up_few : KERNEL_gate_up_many, groups_for(inner, outputs), tiles, gate_up,
+                  COUNT(gate_up), error) &&
+           launch(opencl, slot, few ? KERNEL_down_few : KERNEL_down_many, groups_for(hidden, outputs), tiles, down, COUNT(down),
+                  error) &&
+           launch(opencl, slot, KERNEL_scatter, groups_for(hidden, OPENCL_GROUP), slot->rows, scatter, COUNT(scatter), error);
+}
+
+// ---- Telling when kernels ran
+
+// A device has a clock of its own; what both clocks say of one moment, when a command was enqueued, ties them together,
+// and that all has ended by now. What the device does not tell is left out.
+static void tell_spans(struct opencl *opencl, struct opencl_slot *slot) {
+    double now = clock_seconds();
+    for (int i = 0; i < slot->span_count; i++) {
+        const struct opencl_span *span = &slot->spans[i];
+        static const cl_profiling_info MOMENTS[] = {CL_PROFILING_COMMAND_QUEUED, CL_PROFILING_COMMAND_START,
+                                                    CL_PROFILING_COMMAND_END};
+        cl_ulong at[3] = {0};
+        bool told = true;
+        for (int m = 0; m < 3; m++)
+            told &= opencl->api->GetEventProfilingInfo(span->event, MOMENTS[m], sizeof at[m], &at[m], NULL) == CL_SUCCESS;
+        opencl->api->ReleaseEvent(span->event);
+        if (!told) continue;
+        double began_at = span->enqueued_at + (double)(at[1] - at[0]) * 1e-9;
+        double ended_at = span->enqueued_at + (double)(at[2] - at[0]) * 1e-9, late = ended_at > now ? ended_at - now : 0;
+        opencl->span(opencl->span_user, span->name, slot->rows, began_at - late, ended_at - late);
+    }
+    slot->span_count = 0;
+}
+
+// ---- A call
+
+int opencl_begin(struct opencl *opencl, int slot_index, const struct layer *layer, const float *x, int rows,
+                 enum row_kind kind, struct error *error) {
+    struct error cause;
+    if (!error) error = &cause;
+    struct opencl_slot *slot = &opencl->slots[slot_index];
+    const struct opencl_layer *on_device = opencl_layer_find(opencl, layer, error);
+    if (!on_device) return (int)error->code;
+    slot->rows = rows;
+    slot->top_k = layer->router.top_k;
+    slot->few = kind == ROWS_BY_NUMBER ? rows <= STAGE_STEADY_ROWS : kind == ROWS_OF_ANSWERS;
+    memcpy(slot->x.host, x, (size_t)rows * (size_t)layer->router.hidden * sizeof *x);
+    opencl->counts.mixtures++;
+    bool begun = hand_over(opencl, &slot->x, error) && hand_over(opencl, &slot->out, error) &&
+                 hand_over(opencl, &slot->expert, error) && hand_over(opencl, &slot->weight, error) &&
+                 launch_all(opencl, on_device, slot, error) &&
+                 map(opencl, &slot->expert, CL_MAP_READ, CL_FALSE, NULL, error) &&
+                 map(opencl, &slot->weight, CL_MAP_READ, CL_FALSE, NULL, error) &&
+                 map(opencl, &slot->x, CL_MAP_WRITE_INVALIDATE_REGION, CL_FALSE, NULL, error) &&
+                 map(opencl, &slot->out, CL_MAP_READ, CL_FALSE, &slot->done, error);
+    if (!begun) return (int)error->code;
+    cl_int rc = CL_CALL(opencl->api, Flush, opencl->queue);
+    return rc ? opencl_error(error, rc, "sending commands to the device") : 0;
+}
+
+// Until the device has done all of a slot's commands. Asks instead of waiting: who waits for a device that hangs, hangs.
+static int wait_for(struct opencl *opencl, cl_event event, struct error *error) {
+    double began_at = clock_seconds(), waited = 0;
+    opencl->counts.waits++;
+    if (opencl_fails()) return opencl_error(error, CL_OUT_OF_RESOURCES, "asking the device how far it is"); // once a wait
+    for (;;) {
+        cl_int status = CL_QUEUED;
+        cl_int rc = opencl->api->GetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL);
+        if (rc) return opencl_error(error, rc, "asking the device how far it is");
+        if (status < 0) return opencl_error(error, status, "the device gave up");
+        waited = clock_seconds() - began_at;
+        if (status == CL_COMPLETE && !opencl_is_silent()) break;
+        if (waited > opencl->wait_seconds) {
+            opencl->lost = true;
+            return error_set(error, ERROR_TIMEOUT, "the device has not answered for %.1f seconds", waited);
+        }
+        if (waited < SPIN_SECONDS)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){.tv_nsec = NAP_NANOSECONDS}, NULL);
+    }
+    opencl->counts.wait_seconds += waited;
+    return 0;
+}
+
+int opencl_end(struct opencl *opencl, int slot_index, float *y, struct routing *routing, struct error *error) {
+    struct opencl_slot *slot = &opencl->slots[slot_index];
+    int code = wait_for(opencl, slot->done, error);
+    if (code) return code;
+    opencl->api->ReleaseEvent(slot->done);
+    slot->done = NULL;
+    tell_spans(opencl, slot);
+    const int32_t *expert = slot->expert.host;
+    int pairs = slot->rows * slot->top_k;
+    for (int i = 0; i < pairs; i++)
+        if (expert[i] < 0 || expert[i] >= opencl->limits.experts)
+            return error_set(error, ERROR_INTERNAL, "the device chose expert %d of %d", (int)expert[i],
+                             opencl->limits.experts);
+    routing->rows = slot->rows;
+    routing->top_k = slot->top_k;
+    memcpy(routing->expert, expert, (size_t)pairs * sizeof *routing->expert);
+    memcpy(routing->weight, slot->weight.host, (size_t)pairs * sizeof *routing->weight);
+    size_t count = (size_t)slot->rows * (size_t)opencl->limits.hidden;
+    const float *out = slot->out.host;
+    for (size_t i = 0; i < count; i++) y[i] += out[i];
+    return 0;
+}

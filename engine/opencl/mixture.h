@@ -1,0 +1,89 @@
+// An open device, shared by the files beside this one: mixture.c, which runs it, and layers.c, its weights. The engine
+// thread's.
+#ifndef ENGINE_OPENCL_MIXTURE_H
+#define ENGINE_OPENCL_MIXTURE_H
+
+#include "engine/opencl/opencl.h"
+#include "engine/opencl/program.h"
+
+// What the kernels and their launches both have to know; the kernels' build is told.
+enum {
+    OPENCL_GROUP = 64,       // items of every work group
+    OPENCL_FEW_ROWS = 4,     // a tile, and what a work group computes of it, in calls of few rows
+    OPENCL_FEW_OUTPUTS = 4,  // of weights that lie output by output
+    OPENCL_FEW_OUTPUTS_PACKED = 16,
+    OPENCL_TILE_ROWS = 32,   // and in calls of many; how many outputs is a matter of the level
+};
+
+// Memory that the host writes or reads between two calls and the device in between: mapped while it is the host's.
+struct opencl_shared {
+    cl_mem buffer;
+    size_t bytes;
+    void *host; // NULL: it is the device's
+};
+
+enum { OPENCL_SPANS_MAX = 8 }; // kernels of one call
+
+struct opencl_span {
+    const char *name;
+    cl_event event;
+    double enqueued_at; // by the host's clock
+};
+
+struct opencl_slot {
+    struct opencl_shared x;      // [tokens_max][hidden]
+    struct opencl_shared out;    // the same: what the experts add
+    struct opencl_shared expert; // [tokens_max][top_k]
+    struct opencl_shared weight; // the same
+    cl_event done;               // NULL: the slot is free
+    int rows, top_k;
+    bool few; // which of the kernels' forms
+    struct opencl_span spans[OPENCL_SPANS_MAX]; // of its kernels, when somebody is told of them
+    int span_count;
+};
+
+struct opencl_layer {
+    const struct layer *layer;
+    cl_mem router;  // [experts][hidden]
+    cl_mem weights; // of all experts
+    cl_mem start;   // [experts][gate, up, down] the element of weights at which each begins
+};
+
+struct opencl {
+    const struct opencl_api *api;
+    struct opencl_device device;
+    struct stage_limits limits;
+    enum weight_format weights;
+    double wait_seconds;
+    void (*span)(void *user, const char *name, int rows, double began_at, double ended_at); // NULL: nobody is told
+    void *span_user;
+    bool lost; // it has not answered: what it may still be writing to is never given back
+    cl_context context;
+    cl_command_queue queue; // one, in order
+    struct opencl_program program;
+    struct opencl_slot slots[STAGE_SLOTS];
+    // Between the kernels of one call; as calls come one after the other, there is one of each.
+    cl_mem slot_at, place_of; // [tokens_max * top_k]
+    cl_mem tiles;             // 1 + [tiles][3]
+    cl_mem gated;             // [tokens_max * top_k][intermediate]
+    cl_mem mixed;             // [tokens_max * top_k][hidden]
+    struct opencl_layer *layers; // [layer_count]
+    int layer_count, layer_capacity, layer_next; // layer_next: the one that is likely to be asked for
+    struct opencl_counts counts;
+    char description[384];
+};
+
+// A buffer; NULL, and the cause in error: there is none. host: what it holds at first, or NULL.
+cl_mem opencl_buffer(struct opencl *opencl, cl_mem_flags flags, size_t bytes, void *host, const char *what,
+                     struct error *error);
+
+// How many outputs a work group computes in calls of few rows.
+int opencl_few_outputs(enum weight_format weights);
+
+// ---- layers.c
+
+// The layer's weights on the device, which they are brought to at the first call. NULL, and the cause: they are not there.
+const struct opencl_layer *opencl_layer_find(struct opencl *opencl, const struct layer *layer, struct error *error);
+void opencl_layers_finish(struct opencl *opencl);
+
+#endif

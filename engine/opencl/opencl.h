@@ -1,0 +1,55 @@
+// The mixture of experts on an OpenCL device: routing, gathering, the experts, and adding up, without the host in between.
+// Owned and called by the engine thread alone. A call that fails leaves the device as one that can only be closed: what
+// had been begun on it is lost, and whoever began it computes it elsewhere.
+//
+// libOpenCL is loaded when the first device is looked for, so that the program runs where there is none.
+#ifndef ENGINE_OPENCL_OPENCL_H
+#define ENGINE_OPENCL_OPENCL_H
+
+#include "engine/stages.h"
+
+struct opencl;
+
+enum { OPENCL_EXPERTS_MAX = 64 }; // of one layer
+
+struct opencl_options {
+    const struct stage_limits *limits; // its shapes; only read while opening
+    enum weight_format weights;        // of the experts
+    const char *kernels; // a directory whose NAME.cl go before the built-in ones; NULL: none
+    const char *level;   // "portable" or "sub-group" kernels and no others; NULL: the best ones that the device takes
+    bool gpu_only;       // whether a device that is a CPU will not do
+    // Told of each kernel that has run, by the clock of base/clock.h; NULL: nobody is, which is faster.
+    void (*span)(void *user, const char *name, int rows, double began_at, double ended_at);
+    void *span_user;
+    double wait_seconds; // a device that has not answered for so long is lost; 0: a minute
+};
+
+// Finds the best device, and builds the kernels for it. ERROR_UNSUPPORTED: there is none; ERROR_FORMAT: the kernels can
+// not be built; both say what was found.
+int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error);
+void opencl_close(struct opencl *opencl); // takes NULL
+
+const char *opencl_describe(const struct opencl *opencl); // one line: "NAME (PLATFORM), portable kernels"; lives as long
+
+// Begins routing x[rows][hidden] and computing its experts in one of STAGE_SLOTS slots that is free. Weights of a layer
+// are made known to the device at its first call: layers live as long as it. x and rows are not needed any more afterwards.
+int opencl_begin(struct opencl *opencl, int slot, const struct layer *layer, const float *x, int rows,
+                 enum row_kind kind, struct error *error);
+// Waits for it, fills routing, and adds the rows' experts to y[rows][hidden]; on failure y is as it was. Frees the slot.
+int opencl_end(struct opencl *opencl, int slot, float *y, struct routing *routing, struct error *error);
+
+// Since opening.
+struct opencl_counts {
+    uint64_t mixtures; // begun
+    uint64_t waits;    // of the host for the device
+    double wait_seconds;
+};
+struct opencl_counts opencl_counts(const struct opencl *opencl);
+
+// For tests, which may also set TANDEM_OPENCL_FAULT to "N", "N+" or "N?": the N-th call of the library from now on fails,
+// or it and all that follow, or the device never answers from then on. first 0: none does. Returns how many calls there
+// have been since the last time.
+enum opencl_fault { OPENCL_FAULT_ONCE, OPENCL_FAULT_ONWARDS, OPENCL_FAULT_SILENCE };
+long opencl_inject(long first, enum opencl_fault fault);
+
+#endif

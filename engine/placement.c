@@ -1,0 +1,600 @@
+#include "engine/placement.h"
+
+#include "base/clock.h"
+#include "engine/opencl/opencl.h"
+
+#include <glob.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double RETRY_SECONDS = 10, RETRY_SECONDS_MAX = 600; // each pause is twice the last one
+static const double WORTH = 0.9; // what the device has to save, so that noise does not decide
+
+struct mixture { // that has begun
+    const struct layer *layer;
+    const float *x;
+    int rows;
+    enum row_kind kind;
+    bool on_device;
+};
+
+struct placement {
+    const struct stages *inner;
+    void *state; // of inner
+    struct placement_options options;
+    char *kernels; // options.kernels
+    struct stage_limits limits;
+    bool *layers; // [layer_count] whose experts the device may have
+    bool used[PLACEMENT_PHASES]; // by the device, when it is well
+    struct opencl *opencl; // NULL: there is none, or it has failed
+    enum row_kind kind; // what rows are at the moment
+    struct mixture mixture[STAGE_SLOTS];
+    bool worked;                    // the device has computed rightly once
+    double well_since, pause_seconds;
+    double retry_at; // 0: it is not tried again
+    char degraded[ERROR_MESSAGE_BYTES];
+    char why[ERROR_MESSAGE_BYTES]; // found.why
+    char device[384];              // found.device
+    char description[1024];
+    struct engine_placement found;
+};
+
+bool placement_parse(const char *name, enum placement_way *out) {
+#define PLACEMENT_MATCH(way, text, meaning) \
+    if (strcmp(name, text) == 0) { \
+        *out = way; \
+        return true; \
+    }
+    PLACEMENTS(PLACEMENT_MATCH)
+#undef PLACEMENT_MATCH
+    return false;
+}
+
+bool placement_parse_phase(const char *name, enum placement_experts *out) {
+    static const char *const NAMES[] = {[EXPERTS_AUTO] = "auto", [EXPERTS_CPU] = "cpu", [EXPERTS_OPENCL] = "opencl"};
+    for (int i = 0; i <= EXPERTS_OPENCL; i++)
+        if (strcmp(name, NAMES[i]) == 0) {
+            *out = (enum placement_experts)i;
+            return true;
+        }
+    return false;
+}
+
+// "0-15,20" into flags.
+static int read_layers(const char *text, int count, bool *out, struct error *error) {
+    for (int i = 0; i < count; i++) out[i] = !text;
+    for (const char *at = text; at && *at;) {
+        char *end;
+        long first = strtol(at, &end, 10), last = first;
+        bool good = end > at && *at >= '0' && *at <= '9';
+        if (good && *end == '-') {
+            at = end + 1;
+            last = strtol(at, &end, 10);
+            good = end > at && *at >= '0' && *at <= '9';
+        }
+        if (!good || first > last || last >= count || (*end && *end != ',') || (*end && !end[1]))
+            return error_set_param(error, ERROR_ARGUMENT, "experts_layers",
+                                   "layers are \"%.60s\"; expected numbers from 0 to %d, such as \"0-3,7\"", text, count - 1);
+        for (long i = first; i <= last; i++) out[i] = true;
+        at = *end ? end + 1 : end;
+    }
+    return 0;
+}
+
+// ---- Failures
+
+static void warn(const struct placement *placement, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void warn(const struct placement *placement, const char *format, ...) {
+    char line[ERROR_MESSAGE_BYTES + 128];
+    va_list arguments;
+    if (!placement->options.warn) return;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    placement->options.warn(placement->options.warn_user, line);
+}
+
+static double first_pause(const struct placement *placement) {
+    return placement->options.retry_seconds > 0 ? placement->options.retry_seconds : RETRY_SECONDS;
+}
+
+// All that has begun on the device is the CPU's from now on.
+static void fail(struct placement *placement, const struct error *error) {
+    double now = clock_seconds();
+    bool was_well = placement->opencl && placement->worked;
+    opencl_close(placement->opencl);
+    placement->opencl = NULL;
+    for (int i = 0; i < STAGE_SLOTS; i++) placement->mixture[i].on_device = false;
+    snprintf(placement->degraded, sizeof placement->degraded, "%s", error->message);
+    if (error->code == ERROR_UNSUPPORTED && !placement->worked) { // it will not come by itself
+        placement->retry_at = 0;
+        warn(placement, "the experts run on the CPU: %s", error->message);
+        return;
+    }
+    if (was_well && now - placement->well_since > RETRY_SECONDS_MAX) placement->pause_seconds = first_pause(placement);
+    placement->retry_at = now + placement->pause_seconds;
+    warn(placement, "the experts run on the CPU: %s; OpenCL is tried again in %.0f s", error->message,
+         placement->pause_seconds);
+    placement->pause_seconds *= 2;
+    if (placement->pause_seconds > RETRY_SECONDS_MAX) placement->pause_seconds = RETRY_SECONDS_MAX;
+}
+
+// ---- Trying a device: its answers beside the CPU's, and how long both take
+
+struct trial {
+    float *x, *expected, *found; // [rows][hidden]
+    struct routing routing[2];   // of the CPU, of the device
+    int rows, hidden;
+};
+
+static void trial_finish(struct trial *trial) {
+    free(trial->x);
+    free(trial->expected);
+    free(trial->found);
+    for (int i = 0; i < 2; i++) {
+        free(trial->routing[i].expert);
+        free(trial->routing[i].weight);
+    }
+}
+
+static int trial_create(struct trial *trial, int rows, const struct layer *layer, struct error *error) {
+    size_t hidden = (size_t)layer->router.hidden, count = (size_t)rows * hidden;
+    *trial = (struct trial){.rows = rows, .hidden = layer->router.hidden};
+    trial->x = calloc(count, sizeof *trial->x);
+    trial->expected = calloc(count, sizeof *trial->expected);
+    trial->found = calloc(count, sizeof *trial->found);
+    bool all = trial->x && trial->expected && trial->found;
+    for (int i = 0; i < 2; i++) {
+        struct routing *routing = &trial->routing[i];
+        routing->expert = calloc((size_t)rows * ROUTE_TOP_K_MAX, sizeof *routing->expert);
+        routing->weight = calloc((size_t)rows * ROUTE_TOP_K_MAX, sizeof *routing->weight);
+        all = all && routing->expert && routing->weight;
+    }
+    if (!all) {
+        trial_finish(trial);
+        return error_set(error, ERROR_MEMORY, "out of memory for trying the device");
+    }
+    uint32_t random = 1;
+    for (size_t i = 0; i < count; i++) { // as a norm leaves them: around 0, of size 1
+        random = random * 1664525 + 1013904223;
+        trial->x[i] = ((float)(random >> 8) * 0x1p-24f - 0.5f) * 3.4f;
+    }
+    return 0;
+}
+
+// Rounding moves a row by far less than a part in twenty of its size, even where the CPU multiplies in bf16; a kernel that
+// is wrong moves it by all of it. Where rounding turned a row's route, the row says nothing; one in eight may.
+static int trial_compare(const struct trial *trial, struct error *error) {
+    int turned = 0;
+    for (int r = 0; r < trial->rows; r++) {
+        int top_k = trial->routing[0].top_k;
+        size_t route_bytes = (size_t)top_k * sizeof(int32_t), at = (size_t)r * (size_t)trial->hidden;
+        if (memcmp(trial->routing[0].expert + r * top_k, trial->routing[1].expert + r * top_k, route_bytes) != 0) {
+            turned++;
+            continue;
+        }
+        double squares = 0, wrong = 0;
+        for (int i = 0; i < trial->hidden; i++) {
+            double difference = (double)trial->found[at + (size_t)i] - (double)trial->expected[at + (size_t)i];
+            squares += (double)trial->expected[at + (size_t)i] * (double)trial->expected[at + (size_t)i];
+            wrong += difference * difference;
+        }
+        if (!(sqrt(wrong) <= 0.05 * sqrt(squares) + 1e-6))
+            return error_set(error, ERROR_INTERNAL,
+                             "the device computes wrongly: row %d of %d is off by %.3g of its size (tried with the "
+                             "model's first layer)",
+                             r, trial->rows, sqrt(wrong / squares));
+    }
+    if (turned * 8 <= trial->rows + 7) return 0;
+    return error_set(error, ERROR_INTERNAL, "the device routes wrongly: %d of %d rows (tried with the model's first layer)",
+                     turned, trial->rows);
+}
+
+// Once to warm up, and once more for the time.
+static int trial_run(struct trial *trial, struct placement *placement, struct engine_placement_point *point,
+                     struct error *error) {
+    const struct layer *layer = placement->options.layers;
+    size_t bytes = (size_t)trial->rows * (size_t)trial->hidden * sizeof(float);
+    for (int run = 0; run < 2; run++) {
+        double began_at = clock_seconds();
+        memset(trial->found, 0, bytes);
+        int code = 0;
+        if (placement->opencl) {
+            code = opencl_begin(placement->opencl, 0, layer, trial->x, trial->rows, ROWS_BY_NUMBER, error);
+            point->handing_seconds = clock_seconds() - began_at;
+            if (!code) code = opencl_end(placement->opencl, 0, trial->found, &trial->routing[1], error);
+            point->device_seconds = clock_seconds() - began_at;
+        }
+        if (code) return code;
+
+        began_at = clock_seconds();
+        memset(trial->expected, 0, bytes);
+        placement->inner->route(placement->state, &layer->router, trial->x, trial->rows, &trial->routing[0]);
+        placement->inner->experts(placement->state, layer, &trial->routing[0], trial->x, trial->expected, trial->rows);
+        point->cpu_seconds = clock_seconds() - began_at;
+    }
+    return placement->opencl ? trial_compare(trial, error) : 0;
+}
+
+// ---- How fast the model will be
+
+// The widest of the products around attention, and room for what goes in and comes out of them.
+static float *products_room(const struct placement *placement, int rows) {
+    const struct layer *layer = placement->options.layers;
+    const struct linear *all[] = {&layer->q, &layer->k, &layer->v, &layer->o, placement->options.head};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        size_t width = all[i] ? (size_t)all[i]->weight.rows + (size_t)all[i]->weight.columns : 0;
+        if (width > most) most = width;
+    }
+    return calloc((size_t)rows * most, sizeof(float));
+}
+
+static double time_products(const struct placement *placement, const struct linear *const *products, size_t count,
+                            float *room, int rows) {
+    double best = INFINITY;
+    for (int run = 0; run < 2; run++) {
+        double began_at = clock_seconds();
+        for (size_t i = 0; i < count; i++)
+            placement->inner->linear(placement->state, products[i], room,
+                                     room + (size_t)rows * (size_t)products[i]->weight.columns, rows, false);
+        double seconds = clock_seconds() - began_at;
+        if (seconds < best) best = seconds;
+    }
+    return best;
+}
+
+// A prompt's two halves pass each other: while the device has one, the CPU has the other; at the ends one of them waits.
+static void predict(const struct placement *placement, struct engine_placement_point *point, double head_seconds) {
+    double layers = placement->options.layer_count, rest = point->rest_seconds, device = point->device_seconds;
+    double slower = rest > device ? rest : device, faster = rest > device ? device : rest;
+    double split = point->rows > 2 * STAGE_STEADY_ROWS ? layers * slower + faster / 2 : layers * (rest + device);
+    point->cpu_rate = point->rows / (layers * (rest + point->cpu_seconds) + head_seconds);
+    point->split_rate = device > 0 ? point->rows / (split + head_seconds) : 0;
+}
+
+static int time_rest(const struct placement *placement, struct engine_placement_point *point, struct error *error) {
+    const struct layer *layer = placement->options.layers;
+    const struct linear *around[] = {&layer->q, &layer->k, &layer->v, &layer->o}, *head = placement->options.head;
+    float *room = products_room(placement, point->rows);
+    if (!room) return error_set(error, ERROR_MEMORY, "out of memory for trying the device");
+    int outputs = point->rows <= STAGE_STEADY_ROWS ? point->rows : 1; // of a prompt only the last one's
+    point->rest_seconds = time_products(placement, around, sizeof around / sizeof *around, room, point->rows);
+    predict(placement, point, head ? time_products(placement, &head, 1, room, outputs) : 0);
+    free(room);
+    return 0;
+}
+
+// ---- All sizes of calls
+
+static int measure_devices(struct placement *placement, struct engine_placement *found, struct error *error) {
+    static const int ROWS[ENGINE_PLACEMENT_POINTS] = {1, STAGE_STEADY_ROWS, 128, 512};
+    int code = 0;
+    found->point_count = 0;
+    for (int i = 0; !code && i < ENGINE_PLACEMENT_POINTS; i++) {
+        struct engine_placement_point *point = &found->points[found->point_count];
+        struct trial trial;
+        int most = placement->limits.tokens_max, rows = ROWS[i] < most ? ROWS[i] : most;
+        if (i > 0 && rows <= found->points[found->point_count - 1].rows) break;
+        *point = (struct engine_placement_point){.rows = rows};
+        code = trial_create(&trial, rows, placement->options.layers, error);
+        if (code) return code;
+        code = trial_run(&trial, placement, point, error);
+        trial_finish(&trial);
+        if (!code && placement->options.explain) code = time_rest(placement, point, error);
+        if (!code) found->point_count++;
+    }
+    return code;
+}
+
+static void add_span(void *user, const char *name, int rows, double began_at, double ended_at) {
+    trace_span(user, TRACE_OPENCL, name, rows, began_at, ended_at);
+}
+
+// Leaves the device open where that failed half-way, for fail() to close.
+static int open_device(struct placement *placement, struct engine_placement *found, struct error *error) {
+    const struct placement_options *options = &placement->options;
+    bool any = options->way == PLACEMENT_SPLIT || options->experts[PLACEMENT_DECODE] == EXPERTS_OPENCL ||
+               options->experts[PLACEMENT_PREFILL] == EXPERTS_OPENCL || options->explain;
+    const struct opencl_options wanted = {.limits = &placement->limits,
+                                          .weights = options->weights,
+                                          .kernels = options->kernels,
+                                          .gpu_only = !any,
+                                          .wait_seconds = options->wait_seconds,
+                                          .span = options->trace ? add_span : NULL,
+                                          .span_user = options->trace};
+    int code = opencl_open(&placement->opencl, &wanted, error);
+    if (!code) code = measure_devices(placement, found, error);
+    if (code) return code;
+    placement->worked = true;
+    placement->well_since = clock_seconds();
+    return 0;
+}
+
+// ---- Planning
+
+bool placement_pays(double cpu_seconds, double device_seconds) {
+    return device_seconds <= WORTH * cpu_seconds;
+}
+
+// Whether anything says that there is a GPU: loading OpenCL's drivers takes time and memory, and where there is none, all
+// that they could find is the CPU.
+static bool may_have_gpu(const char *root) {
+    static const char *const NODES[] = {"/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/mali[0-9]*", "/dev/dxg"};
+    bool found = false;
+    for (size_t i = 0; !found && i < sizeof NODES / sizeof *NODES; i++) {
+        char pattern[PATH_MAX];
+        glob_t matches = {0};
+        int length = snprintf(pattern, sizeof pattern, "%s%s", root ? root : "", NODES[i]);
+        if (length < 0 || (size_t)length >= sizeof pattern) continue;
+        found = glob(pattern, GLOB_NOSORT, NULL, &matches) == 0 && matches.gl_pathc > 0;
+        globfree(&matches);
+    }
+    return found;
+}
+
+static void describe_cpu(struct placement *placement, const char *why) {
+    const char *inner = placement->inner->describe(placement->state);
+    snprintf(placement->why, sizeof placement->why, "%s", why);
+    snprintf(placement->description, sizeof placement->description, "%s%s%s", inner, why[0] ? "; all on it: " : "", why);
+}
+
+// "experts in decode on OpenCL: DEVICE (a layer's 1.2 ms for 16 rows; on the CPU 0.8)"
+static void describe_split(struct placement *placement) {
+    static const char *const WHAT[1 << PLACEMENT_PHASES] = {"nothing", "experts in decode", "experts in prefill", "experts"};
+    const bool *used = placement->used;
+    char *at = placement->description, *end = at + sizeof placement->description;
+    at += snprintf(at, sizeof placement->description, "%.300s; %s on OpenCL: %s",
+                   placement->inner->describe(placement->state),
+                   WHAT[(used[PLACEMENT_DECODE] ? 1 : 0) + (used[PLACEMENT_PREFILL] ? 2 : 0)], placement->device);
+    for (int i = 0; i < placement->found.point_count && at < end; i++) {
+        const struct engine_placement_point *point = &placement->found.points[i];
+        at += snprintf(at, (size_t)(end - at), "%s%.1f ms for %d rows, on the CPU %.1f", i ? "; " : " (a layer's ",
+                       point->device_seconds * 1e3, point->rows, point->cpu_seconds * 1e3);
+    }
+    if (at < end && placement->found.point_count > 0) snprintf(at, (size_t)(end - at), ")");
+}
+
+static enum placement_phase phase_of(enum row_kind kind, int rows) {
+    if (kind == ROWS_BY_NUMBER) return rows <= STAGE_STEADY_ROWS ? PLACEMENT_DECODE : PLACEMENT_PREFILL;
+    return kind == ROWS_OF_ANSWERS ? PLACEMENT_DECODE : PLACEMENT_PREFILL;
+}
+
+// Who has a phase's experts when both devices are well. All sizes of calls that were measured have to pay.
+static bool decide(const struct placement *placement, enum placement_phase phase) {
+    const struct placement_options *options = &placement->options;
+    if (options->experts[phase] != EXPERTS_AUTO) return options->experts[phase] == EXPERTS_OPENCL;
+    if (options->way != PLACEMENT_AUTO) return options->way == PLACEMENT_SPLIT;
+    for (int i = 0; i < placement->found.point_count; i++) {
+        const struct engine_placement_point *point = &placement->found.points[i];
+        if (phase_of(ROWS_BY_NUMBER, point->rows) != phase) continue;
+        if (!(point->device_seconds > 0 && placement_pays(point->cpu_seconds, point->device_seconds))) return false;
+    }
+    return true; // also where nothing could be measured: it is worth trying when it comes back
+}
+
+static bool wants_device(const struct placement *placement) {
+    const struct placement_options *options = &placement->options;
+    bool wanted = options->explain;
+    for (int i = 0; i < PLACEMENT_PHASES; i++) {
+        if (options->experts[i] == EXPERTS_OPENCL) return true;
+        if (options->experts[i] == EXPERTS_CPU || options->way == PLACEMENT_CPU) continue;
+        wanted |= options->way == PLACEMENT_SPLIT || may_have_gpu(options->root);
+    }
+    return wanted;
+}
+
+static bool is_asked_for(const struct placement *placement) {
+    const struct placement_options *options = &placement->options;
+    for (int i = 0; i < PLACEMENT_PHASES; i++)
+        if (options->experts[i] == EXPERTS_OPENCL || (options->experts[i] == EXPERTS_AUTO && options->way == PLACEMENT_SPLIT))
+            return true;
+    return false;
+}
+
+static void drop_device(struct placement *placement) {
+    opencl_close(placement->opencl);
+    placement->opencl = NULL;
+}
+
+static void plan(struct placement *placement) {
+    struct error error, other;
+    describe_cpu(placement, "");
+    if (!wants_device(placement)) return;
+    int code = open_device(placement, &placement->found, &error);
+    if (placement->opencl) snprintf(placement->device, sizeof placement->device, "%s", opencl_describe(placement->opencl));
+    if (code) {
+        placement->found.point_count = 0;
+        describe_cpu(placement, error.message);
+    }
+    for (int i = 0; i < PLACEMENT_PHASES; i++) placement->used[i] = decide(placement, (enum placement_phase)i);
+    for (int i = 0; i < placement->found.point_count; i++)
+        placement->found.points[i].on_device = placement->used[phase_of(ROWS_BY_NUMBER, placement->found.points[i].rows)];
+    bool used = placement->used[PLACEMENT_DECODE] || placement->used[PLACEMENT_PREFILL];
+    if (code && (is_asked_for(placement) || error.code != ERROR_UNSUPPORTED))
+        fail(placement, &error);
+    else if (code || !used)
+        drop_device(placement);
+    if (code && placement->options.explain && measure_devices(placement, &placement->found, &other))
+        placement->found.point_count = 0;
+    if (!code) describe_split(placement);
+}
+
+// ---- Stages
+
+static bool uses(const struct placement *placement, const struct layer *layer, int rows) {
+    return placement->used[phase_of(placement->kind, rows)] && placement->layers[layer - placement->options.layers];
+}
+
+static void inner_rows_are(const struct placement *placement, enum row_kind kind) {
+    if (placement->inner->rows_are) placement->inner->rows_are(placement->state, kind);
+}
+
+// A device that has failed, and whose pause is over, is tried as at the start.
+static void retry(struct placement *placement) {
+    struct engine_placement found = {0};
+    struct error error;
+    inner_rows_are(placement, ROWS_BY_NUMBER);
+    int code = open_device(placement, &found, &error);
+    inner_rows_are(placement, placement->kind);
+    if (code) {
+        fail(placement, &error);
+        return;
+    }
+    placement->retry_at = 0;
+    placement->degraded[0] = 0;
+    warn(placement, "the experts run on OpenCL again: %s", opencl_describe(placement->opencl));
+}
+
+static void rows_are(void *state, enum row_kind kind) {
+    struct placement *placement = state;
+    placement->kind = kind;
+    inner_rows_are(placement, kind);
+}
+
+static void mixture_begin(void *state, int slot, const struct layer *layer, const float *x, int rows) {
+    struct placement *placement = state;
+    struct mixture *mixture = &placement->mixture[slot];
+    *mixture = (struct mixture){.layer = layer, .x = x, .rows = rows, .kind = placement->kind};
+    if (!uses(placement, layer, rows)) return;
+    if (!placement->opencl && placement->retry_at > 0 && clock_seconds() >= placement->retry_at) retry(placement);
+    if (!placement->opencl) return;
+    struct error error;
+    mixture->on_device = true;
+    if (opencl_begin(placement->opencl, slot, layer, x, rows, placement->kind, &error)) fail(placement, &error);
+}
+
+static void mixture_end(void *state, int slot, float *y, struct routing *out) {
+    struct placement *placement = state;
+    const struct mixture *mixture = &placement->mixture[slot];
+    struct error error;
+    if (mixture->on_device) {
+        if (opencl_end(placement->opencl, slot, y, out, &error) == 0) return;
+        fail(placement, &error);
+    }
+    inner_rows_are(placement, mixture->kind);
+    placement->inner->route(placement->state, &mixture->layer->router, mixture->x, mixture->rows, out);
+    placement->inner->experts(placement->state, mixture->layer, out, mixture->x, y, mixture->rows);
+    inner_rows_are(placement, placement->kind);
+}
+
+// Halves that are not too small: those would read the experts' weights twice for little work.
+static int parts(const void *state, int rows) {
+    const struct placement *placement = state;
+    return placement->opencl && placement->used[PLACEMENT_PREFILL] && rows / 2 > STAGE_STEADY_ROWS ? 2 : 1;
+}
+
+static void embed(void *state, const struct matrix *table, const int32_t *token, int rows, float *x) {
+    const struct placement *placement = state;
+    placement->inner->embed(placement->state, table, token, rows, x);
+}
+
+static void norm(void *state, const struct norm *norm, const float *x, float *y, int rows) {
+    const struct placement *placement = state;
+    placement->inner->norm(placement->state, norm, x, y, rows);
+}
+
+static void linear(void *state, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
+    const struct placement *placement = state;
+    placement->inner->linear(placement->state, linear, x, y, rows, accumulate);
+}
+
+static void attention(void *state, const struct attention *attention, const struct batch *batch,
+                      const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out) {
+    const struct placement *placement = state;
+    placement->inner->attention(placement->state, attention, batch, cache, layer, q, k, v, out);
+}
+
+static void measure(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out) {
+    const struct placement *placement = state;
+    placement->inner->measure(placement->state, weights, memory, bytes, out);
+}
+
+static const char *describe(const void *state) {
+    return ((const struct placement *)state)->description;
+}
+
+static const struct stages split_stages = {
+    .name = "split",
+    .describe = describe,
+    .measure = measure,
+    .rows_are = rows_are,
+    .embed = embed,
+    .norm = norm,
+    .linear = linear,
+    .attention = attention,
+    .mixture_begin = mixture_begin,
+    .mixture_end = mixture_end,
+    .parts = parts,
+};
+
+// ---- Opening and closing
+
+static int open_state(struct placement *placement, struct error *error) {
+    const struct placement_options *options = &placement->options;
+    placement->layers = calloc((size_t)options->layer_count + 1, sizeof *placement->layers);
+    if (options->kernels) placement->kernels = strdup(options->kernels);
+    if (!placement->layers || (options->kernels && !placement->kernels))
+        return error_set(error, ERROR_MEMORY, "out of memory for the placement");
+    placement->options.kernels = placement->kernels;
+    int code = read_layers(options->experts_layers, options->layer_count, placement->layers, error);
+    return code ? code : placement->inner->open(&placement->state, &placement->limits, error);
+}
+
+int placement_open(struct placement **out, const struct placement_options *options, const struct stage_limits *limits,
+                   struct error *error) {
+    struct placement *placement = calloc(1, sizeof *placement);
+    if (!placement) return error_set(error, ERROR_MEMORY, "out of memory for the placement");
+    placement->inner = options->inner;
+    placement->options = *options;
+    placement->limits = *limits;
+    placement->pause_seconds = first_pause(placement);
+    int code = open_state(placement, error);
+    if (code) {
+        placement_close(placement);
+        return code;
+    }
+    plan(placement);
+    placement->found.device = placement->device;
+    placement->found.why = placement->why;
+    *out = placement;
+    return 0;
+}
+
+void placement_close(struct placement *placement) {
+    if (!placement) return;
+    opencl_close(placement->opencl);
+    placement->inner->close(placement->state);
+    free(placement->layers);
+    free(placement->kernels);
+    free(placement);
+}
+
+const struct engine_placement *placement_found(const struct placement *placement) {
+    return &placement->found;
+}
+
+static bool is_split(const struct placement *placement) {
+    return placement->opencl || placement->retry_at > 0;
+}
+
+const struct stages *placement_stages(const struct placement *placement) {
+    return is_split(placement) ? &split_stages : placement->inner;
+}
+
+void *placement_state(struct placement *placement) {
+    return is_split(placement) ? placement : placement->state;
+}
+
+const char *placement_describe(const struct placement *placement) {
+    return placement->description;
+}
+
+const char *placement_degraded(const struct placement *placement) {
+    return placement->degraded;
+}

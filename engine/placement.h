@@ -1,0 +1,72 @@
+// Which device runs which stage. Attention and all else is the CPU's; the mixture of experts is the CPU's or an OpenCL
+// device's. A device that fails is not missed: what it had begun is computed by the CPU, from the same inputs, and it is
+// tried again later, after longer and longer pauses. The engine thread's.
+#ifndef ENGINE_PLACEMENT_H
+#define ENGINE_PLACEMENT_H
+
+#include "engine/stages.h"
+#include "engine/trace.h"
+
+// One row a way: its name for settings, what it means.
+#define PLACEMENTS(X) \
+    X(PLACEMENT_AUTO, "auto", "whichever was measured faster at start; without a GPU the CPU") \
+    X(PLACEMENT_CPU, "cpu", "everything on the CPU") \
+    X(PLACEMENT_SPLIT, "split", "the experts on the OpenCL device, whatever it is")
+
+enum placement_way {
+#define PLACEMENT_ENUM(way, name, meaning) way,
+    PLACEMENTS(PLACEMENT_ENUM)
+#undef PLACEMENT_ENUM
+};
+bool placement_parse(const char *name, enum placement_way *out);
+
+// Calls of up to STAGE_STEADY_ROWS rows, where a row's result may not depend on how many there are; and larger ones.
+enum placement_phase { PLACEMENT_DECODE, PLACEMENT_PREFILL, PLACEMENT_PHASES };
+enum placement_experts { EXPERTS_AUTO, EXPERTS_CPU, EXPERTS_OPENCL }; // auto: as the way says
+bool placement_parse_phase(const char *name, enum placement_experts *out); // "auto", "cpu", "opencl"
+
+struct placement;
+
+struct placement_options {
+    enum placement_way way;
+    enum placement_experts experts[PLACEMENT_PHASES];
+    const char *experts_layers; // "0-15,20": whose experts the device may have; NULL: all
+    bool explain;               // measure all there is, for placement_found
+    const struct stages *inner; // what runs on the CPU
+    enum weight_format weights;
+    const struct layer *layers; // [layer_count]: the first is what the device is tried with
+    int layer_count;
+    const struct linear *head; // of the model, for how fast it will be; NULL: it is left out
+    struct trace *trace;       // for what the device does; NULL: none
+    const char *kernels; // see struct opencl_options
+    const char *root;    // "": of the file system; where to look for GPUs
+    double wait_seconds; // see struct opencl_options
+    double retry_seconds; // the first pause after a failure; 0: ten seconds
+
+    // A line for whoever runs the program: a device has failed, or is back. By the engine thread, also while opening.
+    void (*warn)(void *user, const char *line);
+    void *warn_user;
+};
+
+// Opens the stages for such shapes. A device that is not there or fails is no error: then all is on the CPU.
+int placement_open(struct placement **out, const struct placement_options *options, const struct stage_limits *limits,
+                   struct error *error);
+void placement_close(struct placement *placement); // takes NULL
+
+// What to run: the inner stages themselves where nothing else will ever run.
+const struct stages *placement_stages(const struct placement *placement);
+void *placement_state(struct placement *placement);
+
+// One line for a person: what runs where, and why. Lives as long as the placement, and stays as it was at opening.
+const char *placement_describe(const struct placement *placement);
+
+// Why less runs than was asked for, at this moment; "": all is well.
+const char *placement_degraded(const struct placement *placement);
+
+// What was measured, and what follows. As long as the placement, and as it was at opening.
+const struct engine_placement *placement_found(const struct placement *placement);
+
+// Whether `auto` gives calls to the device, given how long each takes for them.
+bool placement_pays(double cpu_seconds, double device_seconds);
+
+#endif

@@ -1,0 +1,73 @@
+"""tandem doctor: what is in a GPU's way, told from trees of files made here; OpenCL itself is this machine's."""
+import os
+import re
+
+import pytest
+
+from test_settings import run
+
+METEOR_LAKE = "0x7d55"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A laptop as it should be, but for OpenCL."""
+    put(tmp_path, "dev/dri/renderD128", "")
+    put(tmp_path, "sys/class/drm/renderD128/device/device", METEOR_LAKE + "\n")
+    put(tmp_path, "proc/sys/kernel/osrelease", "6.8.0-31-generic\n")
+    put(tmp_path, "etc/OpenCL/vendors/intel.icd", "/usr/lib/libigdrcl.so\n")
+    return tmp_path
+
+
+def put(root, path, text):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+
+
+def doctor(root, **environment):
+    result = run("doctor", "--root", root, **environment)
+    assert result.stderr == ""
+    found = re.findall(r"^(ok|!) +((?:.|\n(?=      ))*)", result.stdout, re.M)
+    assert result.returncode == (1 if any(mark == "!" for mark, _ in found) else 0)
+    return ([re.sub(r"\s+", " ", text) for mark, text in found if mark == wanted] for wanted in ("ok", "!"))
+
+
+def test_a_laptop_as_it_should_be(root):
+    well, problems = doctor(root)
+    assert "/dev/dri/renderD128 can be read and written: Arc graphics of Meteor Lake." in well
+    assert "Linux 6.8.0-31-generic knows this GPU." in well
+    assert "/etc/OpenCL/vendors/intel.icd names the driver /usr/lib/libigdrcl.so." in well
+    assert not any("/dev" in problem or "Linux" in problem or "vendors" in problem for problem in problems)
+
+
+def test_no_gpu(root):
+    (root / "dev/dri/renderD128").unlink()
+    _, problems = doctor(root)
+    assert "There is no /dev/dri/renderD" in problems[0] and "docker" not in problems[0]
+    put(root, ".dockerenv", "")
+    _, problems = doctor(root)
+    assert "docker run --rm --device /dev/dri --group-add $(getent group render" in problems[0]
+
+
+def test_a_kernel_that_is_too_old(root):
+    for release, good in (("6.1.0-28-amd64", False), ("6.7", True), ("6.12.1", True), ("7.0", True), ("", False)):
+        put(root, "proc/sys/kernel/osrelease", release + "\n")
+        _, problems = doctor(root)
+        assert any("older than 6.7" in problem for problem in problems) != good
+    put(root, "sys/class/drm/renderD128/device/device", "0x1234\n")  # of which nothing is known
+    _, problems = doctor(root)
+    assert not any("older" in problem for problem in problems)
+
+
+def test_no_driver(root):
+    (root / "etc/OpenCL/vendors/intel.icd").unlink()
+    _, problems = doctor(root, OCL_ICD_VENDORS="/nowhere")
+    assert any("apt install intel-opencl-icd" in problem for problem in problems)
+    assert any("no driver (ICD) is installed" in problem or "no libOpenCL" in problem for problem in problems)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_not_in_the_group(root):
+    (root / "dev/dri/renderD128").chmod(0)
+    _, problems = doctor(root)
+    assert "usermod -aG" in problems[0]

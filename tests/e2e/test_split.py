@@ -1,0 +1,139 @@
+"""--placement split: the experts on an OpenCL device, all else on the CPU; and what clients notice when that fails."""
+import json
+import re
+
+import pytest
+
+import tandem
+from test_settings import run
+
+QUESTIONS = ["What is the capital of France?", "Count from one to five.", "Which is larger, 7 or 12?"]
+
+
+def start(*arguments, **environment):
+    return tandem.Server("--weights", "f32", *arguments, environment=environment)
+
+
+def ask(server, question):
+    status, _, body = server.request("POST", "/v1/chat/completions", {
+        "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 24})
+    assert status == 200, body
+    return json.loads(body)["choices"][0]["message"]["content"]
+
+
+def health(server):
+    status, _, body = server.request("GET", "/health")
+    return status, json.loads(body)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    server = start("--placement", "cpu")
+    try:
+        assert health(server)[1]["status"] == "ok"
+        return [ask(server, question) for question in QUESTIONS]
+    finally:
+        assert server.stop() == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device():
+    """Skips where the device is missing altogether, which is no failure of it."""
+    server = start("--placement", "split")
+    try:
+        missing = re.search(r"the experts run on the CPU: (.*)", server.log)
+        if missing:
+            pytest.skip(missing[1])
+    finally:
+        server.stop()
+
+
+def test_answers_are_the_cpus(expected):
+    server = start("--placement", "split")
+    try:
+        assert "experts on OpenCL" in server.log
+        assert [ask(server, question) for question in QUESTIONS] == expected
+        status, told = health(server)
+        assert (status, told["status"]) == (200, "ok") and "degraded" not in told
+    finally:
+        assert server.stop() == 0
+    assert "the experts run on the CPU" not in server.log
+
+
+@pytest.mark.parametrize("call", [1500, 5000])
+def test_a_device_that_is_lost_in_a_request(expected, call):
+    """From some call of the OpenCL library on, all fail: nobody but /health and the log gets to know."""
+    server = start("--placement", "split", TANDEM_OPENCL_FAULT=f"{call}+")
+    try:
+        assert health(server)[1]["status"] == "ok"
+        assert [ask(server, question) for question in QUESTIONS] == expected
+        status, told = health(server)
+        assert (status, told["status"]) == (200, "degraded")
+        assert "CL_OUT_OF_RESOURCES" in told["degraded"]
+    finally:
+        assert server.stop() == 0
+    assert len(re.findall("the experts run on the CPU: .*; OpenCL is tried again in 10 s", server.log)) == 1
+
+
+def test_a_device_that_can_not_be_used(expected, tmp_path):
+    """Its kernels can not be built: the server starts all the same, and says so."""
+    (tmp_path / "down.cl").write_text("this is no kernel\n")
+    server = start("--placement", "split", "--cl-kernels", tmp_path)
+    try:
+        assert "can not be built" in server.log and "down.cl" in server.log
+        assert health(server)[1]["status"] == "degraded"
+        assert ask(server, QUESTIONS[0]) == expected[0]
+    finally:
+        assert server.stop() == 0
+
+
+def test_auto_takes_no_device_that_is_a_cpu(expected):
+    server = start("--placement", "auto")
+    try:
+        assert health(server)[1]["status"] == "ok"
+        assert ask(server, QUESTIONS[0]) == expected[0]
+    finally:
+        assert server.stop() == 0
+    assert "experts on OpenCL" not in server.log or "GPU" in server.log
+
+
+def test_timeline(tmp_path):
+    """Both devices' spans, of which the device's lie within the steps, and some while the CPU works on something else."""
+    path = tmp_path / "trace.json"
+    server = start("--placement", "split", "--trace", path)
+    try:
+        ask(server, "Tell me something about these towns: " + "Rome, Paris, Lima, Oslo, Cairo, " * 12)
+    finally:
+        assert server.stop() == 0
+    events = json.loads(path.read_text())
+    tracks = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+    spans = [(tracks[event["tid"]], event["name"], event["ts"], event["ts"] + event["dur"]) for event in events
+             if event["ph"] == "X"]
+    names = {(track, name) for track, name, _, _ in spans}
+    assert {("steps", "step"), ("CPU", "attention"), ("CPU", "handing over"), ("CPU", "waiting for experts"),
+            ("OpenCL device", "route"), ("OpenCL device", "gate_up_many"), ("OpenCL device", "down_few")} <= names
+    steps = [span for span in spans if span[0] == "steps"]
+    device = [span for span in spans if span[0] == "OpenCL device" and span[2] >= steps[0][2]]  # not the trial at start
+    assert all(any(step[2] <= span[2] and span[3] <= step[3] for step in steps) for span in device)
+    at_work = [span for span in spans if span[0] == "CPU" and span[1] not in ("handing over", "waiting for experts")]
+    assert any(work[2] < span[3] and span[2] < work[3] for span in device for work in at_work)
+
+
+def test_inspect(tmp_path):
+    result = run("inspect", "--placement", "--json")
+    assert result.returncode == 0 and result.stderr == ""
+    told = json.loads(result.stdout)["placement"]
+    assert told["device"] and [point["rows"] for point in told["points"]] == [1, 16, 128, 512]
+    assert all(point["opencl_ms"] > 0 and point["split_tokens_per_s"] > 0 for point in told["points"])
+    text = run("inspect", "--placement").stdout
+    assert told["device"] in text and len(re.findall(r"^ +\d+ .*(?:CPU|OpenCL)$", text, re.M)) == 4
+
+
+def test_phases():
+    server = start("--placement", "cpu", "--experts-prefill", "opencl", "--experts-layers", "0,2-3")
+    try:
+        assert "experts in prefill on OpenCL" in server.log
+        assert health(server)[1]["status"] == "ok"
+    finally:
+        assert server.stop() == 0
+    assert "from 0 to" in run("bench", "--experts-layers", "0-99").stderr
