@@ -336,7 +336,8 @@ static void run_layer(struct forward *f, const struct batch *batch, const struct
                                         .head_dim = config->head_dim,
                                         .window = config->window,
                                         .rope_cos = model->rope_cos,
-                                        .rope_sin = model->rope_sin};
+                                        .rope_sin = model->rope_sin,
+                                        .narrow = layer->q.weight.format != WEIGHTS_F32};
     int rows = batch->tokens;
 
     stages->norm(f->state, &layer->attention_norm, f->x, f->normed, rows);
