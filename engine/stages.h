@@ -41,6 +41,7 @@ struct attention {
     int window;          // a query at i sees keys j with i - window < j <= i
     const float *rope_cos; // [context_max][head_dim / 2]
     const float *rope_sin; // the same
+    bool narrow;           // many rows may be multiplied in bf16, as they are with weights of bf16
 };
 
 // What the router decided for each row.

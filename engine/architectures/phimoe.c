@@ -367,7 +367,8 @@ static void attend(struct forward *f, const struct part *part, const struct kv_c
                                         .head_dim = config->head_dim,
                                         .window = config->window,
                                         .rope_cos = model->rope_cos,
-                                        .rope_sin = model->rope_sin};
+                                        .rope_sin = model->rope_sin,
+                                        .narrow = layer->q.weight.format != WEIGHTS_F32};
     const struct batch *batch = &part->batch;
     float *x = f->x + (size_t)part->first * (size_t)config->hidden;
     float *normed = f->normed + (size_t)part->first * (size_t)config->hidden;

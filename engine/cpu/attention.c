@@ -6,24 +6,14 @@
 // of a group, a few positions), so that each page is loaded once for all of them. Few queries with many keys
 // have their keys dealt out in parts, whose results are put together at the end; how many parts depends on the
 // sequence alone, so that its result does not depend on its company. Prompts' are never dealt out: their results do
-// not depend on the chunk either.
-#include "engine/cpu/cpu.h"
+// not depend on the chunk either. They go to attention_many.c where the processor multiplies bf16.
+#include "engine/cpu/attention.h"
 
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
 enum { TRANSPOSE_ROWS_MIN = 9 }; // from so many query rows a page of keys is worth turning around
-
-struct attention_task {
-    const struct batch_sequence *sequence;
-    bool prompt; // all of its blocks take the same way through the scores, whatever rows they have
-    int kv_head;
-    int first, rows;           // query rows: position-major, the heads of the group inside
-    int page_first, page_last; // key pages [first, last) within the sequence
-    int part, parts;           // of the keys
-    size_t partial;            // first row in cpu->partial, where there are several parts
-};
 
 // What a thread needs for one task.
 struct scratch {
@@ -35,19 +25,11 @@ struct scratch {
     float *total;   // [ATTENTION_ROWS]
 };
 
-// What a call works on.
-struct call {
-    const struct cpu *cpu;
-    const struct attention *attention;
-    const struct kv_cache *cache;
-    int layer, group; // query heads for each key and value head
-    float *q, *k, *out;
-    const float *v;
-};
-
 size_t attention_scratch_floats(const struct stage_limits *limits) {
     size_t width = (size_t)limits->head_dim;
-    return ATTENTION_ROWS * (2 * width + KV_PAGE_TOKENS + 2) + width * KV_PAGE_TOKENS;
+    size_t few = ATTENTION_ROWS * (2 * width + KV_PAGE_TOKENS + 2) + width * KV_PAGE_TOKENS;
+    size_t many = attention_many_floats(limits->head_dim);
+    return few > many ? few : many;
 }
 
 size_t attention_tasks_max(const struct stage_limits *limits) {
@@ -61,7 +43,7 @@ size_t attention_task_bytes(void) {
     return sizeof(struct attention_task);
 }
 
-static struct scratch scratch_of(const struct call *call) {
+static struct scratch scratch_of(const struct attention_call *call) {
     size_t width = (size_t)call->attention->head_dim;
     float *at = call->cpu->attention + (size_t)omp_get_thread_num() * call->cpu->attention_floats;
     struct scratch scratch;
@@ -76,7 +58,7 @@ static struct scratch scratch_of(const struct call *call) {
 
 // ---- Keys and values into the cache
 
-static void store_row(const struct call *call, const struct batch_sequence *sequence, int i) {
+static void store_row(const struct attention_call *call, const struct batch_sequence *sequence, int i) {
     const struct attention *attention = call->attention;
     const struct kernels *kernels = call->cpu->kernels;
     int position = sequence->position + i, half = attention->head_dim / 2;
@@ -107,15 +89,15 @@ static int larger(int a, int b) {
     return a > b ? a : b;
 }
 
-// First and last position + 1 of the keys that query rows [first, last) of a sequence see.
-static struct share keys_of(const struct call *call, const struct batch_sequence *sequence, int first, int last) {
+struct share attention_keys(const struct attention_call *call, const struct batch_sequence *sequence, int first,
+                            int last) {
     int from = sequence->position + first / call->group - call->attention->window + 1;
     return (struct share){larger(from, 0), sequence->position + (last - 1) / call->group + 1};
 }
 
-static size_t plan_block(const struct call *call, const struct batch_sequence *sequence, bool prompt, int kv_head,
-                         int first, int rows, size_t *partial, struct attention_task *tasks) {
-    struct share keys = keys_of(call, sequence, first, first + rows);
+static size_t plan_block(const struct attention_call *call, const struct batch_sequence *sequence, bool prompt,
+                         int kv_head, int first, int rows, size_t *partial, struct attention_task *tasks) {
+    struct share keys = attention_keys(call, sequence, first, first + rows);
     int page_first = keys.first / KV_PAGE_TOKENS, page_last = kv_cache_pages_for((size_t)keys.last);
     bool split = !prompt && sequence->count == 1 && call->group <= ATTENTION_ROWS;
     int parts = 1;
@@ -130,17 +112,21 @@ static size_t plan_block(const struct call *call, const struct batch_sequence *s
     return (size_t)parts;
 }
 
-// Fills tasks and counts the rows of partial results that they will leave.
-static size_t plan(const struct call *call, const struct batch *batch, struct attention_task *tasks, size_t *partial) {
+// Fills tasks and counts the rows of partial results that they will leave. Of many queries the last come first: they
+// see the most keys, so the shortest tasks are left for the end.
+static size_t plan(const struct attention_call *call, const struct batch *batch, struct attention_task *tasks,
+                   size_t *partial) {
     size_t count = 0;
     *partial = 0;
     for (int s = 0; s < batch->sequences; s++) {
         const struct batch_sequence *sequence = &batch->sequence[s];
-        int rows = sequence->count * call->group;
-        for (int h = 0; h < call->attention->kv_heads; h++)
-            for (int first = 0; first < rows; first += ATTENTION_ROWS)
-                count += plan_block(call, sequence, sequence->first >= batch->answers, h, first,
-                                    smaller(ATTENTION_ROWS, rows - first), partial, tasks + count);
+        bool prompt = sequence->first >= batch->answers;
+        int rows = sequence->count * call->group,
+            at_once = attention_many(call, prompt) ? ATTENTION_MANY : ATTENTION_ROWS;
+        for (int first = (rows - 1) / at_once * at_once; first >= 0; first -= at_once)
+            for (int h = 0; h < call->attention->kv_heads; h++)
+                count += plan_block(call, sequence, prompt, h, first, smaller(at_once, rows - first), partial,
+                                    tasks + count);
     }
     return count;
 }
@@ -148,17 +134,13 @@ static size_t plan(const struct call *call, const struct batch *batch, struct at
 // ---- One task
 
 // Where the values of a query row lie in q and out.
-static size_t row_offset(const struct call *call, const struct attention_task *task, int r) {
-    const struct attention *attention = call->attention;
-    int row = task->first + r;
-    size_t token = (size_t)(task->sequence->first + row / call->group);
-    size_t head = (size_t)(task->kv_head * call->group + row % call->group);
-    return (token * (size_t)attention->heads + head) * (size_t)attention->head_dim;
+static size_t row_offset(const struct attention_call *call, const struct attention_task *task, int r) {
+    return (size_t)attention_vector(call, task, r) * (size_t)call->attention->head_dim;
 }
 
 // score[r][j] = q[r] · key[j] for the first `count` keys of a page.
-static void page_scores(const struct call *call, const struct attention_task *task, const struct scratch *scratch,
-                        const float *keys, int count) {
+static void page_scores(const struct attention_call *call, const struct attention_task *task,
+                        const struct scratch *scratch, const float *keys, int count) {
     const struct kernels *kernels = call->cpu->kernels;
     int width = call->attention->head_dim;
     if (!task->prompt && task->rows < TRANSPOSE_ROWS_MIN) {
@@ -185,7 +167,7 @@ static void page_scores(const struct call *call, const struct attention_task *ta
 }
 
 // Turns the scores of one row into weights, of which those outside [first, last) are 0.
-static void page_weights(const struct call *call, const struct scratch *scratch, int r, int first, int last,
+static void page_weights(const struct attention_call *call, const struct scratch *scratch, int r, int first, int last,
                          int count) {
     const struct kernels *kernels = call->cpu->kernels;
     size_t width = (size_t)call->attention->head_dim;
@@ -204,7 +186,8 @@ static void page_weights(const struct call *call, const struct scratch *scratch,
     scratch->total[r] += kernels->exponentials(score + first, scratch->largest[r], (size_t)(last - first));
 }
 
-static void load_queries(const struct call *call, const struct attention_task *task, const struct scratch *scratch) {
+static void load_queries(const struct attention_call *call, const struct attention_task *task,
+                         const struct scratch *scratch) {
     size_t width = (size_t)call->attention->head_dim;
     float scale = 1 / sqrtf((float)width);
     for (int r = 0; r < task->rows; r++) {
@@ -217,7 +200,8 @@ static void load_queries(const struct call *call, const struct attention_task *t
     memset(scratch->sum, 0, (size_t)task->rows * width * sizeof *scratch->sum);
 }
 
-static void store_results(const struct call *call, const struct attention_task *task, const struct scratch *scratch) {
+static void store_results(const struct attention_call *call, const struct attention_task *task,
+                          const struct scratch *scratch) {
     size_t width = (size_t)call->attention->head_dim;
     for (int r = 0; r < task->rows; r++) {
         float *sum = scratch->sum + (size_t)r * width;
@@ -233,19 +217,23 @@ static void store_results(const struct call *call, const struct attention_task *
     }
 }
 
-static void run_task(const struct call *call, const struct attention_task *task) {
+static void run_task(const struct attention_call *call, const struct attention_task *task) {
     const struct batch_sequence *sequence = task->sequence;
+    if (attention_many(call, task->prompt)) {
+        attention_many_task(call, task);
+        return;
+    }
     struct scratch scratch = scratch_of(call);
     size_t width = (size_t)call->attention->head_dim;
     load_queries(call, task, &scratch);
 
-    struct share all = keys_of(call, sequence, task->first, task->first + task->rows);
+    struct share all = attention_keys(call, sequence, task->first, task->first + task->rows);
     for (int page = task->page_first; page < task->page_last; page++) {
         int base = page * KV_PAGE_TOKENS, count = smaller(KV_PAGE_TOKENS, all.last - base);
         int32_t block = sequence->pages[page];
         page_scores(call, task, &scratch, kv_cache_block(call->cache, call->layer, block, 0, task->kv_head), count);
         for (int r = 0; r < task->rows; r++) {
-            struct share seen = keys_of(call, sequence, task->first + r, task->first + r + 1);
+            struct share seen = attention_keys(call, sequence, task->first + r, task->first + r + 1);
             page_weights(call, &scratch, r, larger(seen.first - base, 0), smaller(seen.last - base, count), count);
         }
         call->cpu->kernels->product(
@@ -263,7 +251,7 @@ static void run_task(const struct call *call, const struct attention_task *task)
 }
 
 // Puts the parts of a block together, the first part's task standing for all.
-static void combine(const struct call *call, const struct attention_task *task) {
+static void combine(const struct attention_call *call, const struct attention_task *task) {
     size_t width = (size_t)call->attention->head_dim, step = (size_t)task->rows * (width + 2);
     for (int r = 0; r < task->rows; r++) {
         const float *first = call->cpu->partial + (task->partial + (size_t)r) * (width + 2);
@@ -284,7 +272,8 @@ static void combine(const struct call *call, const struct attention_task *task) 
 void cpu_attention(void *state, const struct attention *attention, const struct batch *batch,
                    const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out) {
     struct cpu *cpu = state;
-    const struct call call = {cpu, attention, cache, layer, attention->heads / attention->kv_heads, q, k, out, v};
+    const struct attention_call call = {cpu, attention, cache, layer, attention->heads / attention->kv_heads,
+                                        q,   k,         out,   v};
     int threads = cpu->limits.threads;
 
     for (int s = 0; s < batch->sequences; s++) {

@@ -30,6 +30,7 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->filled_y, SGEMM_ROWS_MIN, larger(input, (size_t)limits->vocab), sizeof *cpu->filled_y},
         {&cpu->narrow, sorted, input, sizeof *cpu->narrow},
         {&cpu->many, threads, 1, sizeof *cpu->many},
+        {&cpu->many_added, threads * tokens, MANY_ADDED, sizeof *cpu->many_added},
         {&cpu->packed_x, tokens + PACKED_ROWS - 1, input_blocks, sizeof *cpu->packed_x},
         {&cpu->packed_sorted, sorted, input_blocks, sizeof *cpu->packed_sorted},
         {&cpu->packed_gated, sorted, packed_x_blocks(limits->intermediate), sizeof *cpu->packed_gated},

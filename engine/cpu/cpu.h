@@ -20,10 +20,11 @@ enum {
 
 struct attention_task; // attention.c
 
-// Of one thread, for blocks of bf16.
-enum { MANY_ROWS = 256, MANY_COLUMNS = 512 };
+// Of one thread, for products of bf16.
+enum { MANY_SUMS = 1 << 18, MANY_ADDED = 128 };
 struct many_scratch {
-    float sum[2][BF16_OUTPUTS * MANY_ROWS]; // [outputs][MANY_ROWS], for gate and for up
+    uint16_t panel[BF16_PANEL];
+    float sum[MANY_SUMS];
 };
 
 struct expert_rows { // one expert's share of the sorted rows
@@ -46,6 +47,7 @@ struct cpu {
     float *filled_x, *filled_y; // [SGEMM_ROWS_MIN][widest input, output] for oneDNN
     uint16_t *narrow;          // [sorted rows][widest input] packed activations in bf16
     struct many_scratch *many; // [threads]
+    float *many_added;         // [threads][tokens_max][MANY_ADDED] what experts add to a block of outputs
     // Activations in int8, with padding up to PACKED_ROWS rows: as they come, sorted, and gate times up sorted.
     struct packed_x *packed_x, *packed_sorted; // [rows][packed_x_blocks(widest input)]
     struct packed_x *packed_gated;             // [rows][packed_x_blocks(intermediate)]
@@ -126,7 +128,7 @@ void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float 
 void many_linear(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
 
 // y[token] += weight · down(silu(gate x[token]) ⊙ up x[token]) of all sorted rows; at least one expert has some.
-void many_experts(struct cpu *cpu, const struct layer *layer, int experts, const float *x, float *y);
+void many_experts(struct cpu *cpu, const struct layer *layer, int experts, const float *x, float *y, int tokens);
 
 // ---- packed.c: MATMUL_PACKED
 

@@ -13,6 +13,7 @@
 enum {
     GRAIN = 16,     // outputs: a cache line of results
     GATE_WORK = 32, // multiplications as long as which the gate of one value takes
+    ROUTE_ROWS = 4, // rows that the router's weights are read for at once
 };
 
 // ---- Routing
@@ -50,12 +51,12 @@ void cpu_route(void *state, const struct router *router, const float *x, int row
             matmul_dots(cpu, &dot, WEIGHTS_F32, share_of(experts, part, threads, 4));
     } else {
 #pragma omp parallel for schedule(static) num_threads(threads) if (shared)
-        for (int r = 0; r < rows; r++) {
-            struct dot row = dot;
-            row.x += (size_t)r * (size_t)router->hidden;
-            row.y += (size_t)r * (size_t)experts;
-            row.rows = 1;
-            cpu->kernels->dot_f32(&row);
+        for (int r = 0; r < rows; r += ROUTE_ROWS) {
+            struct dot some = dot;
+            some.x += (size_t)r * (size_t)router->hidden;
+            some.y += (size_t)r * (size_t)experts;
+            some.rows = rows - r < ROUTE_ROWS ? rows - r : ROUTE_ROWS;
+            cpu->kernels->dot_f32(&some);
         }
     }
     routing->rows = rows;
@@ -239,7 +240,7 @@ void cpu_experts(void *state, const struct layer *layer, const struct routing *r
     const struct call call = {state, layer, routing, layer->router.hidden, layer->experts[0].gate.rows};
     struct plan plan = sort_rows(&call);
     if (in_bf16(&call)) {
-        many_experts(call.cpu, layer, plan.few_count + plan.many_count, x, y);
+        many_experts(call.cpu, layer, plan.few_count + plan.many_count, x, y, routing->rows);
         return;
     }
     if (weight_format_packed(layer->experts[0].gate.format)) {

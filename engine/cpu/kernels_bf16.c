@@ -19,7 +19,11 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-enum { PAIRS = BF16_STEP / 2, GROUP_STEP = BF16_STEP * BF16_GROUP }; // of one step: vectors, and values of a group
+enum {
+    PAIRS = BF16_STEP / 2,               // vectors of one step of a group
+    GROUP_STEP = BF16_STEP * BF16_GROUP, // values of one step of a group
+    SQUARE = BF16_GROUP * BF16_GROUP,    // sums of one tile
+};
 
 // ---- Packing and storing
 
@@ -71,28 +75,33 @@ static void pack(const float *x, size_t x_stride, const int *row, int rows, int 
     }
 }
 
+INLINE __m512i halves_of(__m512 x) { // bf16 in the lower half of each lane
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+}
+
 INLINE __m512i narrowed(const float *x) {
-    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x)));
+    return halves_of(_mm512_loadu_ps(x));
 }
 
 static void pack_sums(const float *sum, size_t sum_stride, int outputs, int groups, uint16_t *to, size_t group_stride) {
-    for (int g = 0; g < groups; g++, sum += BF16_GROUP, to += group_stride)
-        for (int o = 0; o < outputs; o += 2) {
-            const float *from = sum + (size_t)o * sum_stride;
+    for (int g = 0; g < groups; g++, sum += sum_stride, to += group_stride) {
+        int o = 0;
+        for (; o < outputs; o += 2) {
+            const float *from = sum + (size_t)o * BF16_GROUP;
             __m512i pair = narrowed(from);
-            if (o + 1 < outputs) pair = _mm512_or_si512(pair, _mm512_slli_epi32(narrowed(from + sum_stride), 16));
-            _mm512_storeu_si512(to + o * BF16_GROUP, pair);
+            if (o + 1 < outputs) pair = _mm512_or_si512(pair, _mm512_slli_epi32(narrowed(from + BF16_GROUP), 16));
+            _mm512_storeu_si512(to + (size_t)o * BF16_GROUP, pair);
         }
+        for (; o % BF16_STEP != 0; o += 2) _mm512_storeu_si512(to + (size_t)o * BF16_GROUP, _mm512_setzero_si512());
+    }
 }
 
 // Up to sixteen outputs of up to sixteen rows.
-static void store_square(const struct bf16_store *store, int output, int row) {
-    int outputs = store->outputs - output, rows = store->rows - row < 16 ? store->rows - row : 16;
-    __mmask16 mask = first(outputs);
+static void store_square(const struct bf16_store *store, const float *sum, int output, int row) {
+    int rows = store->rows - row < BF16_GROUP ? store->rows - row : BF16_GROUP;
+    __mmask16 mask = first(store->outputs - output);
     __m512i square[16];
-    for (int o = 0; o < 16; o++)
-        square[o] = o < outputs ? _mm512_loadu_si512(store->sum + (size_t)(output + o) * store->sum_stride + row)
-                                : _mm512_setzero_si512();
+    UNROLL for (int o = 0; o < 16; o++) square[o] = _mm512_loadu_si512(sum + o * BF16_GROUP);
     turn(square);
     __m512 bias = store->bias ? _mm512_maskz_loadu_ps(mask, store->bias + output) : _mm512_setzero_ps();
     for (int r = 0; r < rows; r++) {
@@ -106,69 +115,187 @@ static void store_square(const struct bf16_store *store, int output, int row) {
 }
 
 static void store(const struct bf16_store *store) {
-    for (int row = 0; row < store->rows; row += 16)
-        for (int output = 0; output < store->outputs; output += 16) store_square(store, output, row);
+    const float *sum = store->sum;
+    for (int row = 0; row < store->rows; row += BF16_GROUP, sum += store->sum_stride)
+        for (int output = 0; output < store->outputs; output += 16)
+            store_square(store, sum + (size_t)output * BF16_GROUP, output, row);
+}
+
+// ---- Panels
+
+static void panel(const uint16_t *weight, size_t stride, int outputs, int depth, uint16_t *to) {
+    int o = 0, whole = depth / BF16_STEP * BF16_STEP;
+    __mmask32 rest = (__mmask32)((1ull << (depth - whole)) - 1);
+    for (; o < outputs; o++, weight += stride, to += BF16_STEP) {
+        uint16_t *at = to;
+        int k = 0;
+        for (; k < whole; k += BF16_STEP, at += BF16_PANEL_STEP)
+            _mm512_storeu_si512(at, _mm512_loadu_si512(weight + k));
+        if (rest) _mm512_storeu_si512(at, _mm512_maskz_loadu_epi16(rest, weight + k));
+    }
+    for (; o % BF16_OUTPUTS_STEP != 0; o++, to += BF16_STEP)
+        for (int k = 0; k < depth; k += BF16_STEP) _mm512_storeu_si512(to + k * BF16_OUTPUTS, _mm512_setzero_si512());
+}
+
+// ---- Attention
+
+static void keys_panel(const float *keys, int count, int width, uint16_t *panel) {
+    for (int k = 0; k < width; k += BF16_STEP) {
+        __mmask16 low = first(width - k), high = first(width - k - 16);
+        for (int j = 0; j < BF16_OUTPUTS; j++, panel += BF16_STEP) {
+            __m512i both = _mm512_setzero_si512();
+            if (j < count) {
+                const float *from = keys + (size_t)j * (size_t)width + k;
+                __m512 b = high ? _mm512_maskz_loadu_ps(high, from + 16) : _mm512_setzero_ps();
+                both = (__m512i)_mm512_cvtne2ps_pbh(b, _mm512_maskz_loadu_ps(low, from));
+            }
+            _mm512_storeu_si512(panel, both);
+        }
+    }
+}
+
+static void values_panel(const float *values, int count, int width, uint16_t *panel, size_t stride) {
+    for (int i = 0; i < width; i += 16) {
+        __mmask16 mask = first(width - i);
+        __m512i half[2][16];
+        UNROLL for (int h = 0; h < 2; h++) {
+            UNROLL for (int j = 0; j < 16; j++) {
+                int key = h * 16 + j;
+                const float *from = values + (size_t)(key < count ? key : 0) * (size_t)width + i;
+                half[h][j] = _mm512_maskz_loadu_epi32(key < count ? mask : 0, from);
+            }
+            turn(half[h]);
+        }
+        uint16_t *to = panel + (size_t)(i / BF16_OUTPUTS) * stride + i % BF16_OUTPUTS * BF16_STEP;
+        UNROLL for (int j = 0; j < 16; j++) _mm512_storeu_si512(
+            to + j * BF16_STEP, (__m512i)_mm512_cvtne2ps_pbh((__m512)half[1][j], (__m512)half[0][j]));
+    }
+}
+
+// 2^x to two units in the last place for x ≤ 0, 0 far below; NaN stays.
+INLINE __m512 power_of_2(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-200), x);
+    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+           part = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(1.5403530e-4f); // Taylor's series: ln 2 to the n over n!, for |part| ≤ 1/2
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(1.3333558e-3f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(9.6181291e-3f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(5.5504109e-2f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(2.4022651e-1f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(6.9314718e-1f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(1));
+    return _mm512_scalef_ps(y, whole);
+}
+
+// The queries that see a key.
+INLINE __mmask16 seers(__m512i query, __m512i oldest, int position) {
+    __m512i key = _mm512_set1_epi32(position);
+    return _mm512_cmple_epi32_mask(key, query) & _mm512_cmpge_epi32_mask(key, oldest);
+}
+
+static void weigh(const struct bf16_weigh *w) {
+    const __m512i query = _mm512_loadu_si512(w->query);
+    const __m512i oldest = _mm512_sub_epi32(query, _mm512_set1_epi32(w->window - 1));
+    const __m512 before = _mm512_loadu_ps(w->largest), none = _mm512_set1_ps(-__builtin_inff());
+    __m512 largest = before;
+    for (int j = 0; j < w->keys; j++) {
+        __mmask16 seen = seers(query, oldest, w->position + j);
+        largest = _mm512_mask_max_ps(largest, seen, _mm512_loadu_ps(w->score + j * BF16_GROUP), largest);
+    }
+    const __m512 scale = _mm512_set1_ps(w->scale * 1.44269504f);
+    __mmask16 any = _mm512_cmp_ps_mask(largest, none, _CMP_NEQ_UQ); // those who have seen a key by now
+    __m512 factor = power_of_2(_mm512_maskz_mul_ps(any, _mm512_sub_ps(before, largest), scale));
+    __m512 total = _mm512_mul_ps(_mm512_loadu_ps(w->total), factor);
+    if (_mm512_cmp_ps_mask(before, largest, _CMP_NEQ_UQ))
+        for (int i = 0; i < w->width; i++) {
+            float *sum = w->sum + i * BF16_GROUP;
+            _mm512_storeu_ps(sum, _mm512_mul_ps(_mm512_loadu_ps(sum), factor));
+        }
+    const __m512 shift = _mm512_mul_ps(_mm512_mask_mov_ps(_mm512_setzero_ps(), any, largest), scale);
+    for (int j = 0; j < w->keys; j += 2) {
+        __m512i half[2];
+        UNROLL for (int i = 0; i < 2; i++) {
+            __m512 score = _mm512_loadu_ps(w->score + (j + i) * BF16_GROUP);
+            __m512 weight = power_of_2(_mm512_fmsub_ps(score, scale, shift));
+            half[i] = halves_of(_mm512_maskz_mov_ps(seers(query, oldest, w->position + j + i), weight));
+            half[i] = _mm512_slli_epi32(half[i], 16); // as it will be multiplied with the values
+            total = _mm512_add_ps(total, (__m512)half[i]);
+        }
+        _mm512_storeu_si512(w->to + j * BF16_GROUP, _mm512_or_si512(_mm512_srli_epi32(half[0], 16), half[1]));
+    }
+    _mm512_storeu_ps(w->largest, largest);
+    _mm512_storeu_ps(w->total, total);
 }
 
 // ---- Blocks
 
-// The part of the next weights that pair `pair` of `pairs` of groups asks for, at column k.
-INLINE void fetch(const struct bf16_block *b, int pair, int pairs, int k) {
-    if (!b->next) return;
-    for (int o = b->outputs * pair / pairs, end = b->outputs * (pair + 1) / pairs; o < end; o++)
-        _mm_prefetch((const char *)(b->next + (size_t)o * b->next_stride + (size_t)k), _MM_HINT_T1);
+// What is still to be asked for of the next weights.
+struct fetcher {
+    const char *row;
+    size_t stride;
+    int lines, line, left, each; // `each`: lines at a time, so that all have had their turn when the block is done
+};
+
+INLINE struct fetcher fetcher_of(const struct bf16_block *b, int turns) {
+    const struct bf16_next *next = &b->next;
+    int all = next->rows * next->lines;
+    return (struct fetcher){next->from, next->stride_bytes, next->lines, 0, all, (all + turns - 1) / turns};
 }
 
-INLINE __m512bh two_columns(const uint16_t *weight, int columns) { // a single one goes with 0
-    int32_t both = 0;
-    memcpy(&both, weight, columns == 1 ? sizeof *weight : sizeof both);
-    return (__m512bh)_mm512_set1_epi32(both);
+INLINE void fetch(struct fetcher *f) {
+    for (int i = f->each < f->left ? f->each : f->left; i > 0; i--, f->left--) {
+        _mm_prefetch(f->row + (size_t)f->line * 64, _MM_HINT_T1);
+        if (++f->line == f->lines) {
+            f->line = 0;
+            f->row += f->stride;
+        }
+    }
 }
 
 INLINE void avx512_tile(const int outputs, const int groups, const struct bf16_block *b, int output, int group,
-                        int pairs) {
+                        struct fetcher *fetcher) {
     const uint16_t *weight = b->weight + (size_t)output * b->weight_stride;
     const uint16_t *x = b->x + (size_t)group * b->group_stride;
-    float *to = b->sum + (size_t)output * b->sum_stride + (size_t)group * BF16_GROUP;
+    float *to = b->sum + (size_t)group * b->sum_stride + (size_t)output * BF16_GROUP;
     __m512 sum[12][2];
     UNROLL for (int o = 0; o < outputs; o++) UNROLL for (int g = 0; g < groups; g++) sum[o][g] =
-        b->add ? _mm512_loadu_ps(to + (size_t)o * b->sum_stride + g * BF16_GROUP) : _mm512_setzero_ps();
-    int k = 0;
-    for (; k + 2 <= b->depth; k += 2, x += 2 * BF16_GROUP) {
-        if (output == 0 && k % BF16_STEP == 0) fetch(b, group / 2, pairs, k);
-        __m512bh value[2];
-        UNROLL for (int g = 0; g < groups; g++) value[g] =
-            (__m512bh)_mm512_loadu_si512(x + (size_t)g * b->group_stride);
-        UNROLL for (int o = 0; o < outputs; o++) {
-            __m512bh w = two_columns(weight + (size_t)o * b->weight_stride + k, 2);
-            UNROLL for (int g = 0; g < groups; g++) sum[o][g] = _mm512_dpbf16_ps(sum[o][g], w, value[g]);
+        b->add ? _mm512_loadu_ps(to + (size_t)g * b->sum_stride + o * BF16_GROUP) : _mm512_setzero_ps();
+    for (int step = 0; step < b->steps; step++, weight += b->step_stride) {
+        if (output == 0) fetch(fetcher);
+        for (int k = 0; k < BF16_STEP; k += 2, x += 2 * BF16_GROUP) {
+            __m512bh value[2];
+            UNROLL for (int g = 0; g < groups; g++) value[g] =
+                (__m512bh)_mm512_loadu_si512(x + (size_t)g * b->group_stride);
+            UNROLL for (int o = 0; o < outputs; o++) {
+                int32_t two;
+                memcpy(&two, weight + (size_t)o * b->weight_stride + k, sizeof two);
+                __m512bh w = (__m512bh)_mm512_set1_epi32(two);
+                UNROLL for (int g = 0; g < groups; g++) sum[o][g] = _mm512_dpbf16_ps(sum[o][g], w, value[g]);
+            }
         }
     }
-    if (k < b->depth) UNROLL for (int o = 0; o < outputs; o++) {
-            __m512bh w = two_columns(weight + (size_t)o * b->weight_stride + k, 1);
-            UNROLL for (int g = 0; g < groups; g++) sum[o][g] =
-                _mm512_dpbf16_ps(sum[o][g], w, (__m512bh)_mm512_loadu_si512(x + (size_t)g * b->group_stride));
-        }
     UNROLL for (int o = 0; o < outputs; o++) UNROLL for (int g = 0; g < groups; g++)
-        _mm512_storeu_ps(to + (size_t)o * b->sum_stride + g * BF16_GROUP, sum[o][g]);
+        _mm512_storeu_ps(to + (size_t)g * b->sum_stride + o * BF16_GROUP, sum[o][g]);
 }
 
-INLINE void avx512_groups(const int groups, const struct bf16_block *b, int group, int pairs) {
+// All outputs, of which there are 16 or 32 with the padding.
+INLINE void avx512_groups(const int groups, const struct bf16_block *b, int group, struct fetcher *fetcher) {
     int o = 0;
-    for (; o + 12 <= b->outputs; o += 12) avx512_tile(12, groups, b, o, group, pairs);
-    for (; o + 4 <= b->outputs; o += 4) avx512_tile(4, groups, b, o, group, pairs);
-    for (; o < b->outputs; o++) avx512_tile(1, groups, b, o, group, pairs);
+    for (; o + 12 <= b->outputs; o += 12) avx512_tile(12, groups, b, o, group, fetcher);
+    for (; o < b->outputs; o += 4) avx512_tile(4, groups, b, o, group, fetcher);
 }
 
 static void avx512_block(const struct bf16_block *b) {
-    int group = 0, pairs = (b->groups + 1) / 2;
-    for (; group + 2 <= b->groups; group += 2) avx512_groups(2, b, group, pairs);
-    if (group < b->groups) avx512_groups(1, b, group, pairs);
+    struct fetcher fetcher = fetcher_of(b, (b->groups + 1) / 2 * b->steps);
+    int group = 0;
+    for (; group + 2 <= b->groups; group += 2) avx512_groups(2, b, group, &fetcher);
+    if (group < b->groups) avx512_groups(1, b, group, &fetcher);
 }
 
 static void nothing(void) {}
 
-static const struct bf16_kernels avx512 = {"AVX-512 BF16", nothing, nothing, avx512_block, pack, pack_sums, store};
+static const struct bf16_kernels avx512 = {"BF16",    nothing, nothing,    panel,        avx512_block, pack,
+                                           pack_sums, store,   keys_panel, values_panel, weigh};
 
 #if defined __clang__
 #pragma clang attribute pop
@@ -176,7 +303,7 @@ static const struct bf16_kernels avx512 = {"AVX-512 BF16", nothing, nothing, avx
 #pragma GCC pop_options
 #endif
 
-// ---- AMX: tiles of 16 rows of 64 bytes
+// ---- AMX: tiles 0 to 3 are sums, 4 and 5 weights, 6 and 7 activations; sixteen rows of 64 bytes each
 
 #if defined __clang__
 #pragma clang attribute push( \
@@ -188,7 +315,7 @@ static const struct bf16_kernels avx512 = {"AVX-512 BF16", nothing, nothing, avx
 #endif
 
 static void amx_begin(void) {
-    static const struct {
+    static const struct { // static: gcc 12 takes the instruction to read no more than its first bytes
         uint8_t palette, start, unused[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
@@ -200,81 +327,62 @@ static void amx_end(void) {
     _tile_release();
 }
 
-// Tiles 0 to 3 are sums, 4 and 5 weights (16 outputs each), 6 and 7 activations (a group each).
-INLINE void amx_tiles(const int halves, const int groups, const struct bf16_block *b, int group, int pairs) {
-    const uint16_t *weight = b->weight, *weight_b = weight + 16 * b->weight_stride;
-    const uint16_t *x = b->x + (size_t)group * b->group_stride, *x_b = x + b->group_stride;
-    float *sum = b->sum + (size_t)group * BF16_GROUP, *sum_b = sum + 16 * b->sum_stride;
-    const size_t w_bytes = b->weight_stride * sizeof *weight, sum_bytes = b->sum_stride * sizeof *sum;
+INLINE void amx_tiles(const int halves, const int groups, const struct bf16_block *b, int group,
+                      struct fetcher *fetcher) {
+    const uint16_t *weight = b->weight, *weight_b = weight + 16 * b->weight_stride,
+                   *x = b->x + (size_t)group * b->group_stride, *x_b = x + b->group_stride;
+    float *sum = b->sum + (size_t)group * b->sum_stride, *sum_b = sum + b->sum_stride;
+    const size_t weight_bytes = b->weight_stride * sizeof *weight;
     if (b->add) {
-        _tile_loadd(0, sum, sum_bytes);
-        if (groups == 2) _tile_loadd(1, sum + BF16_GROUP, sum_bytes);
-        if (halves == 2) _tile_loadd(2, sum_b, sum_bytes);
-        if (halves == 2 && groups == 2) _tile_loadd(3, sum_b + BF16_GROUP, sum_bytes);
+        _tile_loadd(0, sum, 64);
+        if (groups == 2) _tile_loadd(1, sum_b, 64);
+        if (halves == 2) _tile_loadd(2, sum + SQUARE, 64);
+        if (halves == 2 && groups == 2) _tile_loadd(3, sum_b + SQUARE, 64);
     } else {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (int k = 0; k + BF16_STEP <= b->depth; k += BF16_STEP, x += GROUP_STEP, x_b += GROUP_STEP) {
+    for (int step = 0; step < b->steps; step++, x += GROUP_STEP, x_b += GROUP_STEP) {
         _tile_loadd(6, x, 64);
-        _tile_loadd(4, weight + k, w_bytes);
-        fetch(b, group / 2, pairs, k);
+        _tile_loadd(4, weight, weight_bytes);
+        fetch(fetcher);
         _tile_dpbf16ps(0, 4, 6);
         if (groups == 2) {
             _tile_loadd(7, x_b, 64);
             _tile_dpbf16ps(1, 4, 7);
         }
         if (halves == 2) {
-            _tile_loadd(5, weight_b + k, w_bytes);
+            _tile_loadd(5, weight_b, weight_bytes);
             _tile_dpbf16ps(2, 5, 6);
             if (groups == 2) _tile_dpbf16ps(3, 5, 7);
         }
+        weight += b->step_stride;
+        weight_b += b->step_stride;
     }
-    _tile_stored(0, sum, sum_bytes);
-    if (groups == 2) _tile_stored(1, sum + BF16_GROUP, sum_bytes);
-    if (halves == 2) _tile_stored(2, sum_b, sum_bytes);
-    if (halves == 2 && groups == 2) _tile_stored(3, sum_b + BF16_GROUP, sum_bytes);
+    _tile_stored(0, sum, 64);
+    if (groups == 2) _tile_stored(1, sum_b, 64);
+    if (halves == 2) _tile_stored(2, sum + SQUARE, 64);
+    if (halves == 2 && groups == 2) _tile_stored(3, sum_b + SQUARE, 64);
 }
 
 INLINE void amx_groups(const int halves, const struct bf16_block *b) {
-    int group = 0, pairs = (b->groups + 1) / 2;
-    for (; group + 2 <= b->groups; group += 2) amx_tiles(halves, 2, b, group, pairs);
-    if (group < b->groups) amx_tiles(halves, 1, b, group, pairs);
+    struct fetcher fetcher = fetcher_of(b, (b->groups + 1) / 2 * b->steps);
+    int group = 0;
+    for (; group + 2 <= b->groups; group += 2) amx_tiles(halves, 2, b, group, &fetcher);
+    if (group < b->groups) amx_tiles(halves, 1, b, group, &fetcher);
 }
 
 static void amx_block(const struct bf16_block *b) {
-    int outputs = b->outputs / 16 * 16, depth = b->depth / BF16_STEP * BF16_STEP;
-    if (outputs == 0 || depth == 0) {
-        avx512_block(b);
-        return;
-    }
-    if (outputs == 32)
+    if (b->outputs > 16)
         amx_groups(2, b);
     else
         amx_groups(1, b);
-    struct bf16_block rest = *b;
-    rest.next = NULL;
-    if (depth < b->depth) { // columns beyond the last whole step
-        rest.outputs = outputs;
-        rest.weight += depth;
-        rest.x += (size_t)depth * BF16_GROUP;
-        rest.depth = b->depth - depth;
-        rest.add = true;
-        avx512_block(&rest);
-    }
-    if (outputs < b->outputs) {
-        rest = *b;
-        rest.next = NULL;
-        rest.outputs = b->outputs - outputs;
-        rest.weight += (size_t)outputs * b->weight_stride;
-        rest.sum += (size_t)outputs * b->sum_stride;
-        avx512_block(&rest);
-    }
 }
 
-static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end, amx_block, pack, pack_sums, store};
+static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end,    panel,        amx_block, pack,
+                                        pack_sums,  store,     keys_panel, values_panel, weigh};
 
 #if defined __clang__
 #pragma clang attribute pop

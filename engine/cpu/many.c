@@ -1,71 +1,166 @@
 // Many rows in bf16: matrix products and experts, on the kernels of bf16.h.
 //
 // The activations are rounded to bf16 (nearest even, a relative 2^-9 each), the sums are f32, so
-// |error| ≤ (2^-9 + columns · 2^-24) Σ|w · x|. Weights come from memory once for each run of rows whose packed
-// activations fit into half of a core's second cache; a thread takes its share of the outputs.
+// |error| ≤ (2^-9 + columns · 2^-24) Σ|w · x|. A sum is added up from the first column to the last, whatever is beside
+// it. Weights come from memory once for up to GROUPS_MAX groups of rows, are multiplied where they lie, and the next
+// ones are asked for meanwhile. What comes back again and again lies in a core's second cache: the rows, where they fit
+// there, or else the sums of many outputs and some columns of the rows. A thread takes its share of the outputs.
 #include "engine/cpu/cpu.h"
 
 #include <omp.h>
+#include <string.h>
 #include <unistd.h>
 
-enum { GROUPS_MAX = MANY_ROWS / BF16_GROUP };
+enum {
+    CACHE_BYTES = 1 << 20, // of the second cache, where the system does not know
+    GROUPS_MAX = 32,       // that are multiplied with a panel
+    LINE_BYTES = 64,
+    UNIT_OUTPUTS = 128, // of gate and of up, that a thread takes at once
+};
 
 static int padded(int count, int step) {
     return (count + step - 1) / step * step;
-}
-
-// Groups of rows that are multiplied with a weight while it is in the cache.
-static int groups_at_once(int columns) {
-    long cache_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); // 0 where the system does not know
-    long groups = (cache_bytes > 0 ? cache_bytes / 2 : 1 << 19) / ((long)sizeof(uint16_t) * BF16_GROUP * columns);
-    return groups < 2 ? 2 : groups > GROUPS_MAX ? GROUPS_MAX : (int)(groups & ~1l);
-}
-
-static const uint16_t *weight_row(const struct matrix *weight, int row) {
-    return (const uint16_t *)weight->data + (size_t)row * (size_t)weight->columns;
-}
-
-// sum[o][r] of outputs [first, first + count) for `groups` packed groups; `next` is the weight row wanted after that.
-static void sums(const struct cpu *cpu, const struct matrix *weight, int first, int count, const uint16_t *x,
-                 int groups, const uint16_t *next, struct many_scratch *scratch, int which) {
-    size_t stride = (size_t)weight->columns;
-    struct bf16_block block = {.weight_stride = stride,
-                               .outputs = count,
-                               .group_stride = (size_t)padded(weight->columns, BF16_STEP) * BF16_GROUP,
-                               .groups = groups,
-                               .sum = scratch->sum[which],
-                               .sum_stride = MANY_ROWS,
-                               .next_stride = stride};
-    for (int k = 0; k < weight->columns; k += MANY_COLUMNS) {
-        block.weight = weight_row(weight, first) + k;
-        block.x = x + (size_t)k * BF16_GROUP;
-        block.depth = weight->columns - k < MANY_COLUMNS ? weight->columns - k : MANY_COLUMNS;
-        block.add = k > 0;
-        block.next = k + MANY_COLUMNS < weight->columns ? block.weight + MANY_COLUMNS : next;
-        cpu->bf16->block(&block);
-    }
 }
 
 static int smaller(int a, int b) {
     return a < b ? a : b;
 }
 
+static size_t group_stride(int columns) {
+    return (size_t)padded(columns, BF16_STEP) * BF16_GROUP;
+}
+
+static long cache_bytes(void) {
+    long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return bytes > 0 ? bytes : CACHE_BYTES;
+}
+
+// Whether so many groups of rows stay in half of the second cache.
+static bool rows_fit(int groups, int columns) {
+    return (long)(group_stride(columns) * sizeof(uint16_t)) * groups <= cache_bytes() / 2;
+}
+
+// Outputs whose sums for so many groups of rows stay there.
+static int outputs_that_fit(int groups) {
+    long floats = cache_bytes() / 2 / (long)sizeof(float);
+    long outputs = (floats < MANY_SUMS ? floats : MANY_SUMS) / (groups * BF16_GROUP);
+    return outputs < BF16_OUTPUTS ? BF16_OUTPUTS : (int)outputs / BF16_OUTPUTS * BF16_OUTPUTS;
+}
+
+// ---- Products of one thread
+
+// Some outputs of a matrix; the sums of group g lie at sum + g * sum_stride.
+struct piece {
+    const struct matrix *weight;
+    int first, outputs;
+    float *sum;
+};
+
+// Of pieces with the same columns and the same rows.
+struct many_product {
+    struct piece piece[2];
+    int pieces;
+    const uint16_t *x; // packed
+    int groups;
+    size_t sum_stride;
+};
+
+struct place { // of a panel
+    int column, piece, output;
+};
+
+static bool advance(const struct many_product *product, struct place *at) {
+    at->output += BF16_OUTPUTS;
+    if (at->output < product->piece[at->piece].outputs) return true;
+    at->output = 0;
+    if (++at->piece < product->pieces) return true;
+    at->piece = 0;
+    at->column += BF16_DEPTH;
+    return at->column < product->piece[0].weight->columns;
+}
+
+static const uint16_t *weight_at(const struct matrix *weight, int row, int column) {
+    return (const uint16_t *)weight->data + (size_t)row * (size_t)weight->columns + column;
+}
+
+// Up to BF16_OUTPUTS rows of a matrix, and up to BF16_DEPTH columns: what a block multiplies.
+struct panel {
+    const struct matrix *weight; // NULL: none
+    int row, rows, column, depth;
+};
+
+static struct panel panel_at(const struct matrix *weight, int row, int end, int column) {
+    return (struct panel){weight, row, smaller(end - row, BF16_OUTPUTS), column,
+                          smaller(weight->columns - column, BF16_DEPTH)};
+}
+
+static struct panel panel_of(const struct many_product *product, const struct place *at) {
+    const struct piece *piece = &product->piece[at->piece];
+    return panel_at(piece->weight, piece->first + at->output, piece->first + piece->outputs, at->column);
+}
+
+static struct bf16_next next_of(const struct panel *panel) {
+    if (!panel->weight) return (struct bf16_next){0};
+    int bytes = panel->depth * (int)sizeof(uint16_t);
+    return (struct bf16_next){weight_at(panel->weight, panel->row, panel->column),
+                              (size_t)panel->weight->columns * sizeof(uint16_t), panel->rows,
+                              (bytes + LINE_BYTES - 1) / LINE_BYTES};
+}
+
+// Ragged ends need a panel's zeros; all else is multiplied where it lies.
+static bool ragged(const struct panel *panel) {
+    return panel->rows % BF16_OUTPUTS_STEP != 0 || panel->depth % BF16_STEP != 0;
+}
+
+// `after`: what the next product will begin with.
+static void multiply(const struct cpu *cpu, const struct many_product *product, struct panel after,
+                     struct many_scratch *scratch) {
+    struct place at = {0}, next = {0};
+    for (bool more = true; more; at = next) {
+        const struct panel now = panel_of(product, &at);
+        more = advance(product, &next);
+        const struct panel then = more ? panel_of(product, &next) : after;
+        const uint16_t *weight = weight_at(now.weight, now.row, now.column);
+        struct bf16_block block = {.weight = weight,
+                                   .weight_stride = (size_t)now.weight->columns,
+                                   .step_stride = BF16_STEP,
+                                   .outputs = now.rows,
+                                   .steps = padded(now.depth, BF16_STEP) / BF16_STEP,
+                                   .x = product->x + (size_t)now.column * BF16_GROUP,
+                                   .group_stride = group_stride(now.weight->columns),
+                                   .groups = product->groups,
+                                   .sum = product->piece[at.piece].sum + (size_t)at.output * BF16_GROUP,
+                                   .sum_stride = product->sum_stride,
+                                   .add = now.column > 0,
+                                   .next = next_of(&then)};
+        if (ragged(&now)) {
+            cpu->bf16->panel(weight, block.weight_stride, now.rows, now.depth, scratch->panel);
+            block.weight = scratch->panel;
+            block.weight_stride = BF16_STEP;
+            block.step_stride = BF16_PANEL_STEP;
+        }
+        cpu->bf16->block(&block);
+    }
+}
+
 // ---- One matrix
 
-static void linear_share(const struct cpu *cpu, const struct linear *linear, struct share outputs, int rows, float *y,
+static void linear_share(const struct cpu *cpu, const struct linear *linear, struct share share, int rows, float *y,
                          bool accumulate, struct many_scratch *scratch) {
     const struct matrix *weight = &linear->weight;
-    int at_once = groups_at_once(weight->columns) * BF16_GROUP;
-    size_t group_stride = (size_t)padded(weight->columns, BF16_STEP) * BF16_GROUP;
-    for (int row = 0; row < rows; row += at_once) {
-        int some = smaller(rows - row, at_once);
-        for (int o = outputs.first; o < outputs.last; o += BF16_OUTPUTS) {
-            int count = smaller(outputs.last - o, BF16_OUTPUTS);
-            const uint16_t *next = o + count < outputs.last ? weight_row(weight, o + count) : NULL;
-            sums(cpu, weight, o, count, cpu->narrow + (size_t)(row / BF16_GROUP) * group_stride,
-                 padded(some, BF16_GROUP) / BF16_GROUP, next, scratch, 0);
-            cpu->bf16->store(&(struct bf16_store){.sum = scratch->sum[0],
-                                                  .sum_stride = MANY_ROWS,
+    for (int row = 0; row < rows; row += GROUPS_MAX * BF16_GROUP) {
+        int some = smaller(rows - row, GROUPS_MAX * BF16_GROUP), groups = padded(some, BF16_GROUP) / BF16_GROUP;
+        int at_once = rows_fit(groups, weight->columns) ? BF16_OUTPUTS : outputs_that_fit(groups);
+        const uint16_t *x = cpu->narrow + (size_t)(row / BF16_GROUP) * group_stride(weight->columns);
+        for (int o = share.first, count; o < share.last; o += count) {
+            count = smaller(share.last - o, at_once);
+            size_t sum_stride = (size_t)padded(count, BF16_OUTPUTS_STEP) * BF16_GROUP;
+            const struct many_product product = {{{weight, o, count, scratch->sum}}, 1, x, groups, sum_stride};
+            struct panel after = {0};
+            if (o + count < share.last) after = panel_at(weight, o + count, share.last, 0);
+            multiply(cpu, &product, after, scratch);
+            cpu->bf16->store(&(struct bf16_store){.sum = scratch->sum,
+                                                  .sum_stride = sum_stride,
                                                   .outputs = count,
                                                   .rows = some,
                                                   .bias = linear->bias ? linear->bias + o : NULL,
@@ -79,14 +174,14 @@ static void linear_share(const struct cpu *cpu, const struct linear *linear, str
 void many_linear(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     const struct matrix *weight = &linear->weight;
     int threads = cpu->limits.threads, groups = padded(rows, BF16_GROUP) / BF16_GROUP;
-    size_t columns = (size_t)weight->columns, group_stride = (size_t)padded(weight->columns, BF16_STEP) * BF16_GROUP;
+    size_t columns = (size_t)weight->columns;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
         for (int g = 0; g < groups; g++)
             cpu->bf16->pack(x + (size_t)g * BF16_GROUP * columns, columns, NULL,
                             smaller(rows - g * BF16_GROUP, BF16_GROUP), weight->columns,
-                            cpu->narrow + (size_t)g * group_stride);
+                            cpu->narrow + (size_t)g * group_stride(weight->columns));
         cpu->bf16->begin();
 #pragma omp for schedule(static)
         for (int part = 0; part < threads; part++)
@@ -98,60 +193,79 @@ void many_linear(struct cpu *cpu, const struct linear *linear, const float *x, f
 
 // ---- Experts
 
-static void gate_rows(const struct cpu *cpu, float *gate, const float *up, int outputs, int rows) {
-    for (int o = 0; o < outputs; o++)
-        cpu->kernels->gate(gate + (size_t)o * MANY_ROWS, up + (size_t)o * MANY_ROWS, (size_t)rows);
+// Outputs [first, first + outputs) of gate and up for some rows, and the product of both, packed as down's activations.
+static void gated_rows(const struct cpu *cpu, const struct expert *expert, int first, int outputs, size_t group,
+                       int groups, struct panel after, struct many_scratch *scratch) {
+    size_t sum_stride = (size_t)padded(outputs, BF16_OUTPUTS_STEP) * BF16_GROUP;
+    float *gate = scratch->sum, *up = gate + (size_t)groups * sum_stride;
+    const struct many_product product = {{{&expert->gate, first, outputs, gate}, {&expert->up, first, outputs, up}},
+                                         2,
+                                         cpu->narrow + group * group_stride(expert->gate.columns),
+                                         groups,
+                                         sum_stride};
+    multiply(cpu, &product, after, scratch);
+    size_t stride = group_stride(expert->gate.rows);
+    for (int g = 0; g < groups; g++)
+        cpu->kernels->gate(gate + (size_t)g * sum_stride, up + (size_t)g * sum_stride, (size_t)outputs * BF16_GROUP);
+    cpu->bf16->pack_sums(gate, sum_stride, outputs, groups,
+                         cpu->narrow_gated + group * stride + (size_t)first * BF16_GROUP, stride);
 }
 
-// Outputs [first, first + BF16_OUTPUTS) of gate and up and the product of both, packed as down's activations.
-static void gated(const struct cpu *cpu, const struct expert *expert, const struct expert_rows *rows, int first,
-                  struct many_scratch *scratch) {
-    int hidden = expert->gate.columns, intermediate = expert->gate.rows;
-    int at_once = groups_at_once(hidden) * BF16_GROUP, count = smaller(intermediate - first, BF16_OUTPUTS);
-    size_t group_stride = (size_t)padded(hidden, BF16_STEP) * BF16_GROUP;
-    size_t gated_stride = (size_t)padded(intermediate, BF16_STEP) * BF16_GROUP;
-    const uint16_t *next = first + count < intermediate ? weight_row(&expert->gate, first + count) : NULL;
-    for (int row = 0; row < rows->rows; row += at_once) {
-        int groups = padded(smaller(rows->rows - row, at_once), BF16_GROUP) / BF16_GROUP;
-        size_t group = (size_t)(rows->first + row) / BF16_GROUP;
-        const uint16_t *x = cpu->narrow + group * group_stride;
-        sums(cpu, &expert->gate, first, count, x, groups, weight_row(&expert->up, first), scratch, 0);
-        sums(cpu, &expert->up, first, count, x, groups, next, scratch, 1);
-        gate_rows(cpu, scratch->sum[0], scratch->sum[1], count, groups * BF16_GROUP);
-        cpu->bf16->pack_sums(scratch->sum[0], MANY_ROWS, count, groups,
-                             cpu->narrow_gated + group * gated_stride + (size_t)first * BF16_GROUP, gated_stride);
+// The same for all rows of an expert.
+static void gated(const struct cpu *cpu, const struct expert *expert, const struct expert_rows *rows,
+                  struct share share, struct many_scratch *scratch) {
+    for (int row = 0; row < rows->rows; row += GROUPS_MAX * BF16_GROUP) {
+        int groups = padded(smaller(rows->rows - row, GROUPS_MAX * BF16_GROUP), BF16_GROUP) / BF16_GROUP;
+        int at_once = rows_fit(groups, expert->gate.columns) ? BF16_OUTPUTS : UNIT_OUTPUTS;
+        for (int o = share.first, count; o < share.last; o += count) {
+            count = smaller(share.last - o, at_once);
+            struct panel after = {0};
+            if (o + count < share.last) after = panel_at(&expert->gate, o + count, share.last, 0);
+            gated_rows(cpu, expert, o, count, (size_t)(rows->first + row) / BF16_GROUP, groups, after, scratch);
+        }
     }
 }
 
-// Outputs [first, last) of all experts' down, added to the rows of y they belong to: a token's two in the order of their
-// numbers.
-static void added(const struct cpu *cpu, const struct layer *layer, int experts, struct share outputs, float *y,
-                  struct many_scratch *scratch) {
-    const struct matrix *any = &layer->experts[0].down;
-    int at_once = groups_at_once(any->columns) * BF16_GROUP;
-    size_t gated_stride = (size_t)padded(any->columns, BF16_STEP) * BF16_GROUP;
-    for (int o = outputs.first; o < outputs.last; o += BF16_OUTPUTS) {
-        int count = smaller(outputs.last - o, BF16_OUTPUTS);
+// Outputs [first, first + outputs) of an expert's down, added to `added` [token][MANY_ADDED].
+static void down_rows(const struct cpu *cpu, const struct matrix *down, const struct expert_rows *rows, int first,
+                      int outputs, struct panel after, float *added, struct many_scratch *scratch) {
+    for (int row = rows->first, end = row + rows->rows, some; row < end; row += some) {
+        some = smaller(end - row, GROUPS_MAX * BF16_GROUP);
+        const uint16_t *x = cpu->narrow_gated + (size_t)(row / BF16_GROUP) * group_stride(down->columns);
+        size_t sum_stride = (size_t)padded(outputs, BF16_OUTPUTS_STEP) * BF16_GROUP;
+        const struct many_product product = {
+            {{down, first, outputs, scratch->sum}}, 1, x, padded(some, BF16_GROUP) / BF16_GROUP, sum_stride};
+        multiply(cpu, &product, row + some < end ? panel_at(down, first, first + outputs, 0) : after, scratch);
+        cpu->bf16->store(&(struct bf16_store){.sum = scratch->sum,
+                                              .sum_stride = sum_stride,
+                                              .outputs = outputs,
+                                              .rows = some,
+                                              .scale = cpu->sorted_weight + row,
+                                              .row = cpu->sorted_token + row,
+                                              .y = added,
+                                              .y_stride = MANY_ADDED,
+                                              .add = true});
+    }
+}
+
+// Outputs `share` of all experts' down, added to the rows of y they belong to: a token's two put together first, in the
+// order of their numbers.
+static void added(const struct cpu *cpu, const struct layer *layer, int experts, struct share share, int tokens,
+                  float *y, float *added, struct many_scratch *scratch) {
+    size_t hidden = (size_t)layer->experts[0].down.rows;
+    for (int o = share.first; o < share.last; o += MANY_ADDED) {
+        int count = smaller(share.last - o, MANY_ADDED);
+        memset(added, 0, (size_t)tokens * MANY_ADDED * sizeof *added);
         for (int i = 0; i < experts; i++) {
             const struct expert_rows *rows = &cpu->expert_rows[i];
-            const struct matrix *down = &layer->experts[rows->expert].down;
-            const uint16_t *next =
-                i + 1 < experts ? weight_row(&layer->experts[cpu->expert_rows[i + 1].expert].down, o) : NULL;
-            for (int row = 0; row < rows->rows; row += at_once) {
-                int some = smaller(rows->rows - row, at_once), first = rows->first + row;
-                sums(cpu, down, o, count, cpu->narrow_gated + (size_t)first / BF16_GROUP * gated_stride,
-                     padded(some, BF16_GROUP) / BF16_GROUP, next, scratch, 0);
-                cpu->bf16->store(&(struct bf16_store){.sum = scratch->sum[0],
-                                                      .sum_stride = MANY_ROWS,
-                                                      .outputs = count,
-                                                      .rows = some,
-                                                      .scale = cpu->sorted_weight + first,
-                                                      .row = cpu->sorted_token + first,
-                                                      .y = y + o,
-                                                      .y_stride = (size_t)down->rows,
-                                                      .add = true});
-            }
+            const struct expert_rows *then = i + 1 < experts ? rows + 1 : cpu->expert_rows;
+            int first = i + 1 < experts ? o : o + count;
+            struct panel after = {0};
+            if (first < share.last) after = panel_at(&layer->experts[then->expert].down, first, share.last, 0);
+            down_rows(cpu, &layer->experts[rows->expert].down, rows, o, count, after, added, scratch);
         }
+        for (int t = 0; t < tokens; t++)
+            cpu->kernels->add_scaled(y + (size_t)t * hidden + o, added + (size_t)t * MANY_ADDED, 1, (size_t)count);
     }
 }
 
@@ -162,28 +276,28 @@ static int rows_of_group(const struct cpu *cpu, int first) {
     return rows;
 }
 
-void many_experts(struct cpu *cpu, const struct layer *layer, int experts, const float *x, float *y) {
+void many_experts(struct cpu *cpu, const struct layer *layer, int experts, const float *x, float *y, int tokens) {
     const struct expert *any = &layer->experts[0];
     const struct expert_rows *last = &cpu->expert_rows[experts - 1];
     int hidden = any->gate.columns, threads = cpu->limits.threads;
     int groups = (last->first + padded(last->rows, BF16_GROUP)) / BF16_GROUP;
-    int blocks = padded(any->gate.rows, BF16_OUTPUTS) / BF16_OUTPUTS, units = experts * blocks; // of gate and up
-    size_t group_stride = (size_t)padded(hidden, BF16_STEP) * BF16_GROUP;
+    int parts = padded(any->gate.rows, UNIT_OUTPUTS) / UNIT_OUTPUTS, units = experts * parts; // of gate and up
 #pragma omp parallel num_threads(threads)
     {
         struct many_scratch *scratch = &cpu->many[omp_get_thread_num()];
+        float *sums = cpu->many_added + (size_t)omp_get_thread_num() * (size_t)cpu->limits.tokens_max * MANY_ADDED;
 #pragma omp for schedule(static)
         for (int g = 0; g < groups; g++)
             cpu->bf16->pack(x, (size_t)hidden, cpu->sorted_token + g * BF16_GROUP, rows_of_group(cpu, g * BF16_GROUP),
-                            hidden, cpu->narrow + (size_t)g * group_stride);
+                            hidden, cpu->narrow + (size_t)g * group_stride(hidden));
         cpu->bf16->begin();
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic)
         for (int unit = 0; unit < units; unit++)
-            gated(cpu, &layer->experts[cpu->expert_rows[unit / blocks].expert], &cpu->expert_rows[unit / blocks],
-                  unit % blocks * BF16_OUTPUTS, scratch);
+            gated(cpu, &layer->experts[cpu->expert_rows[unit / parts].expert], &cpu->expert_rows[unit / parts],
+                  share_of(any->gate.rows, unit % parts, parts, BF16_OUTPUTS), scratch);
 #pragma omp for schedule(static)
         for (int part = 0; part < threads; part++)
-            added(cpu, layer, experts, share_of(hidden, part, threads, BF16_OUTPUTS), y, scratch);
+            added(cpu, layer, experts, share_of(hidden, part, threads, BF16_OUTPUTS), tokens, y, sums, scratch);
         cpu->bf16->end();
     }
 }

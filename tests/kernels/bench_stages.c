@@ -123,7 +123,7 @@ static void bench_attention(const struct device *device, void *state, int positi
     int32_t page[CONTEXT / KV_PAGE_TOKENS];
     for (int p = 0; p < pages; p++) page[p] = p;
     static float cosine[CONTEXT * HEAD_DIM / 2], sine[CONTEXT * HEAD_DIM / 2];
-    const struct attention attention = {HEADS, KV_HEADS, HEAD_DIM, CONTEXT, cosine, sine};
+    const struct attention attention = {HEADS, KV_HEADS, HEAD_DIM, CONTEXT, cosine, sine, true};
     const struct batch_sequence sequence = {0, rows, position, page};
     const struct batch batch = {.tokens = rows, .answers = rows == 1, .sequences = 1, .sequence = &sequence};
     float *k = q + (size_t)rows * HEADS * HEAD_DIM, *v = k + (size_t)rows * KV_HEADS * HEAD_DIM;

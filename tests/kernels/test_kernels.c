@@ -104,73 +104,131 @@ static void bf16(void **state) {
 
 // The kernels for many rows: what is packed, what a block sums up (ragged outputs, columns and groups, added to what
 // was there), and where it is stored. Their rounding is that of bf16_of_float, and sums are exact enough for sum_error.
-static void run_block(const struct bf16_kernels *kernels, struct random *random, int outputs, int columns, int rows) {
-    int groups = (rows + BF16_GROUP - 1) / BF16_GROUP, steps = (columns + BF16_STEP - 1) / BF16_STEP * BF16_STEP;
-    size_t stride = (size_t)steps * BF16_GROUP, sums = (size_t)groups * BF16_GROUP, width = (size_t)columns;
-    struct owned_matrix weight = random_matrix(random, WEIGHTS_BF16, outputs, columns, 1);
-    float *x = random_floats(random, (size_t)rows * width), *sum = random_floats(random, (size_t)outputs * sums);
-    float *before = copy_floats(sum, (size_t)outputs * sums),
-          *y = random_floats(random, (size_t)rows * (size_t)outputs);
-    float *y_before = copy_floats(y, (size_t)rows * (size_t)outputs), *bias = random_floats(random, (size_t)outputs);
-    float *scale = random_floats(random, (size_t)rows);
-    int *row = allocate((size_t)rows, sizeof *row);
-    uint16_t *packed = allocate(stride * (size_t)groups, sizeof *packed);
-    for (int r = 0; r < rows; r++) row[r] = rows - 1 - r;
-    for (int g = 0; g < groups; g++) {
-        int some = rows - g * BF16_GROUP < BF16_GROUP ? rows - g * BF16_GROUP : BF16_GROUP;
-        kernels->pack(x, width, row + g * BF16_GROUP, some, columns, packed + (size_t)g * stride);
+
+struct block_case {
+    int outputs, columns, rows, groups, steps;
+    size_t outputs_padded, group_stride, sum_stride; // with a gap behind each group
+    bool add;
+    struct owned_matrix weight;
+    float *x, *sum, *before;
+    int *row; // the last first
+    uint16_t *packed, *panel;
+};
+
+static int rounded_up(int count, int step) {
+    return (count + step - 1) / step * step;
+}
+
+static struct block_case block_case(struct random *random, int outputs, int columns, int rows) {
+    struct block_case c = {.outputs = outputs, .columns = columns, .rows = rows, .add = columns % 2 == 1};
+    c.groups = rounded_up(rows, BF16_GROUP) / BF16_GROUP;
+    c.steps = rounded_up(columns, BF16_STEP) / BF16_STEP;
+    c.outputs_padded = (size_t)rounded_up(outputs, BF16_OUTPUTS_STEP);
+    c.group_stride = (size_t)c.steps * BF16_STEP * BF16_GROUP;
+    c.sum_stride = (c.outputs_padded + 3) * BF16_GROUP;
+    c.weight = random_matrix(random, WEIGHTS_BF16, outputs, columns, 1);
+    c.x = random_floats(random, (size_t)rows * (size_t)columns);
+    c.sum = random_floats(random, (size_t)c.groups * c.sum_stride);
+    c.before = copy_floats(c.sum, (size_t)c.groups * c.sum_stride);
+    c.row = allocate((size_t)rows, sizeof *c.row);
+    for (int r = 0; r < rows; r++) c.row[r] = rows - 1 - r;
+    c.packed = allocate(c.group_stride * (size_t)c.groups, sizeof *c.packed);
+    c.panel = allocate(BF16_PANEL, sizeof *c.panel);
+    memset(c.panel, 0xff, BF16_PANEL * sizeof *c.panel); // NaN, which must not get into any sum
+    return c;
+}
+
+static void block_case_free(struct block_case *c) {
+    free(c->weight.memory);
+    free(c->x);
+    free(c->sum);
+    free(c->before);
+    free(c->row);
+    free(c->packed);
+    free(c->panel);
+}
+
+static uint16_t rounded_x(const struct block_case *c, int r, int k) {
+    return bf16_of_float(c->x[(size_t)c->row[r] * (size_t)c->columns + (size_t)k]);
+}
+
+static void check_packing(const struct bf16_kernels *kernels, const struct block_case *c) {
+    for (int g = 0; g < c->groups; g++) {
+        int some = c->rows - g * BF16_GROUP < BF16_GROUP ? c->rows - g * BF16_GROUP : BF16_GROUP;
+        kernels->pack(c->x, (size_t)c->columns, c->row + g * BF16_GROUP, some, c->columns,
+                      c->packed + (size_t)g * c->group_stride);
     }
-    for (int r = 0; r < groups * BF16_GROUP; r++)
-        for (int k = 0; k < steps; k++) {
-            uint16_t found = packed[(size_t)(r / BF16_GROUP) * stride + (size_t)(k / 2 * 2 * BF16_GROUP) +
-                                    (size_t)(r % BF16_GROUP * 2 + k % 2)];
-            bool there = r < rows && k < columns;
-            assert_int_equal(found, there ? bf16_of_float(x[(size_t)row[r] * width + (size_t)k]) : 0);
+    for (int r = 0; r < c->groups * BF16_GROUP; r++)
+        for (int k = 0; k < c->steps * BF16_STEP; k++) {
+            size_t at = (size_t)(r / BF16_GROUP) * c->group_stride + (size_t)(k / 2 * 2 * BF16_GROUP);
+            uint16_t found = c->packed[at + (size_t)(r % BF16_GROUP * 2 + k % 2)];
+            assert_int_equal(found, r < c->rows && k < c->columns ? rounded_x(c, r, k) : 0);
         }
+    kernels->panel(c->weight.matrix.data, (size_t)c->columns, c->outputs, c->columns, c->panel);
+}
+
+// From a panel, and where the weights have no ragged ends, from where they lie.
+static void check_block(const struct bf16_kernels *kernels, const struct block_case *c, bool direct) {
+    memcpy(c->sum, c->before, (size_t)c->groups * c->sum_stride * sizeof *c->sum);
     kernels->begin();
-    kernels->block(&(struct bf16_block){.weight = weight.matrix.data,
-                                        .weight_stride = width,
-                                        .outputs = outputs,
-                                        .x = packed,
-                                        .group_stride = stride,
-                                        .groups = groups,
-                                        .depth = columns,
-                                        .sum = sum,
-                                        .sum_stride = sums,
-                                        .add = columns % 2 == 1});
+    kernels->block(&(struct bf16_block){.weight = direct ? c->weight.matrix.data : c->panel,
+                                        .weight_stride = direct ? (size_t)c->columns : BF16_STEP,
+                                        .step_stride = direct ? BF16_STEP : BF16_PANEL_STEP,
+                                        .outputs = c->outputs,
+                                        .steps = c->steps,
+                                        .x = c->packed,
+                                        .group_stride = c->group_stride,
+                                        .groups = c->groups,
+                                        .sum = c->sum,
+                                        .sum_stride = c->sum_stride,
+                                        .add = c->add,
+                                        .next = {c->x, 64, c->rows % 3, c->rows % 7}}); // may be anything
     kernels->end();
-    kernels->store(
-        &(struct bf16_store){sum, sums, outputs, rows, bias, scale, row, y, (size_t)outputs, outputs % 2 == 1});
-    for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < rows; r++) {
-            size_t at = (size_t)o * sums + (size_t)r, to = (size_t)row[r] * (size_t)outputs + (size_t)o;
-            double expected = columns % 2 == 1 ? (double)before[at] : 0, absolute = fabs(expected);
-            for (int k = 0; k < columns; k++) {
-                double term = weight_at(&weight.matrix, o, k) *
-                              (double)float_of_bf16(bf16_of_float(x[(size_t)row[r] * width + (size_t)k]));
+    for (int r = 0; r < c->groups * BF16_GROUP; r++) {
+        size_t group = (size_t)(r / BF16_GROUP) * c->sum_stride;
+        for (size_t o = 0; o < c->outputs_padded + 3; o++) {
+            size_t at = group + o * BF16_GROUP + (size_t)(r % BF16_GROUP);
+            if (o >= c->outputs_padded) assert_true(c->sum[at] == c->before[at]); // behind the end
+            if (o >= (size_t)c->outputs || r >= c->rows) continue;
+            double expected = c->add ? (double)c->before[at] : 0, absolute = fabs(expected);
+            for (int k = 0; k < c->columns; k++) {
+                double term = weight_at(&c->weight.matrix, (int)o, k) * (double)float_of_bf16(rounded_x(c, r, k));
                 expected += term;
                 absolute += fabs(term);
             }
-            check((double)sum[at], expected, sum_error(columns + 1, absolute));
-            double stored = (double)sum[at] * (double)scale[r] + (double)bias[o];
-            if (outputs % 2 == 1) stored += (double)y_before[to];
-            check((double)y[to], stored, 4 * 0x1p-24 * (fabs(stored) + 3));
+            check((double)c->sum[at], expected, sum_error(c->columns + 1, absolute));
         }
-    free(packed);
-    free(row);
+    }
+}
+
+// With or without a bias, a scale, and an order of rows.
+static void check_store(const struct bf16_kernels *kernels, const struct block_case *c, struct random *random,
+                        int variant) {
+    size_t count = (size_t)c->rows * (size_t)c->outputs;
+    float *y = random_floats(random, count), *before = copy_floats(y, count);
+    float *bias = random_floats(random, (size_t)c->outputs), *scale = random_floats(random, (size_t)c->rows);
+    bool with_bias = variant & 1, with_scale = variant & 2, with_row = variant & 4, add = variant & 8;
+    kernels->store(&(struct bf16_store){c->sum, c->sum_stride, c->outputs, c->rows, with_bias ? bias : NULL,
+                                        with_scale ? scale : NULL, with_row ? c->row : NULL, y, (size_t)c->outputs,
+                                        add});
+    for (int r = 0; r < c->rows; r++)
+        for (int o = 0; o < c->outputs; o++) {
+            size_t to = (size_t)(with_row ? c->row[r] : r) * (size_t)c->outputs + (size_t)o;
+            size_t at = (size_t)(r / BF16_GROUP) * c->sum_stride + (size_t)(o * BF16_GROUP + r % BF16_GROUP);
+            double stored = (double)c->sum[at] * (with_scale ? (double)scale[r] : 1);
+            double largest = fabs(stored) + 2;
+            stored += (with_bias ? (double)bias[o] : 0) + (add ? (double)before[to] : 0);
+            check((double)y[to], stored, 4 * 0x1p-24 * largest);
+        }
     free(scale);
     free(bias);
-    free(y_before);
-    free(y);
     free(before);
-    free(sum);
-    free(x);
-    free(weight.memory);
+    free(y);
 }
 
 static void bf16_blocks(void **state) {
     (void)state;
-    static const int OUTPUTS[] = {1, 5, 12, 16, 17, 31, 32}, COLUMNS[] = {1, 2, 31, 32, 33, 64, 95, 128};
+    static const int OUTPUTS[] = {1, 5, 12, 16, 17, 31, 32}, COLUMNS[] = {1, 2, 31, 32, 33, 95, 512};
     static const int ROWS[] = {1, 15, 16, 17, 32, 33, 48, 70};
     struct random random = {4242};
     for (int level = BF16_NONE + 1; level < BF16_LEVELS; level++) {
@@ -178,29 +236,39 @@ static void bf16_blocks(void **state) {
         if (!kernels) continue;
         for (size_t o = 0; o < sizeof OUTPUTS / sizeof *OUTPUTS; o++)
             for (size_t c = 0; c < sizeof COLUMNS / sizeof *COLUMNS; c++)
-                for (size_t r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
-                    run_block(kernels, &random, OUTPUTS[o], COLUMNS[c], ROWS[r]);
+                for (size_t r = 0; r < sizeof ROWS / sizeof *ROWS; r++) {
+                    struct block_case block = block_case(&random, OUTPUTS[o], COLUMNS[c], ROWS[r]);
+                    check_packing(kernels, &block);
+                    check_block(kernels, &block, false);
+                    if (block.outputs % BF16_OUTPUTS_STEP == 0 && block.columns % BF16_STEP == 0)
+                        check_block(kernels, &block, true);
+                    check_store(kernels, &block, &random, random_below(&random, 16));
+                    block_case_free(&block);
+                }
     }
 }
 
-// What is packed from sums is what would be packed from their transpose; an odd last output goes with 0.
+// What is packed from sums is what would be packed from their transpose, with 0 up to the next whole step.
 static void bf16_packs_sums(void **state) {
     (void)state;
-    enum { OUTPUTS = 7, GROUPS = 2, ROWS = GROUPS * BF16_GROUP };
+    enum { OUTPUTS = 39, PADDED = 64, GROUPS = 3, STRIDE = 50 * BF16_GROUP };
     struct random random = {99};
-    float *sum = random_floats(&random, OUTPUTS * ROWS);
+    float *sum = random_floats(&random, GROUPS * STRIDE);
     for (int level = BF16_NONE + 1; level < BF16_LEVELS; level++) {
         const struct bf16_kernels *kernels = bf16_kernels_at((enum bf16_level)level);
         if (!kernels) continue;
-        uint16_t *packed = allocate((OUTPUTS + 1) * ROWS, sizeof *packed);
-        kernels->pack_sums(sum, ROWS, OUTPUTS, GROUPS, packed, (OUTPUTS + 1) * BF16_GROUP);
-        for (int r = 0; r < ROWS; r++)
-            for (int o = 0; o <= OUTPUTS; o++) {
-                int at =
-                    r / BF16_GROUP * (OUTPUTS + 1) * BF16_GROUP + o / 2 * 2 * BF16_GROUP + r % BF16_GROUP * 2 + o % 2;
-                assert_int_equal(packed[at], o < OUTPUTS ? bf16_of_float(sum[o * ROWS + r]) : 0);
-            }
-        free(packed);
+        for (int outputs = OUTPUTS - 1; outputs <= OUTPUTS; outputs++) {
+            uint16_t *packed = allocate(GROUPS * PADDED * BF16_GROUP, sizeof *packed);
+            kernels->pack_sums(sum, STRIDE, outputs, GROUPS, packed, PADDED * BF16_GROUP);
+            for (int r = 0; r < GROUPS * BF16_GROUP; r++)
+                for (int o = 0; o < PADDED; o++) {
+                    int group = r / BF16_GROUP, i = r % BF16_GROUP;
+                    int at = (group * PADDED + o / 2 * 2) * BF16_GROUP + i * 2 + o % 2;
+                    float value = sum[group * STRIDE + o * BF16_GROUP % STRIDE + i];
+                    assert_int_equal(packed[at], o < outputs ? bf16_of_float(value) : 0);
+                }
+            free(packed);
+        }
     }
     free(sum);
 }
