@@ -232,13 +232,16 @@ static double packed_peak(const struct cpu *cpu) {
 }
 
 void cpu_measure(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out) {
-    const struct cpu *cpu = state;
+    struct cpu *cpu = state;
     int threads = cpu->limits.threads;
     *out = (struct engine_limits){.read_bytes = measure_reading(cpu, memory, bytes),
                                   .f32 = measure_peak(F32, threads),
                                   .bf16 = measure_peak(BF16, threads),
                                   .int8 = measure_peak(INT8, threads)};
+    enum row_kind kind = cpu->kind; // of the step before
+    cpu->kind = ROWS_OF_PROMPTS;
     enum matmul_way way = matmul_way(cpu, weights, FEW_ROWS + 1);
+    cpu->kind = kind;
     out->arithmetic = way == MATMUL_PACKED ? "int8" : way == MATMUL_BF16 ? "bf16" : "f32";
     out->arithmetic_peak = way == MATMUL_PACKED ? packed_peak(cpu) : way == MATMUL_BF16 ? out->bf16 : out->f32;
 }
