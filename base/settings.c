@@ -230,11 +230,16 @@ void settings_finish(const struct setting_table *table) {
     }
 }
 
+// One whose absence opens a door: who sets its variable does not want that.
+static bool never_empty(const struct setting *setting) {
+    return is_text(setting) && setting->least >= 1;
+}
+
 int settings_read_environment(const struct setting_table *tables, size_t table_count, struct error *error) {
     for (const struct setting_table *table = tables; table < tables + table_count; table++)
         for (size_t i = 0; i < table->count; i++) {
             const char *name = table->rows[i].environment, *text = name ? getenv(name) : NULL;
-            bool counts = text && (*text || table->rows[i].type == SETTING_SECRET); // who sets a key does not want none
+            bool counts = text && (*text || never_empty(&table->rows[i]));
             int code = counts ? settings_set(table, &table->rows[i], text, name, error) : 0;
             if (code) return code;
         }

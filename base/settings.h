@@ -14,7 +14,7 @@
 enum setting_type {
     SETTING_TEXT,    // char *, an owned copy
     SETTING_TEXTS,   // struct setting_texts: one more each time it is given, `most` of them at most; not in files
-    SETTING_SECRET,  // as a text, but no message repeats it, and an empty variable is an error
+    SETTING_SECRET,  // as a text, but no message repeats it
     SETTING_CHOICE,  // char *, one of the row's choices
     SETTING_INT,     // int
     SETTING_SIZE,    // size_t; "64K"
@@ -35,7 +35,7 @@ struct setting {
     const char *environment; // "TANDEM_PORT"; NULL: none
     enum setting_type type;
     size_t offset;        // of its member in the table's target
-    double least, most;   // numbers
+    double least, most;   // numbers; of a text, least 1: its variable is empty by mistake, and does not mean unset
     const char *choices;  // SETTING_CHOICE: "f32 bf16"
     const char *fallback; // the default, as a user would write it; "" for a text, and only there: none
     const char *unit;     // "seconds", "bytes", "": what the number counts
@@ -57,7 +57,7 @@ void settings_finish(const struct setting_table *table);
 int settings_set(const struct setting_table *table, const struct setting *setting, const char *text, const char *source,
                  struct error *error);
 
-// Variables that are empty count as unset.
+// Variables that are empty count as unset, but for texts whose row forbids it.
 int settings_read_environment(const struct setting_table *tables, size_t table_count, struct error *error);
 
 // "--flag value", "--flag=value", and for a switch "--flag". The one argument that is no flag goes to *operand, which

@@ -89,6 +89,7 @@ def test_wrong_settings(tmp_path):
             (["--api-key-file", tmp_path / "none"], {}, "none"), (["--api-key-file", tmp_path / "empty"], {}, "found none"),
             (["--api-key-file", tmp_path / "bad"], {}, "bad:2: "), (["--api-key", f"{WRONG} more"], {}, "--api-key:1: "),
             ([], {"TANDEM_API_KEY": ""}, "TANDEM_API_KEY"), ([], {"TANDEM_API_KEY": ","}, "found none"),
+            ([], {"TANDEM_API_KEY_FILE": ""}, "TANDEM_API_KEY_FILE"),
             ([f"--api-kye={WRONG}"], {}, "did you mean --api-key?")]:
         process = start(*arguments, **environment)
         try:

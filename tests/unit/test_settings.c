@@ -43,9 +43,9 @@ static const struct setting SECOND_ROWS[] = {
     {NULL, "--json", NULL, SETTING_SWITCH, SECOND(json), 0, 0, NULL, "false", "", "for programs"},
     {"server.cache", "--cache", "TANDEM_CACHE", SETTING_SWITCH, SECOND(cache), 0, 0, NULL, "true", "", "to keep"},
     {NULL, "--path", NULL, SETTING_TEXT, SECOND(path), 0, 0, NULL, "", "", "a file"},
-    {NULL, "--file", NULL, SETTING_PATH, SECOND(file), 0, 0, NULL, "", "", "another"},
+    {NULL, "--file", "TANDEM_FILE", SETTING_PATH, SECOND(file), 1, 0, NULL, "", "", "another"},
     {NULL, "--stop", NULL, SETTING_TEXTS, SECOND(stops), 0, 2, NULL, "", "", "a text"},
-    {NULL, "--secret", "TANDEM_SECRET", SETTING_SECRET, SECOND(secret), 0, 0, NULL, "", "", "a key"},
+    {NULL, "--secret", "TANDEM_SECRET", SETTING_SECRET, SECOND(secret), 1, 0, NULL, "", "", "a key"},
 };
 
 static struct first first;
@@ -182,6 +182,9 @@ static void test_environment(void **state) {
     setenv("TANDEM_PORT", "", 1); // as an unset one: a line of /etc/default/tandem without a value
     assert_int_equal(settings_read_environment(TABLES, 2, &error), 0);
     assert_int_equal(first.port, 9);
+    setenv("TANDEM_FILE", "", 1); // but for one that must not be empty
+    assert_int_equal(settings_read_environment(TABLES, 2, &error), ERROR_ARGUMENT);
+    says("TANDEM_FILE is ``, but must be a text in UTF-8, not empty");
 }
 
 static void test_home(void **state) {
@@ -331,6 +334,7 @@ static const char HELP[] = "Server\n"
                            "  --json                    for programs\n"
                            "  --path TEXT               a file\n"
                            "  --file PATH               another\n"
+                           "                            TANDEM_FILE\n"
                            "  --stop TEXT               a text\n"
                            "                            may be given 2 times\n"
                            "  --secret TEXT             a key\n"
