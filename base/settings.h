@@ -14,7 +14,7 @@
 enum setting_type {
     SETTING_TEXT,    // char *, an owned copy
     SETTING_TEXTS,   // struct setting_texts: one more each time it is given, `most` of them at most; not in files
-    SETTING_SECRET,  // as a text, but no message repeats it
+    SETTING_SECRET,  // struct setting_secret; no message repeats it
     SETTING_CHOICE,  // char *, one of the row's choices
     SETTING_INT,     // int
     SETTING_SIZE,    // size_t; "64K"
@@ -27,6 +27,11 @@ enum setting_type {
 struct setting_texts {
     char **items; // [count], owned copies
     size_t count;
+};
+
+struct setting_secret { // owned copies
+    char *text;
+    char *source; // where it comes from ("TANDEM_API_KEY"), for those who find out later what is wrong with it
 };
 
 struct setting {

@@ -122,7 +122,7 @@ static void log_warning(void *user, const char *line) {
 static int serve(void) {
     struct error error = {0};
     struct listener_socket socket; // before the model: what is wrong here is known at once
-    if (api_keys_read(&keys, config.api_key, config.api_key_file, &error))
+    if (api_keys_read(&keys, config.api_key.text, config.api_key.source, config.api_key_file, &error))
         return command_fail(&serve_command, &error, EXIT_USAGE);
     int code = listener_bind(&socket, config.host, config.port, &error);
     if (code) return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);

@@ -70,10 +70,10 @@ static int add_file(struct api_keys *keys, const char *path, struct error *error
     return code;
 }
 
-int api_keys_read(struct api_keys *out, const char *list, const char *path, struct error *error) {
+int api_keys_read(struct api_keys *out, const char *list, const char *source, const char *path, struct error *error) {
     *out = (struct api_keys){0};
     int code = 0;
-    if (list && *list) code = add_all(out, list, strlen(list), ',', "--api-key", error);
+    if (list && *list) code = add_all(out, list, strlen(list), ',', source, error);
     if (!code && path && *path) code = add_file(out, path, error);
     if (code) api_keys_finish(out);
     return code;

@@ -17,8 +17,8 @@ struct api_keys {                    // embedded; starts as zeros: no keys, ever
 
 // Takes those of a list, with commas between them, and those of a file, one a line, where empty lines and those that
 // begin with # do not count. "" or NULL: there is no list, no file. One that is there and holds no key is an error.
-// What is wrong is told by its place; no message repeats a key.
-int api_keys_read(struct api_keys *out, const char *list, const char *path, struct error *error);
+// What is wrong is told by its place, for the list its source ("TANDEM_API_KEY") and number; no message repeats a key.
+int api_keys_read(struct api_keys *out, const char *list, const char *source, const char *path, struct error *error);
 void api_keys_finish(struct api_keys *keys);
 
 // Whether the value of an Authorization header (NULL: there is none) is "Bearer" and one of the keys. How long that

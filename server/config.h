@@ -14,7 +14,8 @@ struct config {
     int connections_max;
     double header_seconds, body_seconds, idle_seconds, slow_reader_seconds, heartbeat_seconds, drain_seconds;
     double queue_seconds_max, token_gap;
-    char *log_level, *log_format, *cors_origin, *prefix_cache, *api_key, *api_key_file;
+    char *log_level, *log_format, *cors_origin, *prefix_cache, *api_key_file;
+    struct setting_secret api_key;
     char *model_name; // "a,b": what clients may call the model
 };
 

@@ -85,10 +85,13 @@ def test_wrong_settings(tmp_path):
     """A server that was to have keys does not start without; and what is wrong with a key is said without the key."""
     (tmp_path / "empty").write_text("# none\n")
     (tmp_path / "bad").write_text(f"good\n{WRONG} and more\n")
+    (tmp_path / "tandem.yaml").write_text(f"server:\n  # for tests\n  api_key: {WRONG} more\n")
     for arguments, environment, said in [
             (["--api-key-file", tmp_path / "none"], {}, "none"), (["--api-key-file", tmp_path / "empty"], {}, "found none"),
             (["--api-key-file", tmp_path / "bad"], {}, "bad:2: "), (["--api-key", f"{WRONG} more"], {}, "--api-key:1: "),
-            ([], {"TANDEM_API_KEY": ""}, "TANDEM_API_KEY"), ([], {"TANDEM_API_KEY": ","}, "found none"),
+            ([], {"TANDEM_API_KEY": ""}, "TANDEM_API_KEY"), ([], {"TANDEM_API_KEY": ","}, "TANDEM_API_KEY: expected API keys, found none"),
+            ([], {"TANDEM_API_KEY": f"good,{WRONG} more"}, "TANDEM_API_KEY:2: "),
+            (["--config", tmp_path / "tandem.yaml"], {}, "tandem.yaml:3: server.api_key:1: "),
             ([], {"TANDEM_API_KEY_FILE": ""}, "TANDEM_API_KEY_FILE"),
             ([f"--api-kye={WRONG}"], {}, "did you mean --api-key?")]:
         process = start(*arguments, **environment)

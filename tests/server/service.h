@@ -59,7 +59,8 @@ static int start(void **state, char *const *flags, int count) {
     if (!service) return -1;
     struct setting_table table = {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &service->config};
     if (settings_init(&table, &error) || settings_read_flags(&table, 1, count, flags, NULL, &error) ||
-        api_keys_read(&service->keys, service->config.api_key, service->config.api_key_file, &error) ||
+        api_keys_read(&service->keys, service->config.api_key.text, service->config.api_key.source,
+                      service->config.api_key_file, &error) ||
         listener_bind(&service->socket, service->config.host, 0, &error))
         return -1;
     struct engine_options options = {.sequences_max = service->config.sequences_max,

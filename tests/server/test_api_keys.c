@@ -24,7 +24,7 @@ static const char *file_of(const char *text, size_t bytes) {
 
 static int read_file(const char *text, size_t bytes) {
     const char *path = file_of(text, bytes);
-    int code = api_keys_read(&keys, NULL, path, &error);
+    int code = api_keys_read(&keys, NULL, NULL, path, &error);
     unlink(path);
     return code;
 }
@@ -36,9 +36,9 @@ static void says(const char *words) {
 
 static void test_list(void **state) {
     (void)state;
-    assert_int_equal(api_keys_read(&keys, NULL, "", &error), 0);
+    assert_int_equal(api_keys_read(&keys, NULL, NULL, "", &error), 0);
     assert_int_equal(keys.count, 0);
-    assert_int_equal(api_keys_read(&keys, " one,two , ,three,", "", &error), 0);
+    assert_int_equal(api_keys_read(&keys, " one,two , ,three,", "A_KEY", "", &error), 0);
     assert_int_equal(keys.count, 3);
     assert_true(api_keys_accept(&keys, "Bearer one"));
     assert_true(api_keys_accept(&keys, "Bearer two"));
@@ -60,7 +60,7 @@ static void test_file(void **state) {
     assert_int_equal(keys.count, 0);
 
     const char *path = file_of("b\n", 2);
-    assert_int_equal(api_keys_read(&keys, "a", path, &error), 0); // both count
+    assert_int_equal(api_keys_read(&keys, "a", "A_KEY", path, &error), 0); // both count
     unlink(path);
     assert_true(api_keys_accept(&keys, "Bearer a") && api_keys_accept(&keys, "Bearer b"));
 }
@@ -70,14 +70,14 @@ static void test_wrong(void **state) {
     (void)state;
     char text[API_KEY_BYTES_MAX + 8] = "secret";
     memset(text + 6, 'x', API_KEY_BYTES_MAX - 5);
-    assert_int_equal(api_keys_read(&keys, text, NULL, &error), ERROR_ARGUMENT);
-    says("--api-key:1: a key has at most 256 characters, this one has 257");
-    assert_int_equal(api_keys_read(&keys, "good,secret with blanks", NULL, &error), ERROR_ARGUMENT);
-    says("--api-key:2: a key is made of visible ASCII characters other than the comma");
+    assert_int_equal(api_keys_read(&keys, text, "A_KEY", NULL, &error), ERROR_ARGUMENT);
+    says("A_KEY:1: a key has at most 256 characters, this one has 257");
+    assert_int_equal(api_keys_read(&keys, "good,secret with blanks", "A_KEY", NULL, &error), ERROR_ARGUMENT);
+    says("A_KEY:2: a key is made of visible ASCII characters other than the comma");
     assert_int_equal(keys.count, 0);
     assert_null(keys.keys);
-    assert_int_equal(api_keys_read(&keys, " , ", NULL, &error), ERROR_ARGUMENT);
-    says("--api-key: expected API keys, found none");
+    assert_int_equal(api_keys_read(&keys, " , ", "A_KEY", NULL, &error), ERROR_ARGUMENT);
+    says("A_KEY: expected API keys, found none");
     assert_int_equal(read_file("# none yet\n\n", 12), ERROR_ARGUMENT);
     says("expected API keys, found none");
     assert_int_equal(read_file("", 0), ERROR_ARGUMENT);
@@ -86,10 +86,10 @@ static void test_wrong(void **state) {
     assert_int_equal(read_file("secret\xc3\xa9\n", 9), ERROR_ARGUMENT);
     assert_int_equal(read_file("secret\0more\n", 12), ERROR_ARGUMENT);
     says(":1: a key is made of");
-    assert_int_equal(api_keys_read(&keys, "good", "/no/such/file", &error), ERROR_NOT_FOUND);
+    assert_int_equal(api_keys_read(&keys, "good", "A_KEY", "/no/such/file", &error), ERROR_NOT_FOUND);
     says("/no/such/file");
     assert_int_equal(keys.count, 0);
-    assert_int_not_equal(api_keys_read(&keys, NULL, "/", &error), 0);
+    assert_int_not_equal(api_keys_read(&keys, NULL, NULL, "/", &error), 0);
 }
 
 static void test_accept(void **state) {
@@ -100,7 +100,7 @@ static void test_accept(void **state) {
     memset(list, 'k', sizeof list);
     memcpy(list, "sk-abc,", 7);
     list[7 + API_KEY_BYTES_MAX] = '\0';
-    assert_int_equal(api_keys_read(&keys, list, NULL, &error), 0);
+    assert_int_equal(api_keys_read(&keys, list, "A_KEY", NULL, &error), 0);
     static const char *const right[] = {"Bearer sk-abc", "bearer sk-abc", "BEARER   sk-abc"};
     for (size_t i = 0; i < sizeof right / sizeof *right; i++) assert_true(api_keys_accept(&keys, right[i]));
     static const char *const wrong[] = {"",
@@ -135,7 +135,7 @@ static void test_every_character_counts(void **state) {
     char key[API_KEY_BYTES_MAX + 1], header[API_KEY_BYTES_MAX + 32];
     for (int i = 0; i < API_KEY_BYTES_MAX; i++) key[i] = (char)('a' + i % 26);
     key[API_KEY_BYTES_MAX] = '\0';
-    assert_int_equal(api_keys_read(&keys, key, NULL, &error), 0);
+    assert_int_equal(api_keys_read(&keys, key, "A_KEY", NULL, &error), 0);
     for (int i = 0; i < API_KEY_BYTES_MAX; i++) {
         key[i] ^= 1;
         snprintf(header, sizeof header, "Bearer %s", key);

@@ -19,7 +19,8 @@ struct first {
 struct second {
     double seconds, number;
     bool json, cache;
-    char *path, *file, *secret;
+    char *path, *file;
+    struct setting_secret secret;
     struct setting_texts stops;
 };
 
@@ -257,12 +258,14 @@ static void test_wrong_values(void **state) {
 // Taken as a text is; but what is wrong with it is said without it.
 static void test_secret(void **state) {
     (void)state;
-    assert_string_equal(second.secret, "");
+    assert_string_equal(second.secret.text, "");
     assert_int_equal(FLAGS("--secret", "hidden"), 0);
-    assert_string_equal(second.secret, "hidden");
+    assert_string_equal(second.secret.text, "hidden");
+    assert_string_equal(second.secret.source, "--secret");
     setenv("TANDEM_SECRET", "from here", 1);
     assert_int_equal(settings_read_environment(TABLES, 2, &error), 0);
-    assert_string_equal(second.secret, "from here");
+    assert_string_equal(second.secret.text, "from here");
+    assert_string_equal(second.secret.source, "TANDEM_SECRET");
     setenv("TANDEM_SECRET", "", 1);
     assert_int_equal(settings_read_environment(TABLES, 2, &error), ERROR_ARGUMENT);
     says("TANDEM_SECRET must be a text in UTF-8, not empty");
