@@ -23,7 +23,7 @@ struct endpoint {
     bool open; // asks for no API key: probes have none, and it tells nothing of the model or what it is asked
 };
 
-extern const struct endpoint ENDPOINTS[];
-extern const size_t ENDPOINT_COUNT;
+enum { ENDPOINT_COUNT = 9 };
+extern const struct endpoint ENDPOINTS[ENDPOINT_COUNT];
 
 #endif

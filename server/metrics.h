@@ -89,7 +89,6 @@ enum metric_outcome {
 
 enum {
     METRIC_BUCKETS_MAX = 16,
-    METRIC_ROUTES_MAX = 32, // endpoints; one more is for what reached none
     METRIC_STATUS_FIRST = 200,
     METRIC_STATUS_END = 600,
 };
@@ -98,7 +97,7 @@ struct metrics {                                            // embedded; starts 
     double values[METRIC_COUNT];                            // of a histogram: the sum
     uint64_t buckets[METRIC_COUNT][METRIC_BUCKETS_MAX + 1]; // of histograms, each for itself; the last: beyond all
     uint64_t generations[OUTCOME_COUNT];
-    uint64_t requests[METRIC_ROUTES_MAX + 1][METRIC_STATUS_END - METRIC_STATUS_FIRST];
+    uint64_t requests[ENDPOINT_COUNT + 1][METRIC_STATUS_END - METRIC_STATUS_FIRST]; // the last: reached none
 };
 
 // endpoint NULL: none was reached.

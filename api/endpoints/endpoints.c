@@ -16,7 +16,7 @@ const struct endpoint ENDPOINTS[] = {
     {"GET", "/openapi.yaml", "all of this for programs, as OpenAPI 3.1", openapi_answer, NULL, true},
     {"GET", "/", "this list", greet, NULL, false},
 };
-const size_t ENDPOINT_COUNT = sizeof ENDPOINTS / sizeof *ENDPOINTS;
+_Static_assert(sizeof ENDPOINTS / sizeof *ENDPOINTS == ENDPOINT_COUNT, "endpoint.h counts other rows than there are");
 
 static void greet(const struct api_context *context, const char *parameter, struct api_reply *reply) {
     (void)parameter;

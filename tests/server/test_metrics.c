@@ -91,7 +91,6 @@ static void test_requests(void **state) {
     has_line("tandem_requests_total{route=\"other\",status=\"404\"} 1");
     has_no("status=\"0\"");
     has_no("status=\"600\"");
-    assert_true(ENDPOINT_COUNT <= METRIC_ROUTES_MAX); // or some would not be told
 }
 
 static void test_generations(void **state) {
