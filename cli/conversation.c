@@ -6,8 +6,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 // ---- Messages
@@ -135,20 +137,48 @@ static void write_messages(const struct conversation *conversation, struct buffe
     buffer_text(out, "\n]}\n");
 }
 
-static bool write_file(const char *path, const struct buffer *text) {
-    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    size_t done = 0;
-    while (file >= 0 && done < text->bytes) {
+static bool write_all(int file, const struct buffer *text) {
+    for (size_t done = 0; done < text->bytes;) {
         ssize_t written = write(file, text->data + done, text->bytes - done);
-        if (written < 0 && errno != EINTR) {
-            int cause = errno;
-            close(file);
-            errno = cause;
-            return false;
-        }
+        if (written < 0 && errno != EINTR) return false;
         if (written > 0) done += (size_t)written;
     }
-    return file >= 0 && close(file) == 0;
+    return true;
+}
+
+static bool close_after(int file, bool good) {
+    int cause = errno;
+    if (close(file) != 0 && good) return false;
+    errno = cause;
+    return good;
+}
+
+// What is there stays until all of the new one is on the disk: a full one costs nobody a conversation.
+static bool replace(const char *path, const struct buffer *text) {
+    char *beside;
+    if (asprintf(&beside, "%s.XXXXXX", path) < 0) return false;
+    int file = mkostemp(beside, O_CLOEXEC); // readable for its owner only
+    bool good = file >= 0 && close_after(file, write_all(file, text) && fsync(file) == 0);
+    if (good) good = rename(beside, path) == 0;
+    int cause = errno;
+    if (file >= 0 && !good) unlink(beside);
+    free(beside);
+    errno = cause;
+    return good;
+}
+
+static bool write_file(const char *path, const struct buffer *text) {
+    struct stat there;
+    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode)) { // a pipe, a device
+        int file = open(path, O_WRONLY | O_CLOEXEC);
+        return file >= 0 && close_after(file, write_all(file, text));
+    }
+    char *whole = realpath(path, NULL); // a link stays one
+    bool good = replace(whole ? whole : path, text);
+    int cause = errno;
+    free(whole);
+    errno = cause;
+    return good;
 }
 
 int conversation_save(const struct conversation *conversation, const char *path, struct error *error) {

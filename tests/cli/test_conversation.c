@@ -2,12 +2,15 @@
 #include "cli/conversation.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -241,6 +244,43 @@ static void test_file_as_it_is(void **state) {
                               "  {\"role\": \"user\", \"content\": \"a\\nb\"}\n]}\n");
 }
 
+// One that can not be written whole leaves the earlier one as it is; none is for others to read, and a link stays one.
+static void test_save_replaces(void **state) {
+    (void)state;
+    say("user", "first");
+    assert_int_equal(conversation_save(&conversation, path, &error), 0);
+    struct stat before, after;
+    assert_int_equal(stat(path, &before), 0);
+    assert_int_equal(before.st_mode & 0777, 0600);
+
+    struct rlimit limit, small;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    small = (struct rlimit){.rlim_cur = 16, .rlim_max = limit.rlim_max}; // as a full disk
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    say("assistant", "second");
+    int code = conversation_save(&conversation, path, &error);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    assert_int_equal(code, ERROR_IO);
+    struct conversation again = {0};
+    assert_int_equal(conversation_load(&again, path, &error), 0);
+    assert_int_equal(again.count, 1);
+    conversation_finish(&again);
+
+    char link[64];
+    snprintf(link, sizeof link, "%s.link", path);
+    assert_int_equal(symlink(path, link), 0);
+    code = conversation_save(&conversation, link, &error);
+    struct stat linked;
+    int still = lstat(link, &linked);
+    unlink(link);
+    assert_int_equal(code, 0);
+    assert_int_equal(still, 0);
+    assert_true(S_ISLNK(linked.st_mode));
+    assert_int_equal(stat(path, &after), 0);
+    assert_true(after.st_size > before.st_size && after.st_ino != before.st_ino);
+}
+
 static void test_a_requests_body(void **state) {
     (void)state;
     static const char BODY[] =
@@ -296,6 +336,7 @@ int main(void) {
         TEST(too_long),      TEST(no_turns),        TEST(odd_turns),           TEST(long_ones_are_measured_seldom),
         TEST(measure_fails), TEST(system),          TEST(nul_becomes_a_space), TEST(there_and_back),
         TEST(file_as_it_is), TEST(a_requests_body), TEST(damaged_files),       TEST(places_that_are_none),
+        TEST(save_replaces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
