@@ -1,3 +1,4 @@
+#include "base/clock.h"
 #include "server/http_inside.h"
 #include "server/refusal.h"
 
@@ -63,7 +64,7 @@ static void begin(struct connection *connection, const char *target, const char 
     struct http *http = connection->http;
     struct exchange *exchange = &connection->exchange;
     *exchange = (struct exchange){.method = method, .target = target, .body = exchange->body};
-    exchange->started_ms = loop_now_ms(http->loop);
+    exchange->started_seconds = clock_seconds();
     connection->delivered = connection->refuse_early = connection->discard = connection->streaming = false;
     connection->received = 0;
     connection->active = true;
@@ -224,7 +225,10 @@ static void answer(struct exchange *exchange, struct MHD_Response *response, int
     connection->response = response;
     add_header(response, "Content-Type", content_type);
     add_header(response, "x-request-id", exchange->id);
-    if (exchange->timing[0]) add_header(response, "Server-Timing", exchange->timing);
+    char timing[HTTP_TIMING_BYTES + 32];
+    snprintf(timing, sizeof timing, "%stotal;dur=%.1f", exchange->timing,
+             (clock_seconds() - exchange->started_seconds) * 1e3);
+    add_header(response, "Server-Timing", timing);
     add_cors(connection->http, response);
     if (connection->http->quiet) add_header(response, "Connection", "close");
     connection_resume(connection);

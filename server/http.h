@@ -37,13 +37,13 @@ struct exchange { // for the handler to read; `user` is its own
     const char *method, *target;
     const char *host; // the Host header, or NULL
     char id[REQUEST_ID_BYTES];
-    struct buffer body; // whole, once `request` is called, which may take it over: see http_take_body
-    uint64_t started_ms;
+    struct buffer body;                  // whole, once `request` is called, which may take it over: see http_take_body
+    double started_seconds;              // of the clock: when its header was here
     int status;                          // of the answer; 0 while there is none
     enum error_code cause;               // that the answer tells of; ERROR_NONE: none
     char cause_param[ERROR_PARAM_BYTES]; // the field at fault, or ""
     const char *failed;                  // why it ended before the answer was out ("the client left"); NULL: it did not
-    char timing[HTTP_TIMING_BYTES];      // the answer's Server-Timing, for the handler to write before it; "": none
+    char timing[HTTP_TIMING_BYTES];      // "queue;dur=1.0, ": of Server-Timing what stands before the total; or ""
     void *user;
     const struct endpoint *endpoint; // the handler's own too: what was asked for; NULL: nothing there is
 };

@@ -39,8 +39,7 @@ struct request {                  // one that generates
     struct engine_job **jobs; // [job_count]; NULL: not submitted or ended
     double *told_seconds;     // [job_count]: when its last token was passed on; 0: none was
     size_t job_count;
-    double begun_seconds; // when its header was here
-    bool first_told;      // a token was passed on
+    bool first_told; // a token was passed on
     char client[LISTENER_PEER_BYTES];
 
     struct stream stream;
@@ -71,7 +70,6 @@ static struct request *request_create(struct requests *requests, struct exchange
     request->requests = requests;
     request->exchange = exchange;
     request->kind = kind;
-    request->begun_seconds = clock_seconds();
     http_client(exchange, request->client); // while it is there
     request->salt = api_keys_find(requests->options.keys, http_header(exchange, "Authorization"));
     stream_init(&request->stream, loop_now_ms(requests->options.loop));
@@ -105,29 +103,21 @@ static void release_jobs(struct request *request) {
 
 // ---- Answers
 
-// In milliseconds, what is known when the answer begins: of a stream, how long that took.
+// In milliseconds, of an answer that is whole: where the time went.
 static void note_timing(struct request *request) {
-    char *out = request->exchange->timing;
-    size_t bytes = 0;
-    if (request->generation && generation_complete(request->generation) && !request->failure.code) {
-        struct generation_summary sum = generation_summary(request->generation);
-        bytes = (size_t)snprintf(out, HTTP_TIMING_BYTES, "queue;dur=%.1f, prompt;dur=%.1f, decode;dur=%.1f, ",
-                                 sum.queue_seconds * 1e3, sum.prompt_seconds * 1e3, sum.decode_seconds * 1e3);
-    }
-    if (bytes < HTTP_TIMING_BYTES)
-        snprintf(out + bytes, HTTP_TIMING_BYTES - bytes, "total;dur=%.1f",
-                 (clock_seconds() - request->begun_seconds) * 1e3);
+    if (!request->generation || !generation_complete(request->generation) || request->failure.code) return;
+    struct generation_summary sum = generation_summary(request->generation);
+    snprintf(request->exchange->timing, HTTP_TIMING_BYTES, "queue;dur=%.1f, prompt;dur=%.1f, decode;dur=%.1f, ",
+             sum.queue_seconds * 1e3, sum.prompt_seconds * 1e3, sum.decode_seconds * 1e3);
 }
 
 static void reply_error(struct exchange *exchange, const struct error *error, const char *allow) {
-    if (exchange->user) note_timing(exchange->user);
     if (api_error_status(error->code) >= 500) log_about(LOG_WARNING, exchange->id, "%s", error->message);
     http_reply_error(exchange, error, allow);
 }
 
 static void begin_stream(struct request *request) {
     request->answered = request->streaming = true;
-    note_timing(request);
     http_stream(request->exchange, SSE_CONTENT_TYPE);
 }
 
@@ -171,7 +161,7 @@ static void note_tokens(struct request *request, size_t job, int tokens) {
     struct metrics *metrics = request->requests->options.metrics;
     double now = clock_seconds(), last = request->told_seconds[job];
     metrics_add(metrics, METRIC_COMPLETION_TOKENS, tokens);
-    if (!request->first_told) metrics_observe(metrics, METRIC_FIRST_TOKEN, now - request->begun_seconds, 1);
+    if (!request->first_told) metrics_observe(metrics, METRIC_FIRST_TOKEN, now - request->exchange->started_seconds, 1);
     if (last > 0) metrics_observe(metrics, METRIC_BETWEEN_TOKENS, (now - last) / tokens, (uint64_t)tokens);
     request->first_told = true;
     request->told_seconds[job] = now;
@@ -452,7 +442,7 @@ static void count_generation(struct request *request, const struct generation_su
     enum metric_outcome outcome = outcome_of(request->exchange, summary);
     metrics_count_generation(metrics, outcome);
     if (outcome == OUTCOME_STOP || outcome == OUTCOME_LENGTH)
-        metrics_observe(metrics, METRIC_GENERATION_SECONDS, clock_seconds() - request->begun_seconds, 1);
+        metrics_observe(metrics, METRIC_GENERATION_SECONDS, clock_seconds() - request->exchange->started_seconds, 1);
 }
 
 static void on_finished(void *user, struct exchange *exchange) {
@@ -465,8 +455,7 @@ static void on_finished(void *user, struct exchange *exchange) {
         count_generation(request, &summary);
     }
     metrics_count_request(requests->options.metrics, exchange->endpoint, status_of(exchange));
-    log_end(exchange, generates ? &summary : NULL,
-            (double)(loop_now_ms(requests->options.loop) - exchange->started_ms) / 1000);
+    log_end(exchange, generates ? &summary : NULL, clock_seconds() - exchange->started_seconds);
     if (!request) return;
     atomic_store(&request->abandoned, true);
     release_jobs(request);

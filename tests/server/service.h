@@ -243,4 +243,29 @@ static void wait_for_load(const struct service *service, int running, int waitin
     fail_msg("the engine did not come to %d running and %d waiting", running, waiting);
 }
 
+static double metric(const struct service *service, const char *series) {
+    int fd = dial(service, 0);
+    say(fd, LINE("GET", "/metrics") CLOSE "\r\n");
+    char *answer = hear(fd, NULL), line[256];
+    close(fd);
+    expect_status(answer, 200);
+    expect(answer, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n");
+    snprintf(line, sizeof line, "\n%s ", series);
+    char *at = strstr(answer, line);
+    double value = at ? strtod(at + strlen(line), NULL) : 0; // what has not happened yet is not told
+    free(answer);
+    return value;
+}
+
+// A request is counted when its answer is out, and so the client may be first.
+static void wait_for_metric(const struct service *service, const char *series, double expected) {
+    double value = -1;
+    for (int ms = 0; ms < PATIENCE_MS; ms++) {
+        value = metric(service, series);
+        if (value == expected) return;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    fail_msg("%s is %g, not %g", series, value, expected);
+}
+
 #endif
