@@ -118,11 +118,12 @@ def test_state(serve):
     waiting = server.connect()
     waiting.sendall(tandem.http_post(CHAT, tandem.chat("Hello!")))
     server.wait_for_waiting(1)
+    wait_for(server, "tandem_connections", 3)  # those two and the one that asks; earlier ones may still be closing
     held = Metrics(server)
     assert (held("tandem_sequences_running"), held("tandem_sequences_max")) == (1, 1)
     assert (held("tandem_queue_length"), held("tandem_queue_max")) == (1, 5)
     assert 0 < held("tandem_kv_pages_used") < held("tandem_kv_pages")
-    assert held("tandem_connections") == 3 and held("tandem_connections_max") > 100
+    assert held("tandem_connections_max") > 100
     waiting.close()
     wait_for(server, "tandem_requests_total", 1, route=CHAT, status="499")
     connection.close()
