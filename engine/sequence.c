@@ -145,7 +145,7 @@ bool sequence_follows(const struct sequence *sequence, const struct sequence *ot
     if (other->number >= sequence->number || sequence_prompt_left(other) == 0 || !can_reuse(sequence)) return false;
     if (other->prompt_logprobs) return false; // its reader may be slow
     int at = sequence->page_count;
-    if (other->pages_kept < at || before(other, at) != before(sequence, at)) return false;
+    if (other->pages_kept != at || before(other, at) != before(sequence, at)) return false; // behind, or past it
     if ((size_t)other->pages_kept != other->computed / KV_PAGE_TOKENS) return false; // it makes nothing known
     if (other->salt != sequence->salt) return false;
     size_t same = sequence->computed, most = sequence->prompt_tokens - 1;

@@ -264,6 +264,46 @@ static void cancelling_the_one_that_computes(void **state) {
     close_idle(engine);
 }
 
+// A long prompt is under way when a short one comes that begins alike, for a page and a half. It waits until the page
+// that they share in part is known, and no longer: not for the rest of the long one.
+static void a_short_prompt_does_not_wait_for_the_rest_of_a_long_one(void **state) {
+    (void)state;
+    enum { CHUNK = 8, SHARED = 2 * KV_PAGE_TOKENS, ALIKE = SHARED - 19 };
+    static struct visitor visitors[2];
+    struct engine_event *last = NULL;
+    struct error error;
+    for (int computed = 0; computed <= SHARED + 3 * CHUNK; computed += CHUNK) { // of the long one
+        struct engine *engine = open_held((struct engine_options){.prefill_tokens_max = CHUNK});
+        visitors[0] = (struct visitor){.prompt_tokens = 190, .tokens_max = 5};
+        visitors[1] = (struct visitor){.prompt_tokens = ALIKE + 5, .tokens_max = 1};
+        for (int i = 0; i < 2; i++) letters(visitors[i].history, 0, visitors[i].prompt_tokens, 4);
+        letters(visitors[1].history, ALIKE, ALIKE + 5, 9);
+        visitors[1].history[ALIKE] = TOKEN_MARK; // no letter of the other's
+        for (int i = 0; i < 2; i++) fill_answer(&visitors[i]);
+        for (int i = 0; i < 2; i++) {
+            struct engine_request request = request_for(&visitors[i]);
+            assert_int_equal(engine_submit(engine, &request, &visitors[i].job, &error), 0);
+            stands(engine);
+            while (i == 0 && stats_of(engine).prompt_tokens < (size_t)computed) pass_step(engine, 0.01);
+        }
+        int steps = 0;
+        for (bool ended = false; !ended; steps++) {
+            assert_true(steps < 40);
+            pass_step(engine, 0.01);
+            ended = read_visitor(engine, &visitors[1], &last);
+        }
+        // One step was named before it came; those that compute the page; its own
+        int waits = computed + CHUNK < SHARED ? (SHARED - computed - CHUNK) / CHUNK : 0;
+        assert_int_equal(steps, 1 + waits + 1);
+        assert_int_equal(last->usage.cached_tokens, ALIKE);
+        engine_event_destroy(last);
+        while (!read_visitor(engine, &visitors[0], &last)) pass_step(engine, 0.01);
+        engine_event_destroy(last);
+        for (int i = 0; i < 2; i++) engine_job_release(visitors[i].job);
+        close_idle(engine);
+    }
+}
+
 // ---- Who comes first
 
 static void submit_short(struct engine *engine, struct visitor *visitor, uint64_t salt, uint32_t text) {
@@ -573,6 +613,7 @@ int main(void) {
         cmocka_unit_test(the_last_token_is_always_computed),
         cmocka_unit_test(several_answers_share_their_prompt),
         cmocka_unit_test(cancelling_the_one_that_computes),
+        cmocka_unit_test(a_short_prompt_does_not_wait_for_the_rest_of_a_long_one),
         cmocka_unit_test(places_are_shared_out_among_clients),
         cmocka_unit_test(a_busy_client_does_not_starve),
         cmocka_unit_test(waiting_has_an_end),
