@@ -135,6 +135,7 @@ void prefix_forget(struct prefix_cache *cache) {
         struct prefix_page *own = &cache->pages[page];
         if (!own->kept) continue;
         own->kept = false;
+        own->child = -1;
         if (own->holders == 0) kv_cache_give(cache->pool, page);
     }
     memset(cache->buckets, 0xff, cache->bucket_count * sizeof *cache->buckets);

@@ -38,6 +38,7 @@ struct sequence {
     int32_t *pages; // [pages_max] KV pages; the first page_count are taken
     int page_count;
     int pages_kept;                // so many of them, whole ones, the prefix cache knows
+    bool suspect;                  // who knows what is in its pages: they are for nobody else
     int pages_max;                 // what prompt and answer can need at most; sure of them once admitted
     uint64_t salt;                 // who asks
     uint64_t number;               // of its admission

@@ -181,6 +181,8 @@ static void all_can_be_forgotten(void **state) {
     prefix_forget(&s.cache);
     assert_int_equal(prefix_find(&s.cache, NO_SALT, -1, tokens_from(0)), -1);
     assert_int_equal(s.pool.pages_used, 1); // a is held still
+    int same;
+    assert_int_equal(prefix_find_part(&s.cache, NO_SALT, a, tokens_from(100), 20, &same), -1); // and b not behind it
     b = prefix_take(&s.cache);
     assert_int_equal(prefix_keep(&s.cache, NO_SALT, a, b, tokens_from(100), PAGE), -1);
     prefix_give(&s.cache, b);
