@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum {
     MODEL_NAME_BYTES_MAX = 200,
@@ -137,7 +138,11 @@ static int open_cache(struct engine *engine, size_t tokens, size_t free_bytes, s
     engine->info.kv_bytes_per_token = room.page_bytes / KV_PAGE_TOKENS;
     int code = kv_cache_init(&engine->cache, config->layers, config->kv_heads, config->head_dim,
                              kv_cache_pages_for(tokens), error);
-    if (!code) code = prefix_cache_init(&engine->prefix, &engine->cache, engine->prefix_mode != PREFIX_OFF, error);
+    uint64_t seed;
+    if (!code && getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed)
+        code = error_set(error, ERROR_INTERNAL, "the system gives no random numbers");
+    if (!code)
+        code = prefix_cache_init(&engine->prefix, &engine->cache, engine->prefix_mode != PREFIX_OFF, seed, error);
     if (code) return code;
     engine->stats.kv_pages = (size_t)engine->cache.pages;
     engine->info.kv_tokens = (size_t)engine->cache.pages * KV_PAGE_TOKENS;

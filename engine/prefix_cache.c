@@ -4,9 +4,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-int prefix_cache_init(struct prefix_cache *cache, struct kv_cache *pool, bool enabled, struct error *error) {
+// The next number of a sequence that looks random: a counter, well mixed.
+static uint64_t next_key(uint64_t *state) {
+    uint64_t key = *state += UINT64_C(0x9e3779b97f4a7c15);
+    key = (key ^ key >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    key = (key ^ key >> 27) * UINT64_C(0x94d049bb133111eb);
+    return key ^ key >> 31;
+}
+
+int prefix_cache_init(struct prefix_cache *cache, struct kv_cache *pool, bool enabled, uint64_t seed,
+                      struct error *error) {
     *cache = (struct prefix_cache){
         .pool = pool, .enabled = enabled, .bucket_count = 1, .roots = -1, .oldest = -1, .newest = -1};
+    for (int i = 0; i <= PREFIX_HASH_WORDS; i++) cache->hash_keys[i] = next_key(&seed);
     while (cache->bucket_count < (uint32_t)pool->pages) cache->bucket_count *= 2;
     cache->pages = calloc((size_t)pool->pages, sizeof *cache->pages);
     cache->buckets = malloc(cache->bucket_count * sizeof *cache->buckets);
@@ -44,16 +54,16 @@ static void make_busy(struct prefix_cache *cache, int32_t page) {
 
 // ---- The tree
 
-static uint32_t mix(uint32_t hash, uint32_t value) {
-    hash = (hash ^ value) * 2654435761u;
-    return hash ^ hash >> 15;
-}
-
+// The upper half of a sum of products with random numbers of 64 bits: for whoever does not know them, any two different
+// pages share a bucket with the probability that chance gives, whatever their tokens are.
 static int32_t *bucket_of(const struct prefix_cache *cache, uint64_t salt, int32_t parent, const int32_t *tokens) {
-    uint32_t hash = mix(1, (uint32_t)parent);
-    if (parent < 0) hash = mix(mix(hash, (uint32_t)salt), (uint32_t)(salt >> 32));
-    for (int i = 0; i < KV_PAGE_TOKENS; i++) hash = mix(hash, (uint32_t)tokens[i]);
-    return &cache->buckets[hash & (cache->bucket_count - 1)];
+    const uint64_t *keys = cache->hash_keys;
+    uint64_t hash = *keys++;
+    hash += *keys++ * (uint32_t)parent;
+    hash += *keys++ * (parent < 0 ? (uint32_t)salt : 0);
+    hash += *keys++ * (parent < 0 ? salt >> 32 : 0);
+    for (int i = 0; i < KV_PAGE_TOKENS; i++) hash += keys[i] * (uint32_t)tokens[i];
+    return &cache->buckets[hash >> 32 & (cache->bucket_count - 1)];
 }
 
 // Whether it stands behind this page, in a text with this salt.
@@ -135,6 +145,7 @@ void prefix_forget(struct prefix_cache *cache) {
         struct prefix_page *own = &cache->pages[page];
         if (!own->kept) continue;
         own->kept = false;
+        own->child = -1;
         if (own->holders == 0) kv_cache_give(cache->pool, page);
     }
     memset(cache->buckets, 0xff, cache->bucket_count * sizeof *cache->buckets);

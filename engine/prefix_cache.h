@@ -15,7 +15,8 @@
 #include "engine/kv_cache.h"
 
 enum {
-    PREFIX_PART_TOKENS_MIN = 8,   // fewer are not worth copying a page
+    PREFIX_HASH_WORDS = 3 + KV_PAGE_TOKENS, // the page before it or the salt's two halves, and tokens
+    PREFIX_PART_TOKENS_MIN = 8,             // fewer are not worth copying a page
     PREFIX_PARTS_TRIED_MAX = 128, // pages that are looked at for the longest common beginning: the newest ones
 };
 
@@ -33,17 +34,20 @@ struct prefix_page {
 
 struct prefix_cache {
     struct kv_cache *pool;
-    bool enabled;              // else nothing is kept, and nothing found
-    struct prefix_page *pages; // [pool->pages]
-    int32_t *buckets;          // [bucket_count] whole pages by their hash
-    uint32_t bucket_count;     // a power of two
-    int32_t roots;             // where texts begin, the newest first
-    int32_t oldest, newest;    // of the idle pages
+    bool enabled;                              // else nothing is kept, and nothing found
+    struct prefix_page *pages;                 // [pool->pages]
+    int32_t *buckets;                          // [bucket_count] whole pages by their hash
+    uint32_t bucket_count;                     // a power of two
+    uint64_t hash_keys[PREFIX_HASH_WORDS + 1]; // from the seed
+    int32_t roots;                             // where texts begin, the newest first
+    int32_t oldest, newest;                    // of the idle pages
     int idle;
 };
 
-// The pool stays the caller's, but its pages go through here from now on.
-int prefix_cache_init(struct prefix_cache *cache, struct kv_cache *pool, bool enabled, struct error *error);
+// The pool stays the caller's, but its pages go through here from now on. seed: of the hash; whoever does not know it
+// can not choose tokens whose pages all share a bucket. What is found does not depend on it.
+int prefix_cache_init(struct prefix_cache *cache, struct kv_cache *pool, bool enabled, uint64_t seed,
+                      struct error *error);
 void prefix_cache_finish(struct prefix_cache *cache); // takes one that is all zeros too
 
 // Pages that could be taken now, and those that sequences hold.

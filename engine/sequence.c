@@ -89,7 +89,7 @@ static int32_t before(const struct sequence *sequence, int at) {
 
 // Pages of others can be held only where its own end, all of them whole and known.
 static bool can_reuse(const struct sequence *sequence) {
-    return !sequence->prompt_logprobs && sequence_prompt_left(sequence) > 0 &&
+    return !sequence->suspect && !sequence->prompt_logprobs && sequence_prompt_left(sequence) > 0 &&
            sequence->page_count == sequence->pages_kept &&
            sequence->computed == (size_t)sequence->page_count * KV_PAGE_TOKENS;
 }
@@ -143,9 +143,9 @@ void sequence_reuse_part(struct sequence *sequence, struct prefix_cache *cache) 
 
 bool sequence_follows(const struct sequence *sequence, const struct sequence *other) {
     if (other->number >= sequence->number || sequence_prompt_left(other) == 0 || !can_reuse(sequence)) return false;
-    if (other->prompt_logprobs) return false; // its reader may be slow
+    if (other->suspect || other->prompt_logprobs) return false; // it makes nothing known; its reader may be slow
     int at = sequence->page_count;
-    if (other->pages_kept < at || before(other, at) != before(sequence, at)) return false;
+    if (other->pages_kept != at || before(other, at) != before(sequence, at)) return false; // behind, or past it
     if ((size_t)other->pages_kept != other->computed / KV_PAGE_TOKENS) return false; // it makes nothing known
     if (other->salt != sequence->salt) return false;
     size_t same = sequence->computed, most = sequence->prompt_tokens - 1;
@@ -156,6 +156,7 @@ bool sequence_follows(const struct sequence *sequence, const struct sequence *ot
 }
 
 void sequence_keep_pages(struct sequence *sequence, struct prefix_cache *cache) {
+    if (sequence->suspect) return;
     bool answers = sequence->computed > sequence->prompt_tokens;
     size_t known = answers && !sequence->keeps_answer ? sequence->prompt_tokens : sequence->computed;
     size_t first = (size_t)sequence->pages_kept * KV_PAGE_TOKENS;

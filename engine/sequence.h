@@ -38,6 +38,7 @@ struct sequence {
     int32_t *pages; // [pages_max] KV pages; the first page_count are taken
     int page_count;
     int pages_kept;                // so many of them, whole ones, the prefix cache knows
+    bool suspect;                  // who knows what is in its pages: they are for nobody else
     int pages_max;                 // what prompt and answer can need at most; sure of them once admitted
     uint64_t salt;                 // who asks
     uint64_t number;               // of its admission
@@ -73,7 +74,8 @@ int sequence_find_pages(const struct sequence *sequence, const struct prefix_cac
 void sequence_reuse_pages(struct sequence *sequence, struct prefix_cache *cache);
 void sequence_reuse_part(struct sequence *sequence, struct prefix_cache *cache);
 
-// Whether it had better wait for `other`, which is about to compute more of what both prompts begin with.
+// Whether it had better wait for `other`, which is computing the page that comes next here too, or enough of it. Once
+// that page is known there is no more to wait for: what is alike of it can be held or copied.
 bool sequence_follows(const struct sequence *sequence, const struct sequence *other);
 
 // Makes known what it has computed, once there is more of it.

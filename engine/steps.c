@@ -149,6 +149,14 @@ static void run_forward(struct engine *engine, const struct batch *batch) {
     show_placement(engine);
 }
 
+// After numbers that are not finite: who knows since when, and in whose pages, there is nonsense. Nobody else goes on
+// from what has been computed so far, or is on the way to being concluded in this step.
+static void distrust_pages(struct engine *engine) {
+    prefix_forget(&engine->prefix);
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (engine->places[i] && engine->places[i]->page_count > 0) engine->places[i]->suspect = true;
+}
+
 // A sequence's part of a step is over: it gets its logits and is counted, and it ends where it has failed or is
 // finished.
 static void conclude(struct engine *engine, int place, const struct batch_sequence *run, const float *logits) {
@@ -160,7 +168,7 @@ static void conclude(struct engine *engine, int place, const struct batch_sequen
         prompt ? sequence_prefilled(sequence, run->count, logits, &error) : sequence_decoded(sequence, logits, &error);
     if (prompt && !code) sequence_keep_pages(sequence, &engine->prefix);
     if (prompt && sequence_prompt_left(sequence) == 0) cached = sequence->cached;
-    if (code == ERROR_NUMERIC) prefix_forget(&engine->prefix); // who knows since when its keys are nonsense
+    if (code == ERROR_NUMERIC) distrust_pages(engine);
 
     pthread_mutex_lock(&engine->lock);
     engine->stats.prompt_tokens += prompt ? (size_t)run->count : 0;

@@ -26,6 +26,9 @@ static int add(struct api_keys *keys, const char *text, size_t bytes, const char
     if (!is_visible(text, bytes))
         return error_set(error, ERROR_ARGUMENT,
                          "%s: a key is made of visible ASCII characters other than the comma; this one is not", place);
+    if (keys->count == API_KEYS_MAX)
+        return error_set(error, ERROR_ARGUMENT, "%s: there can be at most %d API keys, this is one more", place,
+                         API_KEYS_MAX);
     size_t size;
     char(*more)[API_KEY_BYTES_MAX] = NULL;
     if (checked_mul(keys->count + 1, API_KEY_BYTES_MAX, &size)) more = realloc(keys->keys, size);
@@ -107,7 +110,7 @@ static bool is_same(const char a[API_KEY_BYTES_MAX], const char b[API_KEY_BYTES_
     return differences == 0;
 }
 
-size_t api_keys_find(const struct api_keys *keys, const char *authorization) {
+static size_t find(const struct api_keys *keys, const char *authorization) {
     char given[API_KEY_BYTES_MAX];
     if (!keys || !read_bearer(authorization, given)) return 0;
     size_t found = 0;
@@ -118,6 +121,8 @@ size_t api_keys_find(const struct api_keys *keys, const char *authorization) {
     return found;
 }
 
-bool api_keys_accept(const struct api_keys *keys, const char *authorization) {
-    return !keys || keys->count == 0 || api_keys_find(keys, authorization) != 0;
+bool api_keys_accept(const struct api_keys *keys, const char *authorization, size_t *which) {
+    size_t found = find(keys, authorization);
+    if (which) *which = found;
+    return found != 0 || !keys || keys->count == 0;
 }

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { API_KEY_BYTES_MAX = 256, API_KEYS_FILE_BYTES_MAX = 1 << 20 };
+enum { API_KEY_BYTES_MAX = 256, API_KEYS_MAX = 1000, API_KEYS_FILE_BYTES_MAX = 1 << 20 };
 
 struct api_keys {                    // embedded; starts as zeros: no keys, everybody is let in
     char (*keys)[API_KEY_BYTES_MAX]; // [count], each filled up with zeros
@@ -21,11 +21,10 @@ struct api_keys {                    // embedded; starts as zeros: no keys, ever
 int api_keys_read(struct api_keys *out, const char *list, const char *source, const char *path, struct error *error);
 void api_keys_finish(struct api_keys *keys);
 
-// Whether the value of an Authorization header (NULL: there is none) is "Bearer" and one of the keys. How long that
-// takes depends on the number of keys and the length of what was sent, not on how much of a key it got right.
-bool api_keys_accept(const struct api_keys *keys, const char *authorization);
-
-// Which of them it is, from 1 (the last of those that are the same); 0: none of them.
-size_t api_keys_find(const struct api_keys *keys, const char *authorization);
+// Whether the value of an Authorization header (NULL: there is none) is "Bearer" and one of the keys, or there are no
+// keys at all. *which (NULL: nobody asks) says which of them, from 1 (the last of those that are the same); 0: none.
+// How long that takes depends on the number of keys and the length of what was sent, not on how much of a key it got
+// right.
+bool api_keys_accept(const struct api_keys *keys, const char *authorization, size_t *which);
 
 #endif

@@ -64,14 +64,14 @@ struct requests {
 // ---- Life of a request
 
 static struct request *request_create(struct requests *requests, struct exchange *exchange,
-                                      const struct generation_kind *kind) {
+                                      const struct generation_kind *kind, uint64_t salt) {
     struct request *request = calloc(1, sizeof *request);
     if (!request) return NULL;
     request->requests = requests;
     request->exchange = exchange;
     request->kind = kind;
     http_client(exchange, request->client); // while it is there
-    request->salt = api_keys_find(requests->options.keys, http_header(exchange, "Authorization"));
+    request->salt = salt;
     stream_init(&request->stream, loop_now_ms(requests->options.loop));
     request->next = requests->live;
     request->link = &requests->live;
@@ -316,14 +316,16 @@ static bool is_acceptable_type(struct exchange *exchange) {
     return !type || is_type(type, "application/x-www-form-urlencoded");
 }
 
-static int check_key(const struct requests *requests, struct exchange *exchange, struct error *error) {
+static int check_key(const struct requests *requests, struct exchange *exchange, size_t *key, struct error *error) {
     const char *authorization = http_header(exchange, "Authorization");
-    if (api_keys_accept(requests->options.keys, authorization)) return 0;
+    if (api_keys_accept(requests->options.keys, authorization, key)) return 0;
     if (authorization) return error_set(error, ERROR_API_KEY, "the API key is not one that this server knows");
     return error_set(error, ERROR_API_KEY, "this server wants an API key: `Authorization: Bearer KEY`");
 }
 
-static int admit(struct requests *requests, struct exchange *exchange, struct route *route, struct error *error) {
+// *key: the number of the API key that it came with; 0: none.
+static int admit(struct requests *requests, struct exchange *exchange, struct route *route, size_t *key,
+                 struct error *error) {
     const char *bound = requests->options.local_host;
     if (bound && exchange->host && !route_host_is_local(exchange->host, bound))
         return error_set(
@@ -334,7 +336,7 @@ static int admit(struct requests *requests, struct exchange *exchange, struct ro
             bound);
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (!code) exchange->endpoint = route->endpoint;
-    if (!code && !route->endpoint->open) code = check_key(requests, exchange, error);
+    if (!code && !route->endpoint->open) code = check_key(requests, exchange, key, error);
     if (code || !route->endpoint->generation) return code;
     if (requests->context.shutting_down) return error_set_code(error, ERROR_SHUTDOWN);
     if (!is_acceptable_type(exchange))
@@ -346,7 +348,8 @@ static void on_header(void *user, struct exchange *exchange) {
     struct requests *requests = user;
     struct route route = {0};
     struct error error = {0};
-    int code = admit(requests, exchange, &route, &error);
+    size_t key = 0;
+    int code = admit(requests, exchange, &route, &key, &error);
     if (code == ERROR_METHOD && http_preflight(exchange)) return;
     if (code) {
         reply_error(exchange, &error, code == ERROR_METHOD ? route.allow : NULL);
@@ -355,7 +358,7 @@ static void on_header(void *user, struct exchange *exchange) {
         api_reply_init(&reply);
         route.endpoint->answer(&requests->context, route.parameter, &reply);
         http_reply(exchange, &reply, NULL);
-    } else if (!request_create(requests, exchange, route.endpoint->generation)) {
+    } else if (!request_create(requests, exchange, route.endpoint->generation, key)) {
         error_set_code(&error, ERROR_MEMORY);
         reply_error(exchange, &error, NULL);
     }

@@ -34,19 +34,28 @@ static void says(const char *words) {
     assert_null(strstr(error.message, "secret"));
 }
 
+static bool accepts(const char *authorization) {
+    return api_keys_accept(&keys, authorization, NULL);
+}
+
+static size_t which_of(const char *authorization) {
+    size_t which;
+    return api_keys_accept(&keys, authorization, &which) ? which : 0;
+}
+
 static void test_list(void **state) {
     (void)state;
     assert_int_equal(api_keys_read(&keys, NULL, NULL, "", &error), 0);
     assert_int_equal(keys.count, 0);
     assert_int_equal(api_keys_read(&keys, " one,two , ,three,", "A_KEY", "", &error), 0);
     assert_int_equal(keys.count, 3);
-    assert_true(api_keys_accept(&keys, "Bearer one"));
-    assert_true(api_keys_accept(&keys, "Bearer two"));
-    assert_true(api_keys_accept(&keys, "Bearer three"));
-    assert_int_equal(api_keys_find(&keys, "Bearer one"), 1);
-    assert_int_equal(api_keys_find(&keys, "Bearer three"), 3);
-    assert_int_equal(api_keys_find(&keys, "Bearer four"), 0);
-    assert_false(api_keys_accept(&keys, "Bearer one,two"));
+    assert_true(accepts("Bearer one"));
+    assert_true(accepts("Bearer two"));
+    assert_true(accepts("Bearer three"));
+    assert_int_equal(which_of("Bearer one"), 1);
+    assert_int_equal(which_of("Bearer three"), 3);
+    assert_int_equal(which_of("Bearer four"), 0);
+    assert_false(accepts("Bearer one,two"));
 }
 
 static void test_file(void **state) {
@@ -54,15 +63,15 @@ static void test_file(void **state) {
     static const char text[] = "# for the office\n  one \r\n\n#two\nthree#3";
     assert_int_equal(read_file(text, sizeof text - 1), 0);
     assert_int_equal(keys.count, 2);
-    assert_true(api_keys_accept(&keys, "Bearer one"));
-    assert_true(api_keys_accept(&keys, "Bearer three#3"));
+    assert_true(accepts("Bearer one"));
+    assert_true(accepts("Bearer three#3"));
     api_keys_finish(&keys);
     assert_int_equal(keys.count, 0);
 
     const char *path = file_of("b\n", 2);
     assert_int_equal(api_keys_read(&keys, "a", "A_KEY", path, &error), 0); // both count
     unlink(path);
-    assert_true(api_keys_accept(&keys, "Bearer a") && api_keys_accept(&keys, "Bearer b"));
+    assert_true(accepts("Bearer a") && accepts("Bearer b"));
 }
 
 // A place is named, a key is not; and what is wrong leaves no keys behind, rather than some.
@@ -92,17 +101,33 @@ static void test_wrong(void **state) {
     assert_int_not_equal(api_keys_read(&keys, NULL, NULL, "/", &error), 0);
 }
 
+// Each is looked at with every request.
+static void test_not_too_many(void **state) {
+    (void)state;
+    static char text[(API_KEYS_MAX + 1) * 8];
+    size_t bytes = 0;
+    for (int i = 1; i <= API_KEYS_MAX; i++) bytes += (size_t)sprintf(text + bytes, "k%d\n", i);
+    assert_int_equal(read_file(text, bytes), 0);
+    assert_int_equal(keys.count, API_KEYS_MAX);
+    assert_int_equal(which_of("Bearer k1000"), 1000);
+    api_keys_finish(&keys);
+    bytes += (size_t)sprintf(text + bytes, "secret\n");
+    assert_int_equal(read_file(text, bytes), ERROR_ARGUMENT);
+    says(":1001: there can be at most 1000 API keys, this is one more");
+    assert_int_equal(keys.count, 0);
+}
+
 static void test_accept(void **state) {
     (void)state;
-    assert_true(api_keys_accept(&keys, NULL)); // no keys: everybody
-    assert_true(api_keys_accept(&keys, "whatever"));
+    assert_true(accepts(NULL)); // no keys: everybody
+    assert_true(accepts("whatever"));
     char list[2 * API_KEY_BYTES_MAX + 2], header[API_KEY_BYTES_MAX + 32];
     memset(list, 'k', sizeof list);
     memcpy(list, "sk-abc,", 7);
     list[7 + API_KEY_BYTES_MAX] = '\0';
     assert_int_equal(api_keys_read(&keys, list, "A_KEY", NULL, &error), 0);
     static const char *const right[] = {"Bearer sk-abc", "bearer sk-abc", "BEARER   sk-abc"};
-    for (size_t i = 0; i < sizeof right / sizeof *right; i++) assert_true(api_keys_accept(&keys, right[i]));
+    for (size_t i = 0; i < sizeof right / sizeof *right; i++) assert_true(accepts(right[i]));
     static const char *const wrong[] = {"",
                                         "Bearer",
                                         "Bearer ",
@@ -120,12 +145,12 @@ static void test_accept(void **state) {
                                         "Bearer \"sk-abc\"",
                                         "Bearer\tsk-abc"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        if (api_keys_accept(&keys, wrong[i])) fail_msg("`%s` was accepted", wrong[i]);
-    assert_false(api_keys_accept(&keys, NULL));
+        if (accepts(wrong[i])) fail_msg("`%s` was accepted", wrong[i]);
+    assert_false(accepts(NULL));
     for (int more = -1; more <= 1; more++) { // the longest key there can be, and its neighbours
         snprintf(header, sizeof header, "Bearer %.*s", API_KEY_BYTES_MAX + more, list + 7);
         if (more > 0) strcat(header, "k");
-        assert_int_equal(api_keys_accept(&keys, header), more == 0);
+        assert_int_equal(accepts(header), more == 0);
     }
 }
 
@@ -139,11 +164,11 @@ static void test_every_character_counts(void **state) {
     for (int i = 0; i < API_KEY_BYTES_MAX; i++) {
         key[i] ^= 1;
         snprintf(header, sizeof header, "Bearer %s", key);
-        assert_false(api_keys_accept(&keys, header));
+        assert_false(accepts(header));
         key[i] ^= 1;
     }
     snprintf(header, sizeof header, "Bearer %s", key);
-    assert_true(api_keys_accept(&keys, header));
+    assert_true(accepts(header));
 }
 
 // ---- A server with two keys
@@ -271,6 +296,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_list, teardown_keys),
         cmocka_unit_test_teardown(test_file, teardown_keys),
         cmocka_unit_test_teardown(test_wrong, teardown_keys),
+        cmocka_unit_test_teardown(test_not_too_many, teardown_keys),
         cmocka_unit_test_teardown(test_accept, teardown_keys),
         cmocka_unit_test_teardown(test_every_character_counts, teardown_keys),
         cmocka_unit_test_setup_teardown(test_endpoints, setup_keys, teardown_server),

@@ -14,7 +14,7 @@
 
 enum { PAGE = KV_PAGE_TOKENS };
 
-enum { NO_SALT = 0 };
+enum { NO_SALT = 0, SEED = 1 };
 
 struct setting {
     struct kv_cache pool;
@@ -24,7 +24,7 @@ struct setting {
 static void open_setting(struct setting *s, int pages) {
     struct error error;
     assert_int_equal(kv_cache_init(&s->pool, 2, 1, 2, pages, &error), 0);
-    assert_int_equal(prefix_cache_init(&s->cache, &s->pool, true, &error), 0);
+    assert_int_equal(prefix_cache_init(&s->cache, &s->pool, true, SEED, &error), 0);
 }
 
 static void close_setting(struct setting *s) {
@@ -181,6 +181,8 @@ static void all_can_be_forgotten(void **state) {
     prefix_forget(&s.cache);
     assert_int_equal(prefix_find(&s.cache, NO_SALT, -1, tokens_from(0)), -1);
     assert_int_equal(s.pool.pages_used, 1); // a is held still
+    int same;
+    assert_int_equal(prefix_find_part(&s.cache, NO_SALT, a, tokens_from(100), 20, &same), -1); // and b not behind it
     b = prefix_take(&s.cache);
     assert_int_equal(prefix_keep(&s.cache, NO_SALT, a, b, tokens_from(100), PAGE), -1);
     prefix_give(&s.cache, b);
@@ -196,13 +198,44 @@ static void nothing_is_kept_when_off(void **state) {
     struct error error;
     int same;
     assert_int_equal(kv_cache_init(&s.pool, 1, 1, 2, 4, &error), 0);
-    assert_int_equal(prefix_cache_init(&s.cache, &s.pool, false, &error), 0);
+    assert_int_equal(prefix_cache_init(&s.cache, &s.pool, false, SEED, &error), 0);
     int32_t a = prefix_take(&s.cache);
     assert_int_equal(prefix_keep(&s.cache, NO_SALT, -1, a, tokens_from(0), PAGE), -1);
     assert_int_equal(prefix_find(&s.cache, NO_SALT, -1, tokens_from(0)), -1);
     assert_int_equal(prefix_find_part(&s.cache, NO_SALT, -1, tokens_from(0), 20, &same), -1);
     prefix_give(&s.cache, a);
     close_setting(&s);
+}
+
+// The bucket of a page that begins a text; the only one kept.
+static uint32_t bucket_of_page(struct setting *s, int32_t first) {
+    prefix_give(&s->cache, keep(s, NO_SALT, -1, first, PAGE));
+    uint32_t bucket = 0;
+    while (s->cache.buckets[bucket] < 0) bucket++;
+    prefix_forget(&s->cache);
+    return bucket;
+}
+
+// Pages chosen to share a bucket under one seed are spread out under another.
+static void buckets_can_not_be_aimed_at(void **state) {
+    (void)state;
+    enum { BUCKETS = 64, AIMED = 32 };
+    struct setting known, other;
+    struct error error;
+    open_setting(&known, BUCKETS);
+    open_setting(&other, BUCKETS);
+    prefix_cache_finish(&other.cache);
+    assert_int_equal(prefix_cache_init(&other.cache, &other.pool, true, SEED + 1, &error), 0);
+    assert_int_equal(known.cache.bucket_count, BUCKETS);
+    int count[BUCKETS] = {0}, aimed = 0;
+    for (int32_t first = 0; aimed < AIMED; first += PAGE) {
+        assert_true(first < 100 * AIMED * BUCKETS * PAGE);
+        if (bucket_of_page(&known, first) != 7) continue;
+        aimed++;
+        assert_true(++count[bucket_of_page(&other, first)] < AIMED / 4);
+    }
+    close_setting(&known);
+    close_setting(&other);
 }
 
 // ---- Random use against a plain model: what was written to each page by whoever took it
@@ -336,10 +369,10 @@ static void random_use_agrees_with_a_model(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_was_kept_is_found),         cmocka_unit_test(salts_keep_apart),
-        cmocka_unit_test(the_longest_part_is_found),      cmocka_unit_test(the_longest_unused_goes_first),
-        cmocka_unit_test(all_can_be_forgotten),           cmocka_unit_test(nothing_is_kept_when_off),
-        cmocka_unit_test(random_use_agrees_with_a_model),
+        cmocka_unit_test(what_was_kept_is_found),      cmocka_unit_test(salts_keep_apart),
+        cmocka_unit_test(the_longest_part_is_found),   cmocka_unit_test(the_longest_unused_goes_first),
+        cmocka_unit_test(all_can_be_forgotten),        cmocka_unit_test(nothing_is_kept_when_off),
+        cmocka_unit_test(buckets_can_not_be_aimed_at), cmocka_unit_test(random_use_agrees_with_a_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

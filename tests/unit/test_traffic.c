@@ -129,6 +129,27 @@ static struct engine_usage run_alone(struct engine *engine, struct visitor *visi
     return usage;
 }
 
+static void submit_short(struct engine *engine, struct visitor *visitor, uint64_t salt, uint32_t text) {
+    struct error error;
+    *visitor = (struct visitor){.prompt_tokens = 5, .tokens_max = 4, .salt = salt};
+    letters(visitor->history, 0, 5, text);
+    fill_answer(visitor);
+    struct engine_request request = request_for(visitor);
+    assert_int_equal(engine_submit(engine, &request, &visitor->job, &error), 0);
+}
+
+// Whether it has just ended.
+static bool ends(struct engine *engine, struct visitor *visitor) {
+    struct engine_event *last = NULL;
+    if (!visitor->job || !read_visitor(engine, visitor, &last)) return false;
+    assert_int_equal(last->type, ENGINE_EVENT_DONE);
+    assert_int_equal(visitor->told, visitor->tokens_max);
+    engine_event_destroy(last);
+    engine_job_release(visitor->job);
+    visitor->job = NULL;
+    return true;
+}
+
 static struct engine *open_held(struct engine_options options) {
     struct engine *engine = open_engine(options);
     passed = 0;
@@ -264,28 +285,105 @@ static void cancelling_the_one_that_computes(void **state) {
     close_idle(engine);
 }
 
-// ---- Who comes first
-
-static void submit_short(struct engine *engine, struct visitor *visitor, uint64_t salt, uint32_t text) {
-    struct error error;
-    *visitor = (struct visitor){.prompt_tokens = 5, .tokens_max = 4, .salt = salt};
-    letters(visitor->history, 0, 5, text);
-    fill_answer(visitor);
-    struct engine_request request = request_for(visitor);
-    assert_int_equal(engine_submit(engine, &request, &visitor->job, &error), 0);
-}
-
-// Whether it has just ended.
-static bool ends(struct engine *engine, struct visitor *visitor) {
+// A long prompt is under way when a short one comes that begins alike, for a page and a half. It waits until the page
+// that they share in part is known, and no longer: not for the rest of the long one.
+static void a_short_prompt_does_not_wait_for_the_rest_of_a_long_one(void **state) {
+    (void)state;
+    enum { CHUNK = 8, SHARED = 2 * KV_PAGE_TOKENS, ALIKE = SHARED - 19 };
+    static struct visitor visitors[2];
     struct engine_event *last = NULL;
-    if (!visitor->job || !read_visitor(engine, visitor, &last)) return false;
-    assert_int_equal(last->type, ENGINE_EVENT_DONE);
-    assert_int_equal(visitor->told, visitor->tokens_max);
-    engine_event_destroy(last);
-    engine_job_release(visitor->job);
-    visitor->job = NULL;
-    return true;
+    struct error error;
+    for (int computed = 0; computed <= SHARED + 3 * CHUNK; computed += CHUNK) { // of the long one
+        struct engine *engine = open_held((struct engine_options){.prefill_tokens_max = CHUNK});
+        visitors[0] = (struct visitor){.prompt_tokens = 190, .tokens_max = 5};
+        visitors[1] = (struct visitor){.prompt_tokens = ALIKE + 5, .tokens_max = 1};
+        for (int i = 0; i < 2; i++) letters(visitors[i].history, 0, visitors[i].prompt_tokens, 4);
+        letters(visitors[1].history, ALIKE, ALIKE + 5, 9);
+        visitors[1].history[ALIKE] = TOKEN_MARK; // no letter of the other's
+        for (int i = 0; i < 2; i++) fill_answer(&visitors[i]);
+        for (int i = 0; i < 2; i++) {
+            struct engine_request request = request_for(&visitors[i]);
+            assert_int_equal(engine_submit(engine, &request, &visitors[i].job, &error), 0);
+            stands(engine);
+            while (i == 0 && stats_of(engine).prompt_tokens < (size_t)computed) pass_step(engine, 0.01);
+        }
+        int steps = 0;
+        for (bool ended = false; !ended; steps++) {
+            assert_true(steps < 40);
+            pass_step(engine, 0.01);
+            ended = read_visitor(engine, &visitors[1], &last);
+        }
+        // One step was named before it came; those that compute the page; its own
+        int waits = computed + CHUNK < SHARED ? (SHARED - computed - CHUNK) / CHUNK : 0;
+        assert_int_equal(steps, 1 + waits + 1);
+        assert_int_equal(last->usage.cached_tokens, ALIKE);
+        engine_event_destroy(last);
+        while (!read_visitor(engine, &visitors[0], &last)) pass_step(engine, 0.01);
+        engine_event_destroy(last);
+        for (int i = 0; i < 2; i++) engine_job_release(visitors[i].job);
+        close_idle(engine);
+    }
 }
+
+// Numbers that are not finite come while another request runs: nothing that it has computed by then, or computes later
+// on, is kept for others; what is asked after that, is. Parts end in the step with the failure, or behind it.
+static void what_runs_beside_bad_numbers_is_not_kept(void **state) {
+    (void)state;
+    static struct visitor good, bad;
+    static const struct {
+        int prompt_tokens, chunk, ahead; // steps of the good one before the bad one comes
+    } CASES[] = {
+        {100, 0, 0},  // its pages are whole in the step in which the bad one fails
+        {20, 0, 0},   // a part is
+        {20, 0, 2},   // it answers when the bad one fails, and leaves a part
+        {31, 0, 2},   // the same, and the page is filled up by the answer
+        {100, 32, 2}, // it has pages that were known, and computes more
+    };
+    struct engine_event *last = NULL;
+    struct error error;
+    for (size_t c = 0; c < sizeof CASES / sizeof *CASES; c++) {
+        struct engine *engine = open_held((struct engine_options){.prefill_tokens_max = CASES[c].chunk});
+        static struct visitor first; // so that the two others come together
+        submit_short(engine, &first, 0, 1);
+        stands(engine);
+        fake.fails_at = 1;
+        bad = (struct visitor){.prompt_tokens = 5, .tokens_max = 1};
+        letters(bad.history, 0, 5, 2);
+        bad.history[0] = PROMPT_PROMPT_NAN;
+        good = (struct visitor){.prompt_tokens = CASES[c].prompt_tokens, .tokens_max = 12};
+        letters(good.history, 0, good.prompt_tokens, 3);
+        fill_answer(&good);
+        struct visitor *order[2] = {CASES[c].ahead ? &good : &bad, CASES[c].ahead ? &bad : &good};
+        for (int i = 0; i < 2; i++) {
+            struct engine_request request = request_for(order[i]);
+            assert_int_equal(engine_submit(engine, &request, &order[i]->job, &error), 0);
+            for (int step = 0; i == 0 && step < CASES[c].ahead; step++) pass_step(engine, 0.01);
+        }
+        bool failed = false, ended = false;
+        for (int step = 0; !failed || !ended; step++) {
+            assert_true(step < 60);
+            pass_step(engine, 0.01);
+            ends(engine, &first);
+            if (!failed && (failed = read_visitor(engine, &bad, &last))) {
+                assert_int_equal(last->error.code, ERROR_NUMERIC);
+                engine_event_destroy(last);
+            }
+            if (!ended && (ended = read_visitor(engine, &good, &last))) engine_event_destroy(last);
+        }
+        while (first.job) {
+            pass_step(engine, 0.01);
+            ends(engine, &first);
+        }
+        engine_job_release(bad.job);
+        engine_job_release(good.job);
+        assert_int_equal(stats_of(engine).kv_pages_kept, 0);
+        assert_int_equal(run_alone(engine, &good).cached_tokens, 0);
+        assert_true(run_alone(engine, &good).cached_tokens > 0);
+        close_idle(engine);
+    }
+}
+
+// ---- Who comes first
 
 // A client who asks for twenty answers at once, and one who asks for two at a time: of two places each has one.
 static void places_are_shared_out_among_clients(void **state) {
@@ -573,6 +671,8 @@ int main(void) {
         cmocka_unit_test(the_last_token_is_always_computed),
         cmocka_unit_test(several_answers_share_their_prompt),
         cmocka_unit_test(cancelling_the_one_that_computes),
+        cmocka_unit_test(what_runs_beside_bad_numbers_is_not_kept),
+        cmocka_unit_test(a_short_prompt_does_not_wait_for_the_rest_of_a_long_one),
         cmocka_unit_test(places_are_shared_out_among_clients),
         cmocka_unit_test(a_busy_client_does_not_starve),
         cmocka_unit_test(waiting_has_an_end),
