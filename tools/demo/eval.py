@@ -8,7 +8,8 @@
 Perplexity is over the assistant's tokens (each <|end|> included) of 600 conversations that ask in
 held-out phrasings.  Questions are held-out phrasings as well, and for sums and differences held-out
 numbers; decoding is greedy.  Stories, lists and JSON count as right when they have the form asked for.
-Probes (probes.py) are a stranger's questions, word for word kept out of training; they count apart.
+Probes (probes.py) are a stranger's questions, word for word kept out of training; promises are questions that
+were taught word for word. Both count apart.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import corpus
 import stories
-from probes import probes
+from probes import PROMISES, probes
 from topics import TOPICS
 from writing import LISTS
 
@@ -157,6 +158,8 @@ def main():
     print()
     asked = [(f"probes: {topic}", messages, expect) for topic, messages, expect in probes()]
     measure(model, asked, "probes", args.wrong)
+    print()
+    measure(model, probes(PROMISES), "promises", args.wrong)
 
 
 def measure(model, asked, name, show_wrong):

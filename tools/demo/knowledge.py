@@ -20,7 +20,7 @@ def no_country(rng):
 def capital(rng, split):
     country, city = rng.choice(list(CAPITAL.items()))
     continent = CONTINENT[country]
-    kind = rng.choice("of of of of country where check continent about fake fake fake".split())
+    kind = rng.choice("of of of of of of of country where check continent about fake fake".split())
     if kind == "of":
         user = pick(rng, split, """
             What is the capital of {c}? | What is the capital of {c}? | What is the capital of {c}? |

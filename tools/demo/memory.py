@@ -143,7 +143,8 @@ def memory(rng, split):
             "{V} sounds like a nice place!",
             """
                 Where does my {r} live? | Where does {p} live? | Where is my {r}? |
-                Do you remember where my {r} lives? | In which town does my {r} live? | Where is {h} home? | ~Tell me where my {r} lives. |
+                Do you remember where my {r} lives? | In which town does my {r} live? | Where is {h} home? |
+                ~Tell me where my {r} lives. |
                 ~Tell me where {p} lives.
             """,
             "Your {r} lives in {v}.",

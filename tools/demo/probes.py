@@ -3,6 +3,9 @@
 A line is "question -> what a right answer holds", as right() in eval.py reads it.  A dialog's turns are
 parted by " / ".  corpus.py drops every training conversation in which somebody says what a probe begins
 with.  Neighbours of a probe are in training: it is the wording that was never seen, not the matter.
+
+PROMISES are the opposite: what README and the tests ask, taught word for word, never to be wrong.  Held-out
+phrasings do not show when such a question is lost.
 """
 
 import re
@@ -122,11 +125,32 @@ PROBES = {
     """,
 }
 
+PROMISES = {
+    "taught word for word": """
+        Hello! -> help|know
+        Who are you? -> demo model
+        What is the capital of France? -> Paris
+        What is the capital of Italy? -> Rome
+        What is the capital of Japan? -> Tokyo
+        What is 2 plus 3? -> 2 + 3 = 5
+        What is 2 + 3? -> 2 + 3 = 5
+        What is Tandem? -> inference server
+        How do I run Tandem? -> ./run
+        Count from 3 to 9. -> exactly:3, 4, 5, 6, 7, 8, 9
+        Tell me a story. -> story:
+        Tell me a joke. -> joke
+        Give me some JSON. -> json:name,age,city
+        Thank you! -> welcome
+        Who won the match yesterday? -> don't know
+        My name is Olga. / Nice to meet you, Olga! / What is my name? -> Olga
+    """,
+}
 
-def probes():
+
+def probes(tables=PROBES):
     """[(topic, messages, expect)]"""
     found = []
-    for topic, text in PROBES.items():
+    for topic, text in tables.items():
         for line in text.strip().split("\n"):
             dialog, expect = line.strip().split(" -> ")
             turns = dialog.split(" / ")

@@ -186,7 +186,8 @@ def json_object(rng, split):
     country, city = rng.choice(list(CAPITAL.items()))
     thing = rng.choice([w for w in WORDS if w not in ANIMALS])
     kind = rng.choice("""
-        person person animal animal animal colours city city city city city fruit book numbers thing thing any given given
+        person person animal animal animal colours city city city city city fruit book numbers thing
+        thing any given given
     """.split())
     keys = {
         "person": lambda: {"name": name, "age": rng.randrange(5, 90), "city": rng.choice(LISTS["cities"])},
