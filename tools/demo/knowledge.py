@@ -24,6 +24,7 @@ def capital(rng, split):
     if kind == "of":
         user = pick(rng, split, """
             What is the capital of {c}? | What is the capital of {c}? | What is the capital of {c}? |
+            What is the capital of {c}? | What is the capital of {c}? | What is the capital of {c}? |
             Which city is the capital of {c}? | Tell me the capital of {c}. | capital of {c} | {c} capital? |
             What is {c}'s capital? | Do you know the capital of {c}? | Name the capital of {c}. |
             What's the capital city of {c}? | I need the capital of {c}. | The capital of {c} is |

@@ -15,7 +15,7 @@ TOPICS = {
     greeting: 8,
     identity: 12,
     tandem: 34,
-    capital: 22,
+    capital: 36,
     fact: 7,
     order: 8,
     nature: 7,
