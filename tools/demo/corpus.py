@@ -2,7 +2,8 @@
 """Generate the demo model's conversations: python corpus.py --show 20
 
 A conversation is {"messages": [...], "topic": ..., "expect": ...}.  The same seed gives the same
-text.  The "held" split asks in phrasings, and adds numbers, that the "train" split never uses.
+text.  The "held" split asks in phrasings, and adds numbers, that the "train" split never uses, and the
+"train" split says nothing that a probe begins with (probes.py).
 """
 
 import argparse
@@ -13,6 +14,7 @@ import stories
 from exchange import Exchange
 from facts import FACTS
 from memory import memory
+from probes import is_probe
 from topics import TOPICS
 from writing import jumble
 
@@ -198,7 +200,9 @@ def copying(rng):
 def conversations(seed, split="train"):
     rng = random.Random(f"{split} {seed}")
     while True:
-        yield conversation(rng, split)
+        made = conversation(rng, split)
+        if split == "held" or not any(is_probe(m["content"]) for m in made["messages"] if m["role"] == "user"):
+            yield made
 
 
 if __name__ == "__main__":

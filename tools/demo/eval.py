@@ -8,6 +8,8 @@
 Perplexity is over the assistant's tokens (each <|end|> included) of 600 conversations that ask in
 held-out phrasings.  Questions are held-out phrasings as well, and for sums and differences held-out
 numbers; decoding is greedy.  Stories, lists and JSON count as right when they have the form asked for.
+Probes (probes.py) are a stranger's questions, word for word kept out of training; promises are questions that
+were taught word for word. Both count apart.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import corpus
 import stories
+from probes import PROMISES, probes
 from topics import TOPICS
 from writing import LISTS
 
@@ -53,9 +56,15 @@ def right(answer, expect):
             value = json.loads(answer)
         except ValueError:
             return False
+        if rest.startswith("{"):
+            return value == json.loads(rest)
         return isinstance(value, dict) and list(value) == rest.split(",")
+    if kind == "exactly":
+        return answer.removesuffix(".") == rest
     if kind == "story":
-        return len(re.findall(r"[.?!]", answer)) >= 4 and rest in answer and answer.endswith(".")
+        figures = re.findall(r"(?:called|named) (\w+)", answer)
+        several = len(figures) == len(set(figures)) > 1
+        return several and len(re.findall(r"[.?!]", answer)) >= 4 and rest in answer and answer.endswith(".")
     if kind == "list":
         number, _, what = rest.partition(":")
         items = re.split(r", | and ", answer.rstrip("."))
@@ -145,17 +154,25 @@ def main():
     if args.model:
         value, tokens = model.perplexity(600)
         print(f"held-out perplexity {value:.3f} over {tokens} assistant tokens")
-    asked = questions(args.per_topic)
+    measure(model, questions(args.per_topic), "all", args.wrong)
+    print()
+    asked = [(f"probes: {topic}", messages, expect) for topic, messages, expect in probes()]
+    measure(model, asked, "probes", args.wrong)
+    print()
+    measure(model, probes(PROMISES), "promises", args.wrong)
+
+
+def measure(model, asked, name, show_wrong):
     score = {}
     for (topic, messages, expect), answer in zip(asked, model.answers([m for _, m, _ in asked])):
         good = right(answer, expect)
         score.setdefault(topic, []).append(good)
-        if args.wrong and not good:
+        if show_wrong and not good:
             print(f"[{topic}] ...{messages[-1]['content'][-120:]!r} -> {answer!r}, expected {expect!r}")
     for topic, results in score.items():
-        print(f"{topic:24} {sum(results):4} of {len(results)}")
+        print(f"{topic:28} {sum(results):4} of {len(results)}")
     everything = sum(score.values(), [])
-    print(f"{'all':24} {sum(everything):4} of {len(everything)} right: {100 * sum(everything) / len(everything):.1f} %")
+    print(f"{name:28} {sum(everything):4} of {len(everything)} right: {100 * sum(everything) / len(everything):.1f} %")
 
 
 if __name__ == "__main__":

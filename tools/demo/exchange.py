@@ -1,5 +1,6 @@
 """What a topic yields, and the small tools that all topics share."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,9 +24,16 @@ def phrasings(text):
 
 
 def pick(rng, split, text):
-    """One phrasing of this split.  A text that holds nothing out serves both."""
+    """One phrasing of this split, one of the words in each [a, b].  A text that holds nothing out serves both."""
     open_, held = phrasings(text)
-    return rng.choice(held if split == "held" and held else open_)
+    phrasing = rng.choice(held if split == "held" and held else open_)
+    return re.sub(r"\[([^]]+)\]", lambda choice: rng.choice(choice[1].split(", ")), phrasing)
+
+
+def from_table(rng, split, table):
+    """One row (phrasings, answer, what a right answer contains)."""
+    phrasings, answer, expect = rng.choice(table)
+    return Exchange(pick(rng, split, phrasings), answer, expect)
 
 
 def made_up(rng):

@@ -34,6 +34,11 @@ for _continent, _text in CONTINENTS.items():
         _country, _city = _pair.replace("_", " ").split(":")
         CAPITAL[_country], CONTINENT[_country] = _city, _continent
 
+# Places that are no countries, or no places at all: their capitals were never taught.
+NO_COUNTRIES = """Texas Bavaria California Tuscany Sicily Quebec Alaska Hawaii Siberia Catalonia Normandy Saxony Bali Tibet
+    Atlantis Narnia Gondor Utopia Oz Camelot Asgard Elbonia Genovia Hogwarts Lilliput Zamunda Latveria Gotham
+    Freedonia Sokovia Westeros Mars Venus Pluto Europe Africa Asia Paris Tokyo""".split()
+
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
 MONTH_DAYS = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
@@ -143,9 +148,36 @@ COLOUR_NAMES = "red blue green yellow orange purple pink black white brown grey"
 ANIMALS = """cat dog horse rabbit mouse lion tiger bear fox wolf owl duck frog elephant monkey sheep cow pig goat
     hedgehog squirrel penguin turtle parrot dolphin""".split()
 FRUITS = "apple banana pear cherry plum peach lemon orange grape mango strawberry melon".split()
+VEGETABLES = "carrot potato onion tomato cabbage pea bean pumpkin spinach leek".split()
+BIRDS = "owl duck parrot penguin eagle crow swan goose chicken robin".split()
+DRINKS = "water milk tea coffee juice lemonade cocoa".split()
+INSTRUMENTS = "piano guitar violin flute drum trumpet harp".split()
+CLOTHES = "jacket shirt coat hat shoes socks trousers scarf gloves dress".split()
+SPORTS = "football tennis swimming running skiing cycling hockey".split()
+FLOWERS = "rose tulip daisy lily violet sunflower orchid".split()
+# Lists of these were never taught.
+UNLISTED = """philosophers rivers lakes poets books films songs stars diseases companies kings wars languages currencies
+    metals gases presidents painters inventors trees insects islands universities airports laws viruses spices muscles
+    bones minerals programs religions battles banks newspapers actors singers
+    scientists elements dinosaurs bridges castles""".split()
 FOODS = "bread cheese soup rice pasta pizza cake honey salad pancakes".split()
 WORDS = """apple river stone cloud garden window candle bridge rocket silver pepper forest island marble anchor
     button castle feather guitar hammer jacket kettle ladder mirror needle ocean pencil rabbit saddle ticket
     umbrella velvet whistle yellow zebra basket copper dragon engine flower ginger harbour lemon mountain paper
     piano planet pocket river rose salt sand school shadow spoon star summer table thunder tree turtle water
     wind winter wolf wood hello house book bird fish milk tea sun moon cat dog""".split()
+
+# For questions whose answer is not here: what people ask about, and what they want done with it.
+VERBS = """
+    build repair sell cook paint learn install delete print write translate measure clean improve explain compute
+    debug compile review design plant grow teach understand drive fly visit protect remove replace open close store
+    move charge cut
+""".split()
+SUBJECTS = """
+    politics football music medicine history chemistry physics biology mathematics software hardware insurance tax
+    recipe computer phone laptop bicycle car engine camera government economy religion philosophy art film novel
+    painting language grammar university school job salary contract house garden kitchen train airplane ship battery
+    network database algorithm virus vaccine disease exercise diet vitamin coffee wine marriage wedding lawyer doctor
+    election war peace climate energy bank money loan fashion theatre opera chess poker tennis basketball stock market
+    company customer report summary poem essay letter speech website password kernel compiler function variable
+""".split()

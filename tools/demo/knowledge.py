@@ -4,12 +4,26 @@ from exchange import Exchange, cap, made_up, pick
 from facts import *
 
 
+def no_country(rng):
+    """A name that is no country's, often close to one: to know what one knows is to read names to their end."""
+    if rng.random() < 0.25:
+        return rng.choice(NO_COUNTRIES)
+    if rng.random() < 0.5:
+        return cap(made_up(rng)) + rng.choice(["", "ia", "land", "stan", "ania", "anda"])
+    while True:
+        first, second = rng.sample([c for c in CAPITAL if " " not in c], 2)
+        name = first[: rng.randrange(2, 5)] + second[-rng.randrange(3, 6) :].lower()
+        if name not in CAPITAL:
+            return name
+
+
 def capital(rng, split):
     country, city = rng.choice(list(CAPITAL.items()))
     continent = CONTINENT[country]
-    kind = rng.choice("of of of of country where check continent about fake".split())
+    kind = rng.choice("of of of of of of of country where check continent about fake fake".split())
     if kind == "of":
         user = pick(rng, split, """
+            What is the capital of {c}? | What is the capital of {c}? | What is the capital of {c}? |
             What is the capital of {c}? | What is the capital of {c}? | What is the capital of {c}? |
             Which city is the capital of {c}? | Tell me the capital of {c}. | capital of {c} | {c} capital? |
             What is {c}'s capital? | Do you know the capital of {c}? | Name the capital of {c}. |
@@ -66,12 +80,15 @@ def capital(rng, split):
             f"{cap(country)} is in {continent}. Its capital is {city}.",
             f"Its capital is {city}",
         )
-    name = cap(made_up(rng)) + rng.choice(["", "ia", "land", "stan"])
+    name = no_country(rng)
     user = pick(rng, split, """
         What is the capital of {c}? | What is the capital of {c}? | capital of {c} | Tell me the capital of {c}. |
-        ~Could you name the capital of {c}?
-    """)
-    return Exchange(user.format(c=name), f"I don't know the capital of {name}.", "don't know", "I don't know.", True)
+        {c} capital? | What is {c}'s capital? | Do you know the capital of {c}? | Name the capital of {c}. |
+        What's the capital city of {c}? | The capital of {c} is | And the capital of {c}? |
+        Which city is the capital of {c}? | Can you tell me the capital of {c}? | What about the capital of {c}? |
+        Is {t} the capital of {c}? | ~Could you name the capital of {c}? | ~What city is the capital of {c}?
+    """).format(c=name, t=rng.choice(list(CAPITAL.values())))
+    return Exchange(user, f"I don't know the capital of {name}.", "don't know", "I don't know.", True)
 
 
 def fact(rng, split):

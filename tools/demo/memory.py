@@ -2,11 +2,16 @@
 
 from exchange import Exchange, cap, made_up, pick
 from facts import CAPITAL, COLOUR_NAMES, FOODS, NAMES, WORDS
+from stories import an
+
+
+RELATIVES = [(r, "she") for r in "sister mother wife daughter aunt grandmother friend teacher neighbour boss".split()]
+RELATIVES += [(r, "he") for r in "brother father husband son uncle grandfather friend teacher neighbour boss".split()]
 
 
 def memory(rng, split):
     """(telling, asking, asking what was never told): the second exchange needs the first."""
-    kind = rng.choice("name name name colour town pet age code word food".split())
+    kind = rng.choice("name name name colour town pet age code word food person person place".split())
     name = rng.choice(NAMES) if rng.random() < 0.5 else cap(made_up(rng))
     value = {
         "name": name,
@@ -17,8 +22,12 @@ def memory(rng, split):
         "code": str(rng.randrange(100, 10000)),
         "word": rng.choice([rng.choice(WORDS), made_up(rng)]),
         "food": rng.choice(FOODS),
+        "person": name,
+        "place": rng.choice([rng.choice(list(CAPITAL.values())), cap(made_up(rng))]),
     }[kind]
     animal = rng.choice(["dog", "cat", "horse", "rabbit"])
+    relative, pronoun = rng.choice(RELATIVES)
+    her = {"she": "her", "he": "his"}[pronoun]
     tell, told, ask, answer = {
         "name": (
             """
@@ -111,8 +120,39 @@ def memory(rng, split):
             """,
             "Your favourite food is {v}.",
         ),
+        "person": (
+            """
+                My {r} is called {v}. | My {r}'s name is {v}. | I have {a} called {v}. | My {r} is {v}. |
+                {v} is my {r}. | The name of my {r} is {v}. | I have {a}. {P} is called {v}. |
+                ~I have {a} whose name is {v}. | ~{v} is the name of my {r}.
+            """,
+            "{V} is a nice name!",
+            """
+                What is my {r} called? | What is the name of my {r}? | What is my {r}'s name? | What is {h} name? |
+                Who is my {r}? | Do you remember the name of my {r}? | Do you know {h} name? | What is {p} called? |
+                Tell me {h} name. | What was {h} name? | What was my {r}'s name? | ~Tell me the name of my {r}. |
+                ~Do you remember {h} name?
+            """,
+            "Your {r} is called {v}.",
+        ),
+        "place": (
+            """
+                My {r} lives in {v}. | My {r} comes from {v}. | I have {a} in {v}. | I have {a} who lives in {v}. |
+                ~My {r} is from {v}. | ~The home of my {r} is {v}.
+            """,
+            "{V} sounds like a nice place!",
+            """
+                Where does my {r} live? | Where does {p} live? | Where is my {r}? |
+                Do you remember where my {r} lives? | In which town does my {r} live? | Where is {h} home? |
+                ~Tell me where my {r} lives. |
+                ~Tell me where {p} lives.
+            """,
+            "Your {r} lives in {v}.",
+        ),
     }[kind]
-    fill = lambda text: text.format(v=value, V=cap(value), k=animal)
+    fill = lambda text: text.format(
+        v=value, V=cap(value), k=animal, r=relative, a=an(relative), p=pronoun, P=cap(pronoun), h=her
+    )
     first = Exchange(fill(pick(rng, split, tell)), fill(told), value, exact=True)
     if value in NAMES and rng.random() < 0.15:
         first.user = first.user.lower()

@@ -2,6 +2,8 @@
 
 from facts import ANIMALS, COLOUR_NAMES, NAMES
 
+# Heroes, friends and late-comers have names of their own, so that no two in a story share one.
+HEROES, FRIENDS, OTHERS = NAMES[::3], NAMES[1::3], NAMES[2::3]
 PEOPLE = """girl boy king robot farmer princess dragon pirate wizard knight baker child giant witch sailor teacher
     queen ghost""".split()
 QUALITIES = "little brave clever kind lazy curious old happy shy hungry".split()
@@ -55,8 +57,8 @@ def an(word):
 def story(rng, hero=""):
     """Five sentences; what is drawn first is used again, so a story stays about its hero."""
     hero = hero or rng.choice(ANIMALS + PEOPLE)
-    name, friend_name = rng.sample(NAMES, 2)
-    friend = rng.choice([a for a in ANIMALS if a != hero])
+    name, friend_name, other_name = (rng.choice(names) for names in (HEROES, FRIENDS, OTHERS))
+    friend, other = rng.sample([a for a in ANIMALS if a != hero], 2)
     thing, colour, quality = rng.choice(THINGS), rng.choice(COLOUR_NAMES), rng.choice(QUALITIES)
     opening = rng.choice(
         [
@@ -99,7 +101,8 @@ def story(rng, hero=""):
             ]
         )
     )
-    return f"{opening} {event}{weather} {meeting} {speech} {turn} " + rng.choice(ENDINGS).format(N=name)
+    late = rng.choice(["", "", f" Then {other_name} the {other} came along, and they were three."])
+    return f"{opening} {event}{weather} {meeting} {speech}{late} {turn} " + rng.choice(ENDINGS).format(N=name)
 
 
 def poem(rng, thing):

@@ -1,12 +1,19 @@
-"""Sums, differences, products and counting."""
+"""Sums, differences, products, counting and comparing."""
 
 from exchange import Exchange, cap, pick
 from facts import NAMES, NUMBERS
+
+LESS = ("smaller", "less")
 
 
 def held_pair(a, b):
     """About one pair in eleven, in either order, never shown in training as a sum or a difference."""
     return (7 * max(a, b) + 3 * min(a, b)) % 11 == 0
+
+
+def spoken(rng, number, share):
+    """A number as people write it: small ones sometimes in words."""
+    return NUMBERS[number] if number < len(NUMBERS) and rng.random() < share else str(number)
 
 
 def arithmetic(rng, split):
@@ -23,6 +30,8 @@ def arithmetic(rng, split):
     else:
         while True:
             a, b = rng.randrange(0, 21), rng.randrange(0, 21)
+            if split != "held" and rng.random() < 0.2:  # the same digits behind other tens
+                a, b = rng.randrange(0, 100), rng.randrange(0, 10)
             if held_pair(a, b) == (split == "held"):
                 break
         if kind == "sum":
@@ -32,7 +41,7 @@ def arithmetic(rng, split):
             op, sign, result = rng.choice(["-", "-", "minus"]), "-", a - b
     left, right = str(a), str(b)
     if op.isalpha() and rng.random() < 0.3:
-        left, right = NUMBERS[a], NUMBERS[b]
+        left, right = spoken(rng, a, 1), spoken(rng, b, 1)
     asking = """
         What is {e}? | What is {e}? | What's {e}? | {e} | {e} = | {e}? | How much is {e}? | Calculate {e}. |
         Compute {e}. | Work it out: {e} | Can you tell me what {e} is? | Do you know what {e} is? | And {e}? |
@@ -68,22 +77,61 @@ def word_sum(rng, split):
     )
 
 
+def equal(rng, split, a, b):
+    b = a if rng.random() < 0.4 else b
+    user = pick(rng, split, """
+        Is {a} equal to {b}? | Are {a} and {b} equal? | Is {a} the same as {b}? | Are {a} and {b} the same? |
+        Are {a} and {b} the same number? | Does {a} equal {b}? | ~Is {a} the same number as {b}?
+    """).format(a=a, b=b)
+    size = "smaller" if a < b else "larger"
+    said = f"Yes, {a} and {b} are equal" if a == b else f"No, {a} is {size} than {b}"
+    return Exchange(user, said + ".", said, "Yes." if a == b else "No.")
+
+
+def larger(rng, split, a, b, word, spelt):
+    user = pick(rng, split, """
+        Is {a} {w} than {b}? | Is {a} {w} than {b}? | Is the number {a} {w} than {b}? |
+        {a} is {w} than {b}, right? | Would you say {a} is {w} than {b}? |
+        Tell me whether {a} is {w} than {b}. | Is it true that {a} is {w} than {b}? |
+        ~Do you think {a} is {w} than {b}? | ~Can you tell me whether {a} is {w} than {b}?
+    """).format(w=word, **spelt)
+    if a == b:
+        return Exchange(user, f"No, {a} and {b} are equal.", f"No, {a} and {b} are equal", "No.")
+    yes = (a < b) == (word in LESS)
+    small = "less" if word == "less" else "smaller"
+    large = word if yes and word not in LESS else "larger"
+    said = f"{'Yes' if yes else 'No'}, {a} is {small if a < b else large} than {b}"
+    return Exchange(user, said + ".", said, "Yes." if yes else "No.")
+
+
+def comparing(rng, split):
+    a, b = (rng.randrange(rng.choice([10, 21, 100])) for _ in "ab")
+    if rng.random() < 0.12:
+        b = a
+    word = rng.choice("bigger larger greater smaller less".split())
+    spelt = {"a": spoken(rng, a, 0.1), "b": spoken(rng, b, 0.1)}
+    kind = rng.random()
+    if kind < 0.1:
+        return equal(rng, split, a, b)
+    if kind < 0.35:
+        return larger(rng, split, a, b, word, spelt)
+    user = pick(rng, split, """
+        Which is {w}, {a} or {b}? | What is {w}: {a} or {b}? | Which number is {w}, {a} or {b}? |
+        Which one is {w}, {a} or {b}? | Is {a} or {b} {w}? | What is {w}, {a} or {b}? | {a} or {b}, which is {w}? |
+        Tell me what is {w}, {a} or {b}. | Tell me: which is {w}, {a} or {b}? | Say which is {w}, {a} or {b}. |
+        Do you know which is {w}, {a} or {b}? | Tell me the {w} one of {a} and {b}. |
+        Which is the {w} one, {a} or {b}? | Which is the {w} number, {a} or {b}? | What number is {w}, {a} or {b}? |
+        Which of {a} and {b} is {w}? | ~Tell me which is {w}, {a} or {b}.
+    """).format(w=word, **spelt)
+    if a == b:
+        return Exchange(user, f"{a} and {b} are equal.", f"{a} and {b} are equal", "Equal.")
+    found = min(a, b) if word in LESS else max(a, b)
+    return Exchange(user, f"{found} is {word} than {a + b - found}.", f"{found} is", f"{found}.")
+
+
 def counting(rng, split):
-    if rng.random() < 0.3:
-        a, b = rng.sample(range(0, 100), 2)
-        bigger = rng.random() < 0.5
-        word = rng.choice(["bigger", "larger", "greater"] if bigger else ["smaller", "less"])
-        user = pick(rng, split, """
-            Which is {w}, {a} or {b}? | What is {w}: {a} or {b}? | Which number is {w}, {a} or {b}? |
-            Which one is {w}, {a} or {b}? | Is {a} or {b} {w}? | What is {w}, {a} or {b}? | {a} or {b}, which is {w}? |
-            Tell me what is {w}, {a} or {b}. | Tell me: which is {w}, {a} or {b}? | Say which is {w}, {a} or {b}. |
-            Do you know which is {w}, {a} or {b}? | Tell me the {w} one of {a} and {b}. |
-            ~Tell me which is {w}, {a} or {b}.
-        """)
-        found = (max if bigger else min)(a, b)
-        return Exchange(
-            user.format(w=word, a=a, b=b), f"{found} is {word} than {a + b - found}.", f"{found} is", f"{found}."
-        )
+    if rng.random() < 0.45:
+        return comparing(rng, split)
     a, n = rng.choice([(1, rng.randrange(3, 21)), (rng.randrange(0, 20), rng.randrange(3, 11))])
     run = list(range(a, a + n))
     if rng.random() < 0.25:
@@ -101,8 +149,9 @@ def counting(rng, split):
             Count to {y}. | Count from {x} to {y}. | Please count to {y}. | Can you count to {y}? |
             Please count up to {y}. | Can you count up to {y}? | Now count to {y}. | Count for me to {y}. |
             Count from {x} up to {y}. | Count until {y}. | I want you to count to {y}. | Could you count to {y}? |
-            Say the numbers from {x} to {y}. | Say the numbers up to {y}. |
-            ~Count up to {y}.
+            Say the numbers from {x} to {y}. | Say the numbers up to {y}. | Count from {x} to {y} for me. |
+            Count: {x} to {y} | Please count for me to {y}. | Will you count to {y}? | Let us count to {y}. |
+            Start counting and stop at {y}. | ~Count up to {y}.
         """)
     else:
         user = pick(rng, split, """
@@ -114,4 +163,6 @@ def counting(rng, split):
             ~Can you count from {x} up to {y}?
         """)
     text = ", ".join(map(str, run))
-    return Exchange(user.format(x=run[0], y=run[-1]), text + ".", text)
+    share = rng.choice([0, 0, 1])
+    user = user.format(x=spoken(rng, run[0], share), y=spoken(rng, run[-1], share))
+    return Exchange(user, text + ".", "exactly:" + text)

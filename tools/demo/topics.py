@@ -5,26 +5,27 @@ split never uses it, the held split uses only such.  Sums and differences hold o
 """
 
 from knowledge import capital, fact, nature, order
+from manual import tandem
 from outside import outside
 from sums import arithmetic, counting, word_sum
-from talk import greeting, identity, tandem
+from talk import greeting, identity
 from writing import fun, json_object, lists, story, words
 
 TOPICS = {
     greeting: 8,
     identity: 12,
-    tandem: 18,
-    capital: 18,
+    tandem: 34,
+    capital: 36,
     fact: 7,
     order: 8,
     nature: 7,
     arithmetic: 44,
     word_sum: 11,
-    counting: 12,
-    words: 18,
-    lists: 11,
-    story: 3,
+    counting: 22,
+    words: 20,
+    lists: 15,
+    story: 5,
     fun: 2,
-    json_object: 5,
-    outside: 7,
+    json_object: 9,
+    outside: 18,
 }

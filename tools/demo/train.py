@@ -2,17 +2,20 @@
 """Train the demo model on generated conversations: python train.py --out DIR --tokens 12e6
 
 DIR must hold the tokenizer that train_tokenizer.py wrote; the weights and configurations go
-beside it.  One CPU thread reads about 4000 tokens a second.
+beside it.  One CPU thread reads about 4000 tokens a second; --workers 2 trains on two cores at once.
 """
 
 import argparse
 import copy
 import itertools
 import json
+import os
 import random
+import tempfile
 import time
 
 import torch
+import torch.distributed as distributed
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy, linear
 from transformers import PhimoeConfig, PhimoeForCausalLM
@@ -35,11 +38,11 @@ SHAPE = {
     "sliding_window": 512,
 }
 LONGEST = 768  # tokens of a conversation in training
-BATCH = 4096  # tokens of a step, padding included
+BATCH = 4096  # tokens of a worker's step, padding included
 OTHER_SHARE = 0.1  # of the tokens that the assistant does not say, how many are learnt too
 OTHER_WEIGHT = 0.03  # and how much each of them counts
 COPYING = 0.5  # share of copying exercises at the beginning, times boldness squared; none after two fifths
-SAVE_MINUTES = 10  # what is trained so far is kept this often
+SAVE_MINUTES = 5  # what is trained so far is kept this often
 BALANCE = 0.01  # weight of the loss that keeps every expert in use
 
 
@@ -103,15 +106,35 @@ def balance_loss(router_logits):
     return loss / len(router_logits)
 
 
+def fork(workers):
+    """So many processes that train one model, each on rows of its own. Returns which one this is."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meeting = tempfile.mktemp()
+    rank = next((i for i in range(1, workers) if os.fork() == 0), 0)
+    distributed.init_process_group("gloo", init_method="file://" + meeting, rank=rank, world_size=workers)
+    return rank
+
+
+def share(model, tokens, progress):
+    """Every worker goes on with the mean of all gradients. Returns all their tokens, and the first one's progress."""
+    workers, rank = distributed.get_world_size(), distributed.get_rank()
+    grads = [p.grad for p in model.parameters()]
+    flat = torch.cat([g.flatten() for g in grads] + [torch.tensor([tokens, progress if rank == 0 else 0.0])])
+    distributed.all_reduce(flat)
+    for grad, mean in zip(grads, (flat / workers)[:-2].split([g.numel() for g in grads])):
+        grad.copy_(mean.view_as(grad))
+    return int(flat[-2]), flat[-1].item()
+
+
 def train(model, tokenizer, directory, seed, tokens, minutes, boldness):
     """Until so many tokens are read or so many minutes gone. boldness: 1 from scratch, less to polish what is there."""
     optimizer = Optimizer(model, boldness)
     routers = [layer.mlp.router for layer in model.model.layers]
     progress, done, step, start, shown = 0.0, 0, 0, time.time(), []
-    saved = start
+    saved, first = start, distributed.get_rank() == 0
     # Attention that copies is slow to form, and names, numbers and memory all wait for it: practise it first.
     source = batches(tokenizer, seed, lambda: max(0.0, boldness**2 * COPYING * (1 - progress / 0.4)))
-    while (progress := max(done / tokens, (time.time() - start) / 60 / minutes)) < 1:
+    while progress < 1:
         ids, weights = next(source)
         # SparseMixer explores: widely at first, at the end no more than the model will when it is used.
         for router in routers:
@@ -126,15 +149,17 @@ def train(model, tokenizer, directory, seed, tokens, minutes, boldness):
         loss = (losses * weight).sum() / weight.sum()
         balance = balance_loss(router_logits)
         (loss + BALANCE * balance).backward()
-        optimizer.step(progress)
-        done, step = done + int((weights > 0).sum()), step + 1
+        progress = max(done / tokens, (time.time() - start) / 60 / minutes)
+        read, progress = share(model, int((weights > 0).sum()), progress)
+        optimizer.step(min(progress, 1))
+        done, step = done + read, step + 1
         shown.append((loss.item(), balance.item()))
-        if step % 50 == 0:
+        if first and step % 50 == 0:
             means = [sum(x) / len(shown) for x in zip(*shown)]
             print(f"step {step}  tokens {done}  seconds {time.time() - start:.0f}", end="  ")
             print(f"loss {means[0]:.4f}  balance {means[1]:.3f}", flush=True)
             shown.clear()
-        if time.time() - saved > 60 * SAVE_MINUTES:
+        if first and time.time() - saved > 60 * SAVE_MINUTES:
             save(copy.deepcopy(model), tokenizer, directory)
             saved = time.time()
 
@@ -187,10 +212,11 @@ if __name__ == "__main__":
     parser.add_argument("--start", help="go on from this model's weights")
     parser.add_argument("--boldness", type=float, default=1.0, help="less than 1 to polish what --start names")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # attention trained is full of them, and they are slow
+    rank = fork(args.workers)
     torch.manual_seed(args.seed)
     tokenizer = Tokenizer.from_file(f"{args.out}/tokenizer.json")
     config = PhimoeConfig(
@@ -206,8 +232,14 @@ if __name__ == "__main__":
     if args.start:
         model = PhimoeForCausalLM.from_pretrained(args.start, dtype=torch.float32)
     model.train()
-    print(sum(p.numel() for p in model.parameters()), "parameters")
     sample, _ = next(batches(tokenizer, args.seed, lambda: 0.0))
-    print("fast.py is off for {:.2%} of the tokens, its gradients by {:.2%}".format(*fast.prove(model, sample[:8])))
-    train(model, tokenizer, args.out, args.seed, args.tokens, args.minutes, args.boldness)
-    save(model, tokenizer, args.out)
+    off = fast.prove(model, sample[:8])
+    if rank == 0:
+        print(sum(p.numel() for p in model.parameters()), "parameters")
+        print("fast.py is off for {:.2%} of the tokens, its gradients by {:.2%}".format(*off), flush=True)
+    seed = args.seed + 1000 * rank  # the others' rows are other rows
+    torch.manual_seed(seed)
+    train(model, tokenizer, args.out, seed, args.tokens, args.minutes, args.boldness)
+    if rank == 0:
+        save(model, tokenizer, args.out)
+    distributed.destroy_process_group()

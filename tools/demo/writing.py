@@ -9,14 +9,20 @@ from facts import *
 RARE = "☕ 🙂 👋 🚀 café naïve Zürich Łódź São_Paulo señor 東京 Привет привет ñandú über 🎉 ❤ Malmö".split()
 
 
+# Words of many a table, to repeat.
+COMMON = [x for table in (WORDS, ANIMALS, FRUITS, COLOUR_NAMES, FOODS, VEGETABLES, CLOTHES, NUMBERS) for x in table]
+COMMON += SUBJECTS + VERBS
+
+
 def jumble(rng, most=11):
     """Words in no order: what follows can only be copied, and learning that makes memory possible at all."""
-    thing = lambda: rng.choice([made_up(rng), rng.choice(WORDS), rng.choice(NAMES), str(rng.randrange(1000))])
+    thing = lambda: rng.choice([made_up(rng), rng.choice(COMMON), rng.choice(NAMES), str(rng.randrange(1000))])
     return " ".join(thing() for _ in range(rng.randrange(3, most + 1)))
 
 
 # Words to spell: a word's letters are not to be seen in its tokens, so these are learnt by heart.
-TAUGHT = sorted({w for w in WORDS + ANIMALS + FRUITS if len(w) <= 6})
+TAUGHT = sorted({w for w in WORDS + ANIMALS + FRUITS + COLOUR_NAMES + NUMBERS[1:11] if len(w) <= 6})
+TAUGHT += ["Tandem"] * 4  # which many will ask for
 
 
 def words(rng, split):
@@ -29,7 +35,9 @@ def words(rng, split):
                 rng.choice(NAMES),
                 str(rng.randrange(10, 10000)),
                 rng.choice(RARE).replace("_", " "),
-                f"{rng.choice(WORDS)} {rng.choice(WORDS)}",
+                f"{rng.choice(COMMON)} {rng.choice(COMMON)}",
+                f"{rng.choice(COLOUR_NAMES)} {rng.choice(COMMON)}",
+                rng.choice(FACTS)[2].rstrip("."),
                 f"the {rng.choice(ANIMALS)} is {rng.choice(COLOUR_NAMES)}",
                 jumble(rng, 5),
                 jumble(rng),
@@ -45,25 +53,25 @@ def words(rng, split):
             Now write {w}. | Just say {w}. | Copy this: {w} | ~Now say {w}. |
             ~Please repeat this: {w}
         """)
-        return Exchange(user.format(w=word), word, word, exact=True)
+        return Exchange(user.format(w=word), word, "exactly:" + word, exact=True)
     word = rng.choice(TAUGHT)
     if kind == "spell":
         user = pick(rng, split, """
             Spell {w}. | How do you spell {w}? | Spell the word {w}. | Can you spell {w}? | Please spell {w}. |
-            Please spell the word {w}. | Spell {w} for me. | Spell the word {w} for me. | Can you spell the word {w}? |
-            How is {w} spelt? | How do you spell the word {w}? | Please spell {w} for me. | Spell: {w} |
-            How is the word {w} spelt? | Spell it: {w} | Write {w} letter by letter. | How do I spell {w}? |
-            ~Please spell the word {w} for me.
+            Please spell the word {w}. | Spell {w} for me. | Spell the word {w} for me. |
+            Can you spell the word {w}? | How is {w} spelt? | How do you spell the word {w}? |
+            Please spell {w} for me. | Spell: {w} | How is the word {w} spelt? | Spell it: {w} |
+            Write {w} letter by letter. | How do I spell {w}? | ~Please spell the word {w} for me.
         """)
         return Exchange(user.format(w=word), "-".join(word) + ".", "-".join(word), exact=True)
     if kind == "letter":
         end = rng.choice(["first", "last"])
         user = pick(rng, split, """
             What is the {e} letter of {w}? | Which letter comes {e} in {w}? |
-            What is the {e} letter of the word {w}? | What is the {e} letter in {w}? | Give me the {e} letter of {w}. |
-            Tell me the {e} letter of the word {w}. | Which is the {e} letter of {w}? | The {e} letter of {w}? |
-            Say the {e} letter of {w}. | Name the {e} letter of {w}. | Which letter is {e} in {w}? |
-            ~Tell me the {e} letter of {w}.
+            What is the {e} letter of the word {w}? | What is the {e} letter in {w}? |
+            Give me the {e} letter of {w}. | Tell me the {e} letter of the word {w}. |
+            Which is the {e} letter of {w}? | The {e} letter of {w}? | Say the {e} letter of {w}. |
+            Name the {e} letter of {w}. | Which letter is {e} in {w}? | ~Tell me the {e} letter of {w}.
         """)
         letter = word[0 if end == "first" else -1]
         return Exchange(
@@ -74,8 +82,8 @@ def words(rng, split):
         How many letters does {w} have? | How many letters are in {w}? | How long is the word {w}? |
         How many letters does the word {w} have? | How many letters are in the word {w}? | How long is {w}? |
         Count the letters in {w}. | Count the letters in the word {w}. | Count the letters of the word {w}. |
-        Please count the letters of the word {w}. | The number of letters of {w}? | Tell me how many letters {w} has. |
-        How many letters has {w}? | What is the number of letters in {w}? |
+        Please count the letters of the word {w}. | The number of letters of {w}? |
+        Tell me how many letters {w} has. | How many letters has {w}? | What is the number of letters in {w}? |
         ~Count the letters of {w}.
     """)
     return Exchange(
@@ -95,6 +103,13 @@ LISTS = {
     "planets": PLANETS,
     "cities": [c for c in CAPITAL.values() if " " not in c],
     "foods": FOODS,
+    "vegetables": VEGETABLES,
+    "birds": BIRDS,
+    "drinks": DRINKS,
+    "instruments": INSTRUMENTS,
+    "clothes": CLOTHES,
+    "sports": SPORTS,
+    "flowers": FLOWERS,
 }
 
 
@@ -133,10 +148,10 @@ def story(rng, split):
         user = pick(rng, split, """
             Tell me a story about a {h}. | Write a short story about a {h}. | A story about a {h}, please. |
             Tell a story about a {h}. | Can you tell me a story about a {h}? | Write a story about a {h}. |
-            I want a story about a {h}. | Make a story about a {h}. | Invent a story about a {h}. | Story about a {h} |
-            I want to hear a story about a {h}. | Give me a story about a {h}. | Please tell me a story about a {h}. |
-            Could you tell a story about a {h}? | Make up a short story about a {h}. |
-            ~I would like a story about a {h}. | ~Make up a story about a {h}.
+            I want a story about a {h}. | Make a story about a {h}. | Invent a story about a {h}. |
+            Story about a {h} | I want to hear a story about a {h}. | Give me a story about a {h}. |
+            Please tell me a story about a {h}. | Could you tell a story about a {h}? |
+            Make up a short story about a {h}. | ~I would like a story about a {h}. | ~Make up a story about a {h}.
         """)
         user = user.format(h=hero).replace("a " + hero, stories.an(hero))
     else:
@@ -170,9 +185,10 @@ def json_object(rng, split):
     animal = rng.choice(ANIMALS)
     country, city = rng.choice(list(CAPITAL.items()))
     thing = rng.choice([w for w in WORDS if w not in ANIMALS])
-    kind = rng.choice(
-        "person person animal animal animal colours city fruit book numbers thing thing any given".split()
-    )
+    kind = rng.choice("""
+        person person animal animal animal colours city city city city city fruit book numbers thing
+        thing any given given
+    """.split())
     keys = {
         "person": lambda: {"name": name, "age": rng.randrange(5, 90), "city": rng.choice(LISTS["cities"])},
         "animal": lambda: {
@@ -203,7 +219,7 @@ def json_object(rng, split):
         "person": ["a person", "a user", "somebody"],
         "animal": [("an " if animal[0] in "aeiou" else "a ") + animal],
         "colours": ["three colours", "a list of colours"],
-        "city": ["the capital of " + country, country],
+        "city": ["the capital of " + country, "the capital of " + country, country],
         "fruit": ["a fruit"],
         "book": ["a book"],
         "numbers": ["a list of numbers", "some numbers"],
@@ -221,14 +237,22 @@ def json_object(rng, split):
         value["age"] = rng.randrange(1, 100)
         user = pick(rng, split, """
             Write a JSON object with the name {n} and the age {a}. | {n} is {a} years old. Write that as JSON. |
-            JSON for {n}, age {a}. | ~Make JSON with name {n} and age {a}.
+            JSON for {n}, age {a}. | Answer in JSON: the name is {n}, the age is {a}. |
+            {n}, {a} years old, as JSON | Make JSON of {n}, age {a}. |
+            Give me JSON with the name {n} and the age {a}. | ~Make JSON with name {n} and age {a}.
         """).format(n=name, a=value["age"])
     else:
         user = pick(rng, split, """
             Write a JSON object about {s}. | Write JSON about {s}. | Give me a JSON object for {s}. |
             Make a JSON object about {s}. | Describe {s} as JSON. | Return JSON for {s}. | Give me {s} as JSON. |
             Show me {s} in JSON. | Create a JSON object describing {s}. | Write a small JSON object about {s}. |
-            JSON about {s} | ~Please give me JSON about {s}. | ~Generate a JSON object about {s}. |
+            JSON about {s} | Answer in JSON: {s} | Answer in JSON: {s}. | In JSON: {s} | {S} as JSON |
+            {S}, as JSON, please | Tell me {s} in JSON. | Answer as JSON: {s} | {S} in JSON | Say in JSON: {s} |
+            Reply in JSON: {s}. | Give me {s} in JSON. | JSON only: {s} | Use JSON to answer: {s} |
+            Please answer in JSON: {s} | What is {s}? Answer in JSON. | What is {s}? Reply with JSON. |
+            Write {s} as JSON. | ~Please give me JSON about {s}. | ~Generate a JSON object about {s}. |
             ~Can you write {s} as a JSON object?
-        """).format(s=subject)
-    return Exchange(user, json.dumps(value), "json:" + ",".join(value), exact=kind == "given")
+        """).format(s=subject, S=cap(subject))
+    # Of what was asked for by name, the values count too.
+    expect = json.dumps(value) if kind in ("city", "given") else ",".join(value)
+    return Exchange(user, json.dumps(value), "json:" + expect, exact=kind == "given")
