@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import termios
+import time
 
 import pytest
 
@@ -291,6 +292,53 @@ def test_terminated(chat):
             terminal.wait_for(" ", terminal.wait_for(READS_NO_MORE))
         terminal.process.terminate()
         assert terminal.wait() == 143
+
+
+def computed_s(process):
+    """Processor time that it has had; of one that has ended too, as long as nobody has asked how it ended."""
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def within_a_step(chat):
+    """A chat whose model reads a long prompt in steps that are slow, and what it had computed before."""
+    terminal = chat(*ENDLESS[2:], "--threads", "1")
+    before = computed_s(terminal.process)
+    terminal.type("word " * 1800 + "\r")
+    terminal.wait_for(READS_NO_MORE)
+    terminal.wait_until(lambda: computed_s(terminal.process) >= before + 0.1)  # more than the tokens cost
+    return terminal, before
+
+
+def interrupt(terminal):
+    """Ctrl-C, and that it has arrived: of two that wait for a process it sees one."""
+    terminal.type("\x03")
+    status = pathlib.Path(f"/proc/{terminal.process.pid}/status")
+    since = terminal.wait_for("^C", len(terminal.shown))
+    terminal.wait_until(lambda: not int(re.search(r"ShdPnd:\s*(\w+)", status.read_text())[1], 16) & 2)
+    return since
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ends_within_a_step(chat, tmp_path, number, code):
+    """The second Ctrl-C and the first SIGTERM do not wait for the end of the step, for which the first Ctrl-C does. How
+    far it came shows in what was computed, however busy the machine is."""
+    terminal, before = within_a_step(chat)
+    assert "stopped" in terminal.rest(interrupt(terminal))
+    step_s = computed_s(terminal.process) - before
+    terminal.leave()
+    terminal, before = within_a_step(chat)
+    if number == signal.SIGINT:
+        interrupt(terminal)
+    terminal.process.send_signal(number)
+    deadline = time.monotonic() + tandem.PATIENCE_S
+    while not os.waitid(os.P_PID, terminal.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+        assert time.monotonic() < deadline, terminal.shown
+        time.sleep(0.01)
+    assert computed_s(terminal.process) - before < step_s / 2
+    assert termios.tcgetattr(terminal.slave) == terminal.settings
+    assert "word" in (tmp_path / "state" / "tandem" / "history").read_text()
+    assert terminal.wait() == code and "stopped" not in terminal.shown
 
 
 def test_several_lines(chat, tmp_path):
