@@ -168,10 +168,15 @@ def test_help_and_stats():
     assert listed == ["/help", "/reset", "/system", "/save", "/load", "/stats", "/quit"]
     told_of = told("chat", "--help")
     assert all(f"{name}" in told_of and f"{name}" in told("help", "man") for name in listed)
+    last = r"last answer   (\d+) prompt tokens, (\d+) of them known, in .* s \(\d+/s\), (\d+) new ones in .* s \(.*/s\)\n"
     said, _ = piped(f"/stats\n{FRANCE}\n{FRANCE}\n/stats\n/quit\nnever read\n")
     before, after = said.split(PARIS + "\n", 1)
     assert "conversation  0 messages, 0 tokens; the context has 2048" in before and "last answer" not in before
+    prompt, known, _ = map(int, re.search(last, after).groups())
+    assert 0 < known < prompt  # its beginning is the first question
     assert "conversation  4 messages" in after and "all answers   2, of" in after and "never" not in after
+    said, _ = piped(f"/system Be brief.\n/stats\n{FRANCE}\n/stats\n", "--max-tokens", "1", code=0)
+    assert "conversation  1 message, " in said and ", 1 new one in " in said and "all answers   1, of 1 token in" in said
 
 
 def test_old_turns_are_dropped(server, tmp_path):
