@@ -128,7 +128,7 @@ int generation_parse(const struct generation_kind *kind, const struct engine *en
     buffer_init(&generation->head, HEAD_BYTES_MAX);
 
     struct error cause = {0};
-    root = json_read(body, bytes, &cause);
+    root = json_read("The body", body, bytes, &cause);
     code = cause.code;
     if (root) code = schema_read(kind->endpoint, root, engine_info(engine), arena, &generation->parameters, &cause);
     if (code == 0) code = kind->read_prompts(generation, &cause);

@@ -141,6 +141,9 @@ def test_load_of_what_is_no_conversation(tmp_path):
     path.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "owl"}]}')
     cause = f"tandem chat: {path}: 'messages[1].role' must be"
     assert cause in refused("chat", "--load", path)
+    text = tmp_path / "text"
+    text.write_text("notjson")
+    assert f"tandem chat: {text}: The file is not valid JSON" in refused("chat", "--load", text)
     _, more = piped(f"{FRANCE}\n/load {path}\n/load {tmp_path}/none\n/save {saved}\n", code=1)
     assert cause in more and f"{tmp_path}/none" in more
     assert messages_of(saved)[0]["content"] == FRANCE  # it is still what it was
