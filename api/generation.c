@@ -128,7 +128,7 @@ int generation_parse(const struct generation_kind *kind, const struct engine *en
     buffer_init(&generation->head, HEAD_BYTES_MAX);
 
     struct error cause = {0};
-    root = json_read(body, bytes, &cause);
+    root = json_read("The body", body, bytes, &cause);
     code = cause.code;
     if (root) code = schema_read(kind->endpoint, root, engine_info(engine), arena, &generation->parameters, &cause);
     if (code == 0) code = kind->read_prompts(generation, &cause);
@@ -269,11 +269,11 @@ static double decode_rate(const struct totals *sum) {
 static void write_timings(const struct totals *sum, struct buffer *out) {
     size_t computed = sum->prompt_tokens - (sum->cached_tokens < sum->prompt_tokens ? sum->cached_tokens : 0);
     buffer_format(out,
-                  "{\"queue_seconds\":%.6f,\"prompt_tokens\":%zu,\"prompt_seconds\":%.6f,"
+                  "{\"queue_seconds\":%.6f,\"prompt_tokens\":%zu,\"cached_tokens\":%zu,\"prompt_seconds\":%.6f,"
                   "\"prompt_tokens_per_second\":%.2f,\"completion_tokens\":%zu,\"decode_seconds\":%.6f,"
                   "\"decode_tokens_per_second\":%.2f}",
-                  sum->queue_seconds, sum->prompt_tokens, sum->prompt_seconds, rate(computed, sum->prompt_seconds),
-                  sum->completion_tokens, sum->decode_seconds, decode_rate(sum));
+                  sum->queue_seconds, sum->prompt_tokens, sum->cached_tokens, sum->prompt_seconds,
+                  rate(computed, sum->prompt_seconds), sum->completion_tokens, sum->decode_seconds, decode_rate(sum));
 }
 
 // ---- Streams

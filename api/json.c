@@ -8,7 +8,7 @@
 // ---- Reading
 
 // Counts brackets and commas outside strings. Whether they match is the parser's business.
-static int check_bounds(const char *body, size_t bytes, struct error *error) {
+static int check_bounds(const char *what, const char *body, size_t bytes, struct error *error) {
     size_t depth = 0, containers = 0, values = 1;
     bool in_string = false;
     for (size_t i = 0; i < bytes; i++) {
@@ -25,16 +25,16 @@ static int check_bounds(const char *body, size_t bytes, struct error *error) {
         } else if (c == '[' || c == '{') {
             containers++;
             if (++depth > JSON_DEPTH_MAX)
-                return error_set(error, ERROR_ARGUMENT, "The body nests deeper than %d levels", JSON_DEPTH_MAX);
+                return error_set(error, ERROR_ARGUMENT, "%s nests deeper than %d levels", what, JSON_DEPTH_MAX);
         } else if ((c == ']' || c == '}') && depth > 0) {
             depth--;
         }
     }
     if (containers > JSON_CONTAINERS_MAX)
-        return error_set(error, ERROR_ARGUMENT, "The body holds %zu objects and arrays, at most %d are allowed",
+        return error_set(error, ERROR_ARGUMENT, "%s holds %zu objects and arrays, at most %d are allowed", what,
                          containers, JSON_CONTAINERS_MAX);
     if (values > JSON_VALUES_MAX)
-        return error_set(error, ERROR_ARGUMENT, "The body holds more than %d values", JSON_VALUES_MAX);
+        return error_set(error, ERROR_ARGUMENT, "%s holds more than %d values", what, JSON_VALUES_MAX);
     return ERROR_NONE;
 }
 
@@ -43,7 +43,7 @@ static const char *slip(const char *body, const json_error_t *cause) {
     size_t at = cause->position > 0 ? (size_t)cause->position - 1 : 0; // the last byte that was read
     bool closes = body[at] == '}' || body[at] == ']';
     if (strstr(cause->text, "near '''"))
-        return "a single quote (') stands where only double quotes (\") can; some shells pass those around the body on";
+        return "a single quote (') stands where only double quotes (\") can; some shells pass on those around it";
     if (strstr(cause->text, "near 'True'") || strstr(cause->text, "near 'False'") || strstr(cause->text, "near 'None'"))
         return "it is true, false and null in JSON, not True, False and None";
     while (closes && at > 0 && strchr(" \t\r\n", body[at - 1])) at--;
@@ -74,23 +74,39 @@ static const char *syntax_text(const char *body, const json_error_t *cause) {
     return known ? known : "it does not parse";
 }
 
-json_t *json_read(const char *body, size_t bytes, struct error *error) {
+static const char *kind(const json_t *value) {
+    switch (json_typeof(value)) {
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
+    case JSON_NULL:
+        return "null";
+    case JSON_TRUE:
+    case JSON_FALSE:
+        return "a boolean";
+    default:
+        return "a number";
+    }
+}
+
+json_t *json_read(const char *what, const char *body, size_t bytes, struct error *error) {
     if (bytes == 0) {
-        error_set(error, ERROR_ARGUMENT, "The body is empty, a JSON object was expected");
+        error_set(error, ERROR_ARGUMENT, "%s is empty, a JSON object was expected", what);
         return NULL;
     }
-    if (check_bounds(body, bytes, error) != 0) return NULL;
+    if (check_bounds(what, body, bytes, error) != 0) return NULL;
 
     json_error_t cause = {0};
-    json_t *root = json_loadb(body, bytes, JSON_REJECT_DUPLICATES, &cause);
+    json_t *root = json_loadb(body, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &cause);
     bool no_memory = json_error_code(&cause) == json_error_out_of_memory || cause.text[0] == '\0';
     if (!root && no_memory) { // the parser gives no reason when it runs out of memory
         error_set_code(error, ERROR_MEMORY);
     } else if (!root) {
-        error_set(error, ERROR_ARGUMENT, "The body is not valid JSON: %s (line %d, column %d)", syntax_text(body, &cause),
-                  cause.line, cause.column);
+        error_set(error, ERROR_ARGUMENT, "%s is not valid JSON: %s (line %d, column %d)", what,
+                  syntax_text(body, &cause), cause.line, cause.column);
     } else if (!json_is_object(root)) {
-        error_set(error, ERROR_ARGUMENT, "The body must be a JSON object, got an array");
+        error_set(error, ERROR_ARGUMENT, "%s must be a JSON object, got %s", what, kind(root));
         json_decref(root);
         root = NULL;
     }

@@ -11,9 +11,10 @@
 // either is spent; the server bounds the bytes.
 enum { JSON_DEPTH_MAX = 64, JSON_CONTAINERS_MAX = 32 * 1024, JSON_VALUES_MAX = 512 * 1024 };
 
-// The body's object, for json_decref. NULL (and ERROR_ARGUMENT) for everything else: bad syntax, broken UTF-8, lone
+// A body's or a file's object, for json_decref; `what` is "The body" or what else messages call it, at the beginning of
+// a sentence. NULL (and ERROR_ARGUMENT) for everything else: bad syntax, broken UTF-8, lone
 // surrogates, NUL characters, keys given twice, numbers beyond 64 bits, or more than the bounds above.
-json_t *json_read(const char *body, size_t bytes, struct error *error);
+json_t *json_read(const char *what, const char *body, size_t bytes, struct error *error);
 
 // A string with its quotes. What is not valid UTF-8 becomes U+FFFD.
 void json_write_string(struct buffer *out, const char *text, size_t bytes);

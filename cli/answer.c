@@ -1,6 +1,7 @@
 #include "cli/answer.h"
 
 #include "base/clock.h"
+#include "base/plural.h"
 #include "cli/interrupt.h"
 
 int answer_follow(struct engine *engine, const struct engine_request *request, answer_take *take, void *user,
@@ -53,7 +54,9 @@ double answer_decode_rate(const struct engine_usage *usage) {
 
 void answer_write_timings(const struct answer *answer, struct buffer *out) {
     const struct engine_usage *usage = &answer->usage;
-    buffer_format(out, "%zu prompt tokens in %.2f s (%.0f/s), %zu new ones in %.2f s (%.1f/s)", usage->prompt_tokens,
-                  usage->prompt_seconds, answer_prompt_rate(usage), usage->completion_tokens, usage->decode_seconds,
-                  answer_decode_rate(usage));
+    buffer_format(out, "%zu prompt token%s", usage->prompt_tokens, plural(usage->prompt_tokens));
+    if (usage->cached_tokens) buffer_format(out, ", %zu of them known,", usage->cached_tokens);
+    buffer_format(out, " in %.2f s (%.0f/s), %zu new one%s in %.2f s", usage->prompt_seconds, answer_prompt_rate(usage),
+                  usage->completion_tokens, plural(usage->completion_tokens), usage->decode_seconds);
+    if (usage->completion_tokens > 1) buffer_format(out, " (%.1f/s)", answer_decode_rate(usage));
 }

@@ -70,6 +70,14 @@ static int take_entry(struct chat *chat, const struct entry *entry, struct error
     return 0; // nothing but white space
 }
 
+// A step of the model can take long, and ends before what was noted is looked at: who asks twice does not wait for it.
+static int answer_entry(struct chat *chat, const struct entry *entry, struct error *error) {
+    int code = interrupt_set(INTERRUPT_IS_NOTED_ONCE, error);
+    if (!code) code = take_entry(chat, entry, error);
+    int after = interrupt_set(INTERRUPT_IS_NOTED, code ? NULL : error);
+    return code ? code : after;
+}
+
 static int interrupted(struct chat *chat, bool empty, struct error *error) {
     if (interrupt_noted() == SIGTERM || !line_edits(chat->lines)) return error_set_code(error, ERROR_CANCELLED);
     interrupt_forget();
@@ -91,7 +99,7 @@ static int converse(struct chat *chat, bool *failed, struct error *error) {
         bool empty;
         enum line_result result = entry_read(&entry, chat->lines, &prompts, &empty, error);
         if (result == LINE_END) break;
-        if (result == LINE_TEXT) code = settle(chat, take_entry(chat, &entry, error), failed, error);
+        if (result == LINE_TEXT) code = settle(chat, answer_entry(chat, &entry, error), failed, error);
         if (result == LINE_INTERRUPTED) code = interrupted(chat, empty, error);
         if (result == LINE_FAILED) code = error->code;
     }
@@ -173,7 +181,8 @@ const struct command chat_command = {
         "The model answers what is entered, and knows what was said before as long as the context has room for it; "
         "what "
         "no longer fits is dropped, oldest first, and chat says so. " ENTRY_HELP
-        " Ctrl-C stops an answer, or throws away the line; Ctrl-D leaves. On a terminal, lines can be edited, and "
+        " Ctrl-C stops an answer, or throws away the line; a second one, while the answer is still being stopped, ends "
+        "the program. Ctrl-D leaves. On a terminal, lines can be edited, and "
         "found "
         "again with the arrow keys and Ctrl-R. Without one, each line of standard input is a question, answers go to "
         "standard output and nothing else does, and the exit code is 1 where one of them could not be "

@@ -1,6 +1,7 @@
 #include "cli/chat_commands.h"
 
 #include "base/nearest.h"
+#include "base/plural.h"
 #include "base/wrap.h"
 #include "cli/entry.h"
 
@@ -79,7 +80,8 @@ static int run_system(struct chat *chat, const char *operand, struct error *erro
 
 static int run_save(struct chat *chat, const char *operand, struct error *error) {
     int code = conversation_save(&chat->conversation, operand, error);
-    if (!code) chat_say(chat, "%zu messages are in %s", chat->conversation.count, operand);
+    if (!code) chat_say(chat, "%zu message%s %s in %s", chat->conversation.count, plural(chat->conversation.count),
+                        plural_are(chat->conversation.count), operand);
     return code;
 }
 
@@ -92,7 +94,7 @@ static int run_load(struct chat *chat, const char *operand, struct error *error)
     }
     conversation_finish(&chat->conversation);
     chat->conversation = loaded;
-    chat_say(chat, "going on with %zu messages of %s", loaded.count, operand);
+    chat_say(chat, "going on with %zu message%s of %s", loaded.count, plural(loaded.count), operand);
     return 0;
 }
 
@@ -108,14 +110,14 @@ static int run_stats(struct chat *chat, const char *operand, struct error *error
     if (code) return code;
     buffer_init(&text, SIZE_MAX);
     buffer_format(&text, "model         %s, %s, on %d threads\n", info->model_name, info->weights, info->threads);
-    buffer_format(&text, "conversation  %zu messages, %zu tokens; the context has %d\n", chat->conversation.count,
-                  tokens, info->context_tokens);
-    if (counts->dropped_turns) buffer_format(&text, "no longer in  %zu turns\n", counts->dropped_turns);
+    buffer_format(&text, "conversation  %zu message%s, %zu token%s; the context has %d\n", chat->conversation.count,
+                  plural(chat->conversation.count), tokens, plural(tokens), info->context_tokens);
+    if (counts->dropped_turns) buffer_format(&text, "no longer in  %zu turn%s\n", counts->dropped_turns, plural(counts->dropped_turns));
     if (counts->answers) {
         buffer_text(&text, "last answer   ");
         answer_write_timings(&counts->last, &text);
-        buffer_format(&text, "\nall answers   %zu, of %zu tokens in %.2f s\n", counts->answers, counts->tokens,
-                      counts->seconds);
+        buffer_format(&text, "\nall answers   %zu, of %zu token%s in %.2f s\n", counts->answers, counts->tokens,
+                      plural(counts->tokens), counts->seconds);
     }
     return print(chat, &text, error);
 }

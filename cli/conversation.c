@@ -226,7 +226,7 @@ int conversation_load(struct conversation *conversation, const char *path, struc
     json_t *object = NULL;
     if (!code) {
         text[file.bytes] = '\0';
-        object = json_read(text, file.bytes, error);
+        object = json_read("The file", text, file.bytes, error);
         code = object ? take(conversation, object, error) : error->code;
         if (code) error_prefix(error, "%s", path);
     }

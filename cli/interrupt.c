@@ -5,10 +5,13 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <termios.h>
 #include <unistd.h>
 
 static int event_file = -1;
 static volatile sig_atomic_t way, count, terminated;
+static int terminal = -1; // set once terminal_settings are
+static struct termios terminal_settings;
 
 void interrupt_wake(void *ignored) {
     (void)ignored;
@@ -16,17 +19,25 @@ void interrupt_wake(void *ignored) {
     if (eventfd_write(event_file, 1)) errno = before; // it is full: then it can be read, too
 }
 
+// In the background the terminal is somebody else's, and setting it would stop the process.
+static void restore_terminal(void) {
+    if (terminal >= 0 && tcgetpgrp(terminal) == getpgrp()) tcsetattr(terminal, TCSANOW, &terminal_settings);
+}
+
+// From a signal handler. Threads may be computing: nothing is waited for, and nothing that they use is freed.
+static void end(int signal) {
+    static const char clear[] = "\r\033[K"; // the progress of loading may stand there
+    const char *last = way == INTERRUPT_ENDS ? clear : "\n"; // an answer may have begun
+    restore_terminal();
+    if (isatty(STDERR_FILENO) && write(STDERR_FILENO, last, strlen(last)) < 0) _exit(128 + signal);
+    _exit(128 + signal);
+}
+
 static void on_signal(int signal) {
-    static const char line[] = "\r\033[K"; // the progress of loading may stand there
-    bool ends = way == INTERRUPT_ENDS || (way == INTERRUPT_IS_NOTED_ONCE && count > 0);
+    if (way == INTERRUPT_ENDS || (way == INTERRUPT_IS_NOTED_ONCE && (count > 0 || signal == SIGTERM))) end(signal);
     if (signal == SIGTERM) {
-        ends |= terminated;
+        if (terminated) end(signal);
         terminated = 1;
-    }
-    if (ends) {
-        if (way == INTERRUPT_ENDS && isatty(STDERR_FILENO) && write(STDERR_FILENO, line, sizeof line - 1) < 0)
-            _exit(128 + signal);
-        _exit(128 + signal);
     }
     count++;
     interrupt_wake(NULL);
@@ -40,6 +51,10 @@ int interrupt_set(enum interrupt_way new_way, struct error *error) {
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     return 0;
+}
+
+void interrupt_keep_terminal(int file) {
+    if (tcgetattr(file, &terminal_settings) == 0) terminal = file;
 }
 
 int interrupt_noted(void) {

@@ -8,10 +8,13 @@
 
 enum interrupt_way {
     INTERRUPT_ENDS,          // the process, at once, with exit code 128 + signal
-    INTERRUPT_IS_NOTED_ONCE, // the second one ends it
+    INTERRUPT_IS_NOTED_ONCE, // the first Ctrl-C is; the second one ends it, and SIGTERM
     INTERRUPT_IS_NOTED,      // each Ctrl-C is; the second SIGTERM ends it
 };
 int interrupt_set(enum interrupt_way way, struct error *error);
+
+// The settings that this terminal has now are put back where a signal ends the process.
+void interrupt_keep_terminal(int file);
 
 int interrupt_noted(void);   // SIGTERM or else SIGINT, if one has come since it was last forgotten; 0: none
 int interrupt_count(void);   // how many have

@@ -162,6 +162,7 @@ static int open_edit(struct line_reader *reader, struct error *error) {
         {"\033[4~", "ed-move-to-end"},
     };
     HistEvent event;
+    interrupt_keep_terminal(STDIN_FILENO); // libedit has settings of its own between two lines, too
     reader->edit = use_utf8() ? el_init("tandem", stdin, stdout, stderr) : NULL;
     reader->history = history_init();
     if (!reader->edit || !reader->history) return error_set(error, ERROR_INTERNAL, "lines can not be edited here");

@@ -92,7 +92,7 @@ static void announce(const struct engine_info *info, const struct listener_socke
            info->load_seconds);
     if (info->weights_note[0]) printf("           chosen: %s\n", info->weights_note);
     if (info->cache_note[0]) printf("  cache    %s\n", info->cache_note);
-    printf("  settings %s\n", config_path[0] ? config_path : "none found");
+    printf("  settings %s\n", config_path[0] ? config_path : config_name[0] ? "none (--config none)" : "none found");
     printf("  access   %s\n", access);
     printf("  devices  %s\n", info->device);
     print_context(info);

@@ -1,5 +1,7 @@
 #include "engine/admission.h"
 
+#include "base/plural.h"
+
 static int check_token(int32_t token, int vocab_size, const char *where, struct error *error) {
     if (token >= 0 && token < vocab_size) return 0;
     return error_set(error, ERROR_ARGUMENT, "token id %d in the %s is outside the vocabulary, which is 0 to %d",
@@ -56,19 +58,19 @@ static int check_length(const struct engine_request *request, const struct admis
     if (prompt > limits->context_tokens || asked > limits->context_tokens - prompt) {
         if (request->tokens_max < 0)
             return error_set(error, ERROR_CONTEXT_LENGTH,
-                             "the prompt has %zu tokens, which leaves no room for an answer: the model's context is "
+                             "the prompt has %zu token%s, which leaves no room for an answer: the model's context is "
                              "%zu tokens",
-                             prompt, limits->context_tokens);
+                             prompt, plural(prompt), limits->context_tokens);
         return error_set(error, ERROR_CONTEXT_LENGTH,
-                         "the prompt has %zu tokens and %zu new ones are asked for, %zu together: the model's context "
+                         "the prompt has %zu token%s and %zu new one%s %s asked for, %zu together: the model's context "
                          "is %zu tokens",
-                         prompt, asked, prompt + asked, limits->context_tokens);
+                         prompt, plural(prompt), asked, plural(asked), plural_are(asked), prompt + asked, limits->context_tokens);
     }
     if (prompt > limits->kv_tokens || asked > limits->kv_tokens - prompt)
         return error_set(error, ERROR_KV_CAPACITY,
-                         "the prompt has %zu tokens and at least %zu new ones are asked for, %zu together: the KV "
+                         "the prompt has %zu token%s and at least %zu new one%s %s asked for, %zu together: the KV "
                          "cache holds %zu tokens",
-                         prompt, asked, prompt + asked, limits->kv_tokens);
+                         prompt, plural(prompt), asked, plural(asked), plural_are(asked), prompt + asked, limits->kv_tokens);
     size_t room = limits->context_tokens < limits->kv_tokens ? limits->context_tokens : limits->kv_tokens;
     *tokens_max = request->tokens_max < 0 ? room - prompt : asked;
     return 0;

@@ -8,6 +8,7 @@
 #include "engine/engine_private.h"
 
 #include "base/clock.h"
+#include "base/plural.h"
 
 #include <limits.h>
 #include <math.h>
@@ -23,8 +24,9 @@ int line_enter(struct engine *engine, struct sequence *sequence, struct error *e
     if (engine->closing) {
         code = error_set_code(error, ERROR_SHUTDOWN);
     } else if (stats->running + stats->waiting >= engine->sequences_max + engine->queue_max) {
-        code = error_set(error, ERROR_BUSY, "%d requests are running and %d are waiting; try again later",
-                         stats->running, stats->waiting);
+        code = error_set(error, ERROR_BUSY, "%d request%s %s running and %d %s waiting; try again later",
+                         stats->running, plural((size_t)stats->running), plural_are((size_t)stats->running),
+                         stats->waiting, plural_are((size_t)stats->waiting));
         double seconds = pace_sends_away(&engine->pace, stats->waiting, clock_seconds());
         if (error) error->retry_seconds = seconds;
     } else {

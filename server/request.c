@@ -323,17 +323,21 @@ static int check_key(const struct requests *requests, struct exchange *exchange,
     return error_set(error, ERROR_API_KEY, "this server wants an API key: `Authorization: Bearer KEY`");
 }
 
+// What route_host_is_local takes: three names, and the one that --host has where it is another.
+static int refuse_host(const char *bound, struct error *error) {
+    bool other = !route_host_is_local(bound, "localhost") && strcmp(bound, "::1") != 0;
+    return error_set(error, ERROR_FORBIDDEN_HOST,
+                     "the Host header does not name this server, which listens for this machine only: it takes "
+                     "localhost, 127.0.0.1%s [::1]%s%s. To be asked by other names, let a proxy set the header, or "
+                     "start the server with --host 0.0.0.0",
+                     other ? "," : " and", other ? " and " : "", other ? bound : "");
+}
+
 // *key: the number of the API key that it came with; 0: none.
 static int admit(struct requests *requests, struct exchange *exchange, struct route *route, size_t *key,
                  struct error *error) {
     const char *bound = requests->options.local_host;
-    if (bound && exchange->host && !route_host_is_local(exchange->host, bound))
-        return error_set(
-            error, ERROR_FORBIDDEN_HOST,
-            "the Host header does not name this server, which listens for this machine only: it takes "
-            "localhost, 127.0.0.1, [::1] and %s. To be asked by other names, let a proxy set the header, or "
-            "start the server with --host 0.0.0.0",
-            bound);
+    if (bound && exchange->host && !route_host_is_local(exchange->host, bound)) return refuse_host(bound, error);
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (!code) exchange->endpoint = route->endpoint;
     if (!code && !route->endpoint->open) code = check_key(requests, exchange, key, error);

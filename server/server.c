@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include "base/plural.h"
 #include "server/http.h"
 #include "server/log.h"
 #include "server/loop.h"
@@ -62,7 +63,7 @@ static void on_drain(void *user) {
         loop_stop(server->loop);
     } else if (now >= server->fail_at_ms && !server->failed_rest) {
         server->failed_rest = true;
-        log_write(LOG_WARNING, "%zu requests did not end in time; they get an error", left);
+        log_write(LOG_WARNING, "%zu request%s did not end in time: the answer is an error", left, plural(left));
         struct error error;
         error_set_code(&error, ERROR_SHUTDOWN);
         requests_fail(server->requests, &error);
@@ -73,8 +74,9 @@ static void on_stop(void *user) {
     struct server *server = user;
     if (server->draining) return;
     server->draining = true;
-    log_write(LOG_INFO, "shutting down; %zu requests may end within %.0f s (once more to stop at once)",
-              http_exchanges(server->http), (double)server->drain_ms / 1000);
+    size_t running = http_exchanges(server->http);
+    log_write(LOG_INFO, "shutting down; %zu request%s may end within %.0f s (once more to stop at once)", running,
+              plural(running), (double)server->drain_ms / 1000);
     server->fail_at_ms = loop_now_ms(server->loop) + server->drain_ms;
     server->stop_at_ms = server->fail_at_ms + FAREWELL_MS;
     requests_refuse_new(server->requests);
@@ -85,7 +87,8 @@ static void on_stop(void *user) {
 static void on_signal(void *user, int number) {
     struct server *server = user;
     if (server->draining) {
-        log_write(LOG_WARNING, "stopped at once; %zu requests were cut off", http_exchanges(server->http));
+        size_t left = http_exchanges(server->http);
+        log_write(LOG_WARNING, "stopped at once; %zu request%s cut off", left, left == 1 ? " was" : "s were");
         _exit(128 + number);
     }
     on_stop(server);

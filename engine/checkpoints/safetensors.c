@@ -124,6 +124,29 @@ static int parse_tensor(const struct checkpoint_file *file, const unsigned char 
 
 // ---- One file
 
+// Whether the tensors of a header lie as they have to (from the first byte on, without holes), but end behind the data.
+static bool ends_too_early(json_t *header, size_t data_bytes, size_t *promised) {
+    size_t sum = 0, begin, end;
+    const char *name;
+    json_t *entry;
+    *promised = 0;
+    json_object_foreach(header, name, entry) {
+        if (strcmp(name, "__metadata__") == 0) continue;
+        const json_t *offsets = json_object_get(entry, "data_offsets");
+        if (!parse_size(offsets, 0, &begin) || !parse_size(offsets, 1, &end) || begin > end ||
+            !checked_add(sum, end - begin, &sum))
+            return false;
+        if (end > *promised) *promised = end;
+    }
+    return *promised > data_bytes && *promised == sum;
+}
+
+static int cut_short(const char *path, size_t found, size_t least, struct error *error) {
+    return error_set(error, ERROR_FORMAT,
+                     "%s: the file ends too early: it has %zu bytes, and its header tells of %zu; download it again",
+                     path, found, least);
+}
+
 static int compare_data(const void *left, const void *right) {
     const struct tensor *a = left, *b = right;
     if (a->data != b->data) return a->data < b->data ? -1 : 1;
@@ -188,7 +211,9 @@ static int read_header(struct checkpoint *checkpoint, const struct checkpoint_fi
     memcpy(&length, file->map, sizeof length);
     length = le64toh(length);
     size_t room = file->bytes - LENGTH_BYTES;
-    if (length > HEADER_BYTES_MAX || length > room)
+    if (length > room && length <= HEADER_BYTES_MAX)
+        return cut_short(file->path, file->bytes, LENGTH_BYTES + length, error);
+    if (length > room || length > HEADER_BYTES_MAX)
         return error_set(error, ERROR_FORMAT, "%s: expected a header of at most %zu bytes, found a length of %" PRIu64,
                          file->path, room < HEADER_BYTES_MAX ? room : HEADER_BYTES_MAX, length);
 
@@ -196,7 +221,10 @@ static int read_header(struct checkpoint *checkpoint, const struct checkpoint_fi
     json_t *header;
     int rc = hf_json_parse((const char *)text, length, file->path, &header, error);
     if (rc) return rc;
-    rc = add_tensors(checkpoint, file, text + length, room - length, header, error);
+    size_t promised;
+    rc = ends_too_early(header, room - length, &promised)
+             ? cut_short(file->path, file->bytes, LENGTH_BYTES + length + promised, error)
+             : add_tensors(checkpoint, file, text + length, room - length, header, error);
     json_decref(header);
     return rc;
 }

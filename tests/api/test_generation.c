@@ -83,7 +83,7 @@ static const char TWO_TOKENS_USAGE[] = "{\"prompt_tokens\":8,\"completion_tokens
                                        "\"completion_tokens_details\":{\"reasoning_tokens\":0,\"audio_tokens\":0,"
                                        "\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}}";
 static const char TWO_TOKENS_TIMINGS[] =
-    "{\"queue_seconds\":0.5,\"prompt_tokens\":8,\"prompt_seconds\":2.0,\"prompt_tokens_per_second\":3.0,"
+    "{\"queue_seconds\":0.5,\"prompt_tokens\":8,\"cached_tokens\":2,\"prompt_seconds\":2.0,\"prompt_tokens_per_second\":3.0,"
     "\"completion_tokens\":2,\"decode_seconds\":4.0,\"decode_tokens_per_second\":0.25}";
 
 // ---- Chat

@@ -383,7 +383,11 @@ static void bodies(void **state) {
     } BAD[] = {
         {"", "The body is empty, a JSON object was expected"},
         {"[]", "The body must be a JSON object, got an array"},
-        {"7", "The body is not valid JSON: it does not parse"},
+        {"7", "The body must be a JSON object, got a number"},
+        {"null", "The body must be a JSON object, got null"},
+        {"true", "The body must be a JSON object, got a boolean"},
+        {"\"{}\"", "The body must be a JSON object, got a string"},
+        {"nul", "The body is not valid JSON: it does not parse"},
         {"{\"n\":1,\"n\":2}", "The body is not valid JSON: a key is given twice"},
         {"{\"n\":1} x", "The body is not valid JSON: something follows the object"},
         {"{\"n\":1", "The body is not valid JSON: it ends too early"},
@@ -394,11 +398,11 @@ static void bodies(void **state) {
         {"{\"n\":1e309}", "The body is not valid JSON: a number is too large"},
         {"{\"n\":\"\\udc00\\ud800\"}", "The body is not valid JSON: a surrogate (\\ud800 to \\udfff) stands alone"},
         {"'{\"n\":1}'", "The body is not valid JSON: a single quote (') stands where only double quotes (\") can; some "
-                        "shells pass those around the body on"},
+                        "shells pass on those around it"},
         {"{'n':1}", "The body is not valid JSON: a single quote (') stands where only double quotes (\") can; some "
-                        "shells pass those around the body on"},
+                        "shells pass on those around it"},
         {"{\"n\":'x'}", "The body is not valid JSON: a single quote (') stands where only double quotes (\") can; some "
-                        "shells pass those around the body on"},
+                        "shells pass on those around it"},
         {"{\"stream\":True}",
          "The body is not valid JSON: it is true, false and null in JSON, not True, False and None"},
         {"{\"n\":1,  }", "The body is not valid JSON: a comma stands before a closing bracket"},

@@ -19,6 +19,7 @@ class Terminal:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("TANDEM_", "NO_COLOR", "XDG_"))}
         self.master, slave = pty.openpty()
         self.slave = slave
+        self.settings = termios.tcgetattr(slave)  # before a program has set any
         self.resize(rows, columns)
         self.process = subprocess.Popen([tandem.BINARY, *map(str, arguments)], stdin=slave, stdout=slave, stderr=slave,
                                         start_new_session=True, preexec_fn=control_terminal,

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import termios
+import time
 
 import pytest
 
@@ -140,6 +141,9 @@ def test_load_of_what_is_no_conversation(tmp_path):
     path.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "owl"}]}')
     cause = f"tandem chat: {path}: 'messages[1].role' must be"
     assert cause in refused("chat", "--load", path)
+    text = tmp_path / "text"
+    text.write_text("notjson")
+    assert f"tandem chat: {text}: The file is not valid JSON" in refused("chat", "--load", text)
     _, more = piped(f"{FRANCE}\n/load {path}\n/load {tmp_path}/none\n/save {saved}\n", code=1)
     assert cause in more and f"{tmp_path}/none" in more
     assert messages_of(saved)[0]["content"] == FRANCE  # it is still what it was
@@ -167,10 +171,15 @@ def test_help_and_stats():
     assert listed == ["/help", "/reset", "/system", "/save", "/load", "/stats", "/quit"]
     told_of = told("chat", "--help")
     assert all(f"{name}" in told_of and f"{name}" in told("help", "man") for name in listed)
+    last = r"last answer   (\d+) prompt tokens, (\d+) of them known, in .* s \(\d+/s\), (\d+) new ones in .* s \(.*/s\)\n"
     said, _ = piped(f"/stats\n{FRANCE}\n{FRANCE}\n/stats\n/quit\nnever read\n")
     before, after = said.split(PARIS + "\n", 1)
     assert "conversation  0 messages, 0 tokens; the context has 2048" in before and "last answer" not in before
+    prompt, known, _ = map(int, re.search(last, after).groups())
+    assert 0 < known < prompt  # its beginning is the first question
     assert "conversation  4 messages" in after and "all answers   2, of" in after and "never" not in after
+    said, _ = piped(f"/system Be brief.\n/stats\n{FRANCE}\n/stats\n", "--max-tokens", "1", code=0)
+    assert "conversation  1 message, " in said and ", 1 new one in " in said and "all answers   1, of 1 token in" in said
 
 
 def test_old_turns_are_dropped(server, tmp_path):
@@ -291,6 +300,53 @@ def test_terminated(chat):
             terminal.wait_for(" ", terminal.wait_for(READS_NO_MORE))
         terminal.process.terminate()
         assert terminal.wait() == 143
+
+
+def computed_s(process):
+    """Processor time that it has had; of one that has ended too, as long as nobody has asked how it ended."""
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def within_a_step(chat):
+    """A chat whose model reads a long prompt in steps that are slow, and what it had computed before."""
+    terminal = chat(*ENDLESS[2:], "--threads", "1")
+    before = computed_s(terminal.process)
+    terminal.type("word " * 1800 + "\r")
+    terminal.wait_for(READS_NO_MORE)
+    terminal.wait_until(lambda: computed_s(terminal.process) >= before + 0.1)  # more than the tokens cost
+    return terminal, before
+
+
+def interrupt(terminal):
+    """Ctrl-C, and that it has arrived: of two that wait for a process it sees one."""
+    terminal.type("\x03")
+    status = pathlib.Path(f"/proc/{terminal.process.pid}/status")
+    since = terminal.wait_for("^C", len(terminal.shown))
+    terminal.wait_until(lambda: not int(re.search(r"ShdPnd:\s*(\w+)", status.read_text())[1], 16) & 2)
+    return since
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ends_within_a_step(chat, tmp_path, number, code):
+    """The second Ctrl-C and the first SIGTERM do not wait for the end of the step, for which the first Ctrl-C does. How
+    far it came shows in what was computed, however busy the machine is."""
+    terminal, before = within_a_step(chat)
+    assert "stopped" in terminal.rest(interrupt(terminal))
+    step_s = computed_s(terminal.process) - before
+    terminal.leave()
+    terminal, before = within_a_step(chat)
+    if number == signal.SIGINT:
+        interrupt(terminal)
+    terminal.process.send_signal(number)
+    deadline = time.monotonic() + tandem.PATIENCE_S
+    while not os.waitid(os.P_PID, terminal.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+        assert time.monotonic() < deadline, terminal.shown
+        time.sleep(0.01)
+    assert computed_s(terminal.process) - before < step_s / 2
+    assert termios.tcgetattr(terminal.slave) == terminal.settings
+    assert "word" in (tmp_path / "state" / "tandem" / "history").read_text()
+    assert terminal.wait() == code and "stopped" not in terminal.shown
 
 
 def test_several_lines(chat, tmp_path):

@@ -237,5 +237,5 @@ def test_second_interrupt_ends_at_once():
     server.process.send_signal(signal.SIGINT)
     server.wait_until(lambda: "shutting down" in server.log)
     assert server.stop(signal.SIGINT) == 128 + signal.SIGINT
-    assert "stopped at once; 1 requests were cut off" in server.log
+    assert "stopped at once; 1 request was cut off" in server.log
     holder.close()

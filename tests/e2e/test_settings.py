@@ -32,8 +32,8 @@ def refused(*arguments, **more):
     return result.stderr
 
 
-def test_serve_says_where_no_file_was(server):
-    assert "  settings none found\n" in server.log and "65536 tokens" in server.log and "MB when full" in server.log
+def test_serve_says_that_no_file_was_wanted(server):
+    assert "  settings none (--config none)\n" in server.log and "65536 tokens" in server.log and "MB when full" in server.log
 
 
 @pytest.fixture

@@ -120,7 +120,11 @@ static void files_cut_short(void **state) {
     char *file = read_file(path, &bytes);
     for (size_t length = 0; length < bytes; length++) { // every length but the whole
         write_file(scratch_path(&scratch, "model.safetensors"), file, length);
-        refused(&scratch, "model.safetensors: ");
+        char message[128];
+        size_t told = length < 8 + strlen(header) ? 8 + strlen(header) : bytes;
+        snprintf(message, sizeof message, "the file ends too early: it has %zu bytes, and its header tells of %zu; ",
+                 length, told);
+        refused(&scratch, length < 8 ? "expected at least 8 bytes" : message);
     }
     write_file(scratch_path(&scratch, "model.safetensors"), file, bytes);
     assert_int_equal(safetensors_open(&checkpoint, scratch.dir, &error), 0);
@@ -130,7 +134,7 @@ static void files_cut_short(void **state) {
     char message[64];
     memcpy(file, &beyond, 8);
     write_file(scratch_path(&scratch, "model.safetensors"), file, bytes);
-    snprintf(message, sizeof message, "a header of at most %zu bytes, found a length of %zu", bytes - 8, bytes - 7);
+    snprintf(message, sizeof message, "it has %zu bytes, and its header tells of %zu;", bytes, bytes + 1);
     refused(&scratch, message);
     memcpy(file, "\xff\xff\xff\xff\xff\xff\xff\xff", 8);
     write_file(scratch_path(&scratch, "model.safetensors"), file, bytes);
