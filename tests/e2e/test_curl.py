@@ -1,6 +1,5 @@
 """What a person sees who tries the server with curl."""
 import json
-import socket
 import subprocess
 
 import pytest
@@ -131,16 +130,12 @@ def test_wrong_content_type(server):
     tandem.check_error(answer, headers["Content-Type"])
 
 
-def test_foreign_host_is_refused(server, serve):
+def test_foreign_host_is_refused(server):
     status, headers, body = server.request("GET", "/health", headers={"Host": "attacker.example"})
     assert status == 403
     tandem.check_error(body, headers["Content-Type"])
     message = tandem.check_error(body)["message"]
     assert "it takes localhost, 127.0.0.1 and [::1]. To" in message and "--host 0.0.0.0" in message
-    other = serve("--host", "127.0.0.2")
-    with socket.create_connection(("127.0.0.2", other.port), tandem.PATIENCE_S) as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: attacker.example\r\n\r\n")
-        assert "it takes localhost, 127.0.0.1, [::1] and 127.0.0.2. To" in tandem.read_answer(connection)[2].decode()
     assert server.request("GET", "/health", headers={"Host": f"localhost:{server.port}"})[0] == 200
 
 
