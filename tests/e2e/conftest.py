@@ -1,4 +1,5 @@
 import os
+import signal
 
 import openai
 import pytest
@@ -10,6 +11,7 @@ os.environ.setdefault("POCL_CACHE_DIR", str(tandem.TOP / "build" / "pocl"))  # n
 
 
 def pytest_sessionstart():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # run with & it is ignored, and so by all that is started
     if not tandem.BINARY.exists():
         pytest.exit(f"{tandem.BINARY} is not there; ./run builds it", 1)
 
