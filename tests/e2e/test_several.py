@@ -47,8 +47,9 @@ class Balancer(tandem.Client):
             assert count, f"port {written} is not in the file"
         (place / "tandem.conf").write_text(text)
         (place / "nginx.conf").write_text(NGINX.format(place=place))
+        (place / "more.cfg").write_text("global\n    nbthread 1\n")  # two threads may choose the same server at once
         command = {"nginx": [program, "-p", place, "-c", place / "nginx.conf"],
-                   "haproxy": [program, "-db", "-f", place / "tandem.conf"]}[self.name]
+                   "haproxy": [program, "-db", "-f", place / "tandem.conf", "-f", place / "more.cfg"]}[self.name]
         super().__init__(ports["balancer"])
         self.log = place / "log"
         with self.log.open("w") as log:
