@@ -47,10 +47,12 @@ needs_of_balancers=(
 declare -A fedora=([libc6-dev]=glibc-devel [pkg-config]=pkgconf-pkg-config [libmicrohttpd-dev]=libmicrohttpd-devel
     [libuv1-dev]=libuv-devel [libjansson-dev]=jansson-devel [libedit-dev]=libedit-devel [libyaml-dev]=libyaml-devel
     [libdnnl-dev]=onednn-devel [libomp-dev]=libomp-devel [libcmocka-dev]=libcmocka-devel [shellcheck]=ShellCheck
-    [xz-utils]=xz [python3-venv]=python3)
+    [xz-utils]=xz [python3-venv]=python3 [ocl-icd-opencl-dev]=ocl-icd-devel [opencl-c-headers]=opencl-headers
+    [pocl-opencl-icd]=pocl)
 declare -A arch=([libc6-dev]=glibc [ninja-build]=ninja [pkg-config]=pkgconf [libmicrohttpd-dev]=libmicrohttpd
     [libuv1-dev]=libuv [libjansson-dev]=jansson [libedit-dev]=libedit [libyaml-dev]=libyaml [libdnnl-dev]=onednn
-    [libomp-dev]=openmp [libcmocka-dev]=cmocka [xz-utils]=xz [groff-base]=groff [python3]=python [python3-venv]=python)
+    [libomp-dev]=openmp [libcmocka-dev]=cmocka [xz-utils]=xz [groff-base]=groff [python3]=python [python3-venv]=python
+    [ocl-icd-opencl-dev]=ocl-icd [opencl-c-headers]=opencl-headers [pocl-opencl-icd]=pocl)
 
 # Ctrl-C, at whatever it comes: what was begun is taken up by the next call.
 interrupted() {
