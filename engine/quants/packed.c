@@ -6,7 +6,8 @@
 #include <string.h>
 
 // The search takes most of the time of loading: one copy for each width of vectors, chosen when the program starts.
-#if defined __x86_64__ && !defined __SANITIZE_ADDRESS__
+// That is before the sanitizers have begun, which would follow the choice.
+#if defined __x86_64__ && !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__
 #define FOR_EACH_VECTOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define FOR_EACH_VECTOR
