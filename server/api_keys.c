@@ -126,3 +126,14 @@ bool api_keys_accept(const struct api_keys *keys, const char *authorization, siz
     if (which) *which = found;
     return found != 0 || !keys || keys->count == 0;
 }
+
+const char *api_keys_why_not(const char *authorization) {
+    static const char scheme[] = "Bearer";
+    size_t bytes = authorization ? strcspn(authorization, " ") : 0;
+    if (!authorization) return "this server wants an API key: `Authorization: Bearer KEY`";
+    if (bytes != sizeof scheme - 1 || strncasecmp(authorization, scheme, bytes) != 0)
+        return "the Authorization header has no API key; it has to be `Authorization: Bearer KEY`";
+    if (!authorization[bytes + strspn(authorization + bytes, " ")])
+        return "the API key is empty: nothing stands behind `Authorization: Bearer`";
+    return "the API key is not one that this server knows";
+}

@@ -85,14 +85,11 @@ static void every_code_has_words(void **state) {
     assert_string_equal(error_text(name), text); \
     assert_int_equal(error_set_code(&error, name), name); \
     assert_int_equal(error.code, name); \
-    assert_string_equal(error.message, text); \
-    assert_string_equal(error_name(name), strchr(#name, '_') + 1);
+    assert_string_equal(error.message, text);
     ERROR_TABLE(CHECK_WORDS)
 #undef CHECK_WORDS
     assert_string_equal(error_text(ERROR_NONE), "no error");
     assert_string_equal(error_text((enum error_code)12345), "an unknown error occurred");
-    assert_string_equal(error_name(ERROR_NONE), "NONE");
-    assert_string_equal(error_name((enum error_code)12345), "UNKNOWN");
 }
 
 // ---- Arenas
