@@ -12,11 +12,24 @@ struct opencl;
 
 enum { OPENCL_EXPERTS_MAX = 64 }; // of one layer
 
+// What multiplies the rows of prompts by the experts.
+enum opencl_products {
+    OPENCL_PRODUCTS_AUTO,    // on a GPU whichever was faster when it was opened, elsewhere our own kernels
+    OPENCL_PRODUCTS_OWN,     // our own kernels
+    OPENCL_PRODUCTS_CLBLAST, // CLBlast, if it is there and gives known answers
+};
+
 struct opencl_options {
     const struct stage_limits *limits; // its shapes; only read while opening
     enum weight_format weights;        // of the experts
-    const char *kernels; // a directory whose NAME.cl go before the built-in ones; NULL: none
+    const char *kernels; // a directory whose NAME.cl go before the built-in ones, and the name lives as long; NULL: none
     const char *level;   // one of OPENCL_LEVELS (device.c) and no other; NULL: the best one that the device takes
+    enum opencl_products products;
+    const char *clblast; // the library; NULL: the system's
+    bool half_weights;   // bf16 weights become f16 on the device, for tests; if one is beyond f16, all stay bf16
+    // SparseMixer on the host, for CLBlast, whose callers have to know how many rows an expert has. NULL: no CLBlast.
+    void (*route)(void *user, const struct router *router, const float *x, int rows, struct routing *routing);
+    void *route_user;
     bool gpu_only;       // whether a device that is a CPU will not do
     // Told of each kernel that has run, by the clock of base/clock.h; NULL: nobody is, which is faster.
     void (*span)(void *user, const char *name, int rows, double began_at, double ended_at);
