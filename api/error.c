@@ -50,6 +50,11 @@ int api_error_status(enum error_code code) {
     return find(code)->status;
 }
 
+const char *api_error_name(enum error_code code) {
+    const struct row *row = find(code);
+    return row->openai_code ? row->openai_code : row->type;
+}
+
 // Messages are written to stand behind "tandem serve: "; here they begin as sentences do, unless with a field's name.
 static void write_sentence(const struct error *error, char out[ERROR_MESSAGE_BYTES]) {
     snprintf(out, ERROR_MESSAGE_BYTES, "%s", error->message[0] ? error->message : error_text(find(error->code)->code));

@@ -24,6 +24,7 @@ void api_reply_error(struct api_reply *reply, const struct error *error);
 void api_error_json(const struct error *error, struct buffer *out);
 void api_error_object(const struct error *error, struct buffer *out); // the inner object, for an answer that says more
 int api_error_status(enum error_code code);
+const char *api_error_name(enum error_code code); // its code in the answer, or its type where that has none: for logs
 void api_error_text(struct buffer *out); // the table of all errors, for people
 
 // The JSON Schema of the inner object, on one line.

@@ -319,8 +319,7 @@ static bool is_acceptable_type(struct exchange *exchange) {
 static int check_key(const struct requests *requests, struct exchange *exchange, size_t *key, struct error *error) {
     const char *authorization = http_header(exchange, "Authorization");
     if (api_keys_accept(requests->options.keys, authorization, key)) return 0;
-    if (authorization) return error_set(error, ERROR_API_KEY, "the API key is not one that this server knows");
-    return error_set(error, ERROR_API_KEY, "this server wants an API key: `Authorization: Bearer KEY`");
+    return error_set(error, ERROR_API_KEY, "%s", api_keys_why_not(authorization));
 }
 
 // What route_host_is_local takes: three names, and the one that --host has where it is another.
@@ -428,7 +427,7 @@ static void log_end(const struct exchange *exchange, const struct generation_sum
         .request_id = exchange->id,
         .client = request ? request->client : client,
         .status = status_of(exchange),
-        .cause = cause ? error_name(cause) : NULL,
+        .cause = cause ? api_error_name(cause) : NULL,
         .param = exchange->cause_param,
         .failed = exchange->failed,
         .seconds = seconds,
@@ -478,7 +477,7 @@ static void on_refused(void *user, const struct listener_refused *refused) {
         .request_id = refused->request_id,
         .client = refused->client,
         .status = refused->status,
-        .cause = error_name(refused->error->code),
+        .cause = api_error_name(refused->error->code),
     };
     access_log(LOG_INFO, &access);
 }
