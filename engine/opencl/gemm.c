@@ -16,6 +16,17 @@
 
 enum { TRY_ROWS = 256, TIMED_ROWS = 128, TIMED_EXPERTS = 4 };
 
+bool opencl_products_parse(const char *name, enum opencl_products *out) {
+#define PRODUCTS_MATCH(products, text, meaning) \
+    if (strcmp(name, text) == 0) { \
+        *out = products; \
+        return true; \
+    }
+    OPENCL_PRODUCTS(PRODUCTS_MATCH)
+#undef PRODUCTS_MATCH
+    return false;
+}
+
 // ---- Opening
 
 static bool is_wanted(const struct opencl_options *options, const struct opencl_device *device) {

@@ -12,12 +12,18 @@ struct opencl;
 
 enum { OPENCL_EXPERTS_MAX = 64 }; // of one layer
 
-// What multiplies the rows of prompts by the experts.
+// What multiplies the rows of prompts by the experts: its name for settings, what it means.
+#define OPENCL_PRODUCTS(X) \
+    X(OPENCL_PRODUCTS_AUTO, "auto", "on a GPU whichever was faster when it was opened, elsewhere our own kernels") \
+    X(OPENCL_PRODUCTS_OWN, "own", "our own kernels") \
+    X(OPENCL_PRODUCTS_CLBLAST, "clblast", "CLBlast, if it is there and gives known answers; else our own kernels")
+
 enum opencl_products {
-    OPENCL_PRODUCTS_AUTO,    // on a GPU whichever was faster when it was opened, elsewhere our own kernels
-    OPENCL_PRODUCTS_OWN,     // our own kernels
-    OPENCL_PRODUCTS_CLBLAST, // CLBlast, if it is there and gives known answers
+#define OPENCL_PRODUCTS_ENUM(products, name, meaning) products,
+    OPENCL_PRODUCTS(OPENCL_PRODUCTS_ENUM)
+#undef OPENCL_PRODUCTS_ENUM
 };
+bool opencl_products_parse(const char *name, enum opencl_products *out);
 
 struct opencl_options {
     const struct stage_limits *limits; // its shapes; only read while opening
