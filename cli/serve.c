@@ -179,7 +179,7 @@ static int serve(void) {
     code = model_settings_open(&model, options, &engine, &error);
     if (code) {
         listener_unbind(&socket);
-        return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
+        return model_settings_fail(&serve_command, &error);
     }
     struct server *server = NULL;
     code = server_create(&server, &config, &socket, &keys, engine, &error);
