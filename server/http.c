@@ -266,12 +266,11 @@ void http_reply(struct exchange *exchange, struct api_reply *reply, const char *
         return;
     }
     buffer_init(&reply->body, reply->body.bytes_max); // the response owns the bytes now
-    char text[32];
     if (reply->retry_after_seconds > 0) {
-        snprintf(text, sizeof text, "%.0f", reply->retry_after_seconds < 1 ? 1 : reply->retry_after_seconds);
-        add_header(response, "retry-after", text);
-        snprintf(text, sizeof text, "%.0f", reply->retry_after_seconds * 1000);
-        add_header(response, "retry-after-ms", text);
+        char seconds[API_RETRY_BYTES], milliseconds[API_RETRY_BYTES];
+        api_retry_after(reply->retry_after_seconds, seconds, milliseconds);
+        add_header(response, "retry-after", seconds);
+        add_header(response, "retry-after-ms", milliseconds);
     }
     if (reply->never_retry) add_header(response, "x-should-retry", "false");
     if (allow) add_header(response, "Allow", allow);
