@@ -114,7 +114,8 @@ static void announce(const struct engine_info *info, const struct listener_socke
            "    -d '{\"model\": \"%s\", \"stream\": true, \"temperature\": 0, \"messages\": [{\"role\": \"user\", "
            "\"content\": "
            "\"What is the capital of France?\"}]}'\n\n",
-           socket->path[0] ? "--unix-socket " : "", socket->path, socket->path[0] ? " " : "", address, keys.count > 0 ? "-H \"Authorization: Bearer $KEY\" " : "", info->model_name);
+           socket->path[0] ? "--unix-socket " : "", socket->path, socket->path[0] ? " " : "", address,
+           keys.count > 0 ? "-H \"Authorization: Bearer $KEY\" " : "", info->model_name);
     fflush(stdout);
     clearerr(stdout); // where nobody can be told, it serves all the same
 }
