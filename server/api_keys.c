@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 static const char BLANKS[] = " \t\r";
 
@@ -62,13 +61,11 @@ static int add_all(struct api_keys *keys, const char *text, size_t bytes, char s
 }
 
 static int add_file(struct api_keys *keys, const char *path, struct error *error) {
-    struct file file;
-    int code = file_open(&file, path, API_KEYS_FILE_BYTES_MAX, error);
+    char *text;
+    size_t bytes;
+    int code = file_load_or_pipe(path, API_KEYS_FILE_BYTES_MAX, &text, &bytes, error);
     if (code) return code;
-    char *text = malloc(file.bytes + 1);
-    code = text ? file_read(&file, path, text, error) : error_set_code(error, ERROR_MEMORY);
-    close(file.fd);
-    if (!code) code = add_all(keys, text, file.bytes, '\n', path, error);
+    code = add_all(keys, text, bytes, '\n', path, error);
     free(text);
     return code;
 }

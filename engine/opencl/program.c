@@ -25,18 +25,13 @@ const char *const OPENCL_KERNEL_NAMES[OPENCL_KERNEL_COUNT] = {
 // The text of DIRECTORY/name to be freed; NULL without an error: there is no such file.
 static int read_source(const char *directory, const char *name, char **out, struct error *error) {
     char path[PATH_MAX];
-    struct file file;
+    size_t bytes;
     *out = NULL;
     int length = snprintf(path, sizeof path, "%s/%s", directory, name);
     if (length < 0 || (size_t)length >= sizeof path)
         return error_set(error, ERROR_ARGUMENT, "%.100s…: expected a shorter path", directory);
-    int code = file_open(&file, path, SOURCES_BYTES_MAX, error);
-    if (code) return code == ERROR_NOT_FOUND ? 0 : code;
-    *out = calloc(file.bytes + 1, 1);
-    code = *out ? file_read(&file, path, *out, error) : error_set(error, ERROR_MEMORY, "out of memory for %s", path);
-    close(file.fd);
-    if (code) free(*out);
-    return code;
+    int code = file_load(path, SOURCES_BYTES_MAX, out, &bytes, error);
+    return code == ERROR_NOT_FOUND ? 0 : code;
 }
 
 // All files as one text; #line tells the compiler, and with it whoever reads its messages, which is which.

@@ -184,9 +184,10 @@ static inline void on_device(void **state) {
     level = test->level;
     const struct opencl_options options = {.limits = &limits, .weights = WEIGHTS_F32, .level = level};
     struct opencl *opencl;
-    struct error error;
+    struct error error = {0};
     int code = opencl_open(&opencl, &options, &error);
-    if (code == ERROR_UNSUPPORTED) {
+    bool half_a_library = level && strstr(error.message, "in kernel library"); // PoCL 5.0 lacks what it promises
+    if (code == ERROR_UNSUPPORTED || (code && half_a_library)) {
         printf("# skipped: %s\n", error.message);
         skip();
     }

@@ -146,7 +146,7 @@ static int setup_slow(void **state) {
     return start(state, flags, 1);
 }
 
-// Its window closes and opens again all the time, which takes a busy machine up to half a second.
+// Some more, for it shares the machine with other tests.
 static int setup_slow_and_busy(void **state) {
     char *flags[] = {"--slow-reader-seconds=2"};
     return start(state, flags, 1);
