@@ -123,6 +123,7 @@ static const char *read_device(const struct opencl_api *api, cl_device_id id, co
     if (wanted->gpu_only && !out->gpu) return "is no GPU";
     out->shared_memory = features.shared_memory;
     out->exact_division = (features.floats & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
+    out->fp16 = has_word(extensions, "cl_khr_fp16");
     out->alloc_bytes_max = features.alloc_bytes_max;
     out->levels = levels_of(extensions, wanted);
     out->level = best_of(out->levels);
