@@ -49,34 +49,26 @@ static int outputs_that_fit(int groups) {
 
 // ---- Products of one thread
 
-// Some outputs of a matrix; the sums of group g lie at sum + g * sum_stride.
-struct piece {
+// Some outputs of a matrix for some groups of rows; the sums of group g lie at sum + g * sum_stride.
+struct many_product {
     const struct matrix *weight;
     int first, outputs;
     float *sum;
-};
-
-// Of pieces with the same columns and the same rows.
-struct many_product {
-    struct piece piece[2];
-    int pieces;
     const uint16_t *x; // packed
     int groups;
     size_t sum_stride;
 };
 
 struct place { // of a panel
-    int column, piece, output;
+    int column, output;
 };
 
 static bool advance(const struct many_product *product, struct place *at) {
     at->output += BF16_OUTPUTS;
-    if (at->output < product->piece[at->piece].outputs) return true;
+    if (at->output < product->outputs) return true;
     at->output = 0;
-    if (++at->piece < product->pieces) return true;
-    at->piece = 0;
     at->column += BF16_DEPTH;
-    return at->column < product->piece[0].weight->columns;
+    return at->column < product->weight->columns;
 }
 
 static const uint16_t *weight_at(const struct matrix *weight, int row, int column) {
@@ -95,8 +87,7 @@ static struct panel panel_at(const struct matrix *weight, int row, int end, int 
 }
 
 static struct panel panel_of(const struct many_product *product, const struct place *at) {
-    const struct piece *piece = &product->piece[at->piece];
-    return panel_at(piece->weight, piece->first + at->output, piece->first + piece->outputs, at->column);
+    return panel_at(product->weight, product->first + at->output, product->first + product->outputs, at->column);
 }
 
 static struct bf16_next next_of(const struct panel *panel) {
@@ -129,7 +120,7 @@ static void multiply(const struct cpu *cpu, const struct many_product *product, 
                                    .x = product->x + (size_t)now.column * BF16_GROUP,
                                    .group_stride = group_stride(now.weight->columns),
                                    .groups = product->groups,
-                                   .sum = product->piece[at.piece].sum + (size_t)at.output * BF16_GROUP,
+                                   .sum = product->sum + (size_t)at.output * BF16_GROUP,
                                    .sum_stride = product->sum_stride,
                                    .add = now.column > 0,
                                    .next = next_of(&then)};
@@ -155,7 +146,7 @@ static void linear_share(const struct cpu *cpu, const struct linear *linear, str
         for (int o = share.first, count; o < share.last; o += count) {
             count = smaller(share.last - o, at_once);
             size_t sum_stride = (size_t)padded(count, BF16_OUTPUTS_STEP) * BF16_GROUP;
-            const struct many_product product = {{{weight, o, count, scratch->sum}}, 1, x, groups, sum_stride};
+            const struct many_product product = {weight, o, count, scratch->sum, x, groups, sum_stride};
             struct panel after = {0};
             if (o + count < share.last) after = panel_at(weight, o + count, share.last, 0);
             multiply(cpu, &product, after, scratch);
@@ -198,12 +189,11 @@ static void gated_rows(const struct cpu *cpu, const struct expert *expert, int f
                        int groups, struct panel after, struct many_scratch *scratch) {
     size_t sum_stride = (size_t)padded(outputs, BF16_OUTPUTS_STEP) * BF16_GROUP;
     float *gate = scratch->sum, *up = gate + (size_t)groups * sum_stride;
-    const struct many_product product = {{{&expert->gate, first, outputs, gate}, {&expert->up, first, outputs, up}},
-                                         2,
-                                         cpu->narrow + group * group_stride(expert->gate.columns),
-                                         groups,
-                                         sum_stride};
-    multiply(cpu, &product, after, scratch);
+    const uint16_t *x = cpu->narrow + group * group_stride(expert->gate.columns);
+    const struct many_product gates = {&expert->gate, first, outputs, gate, x, groups, sum_stride};
+    const struct many_product ups = {&expert->up, first, outputs, up, x, groups, sum_stride};
+    multiply(cpu, &gates, panel_at(&expert->up, first, first + outputs, 0), scratch);
+    multiply(cpu, &ups, after, scratch);
     size_t stride = group_stride(expert->gate.rows);
     for (int g = 0; g < groups; g++)
         cpu->kernels->gate(gate + (size_t)g * sum_stride, up + (size_t)g * sum_stride, (size_t)outputs * BF16_GROUP);
@@ -234,7 +224,7 @@ static void down_rows(const struct cpu *cpu, const struct matrix *down, const st
         const uint16_t *x = cpu->narrow_gated + (size_t)(row / BF16_GROUP) * group_stride(down->columns);
         size_t sum_stride = (size_t)padded(outputs, BF16_OUTPUTS_STEP) * BF16_GROUP;
         const struct many_product product = {
-            {{down, first, outputs, scratch->sum}}, 1, x, padded(some, BF16_GROUP) / BF16_GROUP, sum_stride};
+            down, first, outputs, scratch->sum, x, padded(some, BF16_GROUP) / BF16_GROUP, sum_stride};
         multiply(cpu, &product, row + some < end ? panel_at(down, first, first + outputs, 0) : after, scratch);
         cpu->bf16->store(&(struct bf16_store){.sum = scratch->sum,
                                               .sum_stride = sum_stride,
