@@ -20,6 +20,7 @@ enum {
     BF16_PANEL = BF16_OUTPUTS * BF16_DEPTH,     // [steps][BF16_OUTPUTS][BF16_STEP]
     BF16_PANEL_STEP = BF16_OUTPUTS * BF16_STEP, // of which values of one step
     BF16_OUTPUTS_STEP = 16,                     // outputs that panels and sums are padded to a multiple of
+    BF16_PASS_GROUPS = 6,                       // that so many outputs are multiplied with in one pass over the weights
 };
 
 // Memory that will be wanted soon: it is asked for while a block is computed.

@@ -188,6 +188,7 @@ int main(int argc, char **argv) {
         if (argc > 2 && strcmp(argv[2], "all") != 0 && strcmp(argv[2], DEVICES[d].name) != 0) continue;
         work.state = open_device(&DEVICES[d], &limits);
         if (!work.state) continue;
+        cpu_stages.rows_are(work.state, ROWS_OF_PROMPTS);
         printf("%s; %d rows, %d layers\n", cpu_stages.describe(work.state), work.rows, work.layers);
         struct engine_limits peaks;
         struct pass passes[PASSES];
