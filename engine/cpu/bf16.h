@@ -8,6 +8,8 @@
 #ifndef ENGINE_CPU_BF16_H
 #define ENGINE_CPU_BF16_H
 
+#include "engine/engine.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -15,6 +17,7 @@
 enum {
     BF16_GROUP = 16,                            // rows that are packed together
     BF16_STEP = 32,                             // columns that packed rows and panels are padded to a multiple of
+    BF16_APART = 160,                           // more columns that groups of packed rows lie apart, see many.c
     BF16_OUTPUTS = 32,                          // outputs of a panel
     BF16_DEPTH = 512,                           // columns of a panel
     BF16_PANEL = BF16_OUTPUTS * BF16_DEPTH,     // [steps][BF16_OUTPUTS][BF16_STEP]
@@ -79,6 +82,10 @@ struct bf16_kernels {
     // weight [outputs][stride], of which `depth` columns, to a panel whose missing outputs and columns become 0 up to
     // the next multiples of BF16_OUTPUTS_STEP and BF16_STEP.
     void (*panel)(const uint16_t *weight, size_t stride, int outputs, int depth, uint16_t *panel);
+    // The same of blocks of int8 or int4 (engine/quants/packed.h) of a matrix with so many columns, each weight rounded
+    // to bf16. `outputs` begin with a block, and so do `depth` columns. Meanwhile `next` is asked for.
+    void (*unpack)(enum weight_format format, const void *blocks, int columns, int outputs, int depth,
+                   const struct bf16_next *next, uint16_t *panel);
     void (*block)(const struct bf16_block *block);
     // Up to BF16_GROUP rows, x[row[r]] or x[r], to [columns / 2][BF16_GROUP][2]; missing rows and columns become 0 up
     // to the next multiple of BF16_STEP columns.

@@ -38,10 +38,12 @@ struct cpu {
     bool onednn;                     // it multiplies f32 by many rows; otherwise our own kernels do
     const struct bf16_kernels *bf16; // they multiply bf16 by many rows; NULL: the machine has no bf16
     const struct packed_kernels *packed; // they multiply int8 and int4
+    bool unpacks;                        // but many rows of them are multiplied in bf16
     char description[128];
 
     // Scratch, sized at opening for the largest call. "Sorted rows" are those of all tokens' slots, by expert,
-    // each expert's padded to a multiple of BF16_GROUP; packed rows are padded to a multiple of BF16_STEP columns.
+    // each expert's padded to a multiple of BF16_GROUP; packed rows are padded to a multiple of BF16_STEP columns, and lie
+    // BF16_APART further apart.
     void *scratch;             // the one block that all of it lies in
     float *panel;              // [threads][PANEL_FLOATS] a piece of a weight, transposed
     float *filled_x, *filled_y; // [SGEMM_ROWS_MIN][widest input, output] for oneDNN

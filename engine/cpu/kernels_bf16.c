@@ -1,5 +1,7 @@
 // AVX512-BF16, and AMX for the bulk of a block where the processor has it.
 #include "engine/cpu/bf16.h"
+#include "engine/cpu/fetch.h"
+#include "engine/cpu/packed_panel.h"
 
 #if defined __x86_64__
 #include <cpuid.h>
@@ -229,27 +231,8 @@ static void weigh(const struct bf16_weigh *w) {
 
 // ---- Blocks
 
-// What is still to be asked for of the next weights.
-struct fetcher {
-    const char *row;
-    size_t stride;
-    int lines, line, left, each; // `each`: lines at a time, so that all have had their turn when the block is done
-};
-
 INLINE struct fetcher fetcher_of(const struct bf16_block *b, int turns) {
-    const struct bf16_next *next = &b->next;
-    int all = next->rows * next->lines;
-    return (struct fetcher){next->from, next->stride_bytes, next->lines, 0, all, (all + turns - 1) / turns};
-}
-
-INLINE void fetch(struct fetcher *f) {
-    for (int i = f->each < f->left ? f->each : f->left; i > 0; i--, f->left--) {
-        _mm_prefetch(f->row + (size_t)f->line * 64, _MM_HINT_T1);
-        if (++f->line == f->lines) {
-            f->line = 0;
-            f->row += f->stride;
-        }
-    }
+    return fetcher_for(&b->next, turns);
 }
 
 INLINE void avx512_tile(const int outputs, const int groups, const struct bf16_block *b, int output, int group,
@@ -294,7 +277,7 @@ static void avx512_block(const struct bf16_block *b) {
 
 static void nothing(void) {}
 
-static const struct bf16_kernels avx512 = {"BF16",    nothing, nothing,    panel,        avx512_block, pack,
+static const struct bf16_kernels avx512 = {"BF16",    nothing, nothing,    panel,        packed_panel, avx512_block, pack,
                                            pack_sums, store,   keys_panel, values_panel, weigh};
 
 #if defined __clang__
@@ -381,7 +364,7 @@ static void amx_block(const struct bf16_block *b) {
         amx_groups(1, b);
 }
 
-static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end,    panel,        amx_block, pack,
+static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end,    panel,        packed_panel, amx_block, pack,
                                         pack_sums,  store,     keys_panel, values_panel, weigh};
 
 #if defined __clang__

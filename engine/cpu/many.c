@@ -1,4 +1,6 @@
-// Many rows in bf16: matrix products and experts, on the kernels of bf16.h.
+// Many rows in bf16: matrix products and experts, on the kernels of bf16.h. Weights of int8 and int4 are unpacked and
+// rounded to bf16, a panel at a time, which costs as much as multiplying it with 60 rows, and spares the scales of groups
+// and all that depends on them between the tiles' products.
 //
 // The activations are rounded to bf16 (nearest even, a relative 2^-9 each), the sums are f32, so
 // |error| ≤ (2^-9 + columns · 2^-24) Σ|w · x|. A sum is added up from the first column to the last, whatever is beside
@@ -14,6 +16,7 @@
 enum {
     CACHE_BYTES = 1 << 20, // of the second cache, where the system does not know
     GROUPS_MAX = 32,       // that are multiplied with a panel
+    UNPACKED_DEPTH = 256,  // columns of a panel made of int8 or int4: rows and weights pass through the first cache too
     LINE_BYTES = 64,
     UNIT_OUTPUTS = 128, // of gate and of up, that a thread takes at once
 };
@@ -26,8 +29,10 @@ static int smaller(int a, int b) {
     return a < b ? a : b;
 }
 
+// A group of 4096 columns is as long as one way of many a second cache: without a gap the same columns of all groups
+// would have to share a few sets of it.
 static size_t group_stride(int columns) {
-    return (size_t)padded(columns, BF16_STEP) * BF16_GROUP;
+    return (size_t)(padded(columns, BF16_STEP) + BF16_APART) * BF16_GROUP;
 }
 
 static long cache_bytes(void) {
@@ -59,6 +64,11 @@ struct many_product {
     size_t sum_stride;
 };
 
+// Columns of a panel.
+static int depth_of(const struct matrix *weight) {
+    return weight_format_packed(weight->format) ? UNPACKED_DEPTH : BF16_DEPTH;
+}
+
 struct place { // of a panel
     int column, output;
 };
@@ -67,15 +77,20 @@ static bool advance(const struct many_product *product, struct place *at) {
     at->output += BF16_OUTPUTS;
     if (at->output < product->outputs) return true;
     at->output = 0;
-    at->column += BF16_DEPTH;
+    at->column += depth_of(product->weight);
     return at->column < product->weight->columns;
 }
 
-static const uint16_t *weight_at(const struct matrix *weight, int row, int column) {
-    return (const uint16_t *)weight->data + (size_t)row * (size_t)weight->columns + column;
+// In int8 and int4 rows and columns are those that a block begins with: panels are as high and wide as several.
+static const void *weight_at(const struct matrix *weight, int row, int column) {
+    const char *data = weight->data;
+    if (weight_format_packed(weight->format))
+        return data + weight_format_bytes(weight->format, row, weight->columns) +
+               weight_format_bytes(weight->format, 1, column);
+    return data + ((size_t)row * (size_t)weight->columns + (size_t)column) * sizeof(uint16_t);
 }
 
-// Up to BF16_OUTPUTS rows of a matrix, and up to BF16_DEPTH columns: what a block multiplies.
+// Up to BF16_OUTPUTS rows of a matrix, and some columns: what a block multiplies.
 struct panel {
     const struct matrix *weight; // NULL: none
     int row, rows, column, depth;
@@ -83,7 +98,7 @@ struct panel {
 
 static struct panel panel_at(const struct matrix *weight, int row, int end, int column) {
     return (struct panel){weight, row, smaller(end - row, BF16_OUTPUTS), column,
-                          smaller(weight->columns - column, BF16_DEPTH)};
+                          smaller(weight->columns - column, depth_of(weight))};
 }
 
 static struct panel panel_of(const struct many_product *product, const struct place *at) {
@@ -92,15 +107,28 @@ static struct panel panel_of(const struct many_product *product, const struct pl
 
 static struct bf16_next next_of(const struct panel *panel) {
     if (!panel->weight) return (struct bf16_next){0};
-    int bytes = panel->depth * (int)sizeof(uint16_t);
-    return (struct bf16_next){weight_at(panel->weight, panel->row, panel->column),
-                              (size_t)panel->weight->columns * sizeof(uint16_t), panel->rows,
-                              (bytes + LINE_BYTES - 1) / LINE_BYTES};
+    const struct matrix *weight = panel->weight;
+    bool packed = weight_format_packed(weight->format);
+    int together = packed ? PACKED_OUTPUTS : 1; // rows that lie in the same lines
+    size_t bytes = weight_format_bytes(weight->format, 1, panel->depth);
+    return (struct bf16_next){weight_at(weight, panel->row, panel->column),
+                              weight_format_bytes(weight->format, 1, weight->columns),
+                              (panel->rows + together - 1) / together, ((int)bytes + LINE_BYTES - 1) / LINE_BYTES};
 }
 
-// Ragged ends need a panel's zeros; all else is multiplied where it lies.
-static bool ragged(const struct panel *panel) {
-    return panel->rows % BF16_OUTPUTS_STEP != 0 || panel->depth % BF16_STEP != 0;
+// Ragged ends need a panel's zeros; other bf16 is multiplied where it lies. Of int8 and int4 a panel is made, once for
+// all rows, which stays in the first cache; that is when `next` is asked for.
+static bool fill_panel(const struct cpu *cpu, const struct panel *from, struct bf16_next *next, uint16_t *panel) {
+    const struct matrix *weight = from->weight;
+    const void *data = weight_at(weight, from->row, from->column);
+    if (weight_format_packed(weight->format)) {
+        cpu->bf16->unpack(weight->format, data, weight->columns, from->rows, from->depth, next, panel);
+        *next = (struct bf16_next){0};
+        return true;
+    }
+    if (from->rows % BF16_OUTPUTS_STEP == 0 && from->depth % BF16_STEP == 0) return false;
+    cpu->bf16->panel(data, (size_t)weight->columns, from->rows, from->depth, panel);
+    return true;
 }
 
 // `after`: what the next product will begin with.
@@ -111,8 +139,7 @@ static void multiply(const struct cpu *cpu, const struct many_product *product, 
         const struct panel now = panel_of(product, &at);
         more = advance(product, &next);
         const struct panel then = more ? panel_of(product, &next) : after;
-        const uint16_t *weight = weight_at(now.weight, now.row, now.column);
-        struct bf16_block block = {.weight = weight,
+        struct bf16_block block = {.weight = weight_at(now.weight, now.row, now.column),
                                    .weight_stride = (size_t)now.weight->columns,
                                    .step_stride = BF16_STEP,
                                    .outputs = now.rows,
@@ -124,8 +151,7 @@ static void multiply(const struct cpu *cpu, const struct many_product *product, 
                                    .sum_stride = product->sum_stride,
                                    .add = now.column > 0,
                                    .next = next_of(&then)};
-        if (ragged(&now)) {
-            cpu->bf16->panel(weight, block.weight_stride, now.rows, now.depth, scratch->panel);
+        if (fill_panel(cpu, &now, &block.next, scratch->panel)) {
             block.weight = scratch->panel;
             block.weight_stride = BF16_STEP;
             block.step_stride = BF16_PANEL_STEP;
