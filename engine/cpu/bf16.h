@@ -8,7 +8,7 @@
 #ifndef ENGINE_CPU_BF16_H
 #define ENGINE_CPU_BF16_H
 
-#include "engine/engine.h"
+#include "engine/quants/packed.h"
 
 #include <stdbool.h>
 #include <stddef.h>
