@@ -17,12 +17,12 @@
 enum {
     BF16_GROUP = 16,                            // rows that are packed together
     BF16_STEP = 32,                             // columns that packed rows and panels are padded to a multiple of
-    BF16_APART = 160,                           // more columns that groups of packed rows lie apart, see many.c
     BF16_OUTPUTS = 32,                          // outputs of a panel
     BF16_DEPTH = 512,                           // columns of a panel
     BF16_PANEL = BF16_OUTPUTS * BF16_DEPTH,     // [steps][BF16_OUTPUTS][BF16_STEP]
     BF16_PANEL_STEP = BF16_OUTPUTS * BF16_STEP, // of which values of one step
     BF16_OUTPUTS_STEP = 16,                     // outputs that panels and sums are padded to a multiple of
+    BF16_PASS_GROUPS = 6,                       // that so many outputs are multiplied with in one pass over the weights
 };
 
 // Memory that will be wanted soon: it is asked for while a block is computed.
@@ -83,9 +83,8 @@ struct bf16_kernels {
     // the next multiples of BF16_OUTPUTS_STEP and BF16_STEP.
     void (*panel)(const uint16_t *weight, size_t stride, int outputs, int depth, uint16_t *panel);
     // The same of blocks of int8 or int4 (engine/quants/packed.h) of a matrix with so many columns, each weight rounded
-    // to bf16. `outputs` begin with a block, and so do `depth` columns. Meanwhile `next` is asked for.
-    void (*unpack)(enum weight_format format, const void *blocks, int columns, int outputs, int depth,
-                   const struct bf16_next *next, uint16_t *panel);
+    // to bf16. `outputs` begin with a block, and so do `depth` columns.
+    void (*unpack)(enum weight_format format, const void *blocks, int columns, int outputs, int depth, uint16_t *panel);
     void (*block)(const struct bf16_block *block);
     // Up to BF16_GROUP rows, x[row[r]] or x[r], to [columns / 2][BF16_GROUP][2]; missing rows and columns become 0 up
     // to the next multiple of BF16_STEP columns.

@@ -28,7 +28,7 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->panel, threads, PANEL_FLOATS, sizeof *cpu->panel},
         {&cpu->filled_x, SGEMM_ROWS_MIN, input, sizeof *cpu->filled_x},
         {&cpu->filled_y, SGEMM_ROWS_MIN, larger(input, (size_t)limits->vocab), sizeof *cpu->filled_y},
-        {&cpu->narrow, sorted, input + BF16_APART, sizeof *cpu->narrow},
+        {&cpu->narrow, sorted, input, sizeof *cpu->narrow},
         {&cpu->many, threads, 1, sizeof *cpu->many},
         {&cpu->many_added, threads * tokens, MANY_ADDED, sizeof *cpu->many_added},
         {&cpu->packed_x, tokens + PACKED_ROWS - 1, input_blocks, sizeof *cpu->packed_x},
@@ -46,7 +46,7 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->sorted, sorted, hidden, sizeof *cpu->sorted},
         {&cpu->gate, sorted, intermediate, sizeof *cpu->gate},
         {&cpu->up, sorted, intermediate, sizeof *cpu->up},
-        {&cpu->narrow_gated, sorted, intermediate + BF16_STEP - 1 + BF16_APART, sizeof *cpu->narrow_gated},
+        {&cpu->narrow_gated, sorted, intermediate + BF16_STEP - 1, sizeof *cpu->narrow_gated},
     };
     cpu->scratch = block_create(parts, sizeof parts / sizeof *parts);
     return cpu->scratch != NULL;

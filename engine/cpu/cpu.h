@@ -42,8 +42,7 @@ struct cpu {
     char description[128];
 
     // Scratch, sized at opening for the largest call. "Sorted rows" are those of all tokens' slots, by expert,
-    // each expert's padded to a multiple of BF16_GROUP; packed rows are padded to a multiple of BF16_STEP columns, and lie
-    // BF16_APART further apart.
+    // each expert's padded to a multiple of BF16_GROUP; packed rows are padded to a multiple of BF16_STEP columns.
     void *scratch;             // the one block that all of it lies in
     float *panel;              // [threads][PANEL_FLOATS] a piece of a weight, transposed
     float *filled_x, *filled_y; // [SGEMM_ROWS_MIN][widest input, output] for oneDNN

@@ -1,6 +1,5 @@
 // AVX512-BF16, and AMX for the bulk of a block where the processor has it.
 #include "engine/cpu/bf16.h"
-#include "engine/cpu/fetch.h"
 #include "engine/cpu/packed_panel.h"
 
 #if defined __x86_64__
@@ -231,8 +230,27 @@ static void weigh(const struct bf16_weigh *w) {
 
 // ---- Blocks
 
+// What is still to be asked for of the next weights.
+struct fetcher {
+    const char *row;
+    size_t stride;
+    int lines, line, left, each; // `each`: lines at a time, so that all have had their turn when the block is done
+};
+
 INLINE struct fetcher fetcher_of(const struct bf16_block *b, int turns) {
-    return fetcher_for(&b->next, turns);
+    const struct bf16_next *next = &b->next;
+    int all = next->rows * next->lines;
+    return (struct fetcher){next->from, next->stride_bytes, next->lines, 0, all, (all + turns - 1) / turns};
+}
+
+INLINE void fetch(struct fetcher *f) {
+    for (int i = f->each < f->left ? f->each : f->left; i > 0; i--, f->left--) {
+        _mm_prefetch(f->row + (size_t)f->line * 64, _MM_HINT_T1);
+        if (++f->line == f->lines) {
+            f->line = 0;
+            f->row += f->stride;
+        }
+    }
 }
 
 INLINE void avx512_tile(const int outputs, const int groups, const struct bf16_block *b, int output, int group,
@@ -286,7 +304,7 @@ static const struct bf16_kernels avx512 = {"BF16",    nothing, nothing,    panel
 #pragma GCC pop_options
 #endif
 
-// ---- AMX: tiles 0 to 3 are sums, 4 and 5 weights, 6 and 7 activations; sixteen rows of 64 bytes each
+// ---- AMX: tiles of sixteen rows of 64 bytes each
 
 #if defined __clang__
 #pragma clang attribute push( \
@@ -310,17 +328,17 @@ static void amx_end(void) {
     _tile_release();
 }
 
-INLINE void amx_tiles(const int halves, const int groups, const struct bf16_block *b, int group,
-                      struct fetcher *fetcher) {
+// Two times sixteen outputs of up to two groups: tiles 0 to 3 are sums, 4 and 5 weights, 6 and 7 activations.
+INLINE void amx_tiles(const int groups, const struct bf16_block *b, int group, struct fetcher *fetcher) {
     const uint16_t *weight = b->weight, *weight_b = weight + 16 * b->weight_stride,
                    *x = b->x + (size_t)group * b->group_stride, *x_b = x + b->group_stride;
     float *sum = b->sum + (size_t)group * b->sum_stride, *sum_b = sum + b->sum_stride;
     const size_t weight_bytes = b->weight_stride * sizeof *weight;
     if (b->add) {
         _tile_loadd(0, sum, 64);
+        _tile_loadd(2, sum + SQUARE, 64);
         if (groups == 2) _tile_loadd(1, sum_b, 64);
-        if (halves == 2) _tile_loadd(2, sum + SQUARE, 64);
-        if (halves == 2 && groups == 2) _tile_loadd(3, sum_b + SQUARE, 64);
+        if (groups == 2) _tile_loadd(3, sum_b + SQUARE, 64);
     } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -336,32 +354,83 @@ INLINE void amx_tiles(const int halves, const int groups, const struct bf16_bloc
             _tile_loadd(7, x_b, 64);
             _tile_dpbf16ps(1, 4, 7);
         }
-        if (halves == 2) {
-            _tile_loadd(5, weight_b, weight_bytes);
-            _tile_dpbf16ps(2, 5, 6);
-            if (groups == 2) _tile_dpbf16ps(3, 5, 7);
-        }
+        _tile_loadd(5, weight_b, weight_bytes);
+        _tile_dpbf16ps(2, 5, 6);
+        if (groups == 2) _tile_dpbf16ps(3, 5, 7);
         weight += b->step_stride;
         weight_b += b->step_stride;
     }
     _tile_stored(0, sum, 64);
+    _tile_stored(2, sum + SQUARE, 64);
     if (groups == 2) _tile_stored(1, sum_b, 64);
-    if (halves == 2) _tile_stored(2, sum + SQUARE, 64);
-    if (halves == 2 && groups == 2) _tile_stored(3, sum_b + SQUARE, 64);
+    if (groups == 2) _tile_stored(3, sum_b + SQUARE, 64);
 }
 
-INLINE void amx_groups(const int halves, const struct bf16_block *b) {
+// Sixteen outputs of up to six groups: tiles 0 to 5 are sums, 6 weights, which are loaded once, and 7 activations.
+#define LOAD_SUM(g) \
+    if ((g) < groups) _tile_loadd(g, sum + (g)*b->sum_stride, 64);
+#define STORE_SUM(g) \
+    if ((g) < groups) _tile_stored(g, sum + (g)*b->sum_stride, 64);
+#define ZERO_SUM(g) _tile_zero(g);
+#define MULTIPLY(g) \
+    if ((g) < groups) { \
+        _tile_loadd(7, x + (g)*b->group_stride, 64); \
+        _tile_dpbf16ps(g, 6, 7); \
+    }
+#define EACH_GROUP(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+
+INLINE void amx_row(const int groups, const struct bf16_block *b, int group, struct fetcher *fetcher) {
+    const uint16_t *weight = b->weight, *x = b->x + (size_t)group * b->group_stride;
+    float *sum = b->sum + (size_t)group * b->sum_stride;
+    const size_t weight_bytes = b->weight_stride * sizeof *weight;
+    if (b->add) {
+        EACH_GROUP(LOAD_SUM)
+    } else {
+        EACH_GROUP(ZERO_SUM)
+    }
+    for (int step = 0; step < b->steps; step++, x += GROUP_STEP, weight += b->step_stride) {
+        _tile_loadd(6, weight, weight_bytes);
+        fetch(fetcher);
+        EACH_GROUP(MULTIPLY)
+    }
+    EACH_GROUP(STORE_SUM)
+}
+
+static void amx_rows(const struct bf16_block *b) {
+    struct fetcher fetcher = fetcher_of(b, (b->groups + BF16_PASS_GROUPS - 1) / BF16_PASS_GROUPS * b->steps);
+    for (int group = 0; group < b->groups; group += BF16_PASS_GROUPS) switch (b->groups - group) {
+        case 1:
+            amx_row(1, b, group, &fetcher);
+            break;
+        case 2:
+            amx_row(2, b, group, &fetcher);
+            break;
+        case 3:
+            amx_row(3, b, group, &fetcher);
+            break;
+        case 4:
+            amx_row(4, b, group, &fetcher);
+            break;
+        case 5:
+            amx_row(5, b, group, &fetcher);
+            break;
+        default:
+            amx_row(BF16_PASS_GROUPS, b, group, &fetcher);
+        }
+}
+
+static void amx_pairs(const struct bf16_block *b) {
     struct fetcher fetcher = fetcher_of(b, (b->groups + 1) / 2 * b->steps);
     int group = 0;
-    for (; group + 2 <= b->groups; group += 2) amx_tiles(halves, 2, b, group, &fetcher);
-    if (group < b->groups) amx_tiles(halves, 1, b, group, &fetcher);
+    for (; group + 2 <= b->groups; group += 2) amx_tiles(2, b, group, &fetcher);
+    if (group < b->groups) amx_tiles(1, b, group, &fetcher);
 }
 
 static void amx_block(const struct bf16_block *b) {
     if (b->outputs > 16)
-        amx_groups(2, b);
+        amx_pairs(b);
     else
-        amx_groups(1, b);
+        amx_rows(b);
 }
 
 static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end,    panel,        packed_panel, amx_block, pack,

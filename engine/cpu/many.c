@@ -1,12 +1,19 @@
-// Many rows in bf16: matrix products and experts, on the kernels of bf16.h. Weights of int8 and int4 are unpacked and
-// rounded to bf16, a panel at a time, which costs as much as multiplying it with 60 rows, and spares the scales of groups
-// and all that depends on them between the tiles' products.
+// Many rows in bf16: matrix products and experts, on the kernels of bf16.h.
 //
 // The activations are rounded to bf16 (nearest even, a relative 2^-9 each), the sums are f32, so
 // |error| ≤ (2^-9 + columns · 2^-24) Σ|w · x|. A sum is added up from the first column to the last, whatever is beside
-// it. Weights come from memory once for up to GROUPS_MAX groups of rows, are multiplied where they lie, and the next
-// ones are asked for meanwhile. What comes back again and again lies in a core's second cache: the rows, where they fit
-// there, or else the sums of many outputs and some columns of the rows. A thread takes its share of the outputs.
+// it. A thread takes its share of the outputs.
+//
+// Weights that can be multiplied where they lie are read in their whole length, sixteen outputs side by side, for up to
+// BF16_PASS_GROUPS groups of rows, which stay in a core's second cache while the sums stay in registers. That reads the
+// weights again for every so many rows, but in sixteen straight streams that the processor fetches ahead of by itself,
+// as it cannot where a row of weights is come back to for one piece after the other. (Asking for them by instruction
+// goes through the sixteen fill buffers of the first cache, which the rows need too: 9 GB/s a core, instead of 15.) All
+// else goes through panels of some columns, each for up to GROUPS_MAX groups at once; there the sums of many outputs lie
+// in the second cache.
+//
+// Weights of int8 and int4 are unpacked and rounded to bf16, a panel at a time, which costs as much as multiplying it with
+// 60 rows, and spares the scales of groups and all that depends on them between the tiles' products.
 #include "engine/cpu/cpu.h"
 
 #include <omp.h>
@@ -16,9 +23,10 @@
 enum {
     CACHE_BYTES = 1 << 20, // of the second cache, where the system does not know
     GROUPS_MAX = 32,       // that are multiplied with a panel
-    UNPACKED_DEPTH = 256,  // columns of a panel made of int8 or int4: rows and weights pass through the first cache too
+    UNPACKED_DEPTH = 256,  // columns of a panel of int8 or int4, all of which goes through the first cache with the rows
     LINE_BYTES = 64,
-    UNIT_OUTPUTS = 128, // of gate and of up, that a thread takes at once
+    STREAM_BYTES = 4096, // a row of so many is a stream that the processor fetches ahead of
+    UNIT_OUTPUTS = 128,  // of gate and of up, that a thread takes at once
 };
 
 static int padded(int count, int step) {
@@ -29,10 +37,8 @@ static int smaller(int a, int b) {
     return a < b ? a : b;
 }
 
-// A group of 4096 columns is as long as one way of many a second cache: without a gap the same columns of all groups
-// would have to share a few sets of it.
 static size_t group_stride(int columns) {
-    return (size_t)(padded(columns, BF16_STEP) + BF16_APART) * BF16_GROUP;
+    return (size_t)padded(columns, BF16_STEP) * BF16_GROUP;
 }
 
 static long cache_bytes(void) {
@@ -40,16 +46,42 @@ static long cache_bytes(void) {
     return bytes > 0 ? bytes : CACHE_BYTES;
 }
 
-// Whether so many groups of rows stay in half of the second cache.
-static bool rows_fit(int groups, int columns) {
-    return (long)(group_stride(columns) * sizeof(uint16_t)) * groups <= cache_bytes() / 2;
-}
-
-// Outputs whose sums for so many groups of rows stay there.
+// Outputs whose sums for so many groups of rows stay in a quarter of the second cache.
 static int outputs_that_fit(int groups) {
-    long floats = cache_bytes() / 2 / (long)sizeof(float);
+    long floats = cache_bytes() / 4 / (long)sizeof(float);
     long outputs = (floats < MANY_SUMS ? floats : MANY_SUMS) / (groups * BF16_GROUP);
     return outputs < BF16_OUTPUTS ? BF16_OUTPUTS : (int)outputs / BF16_OUTPUTS * BF16_OUTPUTS;
+}
+
+// Whether a matrix is multiplied where it lies: ragged ends need a panel's zeros.
+static bool lies_well(const struct matrix *weight) {
+    return !weight_format_packed(weight->format) && weight->rows % BF16_OUTPUTS_STEP == 0 &&
+           weight->columns % BF16_STEP == 0;
+}
+
+// Outputs to go on with until the columns end, for so many groups of rows, or else `most`: few where the weights are read
+// in straight streams, which pays as long as the rows stay in the second cache.
+static int outputs_at_once(const struct matrix *weight, int groups, int most) {
+    bool straight = lies_well(weight) || (weight_format_packed(weight->format) && groups <= BF16_PASS_GROUPS);
+    return straight ? BF16_OUTPUTS : most;
+}
+
+// ---- Rows
+
+struct rows_part {
+    int first, rows, groups; // begin with a group
+};
+
+// Into how many parts so many rows are cut, all of one size, give or take a group.
+static int row_parts(const struct matrix *weight, int rows) {
+    int groups = padded(rows, BF16_GROUP) / BF16_GROUP, most = lies_well(weight) ? BF16_PASS_GROUPS : GROUPS_MAX;
+    return (groups + most - 1) / most;
+}
+
+static struct rows_part row_part(int rows, int part, int parts) {
+    struct share groups = share_of(padded(rows, BF16_GROUP) / BF16_GROUP, part, parts, 1);
+    int first = groups.first * BF16_GROUP;
+    return (struct rows_part){first, smaller(groups.last * BF16_GROUP, rows) - first, groups.last - groups.first};
 }
 
 // ---- Products of one thread
@@ -64,22 +96,11 @@ struct many_product {
     size_t sum_stride;
 };
 
-// Columns of a panel.
-static int depth_of(const struct matrix *weight) {
-    return weight_format_packed(weight->format) ? UNPACKED_DEPTH : BF16_DEPTH;
-}
-
-struct place { // of a panel
-    int column, output;
+// Rows of a matrix, and some columns of them: what a block multiplies.
+struct panel {
+    const struct matrix *weight; // NULL: none
+    int row, rows, column, depth;
 };
-
-static bool advance(const struct many_product *product, struct place *at) {
-    at->output += BF16_OUTPUTS;
-    if (at->output < product->outputs) return true;
-    at->output = 0;
-    at->column += depth_of(product->weight);
-    return at->column < product->weight->columns;
-}
 
 // In int8 and int4 rows and columns are those that a block begins with: panels are as high and wide as several.
 static const void *weight_at(const struct matrix *weight, int row, int column) {
@@ -90,68 +111,63 @@ static const void *weight_at(const struct matrix *weight, int row, int column) {
     return data + ((size_t)row * (size_t)weight->columns + (size_t)column) * sizeof(uint16_t);
 }
 
-// Up to BF16_OUTPUTS rows of a matrix, and some columns: what a block multiplies.
-struct panel {
-    const struct matrix *weight; // NULL: none
-    int row, rows, column, depth;
-};
-
+// The one that begins there, where outputs end with `end`.
 static struct panel panel_at(const struct matrix *weight, int row, int end, int column) {
-    return (struct panel){weight, row, smaller(end - row, BF16_OUTPUTS), column,
-                          smaller(weight->columns - column, depth_of(weight))};
+    bool whole = lies_well(weight);
+    int depth = weight_format_packed(weight->format) ? UNPACKED_DEPTH : BF16_DEPTH;
+    int rows = whole ? BF16_OUTPUTS_STEP : BF16_OUTPUTS;
+    return (struct panel){weight, row, smaller(end - row, rows), column,
+                          whole ? weight->columns : smaller(weight->columns - column, depth)};
 }
 
-static struct panel panel_of(const struct many_product *product, const struct place *at) {
-    return panel_at(product->weight, product->first + at->output, product->first + product->outputs, at->column);
+static struct panel first_panel(const struct many_product *product) {
+    return panel_at(product->weight, product->first, product->first + product->outputs, 0);
+}
+
+// Without a weight after the last one.
+static struct panel next_panel(const struct many_product *product, const struct panel *now) {
+    int row = now->row + now->rows, column = now->column, end = product->first + product->outputs;
+    if (row == end) {
+        row = product->first;
+        column += now->depth;
+    }
+    if (column == product->weight->columns) return (struct panel){0};
+    return panel_at(product->weight, row, end, column);
 }
 
 static struct bf16_next next_of(const struct panel *panel) {
-    if (!panel->weight) return (struct bf16_next){0};
-    const struct matrix *weight = panel->weight;
-    bool packed = weight_format_packed(weight->format);
-    int together = packed ? PACKED_OUTPUTS : 1; // rows that lie in the same lines
-    size_t bytes = weight_format_bytes(weight->format, 1, panel->depth);
-    return (struct bf16_next){weight_at(weight, panel->row, panel->column),
-                              weight_format_bytes(weight->format, 1, weight->columns),
-                              (panel->rows + together - 1) / together, ((int)bytes + LINE_BYTES - 1) / LINE_BYTES};
-}
-
-// Ragged ends need a panel's zeros; other bf16 is multiplied where it lies. Of int8 and int4 a panel is made, once for
-// all rows, which stays in the first cache; that is when `next` is asked for.
-static bool fill_panel(const struct cpu *cpu, const struct panel *from, struct bf16_next *next, uint16_t *panel) {
-    const struct matrix *weight = from->weight;
-    const void *data = weight_at(weight, from->row, from->column);
-    if (weight_format_packed(weight->format)) {
-        cpu->bf16->unpack(weight->format, data, weight->columns, from->rows, from->depth, next, panel);
-        *next = (struct bf16_next){0};
-        return true;
-    }
-    if (from->rows % BF16_OUTPUTS_STEP == 0 && from->depth % BF16_STEP == 0) return false;
-    cpu->bf16->panel(data, (size_t)weight->columns, from->rows, from->depth, panel);
-    return true;
+    if (!panel->weight || weight_format_packed(panel->weight->format) ||
+        panel->depth * (int)sizeof(uint16_t) >= STREAM_BYTES)
+        return (struct bf16_next){0};
+    int bytes = panel->depth * (int)sizeof(uint16_t);
+    return (struct bf16_next){weight_at(panel->weight, panel->row, panel->column),
+                              (size_t)panel->weight->columns * sizeof(uint16_t), panel->rows,
+                              (bytes + LINE_BYTES - 1) / LINE_BYTES};
 }
 
 // `after`: what the next product will begin with.
 static void multiply(const struct cpu *cpu, const struct many_product *product, struct panel after,
                      struct many_scratch *scratch) {
-    struct place at = {0}, next = {0};
-    for (bool more = true; more; at = next) {
-        const struct panel now = panel_of(product, &at);
-        more = advance(product, &next);
-        const struct panel then = more ? panel_of(product, &next) : after;
-        struct bf16_block block = {.weight = weight_at(now.weight, now.row, now.column),
-                                   .weight_stride = (size_t)now.weight->columns,
+    const struct matrix *weight = product->weight;
+    for (struct panel now = first_panel(product), then; now.weight; now = then) {
+        then = next_panel(product, &now);
+        struct bf16_block block = {.weight = weight_at(weight, now.row, now.column),
+                                   .weight_stride = (size_t)weight->columns,
                                    .step_stride = BF16_STEP,
                                    .outputs = now.rows,
                                    .steps = padded(now.depth, BF16_STEP) / BF16_STEP,
                                    .x = product->x + (size_t)now.column * BF16_GROUP,
-                                   .group_stride = group_stride(now.weight->columns),
+                                   .group_stride = group_stride(weight->columns),
                                    .groups = product->groups,
-                                   .sum = product->sum + (size_t)at.output * BF16_GROUP,
+                                   .sum = product->sum + (size_t)(now.row - product->first) * BF16_GROUP,
                                    .sum_stride = product->sum_stride,
                                    .add = now.column > 0,
-                                   .next = next_of(&then)};
-        if (fill_panel(cpu, &now, &block.next, scratch->panel)) {
+                                   .next = next_of(then.weight ? &then : &after)};
+        if (!lies_well(weight)) {
+            if (weight_format_packed(weight->format))
+                cpu->bf16->unpack(weight->format, block.weight, weight->columns, now.rows, now.depth, scratch->panel);
+            else
+                cpu->bf16->panel(block.weight, block.weight_stride, now.rows, now.depth, scratch->panel);
             block.weight = scratch->panel;
             block.weight_stride = BF16_STEP;
             block.step_stride = BF16_PANEL_STEP;
@@ -165,23 +181,23 @@ static void multiply(const struct cpu *cpu, const struct many_product *product, 
 static void linear_share(const struct cpu *cpu, const struct linear *linear, struct share share, int rows, float *y,
                          bool accumulate, struct many_scratch *scratch) {
     const struct matrix *weight = &linear->weight;
-    for (int row = 0; row < rows; row += GROUPS_MAX * BF16_GROUP) {
-        int some = smaller(rows - row, GROUPS_MAX * BF16_GROUP), groups = padded(some, BF16_GROUP) / BF16_GROUP;
-        int at_once = rows_fit(groups, weight->columns) ? BF16_OUTPUTS : outputs_that_fit(groups);
-        const uint16_t *x = cpu->narrow + (size_t)(row / BF16_GROUP) * group_stride(weight->columns);
+    for (int i = 0, parts = row_parts(weight, rows); i < parts; i++) {
+        struct rows_part part = row_part(rows, i, parts);
+        int at_once = outputs_at_once(weight, part.groups, outputs_that_fit(part.groups));
+        const uint16_t *x = cpu->narrow + (size_t)(part.first / BF16_GROUP) * group_stride(weight->columns);
         for (int o = share.first, count; o < share.last; o += count) {
             count = smaller(share.last - o, at_once);
             size_t sum_stride = (size_t)padded(count, BF16_OUTPUTS_STEP) * BF16_GROUP;
-            const struct many_product product = {weight, o, count, scratch->sum, x, groups, sum_stride};
+            const struct many_product product = {weight, o, count, scratch->sum, x, part.groups, sum_stride};
             struct panel after = {0};
             if (o + count < share.last) after = panel_at(weight, o + count, share.last, 0);
             multiply(cpu, &product, after, scratch);
             cpu->bf16->store(&(struct bf16_store){.sum = scratch->sum,
                                                   .sum_stride = sum_stride,
                                                   .outputs = count,
-                                                  .rows = some,
+                                                  .rows = part.rows,
                                                   .bias = linear->bias ? linear->bias + o : NULL,
-                                                  .y = y + (size_t)row * (size_t)weight->rows + o,
+                                                  .y = y + (size_t)part.first * (size_t)weight->rows + o,
                                                   .y_stride = (size_t)weight->rows,
                                                   .add = accumulate});
         }
@@ -218,7 +234,7 @@ static void gated_rows(const struct cpu *cpu, const struct expert *expert, int f
     const uint16_t *x = cpu->narrow + group * group_stride(expert->gate.columns);
     const struct many_product gates = {&expert->gate, first, outputs, gate, x, groups, sum_stride};
     const struct many_product ups = {&expert->up, first, outputs, up, x, groups, sum_stride};
-    multiply(cpu, &gates, panel_at(&expert->up, first, first + outputs, 0), scratch);
+    multiply(cpu, &gates, first_panel(&ups), scratch);
     multiply(cpu, &ups, after, scratch);
     size_t stride = group_stride(expert->gate.rows);
     for (int g = 0; g < groups; g++)
@@ -230,14 +246,15 @@ static void gated_rows(const struct cpu *cpu, const struct expert *expert, int f
 // The same for all rows of an expert.
 static void gated(const struct cpu *cpu, const struct expert *expert, const struct expert_rows *rows,
                   struct share share, struct many_scratch *scratch) {
-    for (int row = 0; row < rows->rows; row += GROUPS_MAX * BF16_GROUP) {
-        int groups = padded(smaller(rows->rows - row, GROUPS_MAX * BF16_GROUP), BF16_GROUP) / BF16_GROUP;
-        int at_once = rows_fit(groups, expert->gate.columns) ? BF16_OUTPUTS : UNIT_OUTPUTS;
+    for (int i = 0, parts = row_parts(&expert->gate, rows->rows); i < parts; i++) {
+        struct rows_part part = row_part(rows->rows, i, parts);
+        int at_once = outputs_at_once(&expert->gate, part.groups, UNIT_OUTPUTS);
         for (int o = share.first, count; o < share.last; o += count) {
             count = smaller(share.last - o, at_once);
             struct panel after = {0};
             if (o + count < share.last) after = panel_at(&expert->gate, o + count, share.last, 0);
-            gated_rows(cpu, expert, o, count, (size_t)(rows->first + row) / BF16_GROUP, groups, after, scratch);
+            gated_rows(cpu, expert, o, count, (size_t)(rows->first + part.first) / BF16_GROUP, part.groups, after,
+                       scratch);
         }
     }
 }
@@ -245,17 +262,17 @@ static void gated(const struct cpu *cpu, const struct expert *expert, const stru
 // Outputs [first, first + outputs) of an expert's down, added to `added` [token][MANY_ADDED].
 static void down_rows(const struct cpu *cpu, const struct matrix *down, const struct expert_rows *rows, int first,
                       int outputs, struct panel after, float *added, struct many_scratch *scratch) {
-    for (int row = rows->first, end = row + rows->rows, some; row < end; row += some) {
-        some = smaller(end - row, GROUPS_MAX * BF16_GROUP);
+    size_t sum_stride = (size_t)padded(outputs, BF16_OUTPUTS_STEP) * BF16_GROUP;
+    for (int i = 0, parts = row_parts(down, rows->rows); i < parts; i++) {
+        struct rows_part part = row_part(rows->rows, i, parts);
+        int row = rows->first + part.first;
         const uint16_t *x = cpu->narrow_gated + (size_t)(row / BF16_GROUP) * group_stride(down->columns);
-        size_t sum_stride = (size_t)padded(outputs, BF16_OUTPUTS_STEP) * BF16_GROUP;
-        const struct many_product product = {
-            down, first, outputs, scratch->sum, x, padded(some, BF16_GROUP) / BF16_GROUP, sum_stride};
-        multiply(cpu, &product, row + some < end ? panel_at(down, first, first + outputs, 0) : after, scratch);
+        const struct many_product product = {down, first, outputs, scratch->sum, x, part.groups, sum_stride};
+        multiply(cpu, &product, i + 1 < parts ? first_panel(&product) : after, scratch);
         cpu->bf16->store(&(struct bf16_store){.sum = scratch->sum,
                                               .sum_stride = sum_stride,
                                               .outputs = outputs,
-                                              .rows = some,
+                                              .rows = part.rows,
                                               .scale = cpu->sorted_weight + row,
                                               .row = cpu->sorted_token + row,
                                               .y = added,

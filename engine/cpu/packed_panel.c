@@ -3,8 +3,7 @@
 // worth, is the weight, and exact, so that there is one rounding, that to bf16.
 #include "engine/cpu/packed_panel.h"
 
-#include "engine/cpu/fetch.h"
-#include "engine/quants/packed.h"
+#include "engine/cpu/bf16.h"
 
 #if defined __x86_64__
 #if defined __clang__
@@ -21,6 +20,9 @@
 
 // The ports that load are free, those that shuffle are not: what is stored is to be loaded again where it is wanted.
 #define THROUGH_MEMORY(x) __asm__("" : "+m"(x))
+
+// Weights are asked for from memory so far ahead: the processor's own prefetching stops at every page.
+enum { AHEAD_BYTES = 2048 };
 
 enum { LINE = 64, GROUPS = PACKED_COLUMNS / PACKED_GROUP, HALF = PACKED_GROUP / 2 };
 _Static_assert((int)PACKED_GROUP == BF16_STEP && (int)PACKED_OUTPUTS == BF16_OUTPUTS_STEP, "a group is a step of a panel");
@@ -84,32 +86,28 @@ INLINE void unpack_group(const bool four, const unsigned char *block, int group,
     }
 }
 
-INLINE void unpack(const bool four, const unsigned char *blocks, int columns, int outputs, int depth,
-                   const struct bf16_next *next, uint16_t *panel) {
+INLINE void unpack(const bool four, const unsigned char *blocks, int columns, int outputs, int depth, uint16_t *panel) {
     const size_t block_bytes = four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES;
-    const int turns = (outputs + PACKED_OUTPUTS - 1) / PACKED_OUTPUTS * ((depth + BF16_STEP - 1) / BF16_STEP);
-    struct fetcher fetcher = fetcher_for(next, turns); // a core reads from memory no faster than it unpacks
     for (int o = 0; o < outputs; o += PACKED_OUTPUTS, blocks += packed_blocks(columns) * block_bytes)
         for (int step = 0; step * BF16_STEP < depth; step++) {
-            fetch(&fetcher);
-            unpack_group(four, blocks + (size_t)(step / GROUPS) * block_bytes, step % GROUPS,
-                         panel + step * BF16_PANEL_STEP + o * BF16_STEP);
+            const unsigned char *block = blocks + (size_t)(step / GROUPS) * block_bytes;
+            if (step % GROUPS == 0)
+                for (size_t line = 0; line < block_bytes; line += LINE)
+                    _mm_prefetch((const char *)block + AHEAD_BYTES + line, _MM_HINT_T1);
+            unpack_group(four, block, step % GROUPS, panel + step * BF16_PANEL_STEP + o * BF16_STEP);
         }
 }
 
-static void unpack_int8(const void *blocks, int columns, int outputs, int depth, const struct bf16_next *next,
-                        uint16_t *panel) {
-    unpack(false, blocks, columns, outputs, depth, next, panel);
+static void unpack_int8(const void *blocks, int columns, int outputs, int depth, uint16_t *panel) {
+    unpack(false, blocks, columns, outputs, depth, panel);
 }
 
-static void unpack_int4(const void *blocks, int columns, int outputs, int depth, const struct bf16_next *next,
-                        uint16_t *panel) {
-    unpack(true, blocks, columns, outputs, depth, next, panel);
+static void unpack_int4(const void *blocks, int columns, int outputs, int depth, uint16_t *panel) {
+    unpack(true, blocks, columns, outputs, depth, panel);
 }
 
-void packed_panel(enum weight_format format, const void *blocks, int columns, int outputs, int depth,
-                  const struct bf16_next *next, uint16_t *panel) {
-    (format == WEIGHTS_INT4 ? unpack_int4 : unpack_int8)(blocks, columns, outputs, depth, next, panel);
+void packed_panel(enum weight_format format, const void *blocks, int columns, int outputs, int depth, uint16_t *panel) {
+    (format == WEIGHTS_INT4 ? unpack_int4 : unpack_int8)(blocks, columns, outputs, depth, panel);
 }
 
 #if defined __clang__

@@ -229,7 +229,7 @@ static void check_store(const struct bf16_kernels *kernels, const struct block_c
 static void bf16_blocks(void **state) {
     (void)state;
     static const int OUTPUTS[] = {1, 5, 12, 16, 17, 31, 32}, COLUMNS[] = {1, 2, 31, 32, 33, 95, 512};
-    static const int ROWS[] = {1, 15, 16, 17, 32, 33, 48, 70};
+    static const int ROWS[] = {1, 15, 16, 17, 32, 33, 48, 70, 96, 205};
     struct random random = {4242};
     for (int level = BF16_NONE + 1; level < BF16_LEVELS; level++) {
         const struct bf16_kernels *kernels = bf16_kernels_at((enum bf16_level)level);

@@ -168,7 +168,7 @@ static void check_panel(const struct bf16_kernels *kernels, const struct matrix 
     const unsigned char *blocks = (const unsigned char *)weight->data +
                                   weight_format_bytes(weight->format, row, weight->columns) +
                                   weight_format_bytes(weight->format, 1, column);
-    kernels->unpack(weight->format, blocks, weight->columns, outputs, depth, &(struct bf16_next){0}, panel);
+    kernels->unpack(weight->format, blocks, weight->columns, outputs, depth, panel);
     for (int o = 0; o < outputs; o++)
         for (int k = 0; k < (depth + BF16_STEP - 1) / BF16_STEP * BF16_STEP; k++) {
             float expected = 0;
