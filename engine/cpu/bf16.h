@@ -8,6 +8,8 @@
 #ifndef ENGINE_CPU_BF16_H
 #define ENGINE_CPU_BF16_H
 
+#include "engine/quants/packed.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -80,6 +82,9 @@ struct bf16_kernels {
     // weight [outputs][stride], of which `depth` columns, to a panel whose missing outputs and columns become 0 up to
     // the next multiples of BF16_OUTPUTS_STEP and BF16_STEP.
     void (*panel)(const uint16_t *weight, size_t stride, int outputs, int depth, uint16_t *panel);
+    // The same of blocks of int8 or int4 (engine/quants/packed.h) of a matrix with so many columns, each weight rounded
+    // to bf16. `outputs` begin with a block, and so do `depth` columns.
+    void (*unpack)(enum weight_format format, const void *blocks, int columns, int outputs, int depth, uint16_t *panel);
     void (*block)(const struct bf16_block *block);
     // Up to BF16_GROUP rows, x[row[r]] or x[r], to [columns / 2][BF16_GROUP][2]; missing rows and columns become 0 up
     // to the next multiple of BF16_STEP columns.

@@ -74,6 +74,7 @@ int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_o
     cpu->onednn = options->onednn;
     cpu->bf16 = bf16;
     cpu->packed = packed;
+    cpu->unpacks = options->bf16 == BF16_AMX; // bf16 on vectors is slower than int8 on vectors
     if (!scratch_take(cpu)) {
         cpu_close(cpu);
         return error_set(error, ERROR_MEMORY, "out of memory for the CPU's buffers (%d tokens in one step)",

@@ -38,6 +38,7 @@ struct cpu {
     bool onednn;                     // it multiplies f32 by many rows; otherwise our own kernels do
     const struct bf16_kernels *bf16; // they multiply bf16 by many rows; NULL: the machine has no bf16
     const struct packed_kernels *packed; // they multiply int8 and int4
+    bool unpacks;                        // but many rows of them are multiplied in bf16
     char description[128];
 
     // Scratch, sized at opening for the largest call. "Sorted rows" are those of all tokens' slots, by expert,

@@ -1,5 +1,6 @@
 // AVX512-BF16, and AMX for the bulk of a block where the processor has it.
 #include "engine/cpu/bf16.h"
+#include "engine/cpu/packed_panel.h"
 
 #if defined __x86_64__
 #include <cpuid.h>
@@ -294,7 +295,7 @@ static void avx512_block(const struct bf16_block *b) {
 
 static void nothing(void) {}
 
-static const struct bf16_kernels avx512 = {"BF16",    nothing, nothing,    panel,        avx512_block, pack,
+static const struct bf16_kernels avx512 = {"BF16",    nothing, nothing,    panel,        packed_panel, avx512_block, pack,
                                            pack_sums, store,   keys_panel, values_panel, weigh};
 
 #if defined __clang__
@@ -432,7 +433,7 @@ static void amx_block(const struct bf16_block *b) {
         amx_rows(b);
 }
 
-static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end,    panel,        amx_block, pack,
+static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end,    panel,        packed_panel, amx_block, pack,
                                         pack_sums,  store,     keys_panel, values_panel, weigh};
 
 #if defined __clang__

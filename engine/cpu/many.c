@@ -9,8 +9,11 @@
 // weights again for every so many rows, but in sixteen straight streams that the processor fetches ahead of by itself,
 // as it cannot where a row of weights is come back to for one piece after the other. (Asking for them by instruction
 // goes through the sixteen fill buffers of the first cache, which the rows need too: 9 GB/s a core, instead of 15.) All
-// else goes through panels of BF16_DEPTH columns, each for up to GROUPS_MAX groups at once; there the sums of many
-// outputs lie in the second cache.
+// else goes through panels of some columns, each for up to GROUPS_MAX groups at once; there the sums of many outputs lie
+// in the second cache.
+//
+// Weights of int8 and int4 are unpacked and rounded to bf16, a panel at a time, which costs as much as multiplying it with
+// 60 rows, and spares the scales of groups and all that depends on them between the tiles' products.
 #include "engine/cpu/cpu.h"
 
 #include <omp.h>
@@ -20,6 +23,7 @@
 enum {
     CACHE_BYTES = 1 << 20, // of the second cache, where the system does not know
     GROUPS_MAX = 32,       // that are multiplied with a panel
+    UNPACKED_DEPTH = 256,  // columns of a panel of int8 or int4, all of which goes through the first cache with the rows
     LINE_BYTES = 64,
     STREAM_BYTES = 4096, // a row of so many is a stream that the processor fetches ahead of
     UNIT_OUTPUTS = 128,  // of gate and of up, that a thread takes at once
@@ -51,7 +55,15 @@ static int outputs_that_fit(int groups) {
 
 // Whether a matrix is multiplied where it lies: ragged ends need a panel's zeros.
 static bool lies_well(const struct matrix *weight) {
-    return weight->rows % BF16_OUTPUTS_STEP == 0 && weight->columns % BF16_STEP == 0;
+    return !weight_format_packed(weight->format) && weight->rows % BF16_OUTPUTS_STEP == 0 &&
+           weight->columns % BF16_STEP == 0;
+}
+
+// Outputs to go on with until the columns end, for so many groups of rows, or else `most`: few where the weights are read
+// in straight streams, which pays as long as the rows stay in the second cache.
+static int outputs_at_once(const struct matrix *weight, int groups, int most) {
+    bool straight = lies_well(weight) || (weight_format_packed(weight->format) && groups <= BF16_PASS_GROUPS);
+    return straight ? BF16_OUTPUTS : most;
 }
 
 // ---- Rows
@@ -90,16 +102,22 @@ struct panel {
     int row, rows, column, depth;
 };
 
-static const uint16_t *weight_at(const struct matrix *weight, int row, int column) {
-    return (const uint16_t *)weight->data + (size_t)row * (size_t)weight->columns + column;
+// In int8 and int4 rows and columns are those that a block begins with: panels are as high and wide as several.
+static const void *weight_at(const struct matrix *weight, int row, int column) {
+    const char *data = weight->data;
+    if (weight_format_packed(weight->format))
+        return data + weight_format_bytes(weight->format, row, weight->columns) +
+               weight_format_bytes(weight->format, 1, column);
+    return data + ((size_t)row * (size_t)weight->columns + (size_t)column) * sizeof(uint16_t);
 }
 
 // The one that begins there, where outputs end with `end`.
 static struct panel panel_at(const struct matrix *weight, int row, int end, int column) {
     bool whole = lies_well(weight);
+    int depth = weight_format_packed(weight->format) ? UNPACKED_DEPTH : BF16_DEPTH;
     int rows = whole ? BF16_OUTPUTS_STEP : BF16_OUTPUTS;
     return (struct panel){weight, row, smaller(end - row, rows), column,
-                          whole ? weight->columns : smaller(weight->columns - column, BF16_DEPTH)};
+                          whole ? weight->columns : smaller(weight->columns - column, depth)};
 }
 
 static struct panel first_panel(const struct many_product *product) {
@@ -118,7 +136,9 @@ static struct panel next_panel(const struct many_product *product, const struct 
 }
 
 static struct bf16_next next_of(const struct panel *panel) {
-    if (!panel->weight || panel->depth * (int)sizeof(uint16_t) >= STREAM_BYTES) return (struct bf16_next){0};
+    if (!panel->weight || weight_format_packed(panel->weight->format) ||
+        panel->depth * (int)sizeof(uint16_t) >= STREAM_BYTES)
+        return (struct bf16_next){0};
     int bytes = panel->depth * (int)sizeof(uint16_t);
     return (struct bf16_next){weight_at(panel->weight, panel->row, panel->column),
                               (size_t)panel->weight->columns * sizeof(uint16_t), panel->rows,
@@ -144,7 +164,10 @@ static void multiply(const struct cpu *cpu, const struct many_product *product, 
                                    .add = now.column > 0,
                                    .next = next_of(then.weight ? &then : &after)};
         if (!lies_well(weight)) {
-            cpu->bf16->panel(block.weight, block.weight_stride, now.rows, now.depth, scratch->panel);
+            if (weight_format_packed(weight->format))
+                cpu->bf16->unpack(weight->format, block.weight, weight->columns, now.rows, now.depth, scratch->panel);
+            else
+                cpu->bf16->panel(block.weight, block.weight_stride, now.rows, now.depth, scratch->panel);
             block.weight = scratch->panel;
             block.weight_stride = BF16_STEP;
             block.step_stride = BF16_PANEL_STEP;
@@ -160,7 +183,7 @@ static void linear_share(const struct cpu *cpu, const struct linear *linear, str
     const struct matrix *weight = &linear->weight;
     for (int i = 0, parts = row_parts(weight, rows); i < parts; i++) {
         struct rows_part part = row_part(rows, i, parts);
-        int at_once = lies_well(weight) ? BF16_OUTPUTS : outputs_that_fit(part.groups);
+        int at_once = outputs_at_once(weight, part.groups, outputs_that_fit(part.groups));
         const uint16_t *x = cpu->narrow + (size_t)(part.first / BF16_GROUP) * group_stride(weight->columns);
         for (int o = share.first, count; o < share.last; o += count) {
             count = smaller(share.last - o, at_once);
@@ -225,7 +248,7 @@ static void gated(const struct cpu *cpu, const struct expert *expert, const stru
                   struct share share, struct many_scratch *scratch) {
     for (int i = 0, parts = row_parts(&expert->gate, rows->rows); i < parts; i++) {
         struct rows_part part = row_part(rows->rows, i, parts);
-        int at_once = lies_well(&expert->gate) ? BF16_OUTPUTS : UNIT_OUTPUTS;
+        int at_once = outputs_at_once(&expert->gate, part.groups, UNIT_OUTPUTS);
         for (int o = share.first, count; o < share.last; o += count) {
             count = smaller(share.last - o, at_once);
             struct panel after = {0};

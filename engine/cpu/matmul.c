@@ -3,7 +3,8 @@
 //   weight read once;
 // - many rows, f32 weights: oneDNN's sgemm;
 // - many rows, bf16 weights, a machine with bf16 instructions: activations in bf16, see many.c;
-// - int8 and int4 weights: activations in int8, see packed.c;
+// - int8 and int4 weights: activations in int8, see packed.c; but rows of prompts, or many, on a machine that multiplies
+//   tiles of bf16: weights unpacked to bf16 and activations in bf16, see many.c;
 // - many rows without any of that: pieces of the weight, widened and transposed into the cache, times f32
 //   activations on our own kernel.
 #include "engine/cpu/cpu.h"
@@ -15,8 +16,9 @@
 enum { SHARE_GRAIN = 16 }; // outputs: a cache line of results
 
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
-    if (weight_format_packed(format)) return MATMUL_PACKED;
-    if (cpu_takes_few(cpu, rows)) return MATMUL_DOTS;
+    bool few = cpu_takes_few(cpu, rows);
+    if (weight_format_packed(format)) return few || !cpu->unpacks ? MATMUL_PACKED : MATMUL_BF16;
+    if (few) return MATMUL_DOTS;
     switch (format) {
     case WEIGHTS_F32:
         return cpu->onednn ? MATMUL_SGEMM : MATMUL_PANELS;

@@ -1,4 +1,4 @@
-// Where the time of a prefill goes: bench_prefill [rows] [device] [layers] [threads]
+// Where the time of a prefill goes: bench_prefill [rows] [device] [layers] [weights] [threads]
 //
 // Passes of the shape of Phi-tiny-MoE over `layers` layers, whose weights all come from memory, stage after stage as
 // the architecture calls them. Printed are each stage's milliseconds for the model's 32 layers, the median of several
@@ -13,6 +13,8 @@
 enum { HIDDEN = 4096, INNER = 448, EXPERTS = 16, HEADS = 16, KV_HEADS = 4, HEAD_DIM = 128, LAYERS = 32 };
 enum { Q = HEADS * HEAD_DIM, KV = KV_HEADS * HEAD_DIM, TOP_K = 2, WINDOW = 2047, PASSES = 5 };
 static const size_t LAYER_WEIGHTS = (size_t)HIDDEN * (2 * Q + 2 * KV) + (size_t)EXPERTS * 3 * INNER * HIDDEN;
+static const float WEIGHT_MOST = 0.027f; // a row times a vector of unit variance has unit variance
+static enum weight_format format;
 
 enum stage { NORM, QKV, ATTENTION, OUTPUT, ROUTE, EXPERT, STAGES };
 static const char *const NAMES[STAGES] = {"norm", "q, k, v", "attention", "output", "route", "experts"};
@@ -25,7 +27,7 @@ struct work {
     const struct stages *stages;
     void *state;
     int rows, layers;
-    const uint16_t *weights; // [layers][LAYER_WEIGHTS]
+    const unsigned char *weights; // [layers][layer_bytes()]
     struct kv_cache cache;
     struct batch_sequence sequence;
     struct attention attention;
@@ -37,10 +39,14 @@ struct work {
 
 static struct random dice = {1};
 
-static struct matrix cut(const uint16_t **at, int rows, int columns) {
-    struct matrix matrix = {WEIGHTS_BF16, rows, columns, *at};
-    *at += (size_t)rows * (size_t)columns;
+static struct matrix cut(const unsigned char **at, int rows, int columns) {
+    struct matrix matrix = {format, rows, columns, *at};
+    *at += weight_format_bytes(format, rows, columns);
     return matrix;
+}
+
+static size_t layer_bytes(void) { // all shapes are of whole blocks
+    return LAYER_WEIGHTS / HIDDEN / 16 * weight_format_bytes(format, 16, HIDDEN);
 }
 
 // ---- A pass
@@ -53,7 +59,7 @@ static double lap(double *since) {
 
 static void run_layer(struct work *work, int l, struct pass *pass) {
     const struct stages *stages = work->stages;
-    const uint16_t *at = work->weights + (size_t)l * LAYER_WEIGHTS;
+    const unsigned char *at = work->weights + (size_t)l * layer_bytes();
     int rows = work->rows;
     struct linear q = {cut(&at, Q, HIDDEN), NULL}, k = {cut(&at, KV, HIDDEN), NULL}, v = {cut(&at, KV, HIDDEN), NULL};
     struct linear o = {cut(&at, HIDDEN, Q), NULL};
@@ -93,16 +99,24 @@ static struct pass run_pass(struct work *work) {
 
 // ---- What it works on
 
-// As the engine's are held: mapped in small pages, filled from one piece of random numbers around 0.
-static const uint16_t *make_weights(int layers) {
-    enum { PIECE = 1 << 20 };
-    size_t count = (size_t)layers * LAYER_WEIGHTS, bytes = count * sizeof(uint16_t);
-    uint16_t *weights = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+// As the engine's are held: a file's in small pages, its own in large ones. Filled from one matrix of random numbers.
+static const unsigned char *make_weights(int layers) {
+    enum { ROWS = 192 };
+    size_t bytes = (size_t)layers * layer_bytes(), piece = weight_format_bytes(format, ROWS, HIDDEN);
+    float *values = random_floats(&dice, (size_t)ROWS * HIDDEN);
+    struct owned_matrix owned = random_matrix(&dice, WEIGHTS_BF16, ROWS, HIDDEN, 0);
+    for (int i = 0; i < ROWS * HIDDEN; i++) {
+        values[i] *= WEIGHT_MOST;
+        ((uint16_t *)owned.memory)[i] = bf16_of_float(values[i]);
+    }
+    if (weight_format_packed(format)) owned = packed_matrix(format, ROWS, HIDDEN, values);
+    unsigned char *weights = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (weights == MAP_FAILED) exit(1);
-    for (size_t i = 0; i < PIECE; i++) weights[i] = (uint16_t)(0x3c00 | (random_bits(&dice) & 0x80ff));
+    if (weight_format_packed(format)) madvise(weights, bytes, MADV_HUGEPAGE);
 #pragma omp parallel for
-    for (size_t i = PIECE; i < count; i += PIECE)
-        memcpy(weights + i, weights, (count - i < PIECE ? count - i : PIECE) * sizeof *weights);
+    for (size_t i = 0; i < bytes; i += piece)
+        memcpy(weights + i, owned.matrix.data, bytes - i < piece ? bytes - i : piece);
+    free(owned.memory);
     return weights;
 }
 
@@ -170,7 +184,9 @@ static int number(int argc, char **argv, int i, int otherwise) {
 
 int main(int argc, char **argv) {
     struct work work = {.stages = &cpu_stages, .rows = number(argc, argv, 1, 512), .layers = number(argc, argv, 3, 8)};
-    int threads = number(argc, argv, 4, omp_get_max_threads());
+    int threads = number(argc, argv, 5, omp_get_max_threads());
+    format = WEIGHTS_BF16;
+    if (argc > 4 && !weight_format_parse(argv[4], &format)) return 64;
     if (work.rows < 1 || work.layers < 1 || threads < 1) return 64;
     prepare(&work);
     const struct stage_limits limits = {.tokens_max = work.rows,
@@ -189,12 +205,13 @@ int main(int argc, char **argv) {
         work.state = open_device(&DEVICES[d], &limits);
         if (!work.state) continue;
         cpu_stages.rows_are(work.state, ROWS_OF_PROMPTS);
-        printf("%s; %d rows, %d layers\n", cpu_stages.describe(work.state), work.rows, work.layers);
+        printf("%s; %d rows, %d layers in %s\n", cpu_stages.describe(work.state), work.rows, work.layers,
+               weight_format_name(format));
         struct engine_limits peaks;
         struct pass passes[PASSES];
         run_pass(&work);
         for (int i = 0; i < PASSES; i++) passes[i] = run_pass(&work);
-        cpu_measure(work.state, WEIGHTS_BF16, work.weights, (size_t)work.layers * LAYER_WEIGHTS * 2, &peaks);
+        cpu_measure(work.state, format, work.weights, (size_t)work.layers * layer_bytes(), &peaks);
         report(&work, passes, &peaks);
         cpu_stages.close(work.state);
     }

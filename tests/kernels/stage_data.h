@@ -128,6 +128,12 @@ static inline double weight_at(const struct matrix *matrix, int row, int column)
     return (double)float_of_bf16(((const uint16_t *)matrix->data)[index]);
 }
 
+// A weight as it is multiplied: where activations are bf16, so are weights of int8 and int4.
+static inline double weight_multiplied(const struct matrix *matrix, enum matmul_way way, int row, int column) {
+    double weight = weight_at(matrix, row, column);
+    return way == MATMUL_BF16 ? (double)float_of_bf16(bf16_of_float((float)weight)) : weight;
+}
+
 // ---- Devices: every way in which this machine can run the CPU's stages
 
 struct device {

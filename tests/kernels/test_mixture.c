@@ -222,16 +222,17 @@ static void mixture_free(struct mixture *m) {
 }
 
 // The values between gate and down, and how far off a device may be there.
-static void gated_bounds(const struct mixture *m, const struct expert *expert, const float *seen, double *gated,
-                         double *tolerance) {
+static void gated_bounds(const struct mixture *m, enum matmul_way way, const struct expert *expert, const float *seen,
+                         double *gated, double *tolerance) {
     for (int i = 0; i < m->intermediate; i++) {
         double g = 0, u = 0, g_absolute = 0, u_absolute = 0;
         for (int k = 0; k < m->hidden; k++) {
-            double value = (double)seen[k];
-            g += weight_at(&expert->gate, i, k) * value;
-            u += weight_at(&expert->up, i, k) * value;
-            g_absolute += fabs(weight_at(&expert->gate, i, k) * value);
-            u_absolute += fabs(weight_at(&expert->up, i, k) * value);
+            double gate = weight_multiplied(&expert->gate, way, i, k) * (double)seen[k];
+            double up = weight_multiplied(&expert->up, way, i, k) * (double)seen[k];
+            g += gate;
+            u += up;
+            g_absolute += fabs(gate);
+            u_absolute += fabs(up);
         }
         double silu = g / (1 + exp(-g)); // its slope is nowhere above 1.1
         gated[i] = silu * u;
@@ -261,7 +262,7 @@ static void check_token(const char *name, const struct mixture *m, const struct 
     if (way == MATMUL_PACKED) as_packed(cpu, m->x + (size_t)row * (size_t)m->hidden, 1, m->hidden, seen);
     for (int k = 0; way == MATMUL_BF16 && k < m->hidden; k++) seen[k] = float_of_bf16(bf16_of_float(seen[k]));
     for (int slot = 0; slot < 2; slot++)
-        gated_bounds(m, &m->expert[m->routing.expert[2 * row + slot]], seen, gated + slot * m->intermediate,
+        gated_bounds(m, way, &m->expert[m->routing.expert[2 * row + slot]], seen, gated + slot * m->intermediate,
                      tolerance + slot * m->intermediate);
     for (int o = row % step; o < m->hidden; o += step) {
         size_t at = (size_t)row * (size_t)m->hidden + (size_t)o;
@@ -271,7 +272,7 @@ static void check_token(const char *name, const struct mixture *m, const struct 
             const double *values = gated + slot * m->intermediate;
             double weight = (double)m->routing.weight[2 * row + slot], sum = 0, absolute = 0, inner = 0, squares = 0;
             for (int i = 0; i < m->intermediate; i++) {
-                double factor = weight_at(down, o, i), off = factor * rounding(m, way, values, i);
+                double factor = weight_multiplied(down, way, o, i), off = factor * rounding(m, way, values, i);
                 sum += factor * values[i];
                 absolute += fabs(factor * values[i]);
                 squares += off * off;

@@ -1,6 +1,6 @@
 // The kernels for int8 and int4, at every level this machine has: against sums in whole numbers written out here, at the
 // shapes of Phi-tiny, Phi-mini and Phi-3.5 and at ragged ones; against each other, to the bit; and how much their
-// rounding costs, beside the scheme that llama.cpp calls Q8_0 and Q4_0.
+// rounding costs, and that of prompts in bf16, beside the scheme that llama.cpp calls Q8_0 and Q4_0.
 //
 // Tolerance: whole numbers are exact, so a result is off by the roundings of one product and one sum for each group of
 // columns, in f32: (groups + 4) · 2^-23 of the sum of the groups' sizes, at most.
@@ -156,6 +156,48 @@ static void products_of_real_shapes(void **unused) {
         }
 }
 
+// ---- Panels of bf16
+
+// Every weight as packed_at tells it, rounded to bf16, 0 beyond the matrix's edges up to whole steps and blocks.
+static void check_panel(const struct bf16_kernels *kernels, const struct matrix *weight, int row, int column) {
+    int outputs = weight->rows - row < BF16_OUTPUTS ? weight->rows - row : BF16_OUTPUTS;
+    int depth = weight->columns - column < BF16_DEPTH ? weight->columns - column : BF16_DEPTH;
+    uint16_t *panel = aligned_alloc(64, BF16_PANEL * sizeof *panel);
+    assert_non_null(panel);
+    memset(panel, 0xff, BF16_PANEL * sizeof *panel);
+    const unsigned char *blocks = (const unsigned char *)weight->data +
+                                  weight_format_bytes(weight->format, row, weight->columns) +
+                                  weight_format_bytes(weight->format, 1, column);
+    kernels->unpack(weight->format, blocks, weight->columns, outputs, depth, panel);
+    for (int o = 0; o < outputs; o++)
+        for (int k = 0; k < (depth + BF16_STEP - 1) / BF16_STEP * BF16_STEP; k++) {
+            float expected = 0;
+            if (k < depth) expected = packed_at(weight->format, weight->data, weight->columns, row + o, column + k);
+            float found = float_of_bf16(panel[k / BF16_STEP * BF16_PANEL_STEP + o * BF16_STEP + k % BF16_STEP]);
+            assert_true(found == float_of_bf16(bf16_of_float(expected))); // 0 has any sign
+        }
+    for (int o = outputs; o % PACKED_OUTPUTS != 0; o++) // padding of the same block
+        for (int k = 0; k < depth; k++)
+            assert_int_equal(panel[k / BF16_STEP * BF16_PANEL_STEP + o * BF16_STEP + k % BF16_STEP] & 0x7fff, 0);
+    free(panel);
+}
+
+static void panels(void **unused) {
+    (void)unused;
+    static const int SHAPES[][2] = {{1, 1}, {16, 32}, {17, 33}, {32, 64}, {33, 448}, {70, 1100}, {448, 4096}, {96, 960}};
+    const struct bf16_kernels *kernels = bf16_kernels_at(BF16_AVX512);
+    if (!kernels) skip();
+    struct random random = {37};
+    for (size_t s = 0; s < sizeof SHAPES / sizeof *SHAPES; s++)
+        for (int f = 0; f < 2; f++) {
+            struct owned_matrix owned = random_matrix(&random, FORMATS[f], SHAPES[s][0], SHAPES[s][1], 0);
+            for (int row = 0; row < SHAPES[s][0]; row += BF16_OUTPUTS)
+                for (int column = 0; column < SHAPES[s][1]; column += BF16_DEPTH)
+                    check_panel(kernels, &owned.matrix, row, column);
+            free(owned.memory);
+        }
+}
+
 // ---- Quantizing
 
 // Of a row of a few hundred columns: each value within half a step, sums as they are, and the same by all kernels.
@@ -306,9 +348,35 @@ static double relative_error(const double *exact, const double *y, size_t count)
     return sqrt(off / size);
 }
 
-// Relative errors of ours and of llama.cpp's way, of one product in this format.
+// The same product as a prompt's rows, on tiles of bf16. Without them there is but one way.
+static float *multiplied_as_prompt(const struct product_case *c) {
+    const struct device *device = &DEVICES[DEVICE_COUNT - 1];
+    const struct linear linear = {c->weight.matrix, NULL};
+    const struct stage_limits limits = {.tokens_max = c->rows,
+                                        .sequences_max = 1,
+                                        .context_max = 1,
+                                        .hidden = linear.weight.columns,
+                                        .heads = 1,
+                                        .kv_heads = 1,
+                                        .head_dim = 1,
+                                        .intermediate = 1,
+                                        .experts = 1,
+                                        .vocab = 1,
+                                        .threads = 1};
+    assert_int_equal(device->options.bf16, BF16_AMX);
+    void *state = open_device(device, &limits);
+    if (!state) return NULL;
+    float *y = allocate((size_t)c->rows * (size_t)linear.weight.rows, sizeof *y);
+    cpu_stages.rows_are(state, ROWS_OF_PROMPTS);
+    assert_int_equal(matmul_way(state, linear.weight.format, c->rows), MATMUL_BF16);
+    cpu_stages.linear(state, &linear, c->x, y, c->rows, false);
+    cpu_stages.close(state);
+    return y;
+}
+
+// Relative errors of ours, for answers and for prompts, and of llama.cpp's way, of one product in this format.
 static void errors_of(struct random *random, enum weight_format format, int outputs, int columns, double *ours,
-                      double *theirs) {
+                      double *prompts, double *theirs) {
     enum { ROWS = 8 };
     size_t count = ROWS * (size_t)outputs;
     struct product_case c = {.rows = ROWS, .x = allocate(ROWS * (size_t)columns, sizeof(float)),
@@ -340,6 +408,13 @@ static void errors_of(struct random *random, enum weight_format format, int outp
     for (size_t i = 0; i < count; i++) y_ours[i] = (double)y[i];
     *ours = relative_error(exact, y_ours, count);
     *theirs = relative_error(exact, y_theirs, count);
+    *prompts = *ours;
+    float *y_prompts = multiplied_as_prompt(&c);
+    if (y_prompts) {
+        for (size_t i = 0; i < count; i++) y_ours[i] = (double)y_prompts[i];
+        *prompts = relative_error(exact, y_ours, count);
+    }
+    free(y_prompts);
     free(y);
     free(x);
     free(y_theirs);
@@ -357,11 +432,12 @@ static void outliers(void **unused) {
     struct random random = {35};
     for (int f = 0; f < 2; f++)
         for (size_t s = 0; s < sizeof SHAPES / sizeof *SHAPES; s++) {
-            double ours, theirs;
-            errors_of(&random, FORMATS[f], SHAPES[s][0], SHAPES[s][1], &ours, &theirs);
-            print_message("%s, %d x %d: relative error %.5f, llama.cpp's way %.5f\n", weight_format_name(FORMATS[f]),
-                          SHAPES[s][0], SHAPES[s][1], ours, theirs);
+            double ours, prompts, theirs;
+            errors_of(&random, FORMATS[f], SHAPES[s][0], SHAPES[s][1], &ours, &prompts, &theirs);
+            print_message("%s, %d x %d: relative error %.5f (prompts %.5f), llama.cpp's way %.5f\n",
+                          weight_format_name(FORMATS[f]), SHAPES[s][0], SHAPES[s][1], ours, prompts, theirs);
             assert_true(ours <= theirs);
+            assert_true(prompts <= theirs);
         }
 }
 
@@ -371,6 +447,7 @@ int main(void) {
         cmocka_unit_test(outliers_that_matter),
         cmocka_unit_test(products_of_small_shapes),
         cmocka_unit_test(products_of_real_shapes),
+        cmocka_unit_test(panels),
         cmocka_unit_test(not_finite),
         cmocka_unit_test(outliers),
     };

@@ -5,8 +5,8 @@
 // Tolerances. A sum of n products is allowed (4√n + 8) · 2^-24 of the sum of their absolute values: rounding errors
 // behave like a random walk, and four standard deviations are hardly ever exceeded over the number of values
 // tested here, while a single product left out or taken twice shows as about 1/n of that sum. Where a device
-// multiplies in bf16 or int8, the reference is given the activations rounded in the same way, so that the same holds;
-// that int8 rounds them well is for test_packed.
+// multiplies in bf16 or int8, the reference is given the activations rounded in the same way, and in bf16 the weights, so
+// that the same holds; that int8 rounds them well is for test_packed.
 #include "tests/kernels/stage_data.h"
 
 #include <setjmp.h>
@@ -100,11 +100,13 @@ static void check_linear(const char *name, const struct linear_case *c, void *st
     assert_memory_equal(x, c->x, x_count * sizeof *x);
 
     float *seen = as_multiplied(state, weight->format, x, c->rows, weight->columns);
+    enum matmul_way way = matmul_way(state, weight->format, c->rows);
     for (int r = 0; r < c->rows; r++)
         for (int o = r % step; o < weight->rows; o += step) {
             double sum = 0, absolute = 0;
             for (int k = 0; k < weight->columns; k++) {
-                double term = weight_at(weight, o, k) * (double)seen[(size_t)r * (size_t)weight->columns + (size_t)k];
+                double term = weight_multiplied(weight, way, o, k) *
+                              (double)seen[(size_t)r * (size_t)weight->columns + (size_t)k];
                 sum += term;
                 absolute += fabs(term);
             }
