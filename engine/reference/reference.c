@@ -88,6 +88,11 @@ static void linear(void *state, const struct linear *linear, const float *x, flo
         }
 }
 
+static void linears(void *state, const struct linear *const *linears, int count, const float *x, float *const *y,
+                    int rows) {
+    for (int i = 0; i < count; i++) linear(state, linears[i], x, y[i], rows, false);
+}
+
 // ---- LayerNorm: mean and variance (over width, not width − 1), then scale and shift
 
 static void norm(void *state, const struct norm *norm, const float *x, float *y, int rows) {
@@ -265,6 +270,7 @@ const struct stages reference_stages = {
     .embed = embed,
     .norm = norm,
     .linear = linear,
+    .linears = linears,
     .attention = attention,
     .route = route,
     .experts = experts,
