@@ -179,7 +179,7 @@ static void attention(void *state, const struct attention *attention, const stru
     profile->attended = true;
     count_keys(attention, batch, &seen, &read);
     add(profile, ENGINE_STAGE_ATTENTION, batch->tokens, began_at,
-        read * 2 * attention->kv_heads * attention->head_dim * (double)sizeof(float),
+        read * 2 * attention->kv_heads * (double)(cache->block_bytes / KV_PAGE_TOKENS),
         seen * 4 * attention->heads * attention->head_dim);
 }
 

@@ -45,7 +45,7 @@ void cpu_route(void *state, const struct router *router, const float *x, int row
     struct cpu *cpu = state;
     int experts = router->experts, threads = cpu->limits.threads;
     bool shared = worth_sharing((int64_t)(rows + READ_WORK) * experts * router->hidden);
-    const struct dot dot = {router->weight, experts, router->hidden, x, rows, cpu->score, (size_t)experts, NULL, false};
+    const struct dot dot = {router->weight, experts, router->hidden, x, rows, cpu->score, (size_t)experts, NULL, false, 0};
     if (rows <= FEW_ROWS) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (shared)
         for (int part = 0; part < threads; part++)
@@ -141,7 +141,7 @@ static void few_multiply(const struct cpu *cpu, const struct few_product *p, con
         return;
     }
     const struct dot dot = {
-        weight->data, weight->rows, weight->columns, p->x + first * columns, rows->rows, y, y_stride, NULL, false};
+        weight->data, weight->rows, weight->columns, p->x + first * columns, rows->rows, y, y_stride, NULL, false, 0};
     matmul_dots(cpu, &dot, weight->format, outputs);
 }
 

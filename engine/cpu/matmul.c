@@ -106,7 +106,7 @@ static void dots(const struct cpu *cpu, const struct products *p) {
             const struct linear *linear = p->linears[i];
             const struct matrix *weight = &linear->weight;
             const struct dot dot = {weight->data,         weight->rows, weight->columns, p->x, p->rows, p->y[i],
-                                    (size_t)weight->rows, linear->bias, p->accumulate};
+                                    (size_t)weight->rows, linear->bias, p->accumulate, 0};
             matmul_dots(cpu, &dot, weight->format, outputs);
         }
 }

@@ -36,6 +36,7 @@
 enum { PROMPT_MAX = 1024, NEW_TOKENS = 64, PROMPTS_MAX = 64, FIRST_MAX = 256 };
 
 static const double TOLERANCE_EXACT = 1e-3;
+static const double TOLERANCE_F16 = 4e-3; // keys and values rounded to f16
 static const double BF16_HALF = 0.01, BF16_NINE_IN_TEN = 0.03, BF16_TOKENS = 0.95;
 static const double TOLERANCE_ROPE = 1e-6;
 static const double TOLERANCE_ROUTING = 1e-6; // weights are at most 1; softmax over a few values
@@ -80,6 +81,7 @@ struct session {
     double *differences; // of all log-probabilities so far, where they are gathered; NULL where each is judged
     size_t difference_count, difference_capacity;
     int tokens, tokens_same;
+    double tolerance; // of each log-probability
 };
 
 static void check(int rc, const struct error *error) {
@@ -103,11 +105,11 @@ static void open_split(struct session *s, enum weight_format weights, const stru
     s->state = placement_state(s->placement);
 }
 
-static void session_open(struct session *s, const char *dir, enum weight_format weights, const struct stages *stages,
-                         bool split, int pages) {
+static void session_open(struct session *s, const char *dir, enum weight_format weights, enum kv_format kv,
+                         const struct stages *stages, bool split, int pages) {
     struct error error;
     const struct model_options options = {.dir = dir, .weights = weights};
-    *s = (struct session){.stages = stages, .random = 12345};
+    *s = (struct session){.stages = stages, .random = 12345, .tolerance = kv == KV_F32 ? TOLERANCE_EXACT : TOLERANCE_F16};
     check(model_open(&s->model, &options, &error), &error);
     const struct model_config *config = &s->model->config;
     const struct stage_limits limits = {.tokens_max = PROMPT_MAX,
@@ -126,7 +128,7 @@ static void session_open(struct session *s, const char *dir, enum weight_format 
     else
         check(stages->open(&s->state, &limits, &error), &error);
     check(forward_create(&s->forward, s->model, s->stages, s->state, PROMPT_MAX, PROMPT_MAX, &error), &error);
-    check(kv_cache_init(&s->cache, config->layers, config->kv_heads, config->head_dim, pages, &error), &error);
+    check(kv_cache_init(&s->cache, kv, config->layers, config->kv_heads, config->head_dim, pages, &error), &error);
     s->logits = calloc((size_t)PROMPT_MAX * (size_t)config->vocab, sizeof *s->logits);
     assert_non_null(s->logits);
 }
@@ -207,6 +209,7 @@ struct parity {
     const char *golden, *dir;
     const struct stages *stages;
     enum weight_format weights;
+    enum kv_format kv;
     int stride; // of the golden prompts, every so many are run
     const struct chunk *chunks; // how prompts go through; the first is where answers go on
     int chunk_count;
@@ -240,7 +243,7 @@ static void compare(struct session *s, const float *logits, int32_t token, doubl
                     int at) {
     double found = logprob(s, logits, token);
     if (!s->differences) {
-        close_to(found, expected, TOLERANCE_EXACT, what, prompt, at);
+        close_to(found, expected, s->tolerance, what, prompt, at);
         return;
     }
     assert_in_range(s->difference_count, 0, s->difference_capacity - 1);
@@ -366,7 +369,7 @@ static void equals_transformers(void **state) {
     for (int p = 0; p < count; p++) pages += kv_cache_pages_for((size_t)prompts[p].count + NEW_TOKENS);
 
     struct session session;
-    session_open(&session, parity->dir, parity->weights, parity->stages, parity->split, pages);
+    session_open(&session, parity->dir, parity->weights, parity->kv, parity->stages, parity->split, pages);
     if (parity->chunks == STEADY_CHUNKS) session.answer_rows = STAGE_STEADY_ROWS;
     if (parity->usual) {
         session.difference_capacity =
@@ -498,7 +501,7 @@ static const struct {
 enum {
     MODEL_COUNT = sizeof MODELS / sizeof *MODELS,
     STAGE_COUNT = sizeof STAGES / sizeof *STAGES,
-    TESTS_MAX = MODEL_COUNT * (3 * STAGE_COUNT + 1) + STAGE_COUNT,
+    TESTS_MAX = MODEL_COUNT * (3 * STAGE_COUNT + 2) + STAGE_COUNT,
 };
 
 static struct CMUnitTest tests[TESTS_MAX];
@@ -531,7 +534,13 @@ int main(void) {
             parity.chunk_count = slow ? 1 : sizeof ALL_CHUNKS / sizeof *ALL_CHUNKS;
             parity.stride = slow ? 3 : 1; // short ones, one of 500 tokens and one beyond the window are among these
             parity.usual = false;
+            parity.kv = KV_F32;
             add_test(equals_transformers, &parity, "f32");
+            if (fast && !parity.split) {
+                parity.kv = KV_F16;
+                add_test(equals_transformers, &parity, "f32, keys and values in f16");
+                parity.kv = KV_F32;
+            }
             bool told = !fast && m > 0; // plain C does the same to every bf16 weight: once is enough
             if (!MODELS[m].bf16 || told) continue;
             parity.weights = WEIGHTS_BF16;
