@@ -118,6 +118,8 @@ struct engine_options {
     const char *experts_decode;  // the same, for answers
     const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
+    const char *cl_products;    // "auto", "own" or "clblast": what multiplies prompts' experts on the OpenCL device, see
+                                // OPENCL_PRODUCTS in engine/opencl/opencl.h; NULL: "auto"
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
     const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
@@ -391,9 +393,10 @@ struct engine_request {
     bool strip_space;     // the answer is a text of its own, as in a chat: the one space that the tokenizer puts in
                           // front of a text is not part of it. Otherwise the answer continues the prompt's text
 
-    uint64_t salt;        // who asks, as a number. Prompts are found in the cache only where the same one has sent
-                          // them: how fast an answer comes tells nobody else what was asked. And places are shared
-                          // out among those who ask, not among what they ask
+    uint64_t salt;        // whose, as a number. Prompts are found in the cache only where the same one has sent
+                          // them: how fast an answer comes tells nobody else what was asked
+    uint64_t client;      // who asks, as a number: places to run and places in the line are shared out among those
+                          // who ask, not among what they ask
 
     // Called from the engine thread when an event is queued where there was none. Must return at once, may not
     // call the engine, and may not wait for a lock that its owner holds while releasing the job. NULL: never.
@@ -404,7 +407,8 @@ struct engine_request {
 struct engine_job;
 
 // Checks and queues a request. Any thread. ERROR_CONTEXT_LENGTH names both numbers; ERROR_BUSY: the queue is full,
-// and the error's retry_seconds say when it is worth another try, going by how fast jobs have ended.
+// and the error's retry_seconds say when it is worth another try, going by how fast jobs have ended. Where a client
+// with more jobs waiting than this one's fills the queue, the newest of his jobs ends in ERROR_BUSY instead.
 int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
                   struct error *error);
 

@@ -318,7 +318,7 @@ static void failing_job(void **state) {
     assert_false(stream.done);
     assert_int_equal(stream.count, 3);
     assert_json(stream.events[2], "{\"error\":{\"message\":\"The model produced numbers that are not finite\","
-                                  "\"type\":\"server_error\",\"param\":null,\"code\":\"numeric_error\"}}");
+                                  "\"type\":\"server_error\",\"param\":null,\"code\":\"numeric_error\",\"status\":500}}");
     assert_string_equal(generation_summary(generation).finish, "error");
     assert_int_equal(generation_summary(generation).error.code, ERROR_NUMERIC);
     free_stream(&stream);

@@ -64,6 +64,47 @@ static void a_busy_client_does_not_starve(void **state) {
     close_idle(engine);
 }
 
+// A client who has filled the line gives places up to another, the newest first, until both have as many; what runs and
+// who waits longest stay. Nobody gets more than that by asking again, and nobody takes a place of his own.
+static void a_full_line_is_shared_out(void **state) {
+    (void)state;
+    enum { LINE = 6 };
+    static struct visitor first[1 + LINE], second[LINE];
+    struct error error;
+    struct engine_event *last = NULL;
+    struct engine *engine =
+        open_held((struct engine_options){.sequences_max = 1, .queue_max = LINE, .prefix = PREFIX_OFF});
+    for (int i = 0; i < 1 + LINE; i++) submit_short(engine, &first[i], 1, (uint32_t)i);
+    struct engine_request request = request_for(&first[0]);
+    struct engine_job *none;
+    assert_int_equal(engine_submit(engine, &request, &none, &error), ERROR_BUSY);
+    for (int i = 0; i < LINE / 2; i++) submit_short(engine, &second[i], 2, 100 + (uint32_t)i);
+    for (uint64_t client = 1; client <= 2; client++) {
+        request.client = client;
+        assert_int_equal(engine_submit(engine, &request, &none, &error), ERROR_BUSY);
+        assert_true(error.retry_seconds > 0);
+    }
+    assert_int_equal(stats_of(engine).waiting + stats_of(engine).running, 1 + LINE);
+    pass_step(engine, 0.01);
+    for (int i = 0; i < LINE / 2; i++) { // they hear of it within a step
+        struct visitor *out = &first[LINE - i];
+        assert_true(read_visitor(engine, out, &last));
+        assert_int_equal(last->error.code, ERROR_BUSY);
+        assert_non_null(strstr(last->error.message, "gave way"));
+        assert_true(last->error.retry_seconds > 0);
+        engine_event_destroy(last);
+        engine_job_release(out->job);
+        out->job = NULL;
+    }
+    int ended = 0;
+    while (ended < 1 + LINE) {
+        pass_step(engine, 0.01);
+        for (int i = 0; i < 1 + LINE; i++) ended += ends(engine, &first[i]);
+        for (int i = 0; i < LINE; i++) ended += ends(engine, &second[i]);
+    }
+    close_idle(engine);
+}
+
 // Three wait behind a reader who does not read. Their time passes while the engine sleeps, and they hear of it.
 static void waiting_has_an_end(void **state) {
     (void)state;
@@ -225,6 +266,9 @@ static void attend(struct engine *engine, struct visitor *visitor, const struct 
         assert_int_equal(visitor->told, visitor->tokens_max);
         assert_true(last->usage.cached_tokens < last->usage.prompt_tokens);
         (*ended)++;
+    } else if (last->error.code == ERROR_BUSY) {
+        assert_non_null(strstr(last->error.message, "gave way"));
+        assert_int_equal(visitor->told, 0);
     } else {
         assert_true(visitor->cancelled);
         assert_int_equal(last->error.code, ERROR_CANCELLED);
@@ -293,6 +337,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(places_are_shared_out_among_clients),
         cmocka_unit_test(a_busy_client_does_not_starve),
+        cmocka_unit_test(a_full_line_is_shared_out),
         cmocka_unit_test(waiting_has_an_end),
         cmocka_unit_test(waiting_ends_in_silence_too),
         cmocka_unit_test(come_back_when_there_is_room),

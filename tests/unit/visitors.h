@@ -80,6 +80,7 @@ static inline struct engine_request request_for(const struct visitor *visitor) {
                                    .prompt_tokens = (size_t)visitor->prompt_tokens,
                                    .tokens_max = visitor->tokens_max,
                                    .salt = visitor->salt,
+                                   .client = visitor->salt,
                                    .sampling = {.temperature = 0, .top_p = 1, .repetition_penalty = 1}};
 }
 
