@@ -103,7 +103,7 @@ def test_built_in_model():
     text = told("inspect")
     assert text.startswith("demo: phimoe, 5.4 million parameters, 2.2 million for a token\n")
     for said in ("8 of width 96", "2048 tokens, of which a token sees the last 512", "BF16", "phi-3", "<|end|>*",
-                 "--weights f32   21.6 MB", "--weights bf16  10.8 MB", "--weights int8  6.2 MB", "--weights int4  3.9 MB", "3.0 KiB for each token"):
+                 "--weights f32   21.6 MB", "--weights bf16  10.8 MB", "--weights int8  6.2 MB", "--weights int4  3.9 MB", "1.5 KiB for each token"):
         assert said in text, said
     assert max(map(len, text.splitlines())) <= 100
     assert text.splitlines()[:10] == told("inspect", tandem.MODEL).splitlines()[:10]  # the free memory changes
