@@ -204,7 +204,9 @@ static int inspect(const char *directory) {
     struct error error = {0};
     struct engine_outline model;
     struct engine *engine = NULL;
-    if (engine_inspect(&model, directory, &error)) return command_fail(&inspect_command, &error, EXIT_BAD_MODEL);
+    enum kv_format kv = KV_F16;
+    kv_format_parse(opened.kv, &kv); // one of the choices
+    if (engine_inspect(&model, directory, kv, &error)) return command_fail(&inspect_command, &error, EXIT_BAD_MODEL);
     int exit_code = EXIT_WELL;
     bool supported = model.unsupported.code == ERROR_NONE;
     if (supported && settings.placement) exit_code = measure(directory, &engine);

@@ -12,6 +12,7 @@
 
 #define CHOICE(value, name, ...) " " name
 #define WEIGHTS "auto" WEIGHT_FORMATS(CHOICE)
+#define KV (&KV_FORMATS(CHOICE)[1])
 #define KERNELS_CHOICE(name, text) " " name
 #define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
 
@@ -22,6 +23,8 @@ const struct setting MODEL_SETTINGS[] = {
      "how weights are held in memory; auto: bf16 up to 1 GiB, beyond that int8, int4 if need be"},
     {"model.cache", "--cache", "TANDEM_CACHE", SETTING_PATH, AT(cache), 0, 0, NULL, "", "",
      "where int8 and int4 are kept for the next start: a directory, or none; else ~/.cache/tandem"},
+    {"engine.kv", "--kv", "TANDEM_KV", SETTING_CHOICE, AT(kv), 0, 0, KV, "f16", "",
+     "how keys and values are held: f32 takes twice f16's memory, int8 half of it, and some accuracy"},
     {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, KERNELS, "cpu", "",
      "cpu is the best for this processor; reference is plain C, to compare with; the others are forced"},
     {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
@@ -116,6 +119,8 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.cache = cache_directory(settings, cache);
     if (!options.weights_auto && !weight_format_parse(settings->weights, &options.weights))
         return error_set(error, ERROR_ARGUMENT, "`%s` is no format of weights", settings->weights);
+    if (!kv_format_parse(settings->kv, &options.kv))
+        return error_set(error, ERROR_ARGUMENT, "`%s` is no format of keys and values", settings->kv);
     options.stages = settings->kernels;
     options.threads = settings->threads;
     options.cl_kernels = settings->cl_kernels;

@@ -10,7 +10,7 @@
 
 struct model_settings {
     char *model; // "": the built-in one
-    char *weights, *cache, *kernels;
+    char *weights, *cache, *kv, *kernels;
     int threads;
     char *cl_kernels, *cl_products;
     char *placement, *experts_prefill, *experts_decode, *experts_layers;
@@ -18,8 +18,8 @@ struct model_settings {
 };
 
 enum {
-    MODEL_SETTING_COUNT = 12,
-    MODEL_SETTING_COUNT_BASE = 6, // of these, the first: without who computes what
+    MODEL_SETTING_COUNT = 13,
+    MODEL_SETTING_COUNT_BASE = 7, // of these, the first: without who computes what
 };
 extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];
 

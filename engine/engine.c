@@ -127,11 +127,13 @@ static int refuse_cache(const struct kv_room *room, size_t tokens, struct error 
 }
 
 // free_bytes: of memory, before the weights took any.
-static int open_cache(struct engine *engine, size_t tokens, size_t free_bytes, struct error *error) {
+static int open_cache(struct engine *engine, const struct engine_options *options, size_t free_bytes,
+                      struct error *error) {
+    size_t tokens = options->kv_tokens;
     const struct model_config *config = &engine->model->config;
     struct kv_room room = {.free_bytes = free_bytes,
                            .weight_bytes = engine->model->weight_bytes,
-                           .page_bytes = kv_cache_page_bytes(config->layers, config->kv_heads, config->head_dim),
+                           .page_bytes = kv_cache_page_bytes(options->kv, config->layers, config->kv_heads, config->head_dim),
                            .context_tokens = (size_t)config->context,
                            .sequences = engine->sequences_max};
     if (room.page_bytes > 0 && tokens == 0) tokens = kv_room_standard(&room);
@@ -140,7 +142,7 @@ static int open_cache(struct engine *engine, size_t tokens, size_t free_bytes, s
     if (tokens > kv_room_most(&room)) return refuse_cache(&room, tokens, error);
     engine->info.kv_tokens_max = kv_room_most(&room);
     engine->info.kv_bytes_per_token = room.page_bytes / KV_PAGE_TOKENS;
-    int code = kv_cache_init(&engine->cache, config->layers, config->kv_heads, config->head_dim,
+    int code = kv_cache_init(&engine->cache, options->kv, config->layers, config->kv_heads, config->head_dim,
                              kv_cache_pages_for(tokens), error);
     uint64_t seed;
     if (!code && getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed)
@@ -291,7 +293,7 @@ int engine_open(struct engine **out, const struct engine_options *options, struc
     if (options->trace && options->trace[0] && (code = trace_open(&engine->trace, options->trace, error))) goto failed;
     if ((code = open_model(engine, options, error))) goto failed;
     engine->weights = engine->model->weights;
-    if ((code = open_cache(engine, options->kv_tokens, free_bytes, error))) goto failed;
+    if ((code = open_cache(engine, options, free_bytes, error))) goto failed;
     if ((code = allocate(engine, error))) goto failed;
     engine->limits = (struct admission_limits){.vocab_size = engine->model->config.vocab,
                                                .context_tokens = (size_t)engine->model->config.context,

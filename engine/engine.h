@@ -51,6 +51,22 @@ enum weight_format {
 enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
 #undef WEIGHT_COUNT
 
+// How keys and values are held. One row a format: name on the command line, bytes of a value, and of a scale that the
+// values of one position and head share.
+#define KV_FORMATS(X) \
+    X(KV_F16, "f16", 2, 0) \
+    X(KV_F32, "f32", 4, 0) \
+    X(KV_INT8, "int8", 1, 4)
+
+enum kv_format {
+#define KV_ENUM(name, text, bytes, scale_bytes) name,
+    KV_FORMATS(KV_ENUM)
+#undef KV_ENUM
+};
+#define KV_COUNT(name, text, bytes, scale_bytes) +1
+enum { KV_FORMAT_COUNT = 0 KV_FORMATS(KV_COUNT) };
+#undef KV_COUNT
+
 // Shapes that a model with random weights can be made in, to see what a machine would do with a model that is not there.
 // One row a shape: name, layers, hidden, heads, heads of keys and values, their width, experts' width, vocabulary.
 #define SYNTHETIC_MODELS(X) \
@@ -113,6 +129,7 @@ struct engine_options {
                                 // memory that is free is ERROR_ARGUMENT, and names what would.
                                 // A request without a limit (tokens_max -1) reserves all that the context has left:
                                 // with less than sequences_max contexts here, such requests wait for each other
+    enum kv_format kv;          // what keys and values are held in
     int prefill_tokens_max;     // prompt tokens in one step; 0: ENGINE_PREFILL_TOKENS_STANDARD
     double step_target_seconds; // fewer of them while answers are being written, so that a step takes no longer; 0: no
                                 // target
@@ -303,7 +320,7 @@ struct engine_outline {
     size_t file_count, file_bytes; // of weights
     const char *file_weights;      // how most of them are held there: "BF16"
     size_t weight_bytes[WEIGHT_FORMAT_COUNT]; // once opened in that format
-    size_t kv_bytes_per_token;
+    size_t kv_bytes_per_token; // once opened with that format of keys and values
     int token_count; // those the tokenizer knows; 0: it could not be read, and what follows is not known either
     const char *chat_template;
     bool chat_template_assumed; // the files have none: it is what the special tokens suggest
@@ -314,7 +331,7 @@ struct engine_outline {
 
 // Reads configs, the headers of the checkpoint and the tokenizer, and checks them as engine_open does, with the same
 // errors; no weight is read. Only what is sound but not supported is described all the same, as far as it goes.
-int engine_inspect(struct engine_outline *out, const char *model_dir, struct error *error);
+int engine_inspect(struct engine_outline *out, const char *model_dir, enum kv_format kv, struct error *error);
 void engine_outline_finish(struct engine_outline *outline);
 
 // What this process may use: bytes of memory that are free (0: unknown), physical cores.
@@ -482,5 +499,6 @@ size_t weight_format_bytes(enum weight_format format, int rows, int columns); //
 enum weight_format weight_format_fine(enum weight_format format); // for embedding and head where others are in `format`
 bool prefix_mode_parse(const char *name, enum prefix_mode *out); // false for an unknown name
 bool weight_format_parse(const char *name, enum weight_format *out);
+bool kv_format_parse(const char *name, enum kv_format *out); // false for an unknown name
 
 #endif

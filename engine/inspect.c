@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void copy_shapes(struct engine_outline *out, const struct model_config *config) {
+static void copy_shapes(struct engine_outline *out, const struct model_config *config, enum kv_format kv) {
     out->layers = config->layers;
     out->hidden = config->hidden;
     out->heads = config->heads;
@@ -21,7 +21,7 @@ static void copy_shapes(struct engine_outline *out, const struct model_config *c
     out->context_tokens = config->context;
     out->window_tokens = config->window;
     out->kv_bytes_per_token =
-        kv_cache_page_bytes(config->layers, config->kv_heads, config->head_dim) / KV_PAGE_TOKENS;
+        kv_cache_page_bytes(kv, config->layers, config->kv_heads, config->head_dim) / KV_PAGE_TOKENS;
 }
 
 static bool is_among(const int32_t *ids, int count, int32_t id) {
@@ -67,7 +67,7 @@ static int read_tokenizer(struct engine_outline *out, const char *dir, struct mo
     return code ? code : listed;
 }
 
-int engine_inspect(struct engine_outline *out, const char *model_dir, struct error *error) {
+int engine_inspect(struct engine_outline *out, const char *model_dir, enum kv_format kv, struct error *error) {
     *out = (struct engine_outline){0};
     struct error cause;
     if (!error) error = &cause;
@@ -82,7 +82,7 @@ int engine_inspect(struct engine_outline *out, const char *model_dir, struct err
     out->file_weights = model.file_weights;
     out->unsupported = model.unsupported;
     memcpy(out->weight_bytes, model.weight_bytes, sizeof out->weight_bytes);
-    copy_shapes(out, &model.config);
+    copy_shapes(out, &model.config, kv);
     out->model_name = engine_model_name(model_dir);
     if (!out->model_name) {
         code = error_set(error, ERROR_MEMORY, "no memory for the model's name");

@@ -5,7 +5,7 @@
 #ifndef ENGINE_KV_CACHE_H
 #define ENGINE_KV_CACHE_H
 
-#include "base/error.h"
+#include "engine/engine.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,20 +14,24 @@
 enum { KV_PAGE_TOKENS = 32 };
 
 struct kv_cache {
+    enum kv_format format;
     int layers, kv_heads, head_dim;
+    size_t row_bytes;   // of one position's values
+    size_t block_bytes; // of a page's keys or values of one head
     int pages;          // capacity
     int pages_used;
     int32_t *free_pages; // stack of the free ones, [pages - pages_used]
     bool *taken;        // [pages]
-    float *data;        // [layers][pages][2: keys, values][kv_heads][KV_PAGE_TOKENS][head_dim]
+    unsigned char *data; // [layers][pages][kv_heads][2: keys, values] blocks
     size_t data_bytes;
 };
 
-int kv_cache_init(struct kv_cache *cache, int layers, int kv_heads, int head_dim, int pages, struct error *error);
+int kv_cache_init(struct kv_cache *cache, enum kv_format format, int layers, int kv_heads, int head_dim, int pages,
+                  struct error *error);
 void kv_cache_finish(struct kv_cache *cache); // takes one that is all zeros too
 
 // Bytes of one page, over all layers; 0 when the product overflows.
-size_t kv_cache_page_bytes(int layers, int kv_heads, int head_dim);
+size_t kv_cache_page_bytes(enum kv_format format, int layers, int kv_heads, int head_dim);
 
 // Takes a page; -1 when none is free.
 int32_t kv_cache_take(struct kv_cache *cache);
@@ -43,11 +47,23 @@ static inline int kv_cache_pages_for(size_t tokens) {
     return (int)((tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
 }
 
-// Keys (part 0) or values (part 1) of one page and head: [KV_PAGE_TOKENS][head_dim].
-static inline float *kv_cache_block(const struct kv_cache *cache, int layer, int32_t page, int part, int kv_head) {
-    size_t block = ((size_t)layer * (size_t)cache->pages + (size_t)page) * 2 + (size_t)part;
-    size_t head = block * (size_t)cache->kv_heads + (size_t)kv_head;
-    return cache->data + head * KV_PAGE_TOKENS * (size_t)cache->head_dim;
+// Keys (part 0) or values (part 1) of one page and head: [KV_PAGE_TOKENS][head_dim] of the format, then, if it has
+// scales, [KV_PAGE_TOKENS] floats.
+static inline void *kv_cache_block(const struct kv_cache *cache, int layer, int32_t page, int part, int kv_head) {
+    size_t head = ((size_t)layer * (size_t)cache->pages + (size_t)page) * (size_t)cache->kv_heads + (size_t)kv_head;
+    return cache->data + (head * 2 + (size_t)part) * cache->block_bytes;
 }
+
+// Of a block: the values of one position, and the scales.
+static inline void *kv_cache_row(const struct kv_cache *cache, void *block, int position) {
+    return (unsigned char *)block + (size_t)position * cache->row_bytes;
+}
+static inline float *kv_cache_scales(const struct kv_cache *cache, void *block) {
+    return kv_cache_row(cache, block, KV_PAGE_TOKENS);
+}
+
+// One position's values into and out of a block, in plain C.
+void kv_cache_put(const struct kv_cache *cache, void *block, int position, const float *x);
+void kv_cache_get(const struct kv_cache *cache, void *block, int position, float *x);
 
 #endif

@@ -359,6 +359,12 @@ static void linear(void *state, const struct linear *linear, const float *x, flo
     placement->inner->linear(placement->state, linear, x, y, rows, accumulate);
 }
 
+static void linears(void *state, const struct linear *const *linears, int count, const float *x, float *const *y,
+                    int rows) {
+    const struct placement *placement = state;
+    placement->inner->linears(placement->state, linears, count, x, y, rows);
+}
+
 static void attention(void *state, const struct attention *attention, const struct batch *batch,
                       const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out) {
     const struct placement *placement = state;
@@ -382,6 +388,7 @@ static const struct stages split_stages = {
     .embed = embed,
     .norm = norm,
     .linear = linear,
+    .linears = linears,
     .attention = attention,
     .mixture_begin = mixture_begin,
     .mixture_end = mixture_end,

@@ -134,17 +134,27 @@ static void norm(void *state, const struct norm *norm, const float *x, float *y,
     add(profile, ENGINE_STAGE_NORM, rows, began_at, 2.0 * norm->width * sizeof(float), 0);
 }
 
-// Which product it is, is told by what came before; the head's is as wide as the vocabulary.
+// Which product it is, is told by what came before: attention's output, or else the head.
 static void linear(void *state, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
     struct profile *profile = state;
     const struct matrix *weight = &linear->weight;
-    enum engine_stage stage = profile->attended                       ? ENGINE_STAGE_OUTPUT
-                              : weight->rows == profile->limits.vocab ? ENGINE_STAGE_HEAD
-                                                                      : ENGINE_STAGE_QKV;
+    enum engine_stage stage = profile->attended ? ENGINE_STAGE_OUTPUT : ENGINE_STAGE_HEAD;
     profile->attended = false;
     double began_at = clock_seconds();
     profile->inner->linear(profile->state, linear, x, y, rows, accumulate);
     add(profile, stage, rows, began_at, matrix_bytes(weight), 2 * elements(weight) * rows);
+}
+
+static void linears(void *state, const struct linear *const *linears, int count, const float *x, float *const *y,
+                    int rows) {
+    struct profile *profile = state;
+    double began_at = clock_seconds(), bytes = 0, operations = 0;
+    profile->inner->linears(profile->state, linears, count, x, y, rows);
+    for (int i = 0; i < count; i++) {
+        bytes += matrix_bytes(&linears[i]->weight);
+        operations += 2 * elements(&linears[i]->weight) * rows;
+    }
+    add(profile, ENGINE_STAGE_QKV, rows, began_at, bytes, operations);
 }
 
 // Keys that the rows of a batch see, each row's own, and those that have to be read, once for all rows of a sequence.
@@ -169,7 +179,7 @@ static void attention(void *state, const struct attention *attention, const stru
     profile->attended = true;
     count_keys(attention, batch, &seen, &read);
     add(profile, ENGINE_STAGE_ATTENTION, batch->tokens, began_at,
-        read * 2 * attention->kv_heads * attention->head_dim * (double)sizeof(float),
+        read * 2 * attention->kv_heads * (double)(cache->block_bytes / KV_PAGE_TOKENS),
         seen * 4 * attention->heads * attention->head_dim);
 }
 
@@ -238,6 +248,7 @@ const struct stages profile_stages = {
     .embed = embed,
     .norm = norm,
     .linear = linear,
+    .linears = linears,
     .attention = attention,
     .route = route,
     .experts = experts,

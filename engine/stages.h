@@ -63,7 +63,7 @@ struct stages {
     void (*measure)(void *state, enum weight_format weights, const void *memory, size_t bytes,
                     struct engine_limits *out);
 
-    // What the rows of `linear`, `route` and `experts` are, from now on. NULL: there is one arithmetic for all.
+    // What the rows of `linear`, `linears`, `route` and `experts` are, from now on. NULL: there is one arithmetic for all.
     // `attention` sees it in its batch.
     void (*rows_are)(void *state, enum row_kind kind);
 
@@ -73,6 +73,9 @@ struct stages {
     void (*norm)(void *state, const struct norm *norm, const float *x, float *y, int rows);
     // y[r] = W x[r] + bias, or y[r] += … with accumulate
     void (*linear)(void *state, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
+    // y_i[r] = W_i x[r] + bias_i, of `count` matrices that read the same activations and are held in one format
+    void (*linears)(void *state, const struct linear *const *linears, int count, const float *x, float *const *y,
+                    int rows);
     // Rotates q and k, writes k and v into the batch's pages of `layer`, then
     // out[r] = softmax(q[r] · keys / √head_dim) · values for every head.
     // q, out: [tokens][heads * head_dim]; k, v: [tokens][kv_heads * head_dim]; q and k are overwritten.

@@ -299,15 +299,30 @@ static void rows_are(const struct forward *f, enum row_kind kind) {
     if (f->stages->rows_are) f->stages->rows_are(f->state, kind);
 }
 
-static void project(const struct forward *f, const struct batch *batch, const struct linear *linear, const float *x,
-                    float *y, bool accumulate) {
+static void project_output(const struct forward *f, const struct batch *batch, const struct linear *linear,
+                           const float *x, float *y) {
     struct span spans[2];
     int count = split(batch, spans);
     for (int i = 0; i < count; i++) {
         size_t first = (size_t)spans[i].first;
         rows_are(f, spans[i].kind);
         f->stages->linear(f->state, linear, x + first * (size_t)linear->weight.columns,
-                          y + first * (size_t)linear->weight.rows, spans[i].rows, accumulate);
+                          y + first * (size_t)linear->weight.rows, spans[i].rows, true);
+    }
+}
+
+// q, k and v of all rows, from the same activations.
+static void project_qkv(const struct forward *f, const struct batch *batch, const struct layer *layer, const float *x) {
+    const struct linear *const linears[] = {&layer->q, &layer->k, &layer->v};
+    float *const all[] = {f->q, f->k, f->v};
+    struct span spans[2];
+    int count = split(batch, spans);
+    for (int i = 0; i < count; i++) {
+        float *y[3];
+        for (int j = 0; j < 3; j++) y[j] = all[j] + (size_t)spans[i].first * (size_t)linears[j]->weight.rows;
+        rows_are(f, spans[i].kind);
+        f->stages->linears(f->state, linears, 3, x + (size_t)spans[i].first * (size_t)layer->q.weight.columns, y,
+                           spans[i].rows);
     }
 }
 
@@ -380,11 +395,9 @@ static void attend(struct forward *f, const struct part *part, const struct kv_c
     float *normed = f->normed + (size_t)part->first * (size_t)config->hidden;
 
     stages->norm(f->state, &layer->attention_norm, x, normed, batch->tokens);
-    project(f, batch, &layer->q, normed, f->q, false);
-    project(f, batch, &layer->k, normed, f->k, false);
-    project(f, batch, &layer->v, normed, f->v, false);
+    project_qkv(f, batch, layer, normed);
     stages->attention(f->state, &attention, batch, cache, l, f->q, f->k, f->v, f->attended);
-    project(f, batch, &layer->o, f->attended, x, true);
+    project_output(f, batch, &layer->o, f->attended, x);
     stages->norm(f->state, &layer->expert_norm, x, normed, batch->tokens);
 }
 

@@ -13,7 +13,7 @@
 #include <omp.h>
 #include <string.h>
 
-enum { TRANSPOSE_ROWS_MIN = 9 }; // from so many query rows a page of keys is worth turning around
+enum { TRANSPOSE_ROWS_MIN = 9 }; // from so many query rows a page is worth widening, and its keys turning around
 
 // What a thread needs for one task.
 struct scratch {
@@ -21,13 +21,14 @@ struct scratch {
     float *sum;     // [ATTENTION_ROWS][head_dim] weighted values
     float *score;   // [ATTENTION_ROWS][KV_PAGE_TOKENS]
     float *keys;    // [head_dim][KV_PAGE_TOKENS]
+    float *page;    // [KV_PAGE_TOKENS][head_dim] keys or values, widened
     float *largest; // [ATTENTION_ROWS]
     float *total;   // [ATTENTION_ROWS]
 };
 
 size_t attention_scratch_floats(const struct stage_limits *limits) {
     size_t width = (size_t)limits->head_dim;
-    size_t few = ATTENTION_ROWS * (2 * width + KV_PAGE_TOKENS + 2) + width * KV_PAGE_TOKENS;
+    size_t few = ATTENTION_ROWS * (2 * width + KV_PAGE_TOKENS + 2) + 2 * width * KV_PAGE_TOKENS;
     size_t many = attention_many_floats(limits->head_dim);
     return few > many ? few : many;
 }
@@ -51,12 +52,21 @@ static struct scratch scratch_of(const struct attention_call *call) {
     scratch.sum = scratch.q + ATTENTION_ROWS * width;
     scratch.score = scratch.sum + ATTENTION_ROWS * width;
     scratch.keys = scratch.score + ATTENTION_ROWS * KV_PAGE_TOKENS;
-    scratch.largest = scratch.keys + width * KV_PAGE_TOKENS;
+    scratch.page = scratch.keys + width * KV_PAGE_TOKENS;
+    scratch.largest = scratch.page + width * KV_PAGE_TOKENS;
     scratch.total = scratch.largest + ATTENTION_ROWS;
     return scratch;
 }
 
 // ---- Keys and values into the cache
+
+static void store_vector(const struct attention_call *call, int32_t page, int part, int kv_head, int position,
+                         const float *x) {
+    void *block = kv_cache_block(call->cache, call->layer, page, part, kv_head);
+    float scale = attention_rows(call)->store(x, kv_cache_row(call->cache, block, position),
+                                              (size_t)call->attention->head_dim);
+    if (call->cache->format == KV_INT8) kv_cache_scales(call->cache, block)[position] = scale;
+}
 
 static void store_row(const struct attention_call *call, const struct batch_sequence *sequence, int i) {
     const struct attention *attention = call->attention;
@@ -71,12 +81,32 @@ static void store_row(const struct attention_call *call, const struct batch_sequ
 
     for (int h = 0; h < attention->heads; h++) kernels->rotate(cosine, sine, half, q + (size_t)h * width);
     int32_t page = sequence->pages[position / KV_PAGE_TOKENS];
-    size_t offset = (size_t)(position % KV_PAGE_TOKENS) * width;
     for (int h = 0; h < attention->kv_heads; h++) {
         kernels->rotate(cosine, sine, half, k + (size_t)h * width);
-        memcpy(kv_cache_block(call->cache, call->layer, page, 0, h) + offset, k + (size_t)h * width, width * sizeof *k);
-        memcpy(kv_cache_block(call->cache, call->layer, page, 1, h) + offset, v + (size_t)h * width, width * sizeof *v);
+        store_vector(call, page, 0, h, position % KV_PAGE_TOKENS, k + (size_t)h * width);
+        store_vector(call, page, 1, h, position % KV_PAGE_TOKENS, v + (size_t)h * width);
     }
+}
+
+// ---- And out of it
+
+const float *attention_floats(const struct attention_call *call, void *block, int count, float *room) {
+    const struct kv_cache *cache = call->cache;
+    size_t width = (size_t)cache->head_dim;
+    if (cache->format == KV_F32) return block;
+    for (int i = 0; i < count; i++)
+        attention_rows(call)->load(kv_cache_row(cache, block, i),
+                                   cache->format == KV_INT8 ? kv_cache_scales(cache, block)[i] : 1,
+                                   room + (size_t)i * width, width);
+    return room;
+}
+
+// Multiplies the weights or scores of each row by the scales of keys or values.
+static void apply_scales(const struct attention_call *call, void *block, int rows, int count, float *x) {
+    if (call->cache->format != KV_INT8) return;
+    const float *scale = kv_cache_scales(call->cache, block);
+    for (int r = 0; r < rows; r++, x += KV_PAGE_TOKENS)
+        for (int j = 0; j < count; j++) x[j] *= scale[j];
 }
 
 // ---- Tasks
@@ -138,22 +168,45 @@ static size_t row_offset(const struct attention_call *call, const struct attenti
     return (size_t)attention_vector(call, task, r) * (size_t)call->attention->head_dim;
 }
 
-// score[r][j] = q[r] · key[j] for the first `count` keys of a page.
+// Keys or values of one page, and how far behind them those of the next one lie that the task will see.
+struct page {
+    void *block;
+    int count;       // of them are there
+    ptrdiff_t ahead; // 0: there is no next one
+};
+
+static struct page page_of(const struct attention_call *call, const struct attention_task *task, int number, int part,
+                           int count) {
+    const int32_t *pages = task->sequence->pages;
+    unsigned char *block = kv_cache_block(call->cache, call->layer, pages[number], part, task->kv_head), *next = block;
+    if (number + 1 < task->page_last)
+        next = kv_cache_block(call->cache, call->layer, pages[number + 1], part, task->kv_head);
+    return (struct page){block, count, next - block};
+}
+
+static bool widened(const struct attention_task *task) {
+    return task->prompt || task->rows >= TRANSPOSE_ROWS_MIN;
+}
+
+// score[r][j] = q[r] · key[j] for the keys of a page.
 static void page_scores(const struct attention_call *call, const struct attention_task *task,
-                        const struct scratch *scratch, const float *keys, int count) {
+                        const struct scratch *scratch, const struct page *page) {
     const struct kernels *kernels = call->cpu->kernels;
     int width = call->attention->head_dim;
-    if (!task->prompt && task->rows < TRANSPOSE_ROWS_MIN) {
-        kernels->dot_f32(&(struct dot){.weight = keys,
-                                       .outputs = count,
-                                       .columns = width,
-                                       .x = scratch->q,
-                                       .rows = task->rows,
-                                       .y = scratch->score,
-                                       .y_stride = KV_PAGE_TOKENS});
+    if (!widened(task)) {
+        attention_rows(call)->dot(&(struct dot){.weight = page->block,
+                                                .outputs = page->count,
+                                                .columns = width,
+                                                .x = scratch->q,
+                                                .rows = task->rows,
+                                                .y = scratch->score,
+                                                .y_stride = KV_PAGE_TOKENS,
+                                                .ahead = page->ahead});
+        apply_scales(call, page->block, task->rows, page->count, scratch->score);
         return;
     }
-    kernels->transpose(keys, (size_t)width, count, width, scratch->keys, KV_PAGE_TOKENS);
+    const float *keys = attention_floats(call, page->block, page->count, scratch->page);
+    kernels->transpose(keys, (size_t)width, page->count, width, scratch->keys, KV_PAGE_TOKENS);
     memset(scratch->score, 0, (size_t)task->rows * KV_PAGE_TOKENS * sizeof *scratch->score);
     kernels->product(&(struct product){.a = scratch->q,
                                        .a_stride = (size_t)width,
@@ -163,7 +216,29 @@ static void page_scores(const struct attention_call *call, const struct attentio
                                        .c_stride = KV_PAGE_TOKENS,
                                        .rows = task->rows,
                                        .depth = width,
-                                       .columns = count});
+                                       .columns = page->count});
+}
+
+// sum[r] += weight[r][j] · value[j] for the values of a page.
+static void page_values(const struct attention_call *call, const struct attention_task *task,
+                        const struct scratch *scratch, const struct page *page) {
+    const struct row_kernels *kernels = &call->cpu->kernels->rows[widened(task) ? KV_F32 : call->cache->format];
+    int width = call->attention->head_dim;
+    const void *values = page->block;
+    if (widened(task))
+        values = attention_floats(call, page->block, page->count, scratch->page);
+    else
+        apply_scales(call, page->block, task->rows, page->count, scratch->score);
+    kernels->product(&(struct product){.a = scratch->score,
+                                       .a_stride = KV_PAGE_TOKENS,
+                                       .b = values,
+                                       .b_stride = (size_t)width,
+                                       .c = scratch->sum,
+                                       .c_stride = (size_t)width,
+                                       .rows = task->rows,
+                                       .depth = page->count,
+                                       .columns = width,
+                                       .ahead = widened(task) ? 0 : page->ahead});
 }
 
 // Turns the scores of one row into weights, of which those outside [first, last) are 0.
@@ -224,28 +299,18 @@ static void run_task(const struct attention_call *call, const struct attention_t
         return;
     }
     struct scratch scratch = scratch_of(call);
-    size_t width = (size_t)call->attention->head_dim;
     load_queries(call, task, &scratch);
 
     struct share all = attention_keys(call, sequence, task->first, task->first + task->rows);
     for (int page = task->page_first; page < task->page_last; page++) {
         int base = page * KV_PAGE_TOKENS, count = smaller(KV_PAGE_TOKENS, all.last - base);
-        int32_t block = sequence->pages[page];
-        page_scores(call, task, &scratch, kv_cache_block(call->cache, call->layer, block, 0, task->kv_head), count);
+        const struct page keys = page_of(call, task, page, 0, count), values = page_of(call, task, page, 1, count);
+        page_scores(call, task, &scratch, &keys);
         for (int r = 0; r < task->rows; r++) {
             struct share seen = attention_keys(call, sequence, task->first + r, task->first + r + 1);
             page_weights(call, &scratch, r, larger(seen.first - base, 0), smaller(seen.last - base, count), count);
         }
-        call->cpu->kernels->product(
-            &(struct product){.a = scratch.score,
-                              .a_stride = KV_PAGE_TOKENS,
-                              .b = kv_cache_block(call->cache, call->layer, block, 1, task->kv_head),
-                              .b_stride = width,
-                              .c = scratch.sum,
-                              .c_stride = width,
-                              .rows = task->rows,
-                              .depth = count,
-                              .columns = (int)width});
+        page_values(call, task, &scratch, &values);
     }
     store_results(call, task, &scratch);
 }

@@ -28,6 +28,13 @@ struct attention_call {
 struct share attention_keys(const struct attention_call *call, const struct batch_sequence *sequence, int first,
                             int last);
 
+static inline const struct row_kernels *attention_rows(const struct attention_call *call) {
+    return &call->cpu->kernels->rows[call->cache->format];
+}
+
+// The first `count` keys or values of a block as floats: where they are, or in `room` [count][head_dim].
+const float *attention_floats(const struct attention_call *call, void *block, int count, float *room);
+
 // Which vector of q and out belongs to a query row of a task.
 static inline int attention_vector(const struct attention_call *call, const struct attention_task *task, int r) {
     int row = task->first + r, token = task->sequence->first + row / call->group;

@@ -31,6 +31,7 @@ struct scratch {
     uint16_t *q;      // [GROUPS][PARTS * width / 2][BF16_GROUP][2]: rounded, rest, rounded
     uint16_t *weight; // [GROUPS][ATTENTION_KEYS / 2][BF16_GROUP][2]
     uint16_t *keys;   // [PAGES][PARTS * width / BF16_STEP][BF16_OUTPUTS][BF16_STEP]: rounded, rounded, rest
+    float *page;      // [BF16_OUTPUTS][head_dim] keys or values, widened
     float *rest;      // [BF16_OUTPUTS][head_dim] of the queries of a group, or the keys of a page
     uint16_t *values; // [width / BF16_OUTPUTS][PAGES][BF16_OUTPUTS][BF16_STEP]
     int *vector;      // [ATTENTION_MANY] of q and out
@@ -56,6 +57,7 @@ static size_t lay_out(struct scratch *scratch, int head_dim, float *at) {
         {&scratch->q, PARTS * ATTENTION_MANY * width * sizeof(uint16_t)},
         {&scratch->weight, ATTENTION_MANY * ATTENTION_KEYS * sizeof(uint16_t)},
         {&scratch->keys, PARTS * ATTENTION_KEYS * width * sizeof(uint16_t)},
+        {&scratch->page, BF16_OUTPUTS * width * sizeof(float)},
         {&scratch->rest, BF16_OUTPUTS * width * sizeof(float)},
         {&scratch->values, ATTENTION_KEYS * width * sizeof(uint16_t)},
         {&scratch->vector, ATTENTION_MANY * sizeof(int)},
@@ -133,8 +135,10 @@ static void load_pages(const struct attention_call *call, const struct attention
     for (int p = 0; p < pages; p++) {
         int32_t page = task->sequence->pages[first + p];
         int count = smaller(end - (first + p) * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
-        load_keys(call, kv_cache_block(cache, call->layer, page, 0, task->kv_head), count, p, scratch);
-        call->cpu->bf16->values(kv_cache_block(cache, call->layer, page, 1, task->kv_head), count, width,
+        void *keys = kv_cache_block(cache, call->layer, page, 0, task->kv_head);
+        void *values = kv_cache_block(cache, call->layer, page, 1, task->kv_head);
+        load_keys(call, attention_floats(call, keys, count, scratch->page), count, p, scratch);
+        call->cpu->bf16->values(attention_floats(call, values, count, scratch->page), count, width,
                                 scratch->values + (size_t)p * BF16_PANEL_STEP, PAGES * BF16_PANEL_STEP);
     }
 }

@@ -139,7 +139,12 @@ static void norm(void *state, const struct norm *norm, const float *x, float *y,
 }
 
 static void linear(void *state, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
-    matmul(state, linear, x, y, rows, accumulate);
+    matmul(state, &(struct products){&linear, 1, x, &y, rows, accumulate});
+}
+
+static void linears(void *state, const struct linear *const *linears, int count, const float *x, float *const *y,
+                    int rows) {
+    matmul(state, &(struct products){linears, count, x, y, rows, false});
 }
 
 const struct stages cpu_stages = {
@@ -152,6 +157,7 @@ const struct stages cpu_stages = {
     .embed = embed,
     .norm = norm,
     .linear = linear,
+    .linears = linears,
     .attention = cpu_attention,
     .route = cpu_route,
     .experts = cpu_experts,

@@ -4,6 +4,7 @@
 #define ENGINE_CPU_CPU_H
 
 #include "engine/cpu/bf16.h"
+#include "engine/cpu/deal.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/onednn.h"
 #include "engine/cpu/packed.h"
@@ -88,10 +89,6 @@ static inline bool worth_sharing(int64_t multiplications) {
 enum { ELEMENT_WORK = 8 }; // multiplications as long as which it takes to fetch and to store one value
 
 // A share of `count` things: the part'th of `parts`, cut at multiples of `grain`.
-struct share {
-    int first, last;
-};
-
 static inline struct share share_of(int count, int part, int parts, int grain) {
     int64_t grains = ((int64_t)count + grain - 1) / grain;
     int64_t first = grains * part / parts * grain, last = grains * (part + 1) / parts * grain;
@@ -115,14 +112,36 @@ static inline bool cpu_takes_few(const struct cpu *cpu, int rows) {
 enum matmul_way { MATMUL_DOTS, MATMUL_SGEMM, MATMUL_BF16, MATMUL_PACKED, MATMUL_PANELS };
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows);
 
-// The dot products of one thread's share of the outputs.
+// The dot products of some of the outputs.
 void matmul_dots(const struct cpu *cpu, const struct dot *dot, enum weight_format format, struct share outputs);
 
 // `count` weights of one row, from a column on, as floats.
 void matmul_weights(const struct cpu *cpu, const struct matrix *matrix, int row, int column, size_t count, float *to);
 
-// y[r] (+)= W x[r] + bias
-void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
+// y_i[r] (+)= W_i x[r] + bias_i of `count` matrices that read the same activations.
+struct products {
+    const struct linear *const *linears;
+    int count;
+    const float *x;  // [rows][columns]
+    float *const *y; // [count], each [rows][its outputs]
+    int rows;
+    bool accumulate;
+};
+void matmul(struct cpu *cpu, const struct products *products);
+
+// Outputs are dealt out in strips: a cache line of results, or the height of a packed block. Those of several matrices
+// are numbered one after another.
+enum { STRIP = PACKED_OUTPUTS, SHARE_BYTES = 1 << 19 }; // and so many bytes of weights, at most, at once
+static inline int strips_of(const struct matrix *weight) {
+    return (weight->rows + STRIP - 1) / STRIP;
+}
+static inline int strips_in(size_t bytes, const struct matrix *weight) {
+    return (int)(bytes / weight_format_bytes(weight->format, STRIP, weight->columns));
+}
+struct deal products_deal(const struct cpu *cpu, const struct products *products);
+// Takes the strips of one matrix off the front of a share. Returns which matrix that is, and its outputs.
+int products_cut(const struct products *products, struct share *strips, struct share *outputs);
+bool products_shared(const struct products *products); // whether they are worth waking the team for
 
 // ---- many.c: MATMUL_BF16
 
@@ -133,9 +152,11 @@ void many_experts(struct cpu *cpu, const struct layer *layer, int experts, const
 
 // ---- packed.c: MATMUL_PACKED
 
-// y[i][r] (+)= W_i x[r] + bias_i of `count` matrices that read the same activations.
-void packed_linears(struct cpu *cpu, const struct linear *const *linears, int count, const float *x, float *const *y,
-                    int rows, bool accumulate);
+void packed_products(struct cpu *cpu, const struct products *products);
+
+// Some of the outputs of one matrix, of rows that are quantized already, on this thread alone.
+void packed_outputs(const struct cpu *cpu, const struct linear *linear, struct share outputs, const struct packed_x *x,
+                    int rows, float *y, bool accumulate);
 
 // down(silu(gate x) ⊙ up x) of all sorted rows, to cpu->sorted; at least one expert has some.
 void packed_experts(struct cpu *cpu, const struct layer *layer, const struct routing *routing, int experts,

@@ -1,20 +1,21 @@
 // The mixture of experts: the router's choice, and the chosen experts on their rows.
 //
-// Rows are sorted by expert (counting sort, so in a fixed order). In bf16, calls of many rows are computed as many.c
-// says. Otherwise experts with few rows are computed together, each thread taking its share of all their weights,
-// with two barriers in all; experts with many rows one after the other, each on all threads. There a token's slots
-// are added up in order at the end, so its sum does not depend on where its experts' rows lay.
+// Rows are sorted by expert (counting sort, so in a fixed order). Few rows, and those of answers, are computed for all
+// experts together; many are computed as many.c (bf16) and packed.c (int8, int4) say, or one expert after the other.
 #include "engine/cpu/cpu.h"
 
-#include <limits.h>
 #include <math.h>
 #include <string.h>
 
 enum {
-    GRAIN = 16,     // outputs: a cache line of results
     GATE_WORK = 32, // multiplications as long as which the gate of one value takes
     ROUTE_ROWS = 4, // rows that the router's weights are read for at once
+    READ_WORK = 4,  // multiplications as long as which it takes to read a weight from memory
 };
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
 
 // ---- Routing
 
@@ -43,8 +44,8 @@ static float share(const float *score, int experts, int best, int taken, float j
 void cpu_route(void *state, const struct router *router, const float *x, int rows, struct routing *routing) {
     struct cpu *cpu = state;
     int experts = router->experts, threads = cpu->limits.threads;
-    bool shared = worth_sharing((int64_t)rows * experts * router->hidden);
-    const struct dot dot = {router->weight, experts, router->hidden, x, rows, cpu->score, (size_t)experts, NULL, false};
+    bool shared = worth_sharing((int64_t)(rows + READ_WORK) * experts * router->hidden);
+    const struct dot dot = {router->weight, experts, router->hidden, x, rows, cpu->score, (size_t)experts, NULL, false, 0};
     if (rows <= FEW_ROWS) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (shared)
         for (int part = 0; part < threads; part++)
@@ -80,48 +81,24 @@ struct call {
     const struct layer *layer;
     const struct routing *routing;
     int hidden, intermediate;
+    bool packed; // the experts' weights are
 };
 
-static bool in_bf16(const struct call *call) {
-    return matmul_way(call->cpu, call->layer->experts[0].gate.format, call->routing->rows) == MATMUL_BF16;
-}
-
-// Up to so many rows of an expert are few. Answers' always are. Prompts' never, nor those that are multiplied in bf16:
-// then experts come in their order, and so a token's two, whichever rows there are beside it.
-static int few_rows_of(const struct call *call) {
-    const struct cpu *cpu = call->cpu;
-    if (cpu->kind == ROWS_OF_ANSWERS) return INT_MAX;
-    return cpu->kind == ROWS_OF_PROMPTS || in_bf16(call) ? 0 : FEW_ROWS;
-}
-
-// The experts that have rows: those with few of them first, among the experts and among the sorted rows.
-struct plan {
-    const struct expert_rows *few, *many;
-    int few_count, many_count;
-};
-
-static struct plan sort_rows(const struct call *call) {
+// Sorts the rows by expert. Returns how many experts have some.
+static int sort_rows(const struct call *call) {
     struct cpu *cpu = call->cpu;
     const struct routing *routing = call->routing;
     int experts = call->layer->router.experts, pairs = routing->rows * routing->top_k;
-    int few_rows = few_rows_of(call);
     int *next = cpu->expert_next; // first how many rows an expert has, then where its next one goes
     memset(next, 0, (size_t)experts * sizeof *next);
     for (int i = 0; i < pairs; i++) next[routing->expert[i]]++;
 
     int count = 0, row = 0;
-    struct plan plan = {0};
-    for (int many = 0; many <= 1; many++) {
-        for (int e = 0; e < experts; e++) {
-            if (next[e] == 0 || (next[e] > few_rows) != many) continue;
-            cpu->expert_rows[count++] = (struct expert_rows){e, row, next[e]};
-            row += (next[e] + BF16_GROUP - 1) / BF16_GROUP * BF16_GROUP;
-        }
-        if (!many) plan.few_count = count;
+    for (int e = 0; e < experts; e++) {
+        if (next[e] == 0) continue;
+        cpu->expert_rows[count++] = (struct expert_rows){e, row, next[e]};
+        row += (next[e] + BF16_GROUP - 1) / BF16_GROUP * BF16_GROUP;
     }
-    plan.few = cpu->expert_rows;
-    plan.many = plan.few + plan.few_count;
-    plan.many_count = count - plan.few_count;
     for (int i = 0; i < count; i++) next[cpu->expert_rows[i].expert] = cpu->expert_rows[i].first;
     for (int i = 0; i < row; i++) cpu->sorted_token[i] = -1;
     for (int i = 0; i < pairs; i++) {
@@ -129,8 +106,122 @@ static struct plan sort_rows(const struct call *call) {
         cpu->sorted_token[to] = i / routing->top_k;
         cpu->sorted_weight[to] = routing->weight[i];
     }
-    return plan;
+    return count;
 }
+
+// y[token] += weight · its results, for some of the outputs, slots in their order: so a token's sum does not depend on where
+// its experts' rows lay.
+static void add_slots(const struct call *call, float *y, struct share outputs) {
+    const struct cpu *cpu = call->cpu;
+    const struct routing *routing = call->routing;
+    size_t width = (size_t)call->hidden, first = (size_t)outputs.first, count = (size_t)(outputs.last - outputs.first);
+    for (int i = 0; i < routing->rows * routing->top_k; i++)
+        cpu->kernels->add_scaled(y + (size_t)(i / routing->top_k) * width + first,
+                                 cpu->sorted + (size_t)cpu->sorted_row[i] * width + first, routing->weight[i], count);
+}
+
+// ---- Few rows: all experts together, their outputs dealt out
+
+// What of an expert's rows a product reads, and where their results go.
+struct few_product {
+    const struct matrix *weight;
+    const float *x;                // [sorted rows][columns]
+    const struct packed_x *packed; // the same where the weights are packed
+    float *y;                      // [sorted rows][outputs]
+};
+
+static void few_multiply(const struct cpu *cpu, const struct few_product *p, const struct expert_rows *rows,
+                         struct share outputs) {
+    const struct matrix *weight = p->weight;
+    size_t first = (size_t)rows->first, columns = (size_t)weight->columns, y_stride = (size_t)weight->rows;
+    float *y = p->y + first * y_stride;
+    if (weight_format_packed(weight->format)) {
+        const struct linear linear = {*weight, NULL};
+        packed_outputs(cpu, &linear, outputs, p->packed + first * packed_x_blocks(weight->columns), rows->rows, y, false);
+        return;
+    }
+    const struct dot dot = {
+        weight->data, weight->rows, weight->columns, p->x + first * columns, rows->rows, y, y_stride, NULL, false, 0};
+    matmul_dots(cpu, &dot, weight->format, outputs);
+}
+
+// A row of activations as its experts will read it, for each of them.
+static void few_load(const struct call *call, const float *x, int row) {
+    struct cpu *cpu = call->cpu;
+    const int *sorted = cpu->sorted_row + (size_t)row * (size_t)call->routing->top_k;
+    size_t width = (size_t)call->hidden, blocks = packed_x_blocks(call->hidden);
+    struct packed_x *first = cpu->packed_sorted + (size_t)sorted[0] * blocks;
+    const float *from = x + (size_t)row * width;
+    if (call->packed) cpu->packed->quantize(from, call->hidden, first);
+    for (int slot = 0; slot < call->routing->top_k; slot++)
+        if (!call->packed)
+            memcpy(cpu->sorted + (size_t)sorted[slot] * width, from, width * sizeof *from);
+        else if (slot > 0)
+            memcpy(cpu->packed_sorted + (size_t)sorted[slot] * blocks, first, blocks * sizeof *first);
+}
+
+// Some strips of all experts' gates and ups, which lie one after another: gate, up, gate, up, …
+static void few_gates(const struct call *call, struct share strips) {
+    struct cpu *cpu = call->cpu;
+    int each = strips_of(&call->layer->experts[0].gate);
+    for (int at = strips.first, end; at < strips.last; at = end) {
+        int number = at / each, start = number * each;
+        const struct expert_rows *rows = &cpu->expert_rows[number / 2];
+        const struct expert *expert = &call->layer->experts[rows->expert];
+        const struct few_product product = {number % 2 ? &expert->up : &expert->gate, cpu->sorted, cpu->packed_sorted,
+                                            number % 2 ? cpu->up : cpu->gate};
+        end = smaller(start + each, strips.last);
+        few_multiply(cpu, &product, rows,
+                     (struct share){(at - start) * STRIP, smaller((end - start) * STRIP, call->intermediate)});
+    }
+}
+
+// The product of both, as down will read it.
+static void few_gated(const struct call *call, int sorted_row) {
+    struct cpu *cpu = call->cpu;
+    int width = call->intermediate;
+    float *gate = cpu->gate + (size_t)sorted_row * (size_t)width;
+    cpu->kernels->gate(gate, cpu->up + (size_t)sorted_row * (size_t)width, (size_t)width);
+    if (call->packed)
+        cpu->packed->quantize(gate, width, cpu->packed_gated + (size_t)sorted_row * packed_x_blocks(width));
+}
+
+// Some strips of down of all experts, whose results are added to the tokens' rows, slots in their order.
+static void few_down(const struct call *call, int experts, struct share strips, float *y) {
+    struct cpu *cpu = call->cpu;
+    struct share outputs = {strips.first * STRIP, smaller(strips.last * STRIP, call->hidden)};
+    for (int i = 0; i < experts; i++) {
+        const struct matrix *weight = &call->layer->experts[cpu->expert_rows[i].expert].down;
+        const struct few_product down = {weight, cpu->gate, cpu->packed_gated, cpu->sorted}; // inputs are done with
+        few_multiply(cpu, &down, &cpu->expert_rows[i], outputs);
+    }
+    add_slots(call, y, outputs);
+}
+
+static void few_experts(const struct call *call, int experts, const float *x, float *y) {
+    struct cpu *cpu = call->cpu;
+    const struct expert *any = &call->layer->experts[0];
+    const struct expert_rows *last = &cpu->expert_rows[experts - 1];
+    int rows = call->routing->rows, threads = cpu->limits.threads, sorted = last->first + last->rows;
+    struct deal gates = deal_of(2 * experts * strips_of(&any->gate), threads, strips_in(SHARE_BYTES, &any->gate));
+    struct deal downs = deal_of(strips_of(&any->down), threads, strips_in(SHARE_BYTES / (size_t)experts, &any->down));
+    bool shared = worth_sharing((int64_t)rows * call->routing->top_k * call->intermediate * call->hidden);
+#pragma omp parallel num_threads(threads) if (shared)
+    {
+#pragma omp for schedule(static)
+        for (int r = 0; r < rows; r++) few_load(call, x, r);
+        for (struct share some = deal_take(&gates); some.first < some.last; some = deal_take(&gates))
+            few_gates(call, some);
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (int r = 0; r < sorted; r++)
+            if (cpu->sorted_token[r] >= 0) few_gated(call, r);
+        for (struct share some = deal_take(&downs); some.first < some.last; some = deal_take(&downs))
+            few_down(call, experts, some, y);
+    }
+}
+
+// ---- Experts with many rows
 
 // Copies each row to where its experts will look for it.
 static void gather(const struct call *call, const float *x) {
@@ -143,58 +234,6 @@ static void gather(const struct call *call, const float *x) {
         memcpy(cpu->sorted + (size_t)cpu->sorted_row[i] * width, from, width * sizeof *from);
     }
 }
-
-// ---- Experts with few rows
-
-static struct dot dot_of(const struct matrix *weight, const float *x, const struct expert_rows *rows, float *y) {
-    return (struct dot){.weight = weight->data,
-                        .outputs = weight->rows,
-                        .columns = weight->columns,
-                        .x = x + (size_t)rows->first * (size_t)weight->columns,
-                        .rows = rows->rows,
-                        .y = y + (size_t)rows->first * (size_t)weight->rows,
-                        .y_stride = (size_t)weight->rows};
-}
-
-// Outputs `some` of gate and up, and the product of both.
-static void few_gated(const struct call *call, const struct expert_rows *rows, struct share some) {
-    struct cpu *cpu = call->cpu;
-    const struct expert *expert = &call->layer->experts[rows->expert];
-    const struct dot gate = dot_of(&expert->gate, cpu->sorted, rows, cpu->gate);
-    const struct dot up = dot_of(&expert->up, cpu->sorted, rows, cpu->up);
-    matmul_dots(cpu, &gate, expert->gate.format, some);
-    matmul_dots(cpu, &up, expert->up.format, some);
-    for (int r = 0; r < rows->rows; r++) {
-        size_t at = (size_t)r * (size_t)call->intermediate + (size_t)some.first;
-        cpu->kernels->gate(gate.y + at, up.y + at, (size_t)(some.last - some.first));
-    }
-}
-
-static void few_experts(const struct call *call, const struct plan *plan) {
-    struct cpu *cpu = call->cpu;
-    int threads = cpu->limits.threads, width = call->intermediate;
-    int64_t work = 0; // multiplications by gate, as many as by up and by down
-    for (int i = 0; i < plan->few_count; i++) work += (int64_t)plan->few[i].rows * width * call->hidden;
-    bool shared = worth_sharing(work);
-#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
-    for (int part = 0; part < threads; part++) { // all experts' outputs in a row, cut evenly
-        struct share all = share_of(plan->few_count * width, part, threads, GRAIN);
-        for (int at = all.first, last; at < all.last; at = last) {
-            int start = at / width * width;
-            last = start + width < all.last ? start + width : all.last;
-            few_gated(call, &plan->few[at / width], (struct share){at - start, last - start});
-        }
-    }
-#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
-    for (int part = 0; part < threads; part++)
-        for (int i = 0; i < plan->few_count; i++) {
-            const struct matrix *down = &call->layer->experts[plan->few[i].expert].down;
-            const struct dot dot = dot_of(down, cpu->gate, &plan->few[i], cpu->sorted); // their inputs are done with
-            matmul_dots(cpu, &dot, down->format, share_of(call->hidden, part, threads, GRAIN));
-        }
-}
-
-// ---- Experts with many rows
 
 static void gate_rows(const struct call *call, const struct expert_rows *rows) {
     struct cpu *cpu = call->cpu;
@@ -211,45 +250,37 @@ static void many_rows(const struct call *call, const struct expert_rows *rows) {
     const struct linear gate = {expert->gate, NULL}, up = {expert->up, NULL}, down = {expert->down, NULL};
     float *sorted = cpu->sorted + (size_t)rows->first * (size_t)call->hidden;
     size_t inner = (size_t)rows->first * (size_t)call->intermediate;
-    matmul(cpu, &gate, sorted, cpu->gate + inner, rows->rows, false);
-    matmul(cpu, &up, sorted, cpu->up + inner, rows->rows, false);
+    matmul(cpu, &(struct products){(const struct linear *[]){&gate, &up}, 2, sorted,
+                                   (float *[]){cpu->gate + inner, cpu->up + inner}, rows->rows, false});
     gate_rows(call, rows);
-    matmul(cpu, &down, cpu->gate + inner, sorted, rows->rows, false);
+    matmul(cpu, &(struct products){(const struct linear *[]){&down}, 1, cpu->gate + inner, &sorted, rows->rows, false});
+}
+
+static void add_all_slots(const struct call *call, float *y) {
+    int threads = call->cpu->limits.threads;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int part = 0; part < threads; part++) add_slots(call, y, share_of(call->hidden, part, threads, STRIP));
 }
 
 // ---- All of it
 
-static void add_slots(const struct call *call, float *y) {
-    struct cpu *cpu = call->cpu;
-    const struct routing *routing = call->routing;
-    int threads = cpu->limits.threads;
-    size_t width = (size_t)call->hidden;
-#pragma omp parallel for schedule(static) num_threads(threads) if (routing->rows > 4)
-    for (int part = 0; part < threads; part++) {
-        struct share some = share_of(call->hidden, part, threads, GRAIN);
-        for (int i = 0; i < routing->rows * routing->top_k; i++)
-            cpu->kernels->add_scaled(y + (size_t)(i / routing->top_k) * width + some.first,
-                                     cpu->sorted + (size_t)cpu->sorted_row[i] * width + some.first, routing->weight[i],
-                                     (size_t)(some.last - some.first));
-    }
-}
-
 void cpu_experts(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
                  int rows) {
-    (void)rows; // routing->rows
-    const struct call call = {state, layer, routing, layer->router.hidden, layer->experts[0].gate.rows};
-    struct plan plan = sort_rows(&call);
-    if (in_bf16(&call)) {
-        many_experts(call.cpu, layer, plan.few_count + plan.many_count, x, y, routing->rows);
-        return;
+    struct cpu *cpu = state;
+    enum weight_format format = layer->experts[0].gate.format;
+    const struct call call = {
+        cpu, layer, routing, layer->router.hidden, layer->experts[0].gate.rows, weight_format_packed(format)};
+    int experts = sort_rows(&call);
+    if (cpu_takes_few(cpu, rows)) {
+        few_experts(&call, experts, x, y);
+    } else if (matmul_way(cpu, format, rows) == MATMUL_BF16) {
+        many_experts(cpu, layer, experts, x, y, rows);
+    } else if (call.packed) {
+        packed_experts(cpu, layer, routing, experts, x);
+        add_all_slots(&call, y);
+    } else {
+        gather(&call, x);
+        for (int i = 0; i < experts; i++) many_rows(&call, &cpu->expert_rows[i]);
+        add_all_slots(&call, y);
     }
-    if (weight_format_packed(layer->experts[0].gate.format)) {
-        packed_experts(call.cpu, layer, routing, plan.few_count + plan.many_count, x);
-        add_slots(&call, y);
-        return;
-    }
-    gather(&call, x);
-    if (plan.few_count > 0) few_experts(&call, &plan);
-    for (int i = 0; i < plan.many_count; i++) many_rows(&call, &plan.many[i]);
-    add_slots(&call, y);
 }

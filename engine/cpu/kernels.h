@@ -4,6 +4,8 @@
 #ifndef ENGINE_CPU_KERNELS_H
 #define ENGINE_CPU_KERNELS_H
 
+#include "engine/kv_cache.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,15 +22,25 @@ struct dot {
     size_t y_stride;
     const float *bias; // [outputs], or NULL
     bool accumulate;   // add to y instead of replacing it
+    ptrdiff_t ahead;   // what is wanted next lies so many bytes behind the weights; 0: nobody knows
 };
 
 // c[r][n] += Σ_k a[r][k] · b[k][n]
 struct product {
     const float *a; // [rows][a_stride]
-    const float *b; // [depth][b_stride]
+    const void *b;  // [depth][b_stride], float or others by the kernel
     float *c;       // [rows][c_stride]
     size_t a_stride, b_stride, c_stride;
     int rows, depth, columns;
+    ptrdiff_t ahead; // what is wanted next lies so many bytes behind b; 0: nobody knows
+};
+
+// Rows of keys or values as they are held in one of KV_FORMATS.
+struct row_kernels {
+    void (*dot)(const struct dot *dot);             // with such rows as weights, without their scales
+    void (*product)(const struct product *product); // and as b
+    void (*load)(const void *from, float scale, float *to, size_t count); // to[i] = scale · from[i]
+    float (*store)(const float *from, void *to, size_t count);            // returns the scale: 1 where there is none
 };
 
 struct kernels {
@@ -36,6 +48,7 @@ struct kernels {
     void (*dot_f32)(const struct dot *dot);
     void (*dot_bf16)(const struct dot *dot);
     void (*product)(const struct product *product);
+    struct row_kernels rows[KV_FORMAT_COUNT];
 
     // y = (x - mean) / √(variance + epsilon) · weight + bias; y may be x
     void (*norm)(const float *x, const float *weight, const float *bias, float epsilon, int width, float *y);

@@ -1,13 +1,13 @@
-// AVX2 with FMA.
+// AVX2 with FMA, and F16C, which came before both.
 #include "engine/cpu/kernels.h"
 
 #if defined __x86_64__
 #include <immintrin.h>
 
 #if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 
 #define KERNELS kernels_avx2
@@ -55,6 +55,36 @@ static inline vec vec_load_bf16_part(const uint16_t *bf16, int n) {
     uint16_t padded[8] = {0};
     __builtin_memcpy(padded, bf16, (size_t)n * sizeof *padded);
     return vec_load_bf16(padded);
+}
+
+static inline vec vec_load_f16(const uint16_t *f16) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)f16));
+}
+
+static inline vec vec_load_f16_part(const uint16_t *f16, int n) {
+    uint16_t padded[8] = {0};
+    __builtin_memcpy(padded, f16, (size_t)n * sizeof *padded);
+    return vec_load_f16(padded);
+}
+
+static inline void vec_store_f16(uint16_t *f16, vec value) {
+    _mm_storeu_si128((__m128i *)f16, _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+static inline void vec_store_f16_part(uint16_t *f16, vec value, int n) {
+    uint16_t whole[8];
+    vec_store_f16(whole, value);
+    __builtin_memcpy(f16, whole, (size_t)n * sizeof *whole);
+}
+
+static inline vec vec_load_i8(const int8_t *i8) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)i8)));
+}
+
+static inline vec vec_load_i8_part(const int8_t *i8, int n) {
+    int8_t padded[8] = {0};
+    __builtin_memcpy(padded, i8, (size_t)n);
+    return vec_load_i8(padded);
 }
 
 static inline vec vec_add(vec a, vec b) {

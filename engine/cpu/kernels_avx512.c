@@ -59,6 +59,34 @@ static inline vec vec_load_bf16_part(const uint16_t *bf16, int n) {
     return widened(_mm256_maskz_loadu_epi16(mask(n), bf16));
 }
 
+static inline vec vec_load_f16(const uint16_t *f16) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)f16));
+}
+
+static inline vec vec_load_f16_part(const uint16_t *f16, int n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n), f16));
+}
+
+static inline __m256i halves(vec value) {
+    return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline void vec_store_f16(uint16_t *f16, vec value) {
+    _mm256_storeu_si256((__m256i *)f16, halves(value));
+}
+
+static inline void vec_store_f16_part(uint16_t *f16, vec value, int n) {
+    _mm256_mask_storeu_epi16(f16, mask(n), halves(value));
+}
+
+static inline vec vec_load_i8(const int8_t *i8) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)i8)));
+}
+
+static inline vec vec_load_i8_part(const int8_t *i8, int n) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask(n), i8)));
+}
+
 static inline vec vec_add(vec a, vec b) {
     return _mm512_add_ps(a, b);
 }

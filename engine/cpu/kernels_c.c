@@ -1,6 +1,7 @@
 // Plain C: vectors of four floats, which every compiler for every processor of today can map to registers.
 // Also the choice among the instruction sets.
 #include "engine/cpu/kernels.h"
+#include "engine/quants/f16.h"
 
 #define KERNELS kernels_c
 #define KERNELS_NAME "plain C"
@@ -51,6 +52,34 @@ static inline vec vec_load_bf16_part(const uint16_t *bf16, int n) {
     uint16_t padded[LANES] = {0};
     __builtin_memcpy(padded, bf16, (size_t)n * sizeof *padded);
     return vec_load_bf16(padded);
+}
+
+static inline vec vec_load_f16_part(const uint16_t *f16, int n) {
+    vec value = {0};
+    for (int i = 0; i < n; i++) value[i] = f16_to_f32(f16[i]);
+    return value;
+}
+
+static inline vec vec_load_f16(const uint16_t *f16) {
+    return vec_load_f16_part(f16, LANES);
+}
+
+static inline void vec_store_f16_part(uint16_t *f16, vec value, int n) {
+    for (int i = 0; i < n; i++) f16[i] = f16_from_f32(value[i]);
+}
+
+static inline void vec_store_f16(uint16_t *f16, vec value) {
+    vec_store_f16_part(f16, value, LANES);
+}
+
+static inline vec vec_load_i8_part(const int8_t *i8, int n) {
+    vec value = {0};
+    for (int i = 0; i < n; i++) value[i] = i8[i];
+    return value;
+}
+
+static inline vec vec_load_i8(const int8_t *i8) {
+    return vec_load_i8_part(i8, LANES);
 }
 
 static inline vec choose(words condition, vec yes, vec no) {

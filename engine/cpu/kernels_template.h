@@ -7,7 +7,7 @@
 //   PRODUCT_ROWS            rows of a product tile, which is two vectors wide
 //   KERNELS, KERNELS_NAME   the table to define
 //   vec, vec_zero, vec_set, vec_load, vec_load_part, vec_store, vec_store_part, vec_load_bf16,
-//   vec_load_bf16_part, vec_add, vec_sub, vec_mul, vec_div, vec_fma (a · b + c),
+//   vec_load_bf16_part, the same of f16 (and vec_store_f16, vec_store_f16_part) and i8, vec_add, vec_sub, vec_mul, vec_div, vec_fma (a · b + c),
 //   vec_min, vec_max (both give the second operand where one is NaN), vec_round, vec_power (2^n, n whole,
 //   -126 ≤ n ≤ 127), vec_sum, vec_largest. The _part forms take 1..LANES-1 values; the lanes beyond are 0.
 
@@ -39,14 +39,16 @@ INLINE size_t prefetch_distance(size_t row_bytes, int outputs) {
         const size_t columns = (size_t)dot->columns; \
         const ELEMENT *w = (const ELEMENT *)dot->weight + (size_t)output * columns; \
         const float *x = dot->x + (size_t)row * columns; \
-        const size_t ahead = prefetch_distance(columns * sizeof *w, outputs); \
+        const bool next = dot->ahead != 0; \
+        const uintptr_t ahead = next ? (uintptr_t)dot->ahead : prefetch_distance(columns * sizeof *w, outputs); \
         vec sum[DOT_ROWS][DOT_OUTPUTS_MAX], weight[DOT_OUTPUTS_MAX]; \
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < outputs; o++) sum[r][o] = vec_zero(); \
         size_t k = 0; \
         for (; k + LANES <= columns; k += LANES) { \
             UNROLL for (int o = 0; o < outputs; o++) { \
                 weight[o] = LOAD(w + (size_t)o * columns + k); \
-                if (rows <= 2) __builtin_prefetch((const void *)((uintptr_t)(w + (size_t)o * columns + k) + ahead)); \
+                if (rows <= 2 || next) \
+                    __builtin_prefetch((const void *)((uintptr_t)(w + (size_t)o * columns + k) + ahead)); \
             } \
             UNROLL for (int r = 0; r < rows; r++) { \
                 vec value = vec_load(x + (size_t)r * columns + k); \
@@ -73,6 +75,8 @@ INLINE void dot_store(const struct dot *dot, int row, int output, float value) {
 
 DOT_TILE(dot_tile_f32, float, vec_load, vec_load_part)
 DOT_TILE(dot_tile_bf16, uint16_t, vec_load_bf16, vec_load_bf16_part)
+DOT_TILE(dot_tile_f16, uint16_t, vec_load_f16, vec_load_f16_part)
+DOT_TILE(dot_tile_i8, int8_t, vec_load_i8, vec_load_i8_part)
 
 // Outputs [first, last) of a run of rows whose length the compiler knows.
 #define DOT_RUN(TILE, ROWS) \
@@ -104,49 +108,61 @@ DOT_TILE(dot_tile_bf16, uint16_t, vec_load_bf16, vec_load_bf16_part)
 
 DOT(dot_f32, dot_tile_f32)
 DOT(dot_bf16, dot_tile_bf16)
+DOT(dot_f16, dot_tile_f16)
+DOT(dot_i8, dot_tile_i8)
 
 // ---- Products: a broadcast along rows, b and c in vectors of columns
 
 // `n`: how many columns there are where they do not fill the one vector; else 0.
-INLINE void product_tile(const int rows, const int vectors, const struct product *p, int row, int column, int n) {
-    const float *a = p->a + (size_t)row * p->a_stride;
-    const float *b = p->b + column;
-    float *c = p->c + (size_t)row * p->c_stride + column;
-    vec sum[PRODUCT_ROWS][2];
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) {
-        const float *from = c + (size_t)r * p->c_stride + v * LANES;
-        sum[r][v] = n ? vec_load_part(from, n) : vec_load(from);
+#define PRODUCT_TILE(NAME, ELEMENT, LOAD, LOAD_PART) \
+    INLINE void NAME(const int rows, const int vectors, const struct product *p, int row, int column, int n) { \
+        const float *a = p->a + (size_t)row * p->a_stride; \
+        const ELEMENT *b = (const ELEMENT *)p->b + column; \
+        float *c = p->c + (size_t)row * p->c_stride + column; \
+        vec sum[PRODUCT_ROWS][2]; \
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) { \
+            const float *from = c + (size_t)r * p->c_stride + v * LANES; \
+            sum[r][v] = n ? vec_load_part(from, n) : vec_load(from); \
+        } \
+        for (int k = 0; k < p->depth; k++, b += p->b_stride) { \
+            vec value[2]; \
+            if (p->ahead) __builtin_prefetch((const void *)((uintptr_t)b + (uintptr_t)p->ahead)); \
+            UNROLL for (int v = 0; v < vectors; v++) value[v] = n ? LOAD_PART(b, n) : LOAD(b + v * LANES); \
+            UNROLL for (int r = 0; r < rows; r++) { \
+                vec factor = vec_set(a[(size_t)r * p->a_stride + (size_t)k]); \
+                UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = vec_fma(factor, value[v], sum[r][v]); \
+            } \
+        } \
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) { \
+            float *to = c + (size_t)r * p->c_stride + v * LANES; \
+            if (n) \
+                vec_store_part(to, sum[r][v], n); \
+            else \
+                vec_store(to, sum[r][v]); \
+        } \
     }
-    for (int k = 0; k < p->depth; k++, b += p->b_stride) {
-        vec value[2];
-        UNROLL for (int v = 0; v < vectors; v++) value[v] = n ? vec_load_part(b, n) : vec_load(b + v * LANES);
-        UNROLL for (int r = 0; r < rows; r++) {
-            vec factor = vec_set(a[(size_t)r * p->a_stride + (size_t)k]);
-            UNROLL for (int v = 0; v < vectors; v++) sum[r][v] = vec_fma(factor, value[v], sum[r][v]);
-        }
-    }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) {
-        float *to = c + (size_t)r * p->c_stride + v * LANES;
-        if (n)
-            vec_store_part(to, sum[r][v], n);
-        else
-            vec_store(to, sum[r][v]);
-    }
-}
 
-INLINE void product_rows(const int rows, const struct product *p, int row) {
-    int column = 0;
-    for (; column + 2 * LANES <= p->columns; column += 2 * LANES) product_tile(rows, 2, p, row, column, 0);
-    for (; column + LANES <= p->columns; column += LANES) product_tile(rows, 1, p, row, column, 0);
-    if (column < p->columns) product_tile(rows, 1, p, row, column, p->columns - column);
-}
+PRODUCT_TILE(product_tile_f32, float, vec_load, vec_load_part)
+PRODUCT_TILE(product_tile_f16, uint16_t, vec_load_f16, vec_load_f16_part)
+PRODUCT_TILE(product_tile_i8, int8_t, vec_load_i8, vec_load_i8_part)
 
-static void product(const struct product *p) {
-    int row = 0;
-    for (; row + PRODUCT_ROWS <= p->rows; row += PRODUCT_ROWS) product_rows(PRODUCT_ROWS, p, row);
-    for (; row + 4 <= p->rows; row += 4) product_rows(4, p, row);
-    for (; row < p->rows; row++) product_rows(1, p, row);
-}
+#define PRODUCT(NAME, TILE) \
+    INLINE void NAME##_rows(const int rows, const struct product *p, int row) { \
+        int column = 0; \
+        for (; column + 2 * LANES <= p->columns; column += 2 * LANES) TILE(rows, 2, p, row, column, 0); \
+        for (; column + LANES <= p->columns; column += LANES) TILE(rows, 1, p, row, column, 0); \
+        if (column < p->columns) TILE(rows, 1, p, row, column, p->columns - column); \
+    } \
+    static void NAME(const struct product *p) { \
+        int row = 0; \
+        for (; row + PRODUCT_ROWS <= p->rows; row += PRODUCT_ROWS) NAME##_rows(PRODUCT_ROWS, p, row); \
+        for (; row + 4 <= p->rows; row += 4) NAME##_rows(4, p, row); \
+        for (; row < p->rows; row++) NAME##_rows(1, p, row); \
+    }
+
+PRODUCT(product, product_tile_f32)
+PRODUCT(product_f16, product_tile_f16)
+PRODUCT(product_i8, product_tile_i8)
 
 // ---- LayerNorm: the mean first, then the variance around it, which loses nothing when the mean is large
 
@@ -285,6 +301,59 @@ static void widen(const uint16_t *bf16, float *out, size_t count) {
     }
 }
 
+// ---- Rows of keys and values
+
+#define LOAD_ROW(NAME, ELEMENT, LOAD, LOAD_PART) \
+    static void NAME(const void *from, float factor, float *to, size_t count) { \
+        const ELEMENT *at = from; \
+        const vec by = vec_set(factor); \
+        for (size_t i = 0; i < count; i += LANES) { \
+            const int n = part(i, count); \
+            store(to + i, vec_mul(n ? LOAD_PART(at + i, n) : LOAD(at + i), by), n); \
+        } \
+    }
+
+LOAD_ROW(load_f32, float, vec_load, vec_load_part)
+LOAD_ROW(load_f16, uint16_t, vec_load_f16, vec_load_f16_part)
+LOAD_ROW(load_i8, int8_t, vec_load_i8, vec_load_i8_part)
+
+static float store_f32(const float *from, void *to, size_t count) {
+    memcpy(to, from, count * sizeof *from);
+    return 1;
+}
+
+static float store_f16(const float *from, void *to, size_t count) {
+    uint16_t *half = to;
+    for (size_t i = 0; i < count; i += LANES) {
+        const int n = part(i, count);
+        if (n)
+            vec_store_f16_part(half + i, vec_load_part(from + i, n), n);
+        else
+            vec_store_f16(half + i, vec_load(from + i));
+    }
+    return 1;
+}
+
+// The largest becomes 127. What is not finite makes all of the row NaN: it is to be noticed.
+static float store_i8(const float *from, void *to, size_t count) {
+    int8_t *whole = to;
+    vec most = vec_zero(), odd = vec_zero();
+    for (size_t i = 0; i < count; i += LANES) {
+        const vec x = load(from + i, part(i, count));
+        most = vec_max(vec_max(x, vec_sub(vec_zero(), x)), most);
+        odd = vec_fma(x, vec_zero(), odd);
+    }
+    const bool finite = vec_sum(odd) == 0;
+    const float largest = vec_largest(most), inverse = finite && largest > 0 ? 127 / largest : 0;
+    for (size_t i = 0; i < count; i += LANES) {
+        const int n = part(i, count);
+        float rounded[LANES];
+        vec_store(rounded, finite ? vec_round(vec_mul(load(from + i, n), vec_set(inverse))) : vec_zero());
+        for (int j = 0; j < (n ? n : LANES); j++) whole[i + (size_t)j] = (int8_t)rounded[j];
+    }
+    return finite ? largest / 127 : NAN;
+}
+
 // ---- Transposition in blocks of four by four
 
 typedef float quad __attribute__((vector_size(16)));
@@ -324,6 +393,9 @@ const struct kernels KERNELS = {
     .dot_f32 = dot_f32,
     .dot_bf16 = dot_bf16,
     .product = product,
+    .rows = {[KV_F32] = {dot_f32, product, load_f32, store_f32},
+             [KV_F16] = {dot_f16, product_f16, load_f16, store_f16},
+             [KV_INT8] = {dot_i8, product_i8, load_i8, store_i8}},
     .norm = norm,
     .rotate = rotate,
     .gate = gate,

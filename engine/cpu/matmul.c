@@ -13,8 +13,6 @@
 #include <omp.h>
 #include <string.h>
 
-enum { SHARE_GRAIN = 16 }; // outputs: a cache line of results
-
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
     bool few = cpu_takes_few(cpu, rows);
     if (weight_format_packed(format)) return few || !cpu->unpacks ? MATMUL_PACKED : MATMUL_BF16;
@@ -53,6 +51,31 @@ void matmul_weights(const struct cpu *cpu, const struct matrix *matrix, int row,
     }
 }
 
+// ---- Dealing out
+
+struct deal products_deal(const struct cpu *cpu, const struct products *p) {
+    int strips = 0;
+    for (int i = 0; i < p->count; i++) strips += strips_of(&p->linears[i]->weight);
+    return deal_of(strips, cpu->limits.threads, strips_in(SHARE_BYTES, &p->linears[0]->weight));
+}
+
+int products_cut(const struct products *p, struct share *strips, struct share *outputs) {
+    int i = 0, before = 0; // strips of the matrices in front
+    for (; strips->first - before >= strips_of(&p->linears[i]->weight); i++) before += strips_of(&p->linears[i]->weight);
+    const struct matrix *weight = &p->linears[i]->weight;
+    int end = before + strips_of(weight) < strips->last ? before + strips_of(weight) : strips->last;
+    *outputs = (struct share){(strips->first - before) * STRIP, (end - before) * STRIP};
+    if (outputs->last > weight->rows) outputs->last = weight->rows;
+    strips->first = end;
+    return i;
+}
+
+bool products_shared(const struct products *p) {
+    int64_t outputs = 0;
+    for (int i = 0; i < p->count; i++) outputs += p->linears[i]->weight.rows;
+    return worth_sharing(outputs * p->linears[0]->weight.columns * p->rows);
+}
+
 // ---- Few rows
 
 void matmul_dots(const struct cpu *cpu, const struct dot *dot, enum weight_format format, struct share outputs) {
@@ -76,16 +99,18 @@ void matmul_dots(const struct cpu *cpu, const struct dot *dot, enum weight_forma
     }
 }
 
-static void dots(const struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows,
-                 bool accumulate) {
-    const struct matrix *weight = &linear->weight;
-    const struct dot dot = {weight->data,         weight->rows, weight->columns, x, rows, y,
-                            (size_t)weight->rows, linear->bias, accumulate};
-    int threads = cpu->limits.threads;
-    bool shared = worth_sharing((int64_t)weight->rows * weight->columns * rows);
-#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
-    for (int part = 0; part < threads; part++)
-        matmul_dots(cpu, &dot, weight->format, share_of(weight->rows, part, threads, SHARE_GRAIN));
+static void dots(const struct cpu *cpu, const struct products *p) {
+    struct deal deal = products_deal(cpu, p);
+#pragma omp parallel num_threads(cpu->limits.threads) if (products_shared(p))
+    for (struct share some = deal_take(&deal), outputs; some.first < some.last; some = deal_take(&deal))
+        while (some.first < some.last) {
+            int i = products_cut(p, &some, &outputs);
+            const struct linear *linear = p->linears[i];
+            const struct matrix *weight = &linear->weight;
+            const struct dot dot = {weight->data,         weight->rows, weight->columns, p->x, p->rows, p->y[i],
+                                    (size_t)weight->rows, linear->bias, p->accumulate, 0};
+            matmul_dots(cpu, &dot, weight->format, outputs);
+        }
 }
 
 // ---- Many rows
@@ -175,22 +200,28 @@ static void panels(struct cpu *cpu, const struct linear *linear, const float *x,
                       cpu->panel + (size_t)omp_get_thread_num() * PANEL_FLOATS);
 }
 
-void matmul(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
-    switch (matmul_way(cpu, linear->weight.format, rows)) {
+static void multiply_one(struct cpu *cpu, enum matmul_way way, const struct linear *linear, const float *x, float *y,
+                         int rows, bool accumulate) {
+    if (way == MATMUL_BF16)
+        many_linear(cpu, linear, x, y, rows, accumulate);
+    else if (way != MATMUL_SGEMM || !sgemm(cpu, linear, x, y, rows, accumulate))
+        panels(cpu, linear, x, y, rows, accumulate);
+}
+
+void matmul(struct cpu *cpu, const struct products *p) {
+    enum matmul_way way = matmul_way(cpu, p->linears[0]->weight.format, p->rows);
+    switch (way) {
     case MATMUL_DOTS:
-        dots(cpu, linear, x, y, rows, accumulate);
+        dots(cpu, p);
         break;
     case MATMUL_PACKED:
-        packed_linears(cpu, &linear, 1, x, &y, rows, accumulate);
+        packed_products(cpu, p);
         break;
     case MATMUL_BF16:
-        many_linear(cpu, linear, x, y, rows, accumulate);
-        break;
     case MATMUL_SGEMM:
-        if (sgemm(cpu, linear, x, y, rows, accumulate)) break;
-        __attribute__((fallthrough));
     case MATMUL_PANELS:
-        panels(cpu, linear, x, y, rows, accumulate);
+        for (int i = 0; i < p->count; i++)
+            multiply_one(cpu, way, p->linears[i], p->x, p->y[i], p->rows, p->accumulate);
         break;
     }
 }

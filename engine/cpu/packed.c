@@ -1,17 +1,13 @@
 // Products and experts with weights in int8 and int4, on the kernels of packed.h.
 //
-// Activations are quantized once for all matrices that read them. The outputs are dealt out in chunks to whoever is
-// free, so that a mix of fast and slow cores ends together. A row's result depends neither on its company nor on the
-// number of threads.
+// Activations are quantized once for all matrices that read them. A row's result depends neither on its company nor on
+// the number of threads.
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/packed.h"
 
 #include <string.h>
 
-enum {
-    CHUNK_BYTES = 1 << 18,  // of weights, at most
-    CHUNKS_OF_A_THREAD = 4, // at least, where there are so many outputs
-};
+enum { CHUNKS_OF_A_THREAD = 4 }; // at least, where there are so many outputs
 
 static int smaller(int a, int b) {
     return a < b ? a : b;
@@ -21,26 +17,14 @@ static int larger(int a, int b) {
     return a > b ? a : b;
 }
 
-// Outputs in a chunk of a matrix, where `outputs` of this format and width are dealt out at once.
-static int chunk_outputs(const struct cpu *cpu, const struct matrix *weight, int outputs) {
-    int row_bytes = (int)(weight_format_bytes(weight->format, PACKED_OUTPUTS, weight->columns) / PACKED_OUTPUTS);
-    int most = outputs / (cpu->limits.threads * CHUNKS_OF_A_THREAD);
-    return larger(smaller(CHUNK_BYTES / row_bytes, most) / PACKED_OUTPUTS, 1) * PACKED_OUTPUTS;
-}
-
-static int chunks_of(const struct matrix *weight, int chunk) {
-    return (weight->rows + chunk - 1) / chunk;
-}
-
-// Chunk number `number` of y (+)= W x + bias, for `rows` rows.
-static void multiply(const struct cpu *cpu, const struct linear *linear, int number, int chunk,
-                     const struct packed_x *x, int rows, float *y, bool accumulate) {
+void packed_outputs(const struct cpu *cpu, const struct linear *linear, struct share outputs, const struct packed_x *x,
+                    int rows, float *y, bool accumulate) {
     const struct matrix *weight = &linear->weight;
-    int first = number * chunk;
+    int first = outputs.first;
     cpu->packed->dot(&(struct packed_dot){
         .format = weight->format,
         .weight = (const unsigned char *)weight->data + weight_format_bytes(weight->format, first, weight->columns),
-        .outputs = smaller(chunk, weight->rows - first),
+        .outputs = outputs.last - first,
         .columns = weight->columns,
         .x = x,
         .rows = rows,
@@ -50,49 +34,58 @@ static void multiply(const struct cpu *cpu, const struct linear *linear, int num
         .accumulate = accumulate});
 }
 
-void packed_linears(struct cpu *cpu, const struct linear *const *linears, int count, const float *x, float *const *y,
-                    int rows, bool accumulate) {
-    const struct matrix *any = &linears[0]->weight;
-    size_t columns = (size_t)any->columns, blocks = packed_x_blocks(any->columns);
-    int outputs = 0, chunks = 0;
-    for (int i = 0; i < count; i++) outputs += linears[i]->weight.rows;
-    int chunk = chunk_outputs(cpu, any, outputs);
-    for (int i = 0; i < count; i++) chunks += chunks_of(&linears[i]->weight, chunk);
-    bool shared = worth_sharing((int64_t)rows * outputs * any->columns);
-#pragma omp parallel num_threads(cpu->limits.threads) if (shared)
+void packed_products(struct cpu *cpu, const struct products *p) {
+    int columns = p->linears[0]->weight.columns;
+    size_t blocks = packed_x_blocks(columns);
+    struct deal deal = products_deal(cpu, p);
+#pragma omp parallel num_threads(cpu->limits.threads) if (products_shared(p))
     {
 #pragma omp for schedule(static)
-        for (int r = 0; r < rows; r++)
-            cpu->packed->quantize(x + (size_t)r * columns, any->columns, cpu->packed_x + (size_t)r * blocks);
-#pragma omp for schedule(dynamic)
-        for (int c = 0; c < chunks; c++) {
-            int i = 0, number = c;
-            while (number >= chunks_of(&linears[i]->weight, chunk)) number -= chunks_of(&linears[i++]->weight, chunk);
-            multiply(cpu, linears[i], number, chunk, cpu->packed_x, rows, y[i], accumulate);
-        }
+        for (int r = 0; r < p->rows; r++)
+            cpu->packed->quantize(p->x + (size_t)r * (size_t)columns, columns, cpu->packed_x + (size_t)r * blocks);
+        for (struct share some = deal_take(&deal), outputs; some.first < some.last; some = deal_take(&deal))
+            while (some.first < some.last) {
+                int i = products_cut(p, &some, &outputs);
+                packed_outputs(cpu, p->linears[i], outputs, cpu->packed_x, p->rows, p->y[i], p->accumulate);
+            }
     }
 }
 
-// ---- Experts
+// ---- Experts of many rows
+
+// Outputs in a chunk of a matrix, where `outputs` of this format and width are dealt out at once.
+static int chunk_outputs(const struct cpu *cpu, const struct matrix *weight, int outputs) {
+    int most = outputs / (cpu->limits.threads * CHUNKS_OF_A_THREAD) / PACKED_OUTPUTS;
+    return larger(smaller(strips_in(SHARE_BYTES, weight), most), 1) * PACKED_OUTPUTS;
+}
+
+static int chunks_of(const struct matrix *weight, int chunk) {
+    return (weight->rows + chunk - 1) / chunk;
+}
+
+static struct share outputs_of(const struct matrix *weight, int number, int chunk) {
+    return (struct share){number * chunk, smaller((number + 1) * chunk, weight->rows)};
+}
 
 // A chunk of gate and up of one expert, and the product of both.
 static void gate_chunk(const struct cpu *cpu, const struct expert *expert, const struct expert_rows *rows, int number,
                        int chunk) {
     const struct linear gate = {expert->gate, NULL}, up = {expert->up, NULL};
-    size_t width = (size_t)expert->gate.rows, at = (size_t)rows->first * width, first = (size_t)number * (size_t)chunk;
+    struct share some = outputs_of(&gate.weight, number, chunk);
+    size_t width = (size_t)expert->gate.rows, at = (size_t)rows->first * width;
     const struct packed_x *x = cpu->packed_sorted + (size_t)rows->first * packed_x_blocks(expert->gate.columns);
-    multiply(cpu, &gate, number, chunk, x, rows->rows, cpu->gate + at, false);
-    multiply(cpu, &up, number, chunk, x, rows->rows, cpu->up + at, false);
-    size_t some = width - first < (size_t)chunk ? width - first : (size_t)chunk;
+    packed_outputs(cpu, &gate, some, x, rows->rows, cpu->gate + at, false);
+    packed_outputs(cpu, &up, some, x, rows->rows, cpu->up + at, false);
     for (int r = 0; r < rows->rows; r++, at += width)
-        cpu->kernels->gate(cpu->gate + at + first, cpu->up + at + first, some);
+        cpu->kernels->gate(cpu->gate + at + some.first, cpu->up + at + some.first, (size_t)(some.last - some.first));
 }
 
 static void down_chunk(const struct cpu *cpu, const struct expert *expert, const struct expert_rows *rows, int number,
                        int chunk) {
     const struct linear down = {expert->down, NULL};
-    multiply(cpu, &down, number, chunk, cpu->packed_gated + (size_t)rows->first * packed_x_blocks(expert->down.columns),
-             rows->rows, cpu->sorted + (size_t)rows->first * (size_t)expert->down.rows, false);
+    packed_outputs(cpu, &down, outputs_of(&down.weight, number, chunk),
+                   cpu->packed_gated + (size_t)rows->first * packed_x_blocks(expert->down.columns), rows->rows,
+                   cpu->sorted + (size_t)rows->first * (size_t)expert->down.rows, false);
 }
 
 void packed_experts(struct cpu *cpu, const struct layer *layer, const struct routing *routing, int experts,

@@ -19,8 +19,10 @@
 
 enum { GROUPS = PACKED_COLUMNS / PACKED_GROUP, LINE = 64 };
 
-// Weights are asked for from memory so far ahead: the processor's own prefetching stops at every page.
-enum { AHEAD_BYTES = 2048 };
+// One row waits for memory. Two strips of outputs are read at once then, each asked for from memory a little ahead, or
+// at the same place of the next two where strips are short: the processor's own prefetching stops at every page. (One
+// strip: 84 % of what can be read, two: 92 %, four: 85 %; asking for the second cache is better than for the first.)
+enum { STRIPS_MAX = 2, AHEAD_BYTES = 2048, LONG_STRIP_BYTES = 16384 };
 
 INLINE words broadcast(const int8_t *four) {
     int32_t word;
@@ -28,40 +30,53 @@ INLINE words broadcast(const int8_t *four) {
     return words_set(word);
 }
 
-// One group of `rows` rows by 16 outputs, added to `sum`.
-INLINE void dot_group(const int rows, const bool four, const unsigned char *block, const int group,
-                      const struct packed_x *const *x, vec sum[][VECTORS]) {
-    const int lines = PACKED_GROUP / (four ? 8 : 4), columns = four ? 8 : 4, zero = four ? INT4_ZERO : INT8_ZERO;
+// What the compiler knows of a tile: `strips` times 16 outputs by `rows` rows.
+struct tile {
+    int rows, strips;
+    bool four;
+};
+
+// Sums of a tile, and their columns so far.
+struct sums {
+    vec of[STRIPS_MAX][TILE_ROWS][VECTORS];
+};
+
+// One group of columns of a tile, added to its sums. A strip's block is at block + its number · strip_bytes.
+INLINE void dot_group(const struct tile t, const unsigned char *block, const size_t strip_bytes, const size_t ahead,
+                      const int group, const struct packed_x *const *x, struct sums *sums) {
+    const int lines = PACKED_GROUP / (t.four ? 8 : 4), columns = t.four ? 8 : 4, zero = t.four ? INT4_ZERO : INT8_ZERO;
     const unsigned char *line = block + PACKED_SCALE_BYTES + group * lines * LINE;
     const words low = words_set(0x0f0f0f0f);
-    words whole[TILE_ROWS][VECTORS];
-    vec scale[VECTORS];
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < VECTORS; v++) {
+    words whole[STRIPS_MAX][TILE_ROWS][VECTORS];
+    UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int r = 0; r < t.rows; r++) {
         const int32_t zeros = -zero * x[r]->sum[group];
-        whole[r][v] = four ? start_int4(zeros) : start_int8(zeros);
+        UNROLL for (int v = 0; v < VECTORS; v++) whole[s][r][v] = t.four ? start_int4(zeros) : start_int8(zeros);
     }
-    UNROLL for (int l = 0; l < lines; l++) {
-        __builtin_prefetch(line + l * LINE + AHEAD_BYTES);
+    UNROLL for (int l = 0; l < lines; l++) UNROLL for (int s = 0; s < t.strips; s++) {
+        const unsigned char *from = line + (size_t)s * strip_bytes + l * LINE;
+        __builtin_prefetch(from + ahead, 0, 2);
         UNROLL for (int v = 0; v < VECTORS; v++) {
-            const words stored = words_load(line + l * LINE + v * LANES * 4);
-            const words first = four ? words_and(stored, low) : stored;
-            const words second = four ? words_and(words_down(stored), low) : stored;
-            UNROLL for (int r = 0; r < rows; r++) {
+            const words stored = words_load(from + v * LANES * 4);
+            const words first = t.four ? words_and(stored, low) : stored;
+            const words second = t.four ? words_and(words_down(stored), low) : stored;
+            UNROLL for (int r = 0; r < t.rows; r++) {
                 const int8_t *value = x[r]->value + group * PACKED_GROUP + l * columns;
-                if (four) {
-                    whole[r][v] = dot_int4(whole[r][v], first, broadcast(value));
-                    whole[r][v] = dot_int4(whole[r][v], second, broadcast(value + 4));
-                } else {
-                    whole[r][v] = dot_int8(whole[r][v], first, broadcast(value));
-                }
+                words *to = &whole[s][r][v];
+                if (t.four)
+                    *to = dot_int4(dot_int4(*to, first, broadcast(value)), second, broadcast(value + 4));
+                else
+                    *to = dot_int8(*to, first, broadcast(value));
             }
         }
     }
-    UNROLL for (int v = 0; v < VECTORS; v++) scale[v] = vec_f16(block + (group * PACKED_OUTPUTS + v * LANES) * 2);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < VECTORS; v++) {
-        const int32_t zeros = -zero * x[r]->sum[group];
-        words total = four ? end_int4(whole[r][v], zeros) : end_int8(whole[r][v], zeros);
-        sum[r][v] = vec_fma(vec_mul(words_float(total), scale[v]), vec_set(x[r]->scale[group]), sum[r][v]);
+    UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int v = 0; v < VECTORS; v++) {
+        const vec scale = vec_f16(block + (size_t)s * strip_bytes + (group * PACKED_OUTPUTS + v * LANES) * 2);
+        UNROLL for (int r = 0; r < t.rows; r++) {
+            const int32_t zeros = -zero * x[r]->sum[group];
+            const words total = t.four ? end_int4(whole[s][r][v], zeros) : end_int8(whole[s][r][v], zeros);
+            vec *sum = &sums->of[s][r][v];
+            *sum = vec_fma(vec_mul(words_float(total), scale), vec_set(x[r]->scale[group]), *sum);
+        }
     }
 }
 
@@ -88,34 +103,41 @@ static void add_outliers(const struct packed_dot *dot, int output, int row, int 
     }
 }
 
-INLINE void dot_tile(const int rows, const bool four, const struct packed_dot *dot, int output, int row) {
+INLINE void dot_tile(const struct tile t, const struct packed_dot *dot, int output, int row) {
     const size_t blocks = packed_blocks(dot->columns), x_blocks = packed_x_blocks(dot->columns);
-    const size_t block_bytes = four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES;
-    const unsigned char *block = dot->weight + (size_t)(output / PACKED_OUTPUTS) * blocks * block_bytes;
+    const size_t block_bytes = t.four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES, strip_bytes = blocks * block_bytes;
+    const size_t ahead = strip_bytes < LONG_STRIP_BYTES ? (size_t)t.strips * strip_bytes : AHEAD_BYTES;
+    const unsigned char *block = dot->weight + (size_t)(output / PACKED_OUTPUTS) * strip_bytes;
     const struct packed_x *x[TILE_ROWS];
-    vec sum[TILE_ROWS][VECTORS];
+    struct sums sums;
     float stored[TILE_ROWS * PACKED_OUTPUTS];
-    UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int r = 0; r < t.rows; r++) {
         x[r] = dot->x + (size_t)(row + r) * x_blocks;
-        UNROLL for (int v = 0; v < VECTORS; v++) sum[r][v] = vec_zero();
+        UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int v = 0; v < VECTORS; v++) sums.of[s][r][v] = vec_zero();
     }
     for (size_t b = 0; b < blocks; b++, block += block_bytes) {
-        __builtin_prefetch(block + AHEAD_BYTES);
-        UNROLL for (int group = 0; group < GROUPS; group++) dot_group(rows, four, block, group, x, sum);
-        UNROLL for (int r = 0; r < rows; r++) x[r]++;
+        UNROLL for (int s = 0; s < t.strips; s++) __builtin_prefetch(block + (size_t)s * strip_bytes + ahead, 0, 2);
+        UNROLL for (int group = 0; group < GROUPS; group++) dot_group(t, block, strip_bytes, ahead, group, x, &sums);
+        UNROLL for (int r = 0; r < t.rows; r++) x[r]++;
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < VECTORS; v++)
-        vec_store(stored + r * PACKED_OUTPUTS + v * LANES, sum[r][v]);
-    add_outliers(dot, output, row, rows, stored);
-    packed_store(dot, output, row, rows, stored);
+    UNROLL for (int s = 0; s < t.strips; s++) {
+        UNROLL for (int r = 0; r < t.rows; r++) UNROLL for (int v = 0; v < VECTORS; v++)
+            vec_store(stored + r * PACKED_OUTPUTS + v * LANES, sums.of[s][r][v]);
+        add_outliers(dot, output + s * PACKED_OUTPUTS, row, t.rows, stored);
+        packed_store(dot, output + s * PACKED_OUTPUTS, row, t.rows, stored);
+    }
 }
 
 #define DOT_ROWS(ROWS) \
-    case ROWS: dot_tile(ROWS < TILE_ROWS ? ROWS : TILE_ROWS, four, dot, output, row); break;
+    case ROWS: dot_tile((struct tile){ROWS < TILE_ROWS ? ROWS : TILE_ROWS, 1, four}, dot, output, row); break;
 
 // All rows of 16 outputs: their weights come from memory once and from the cache after that.
 INLINE void dot_all(const bool four, const struct packed_dot *dot) {
-    for (int output = 0; output < dot->outputs; output += PACKED_OUTPUTS)
+    int output = 0;
+    if (dot->rows == 1)
+        for (; output + PACKED_OUTPUTS < dot->outputs; output += STRIPS_MAX * PACKED_OUTPUTS)
+            dot_tile((struct tile){1, STRIPS_MAX, four}, dot, output, 0);
+    for (; output < dot->outputs; output += PACKED_OUTPUTS)
         for (int row = 0; row < dot->rows; row += TILE_ROWS)
             switch (dot->rows - row) {
                 DOT_ROWS(1)
@@ -125,7 +147,7 @@ INLINE void dot_all(const bool four, const struct packed_dot *dot) {
                 DOT_ROWS(5)
                 DOT_ROWS(6)
                 DOT_ROWS(7)
-            default: dot_tile(TILE_ROWS, four, dot, output, row);
+            default: dot_tile((struct tile){TILE_ROWS, 1, four}, dot, output, row);
             }
 }
 

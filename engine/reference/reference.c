@@ -10,6 +10,8 @@
 
 struct reference {
     float *scores; // [context_max] of one query, later their softmax
+    float *row;    // [head_dim] a key or value
+    double *sum;   // [head_dim] of weighted values
     float *gated;  // [intermediate] silu(gate x) ⊙ up x of one row in one expert
     float *mixed;  // [hidden] sum of one row's experts
     float *logits; // [experts] of one row
@@ -24,6 +26,8 @@ static void reference_close(void *state) {
     struct reference *reference = state;
     if (!reference) return;
     free(reference->scores);
+    free(reference->row);
+    free(reference->sum);
     free(reference->gated);
     free(reference->mixed);
     free(reference->logits);
@@ -34,10 +38,13 @@ static int reference_open(void **state, const struct stage_limits *limits, struc
     struct reference *reference = calloc(1, sizeof *reference);
     if (!reference) return error_set(error, ERROR_MEMORY, "out of memory for the reference stages");
     reference->scores = calloc((size_t)limits->context_max, sizeof(float));
+    reference->row = calloc((size_t)limits->head_dim, sizeof(float));
+    reference->sum = calloc((size_t)limits->head_dim, sizeof(double));
     reference->gated = calloc((size_t)limits->intermediate, sizeof(float));
     reference->mixed = calloc((size_t)limits->hidden, sizeof(float));
     reference->logits = calloc((size_t)limits->experts, sizeof(float));
-    if (!reference->scores || !reference->gated || !reference->mixed || !reference->logits) {
+    if (!reference->scores || !reference->row || !reference->sum || !reference->gated || !reference->mixed ||
+        !reference->logits) {
         reference_close(reference);
         return error_set(error, ERROR_MEMORY, "out of memory for the reference stages");
     }
@@ -88,6 +95,11 @@ static void linear(void *state, const struct linear *linear, const float *x, flo
         }
 }
 
+static void linears(void *state, const struct linear *const *linears, int count, const float *x, float *const *y,
+                    int rows) {
+    for (int i = 0; i < count; i++) linear(state, linears[i], x, y[i], rows, false);
+}
+
 // ---- LayerNorm: mean and variance (over width, not width − 1), then scale and shift
 
 static void norm(void *state, const struct norm *norm, const float *x, float *y, int rows) {
@@ -119,36 +131,42 @@ static void rotate(const struct attention *attention, int position, int heads, f
         }
 }
 
-// The key (part 0) or value (part 1) of one position and head: [head_dim].
-static float *cache_at(const struct kv_cache *cache, int layer, const struct batch_sequence *sequence, int position,
-                       int part, int kv_head) {
-    int32_t page = sequence->pages[position / KV_PAGE_TOKENS];
-    float *block = kv_cache_block(cache, layer, page, part, kv_head);
-    return block + (size_t)(position % KV_PAGE_TOKENS) * (size_t)cache->head_dim;
+// Where the key (part 0) or value (part 1) of one position and head is.
+static void *block_at(const struct kv_cache *cache, int layer, const struct batch_sequence *sequence, int position,
+                      int part, int kv_head) {
+    return kv_cache_block(cache, layer, sequence->pages[position / KV_PAGE_TOKENS], part, kv_head);
+}
+
+static void read_cache(const struct kv_cache *cache, int layer, const struct batch_sequence *sequence, int position,
+                       int part, int kv_head, float *x) {
+    kv_cache_get(cache, block_at(cache, layer, sequence, position, part, kv_head), position % KV_PAGE_TOKENS, x);
 }
 
 static void store(const struct kv_cache *cache, int layer, const struct batch_sequence *sequence, int position,
                   const float *k, const float *v) {
     size_t width = (size_t)cache->head_dim;
     for (int h = 0; h < cache->kv_heads; h++) {
-        memcpy(cache_at(cache, layer, sequence, position, 0, h), k + (size_t)h * width, width * sizeof *k);
-        memcpy(cache_at(cache, layer, sequence, position, 1, h), v + (size_t)h * width, width * sizeof *v);
+        void *keys = block_at(cache, layer, sequence, position, 0, h);
+        void *values = block_at(cache, layer, sequence, position, 1, h);
+        kv_cache_put(cache, keys, position % KV_PAGE_TOKENS, k + (size_t)h * width);
+        kv_cache_put(cache, values, position % KV_PAGE_TOKENS, v + (size_t)h * width);
     }
 }
 
 // One query of one head against keys first .. position.
-static void attend(const struct attention *attention, const struct kv_cache *cache, int layer,
-                   const struct batch_sequence *sequence, int position, int kv_head, const float *q, float *scores,
+static void attend(const struct reference *reference, const struct attention *attention, const struct kv_cache *cache,
+                   int layer, const struct batch_sequence *sequence, int position, int kv_head, const float *q,
                    float *out) {
+    float *scores = reference->scores, *row = reference->row;
     int width = attention->head_dim;
     int first = position - attention->window + 1;
     if (first < 0) first = 0;
 
     double scale = 1 / sqrt(width), largest = -INFINITY, total = 0;
     for (int j = first; j <= position; j++) {
-        const float *key = cache_at(cache, layer, sequence, j, 0, kv_head);
         double sum = 0;
-        for (int i = 0; i < width; i++) sum += (double)q[i] * (double)key[i];
+        read_cache(cache, layer, sequence, j, 0, kv_head, row);
+        for (int i = 0; i < width; i++) sum += (double)q[i] * (double)row[i];
         scores[j] = (float)(sum * scale);
         largest = fmax(largest, (double)scores[j]);
     }
@@ -156,12 +174,12 @@ static void attend(const struct attention *attention, const struct kv_cache *cac
         scores[j] = (float)exp((double)scores[j] - largest); // the largest becomes 1: no overflow
         total += (double)scores[j];
     }
-    for (int i = 0; i < width; i++) {
-        double sum = 0;
-        for (int j = first; j <= position; j++)
-            sum += (double)scores[j] * (double)cache_at(cache, layer, sequence, j, 1, kv_head)[i];
-        out[i] = (float)(sum / total);
+    for (int i = 0; i < width; i++) reference->sum[i] = 0;
+    for (int j = first; j <= position; j++) {
+        read_cache(cache, layer, sequence, j, 1, kv_head, row);
+        for (int i = 0; i < width; i++) reference->sum[i] += (double)scores[j] * (double)row[i];
     }
+    for (int i = 0; i < width; i++) out[i] = (float)(reference->sum[i] / total);
 }
 
 static void attention(void *state, const struct attention *attention, const struct batch *batch,
@@ -182,8 +200,7 @@ static void attention(void *state, const struct attention *attention, const stru
         for (int i = 0; i < sequence->count; i++)
             for (int h = 0; h < attention->heads; h++) {
                 size_t at = (size_t)(sequence->first + i) * q_width + (size_t)h * head_dim;
-                attend(attention, cache, layer, sequence, sequence->position + i, h / group, q + at, reference->scores,
-                       out + at);
+                attend(reference, attention, cache, layer, sequence, sequence->position + i, h / group, q + at, out + at);
             }
     }
 }
@@ -265,6 +282,7 @@ const struct stages reference_stages = {
     .embed = embed,
     .norm = norm,
     .linear = linear,
+    .linears = linears,
     .attention = attention,
     .route = route,
     .experts = experts,

@@ -80,7 +80,7 @@ def test_large_models(large):
     heads, kv_heads, width, context, window, billions = SHAPES[name]
     assert found["parameters"] == count and round(count / 1e9, 1) == billions
     assert found["parameters_active"] == count - LAYERS * (EXPERTS - 2) * 3 * HIDDEN * width - (VOCAB - 1) * HIDDEN
-    assert found["kv_bytes_per_token"] == LAYERS * 2 * kv_heads * 128 * 4
+    assert found["kv_bytes_per_token"] == LAYERS * 2 * kv_heads * 128 * 2
     floats = LAYERS * EXPERTS * HIDDEN + sum(shape[0] for _, shape, bias in tensors(heads, kv_heads, width) if bias) + \
         (2 * LAYERS + 1) * HIDDEN  # routers, biases, the norms' weights: always fp32
     assert found["weights"]["bf16"]["bytes"] == 2 * count + 2 * floats
@@ -103,7 +103,7 @@ def test_built_in_model():
     text = told("inspect")
     assert text.startswith("demo: phimoe, 5.4 million parameters, 2.2 million for a token\n")
     for said in ("8 of width 96", "2048 tokens, of which a token sees the last 512", "BF16", "phi-3", "<|end|>*",
-                 "--weights f32   21.6 MB", "--weights bf16  10.8 MB", "--weights int8  6.2 MB", "--weights int4  3.9 MB", "3.0 KiB for each token"):
+                 "--weights f32   21.6 MB", "--weights bf16  10.8 MB", "--weights int8  6.2 MB", "--weights int4  3.9 MB", "1.5 KiB for each token"):
         assert said in text, said
     assert max(map(len, text.splitlines())) <= 100
     assert text.splitlines()[:10] == told("inspect", tandem.MODEL).splitlines()[:10]  # the free memory changes
@@ -121,7 +121,7 @@ def test_what_fits():
 def test_serve_takes_what_inspect_tells(serve):
     """The same cache, and the same room: but for what other programs take or give back in between."""
     told = json.loads(run("inspect", "--json").stdout)["weights"]["bf16"]
-    taken, room = re.search(r"KV cache (\d+) tokens, 201.3 MB when full \(--kv-tokens: up to (\d+) fit\)", serve().log).groups()
+    taken, room = re.search(r"KV cache (\d+) tokens, 100.7 MB when full \(--kv-tokens: up to (\d+) fit\)", serve().log).groups()
     assert int(taken) == told["kv_tokens_standard"]
     assert abs(int(room) / told["kv_tokens"] - 1) < 0.1
 
@@ -141,7 +141,7 @@ def test_a_cache_that_can_not_fit_is_refused(large):
 
 
 def test_the_cache_comes_in_whole_pages(serve):
-    assert "KV cache 32 tokens, 0.1 MB when full" in serve("--kv-tokens", "1").log
+    assert "KV cache 32 tokens, 0.0 MB when full" in serve("--kv-tokens", "1").log
     assert "KV cache 8192 tokens, " in serve("--kv-tokens", "8K").log
 
 

@@ -36,18 +36,23 @@ struct figures {
 
 struct format {
     enum weight_format weights;
+    enum kv_format kv;
     const char *kernels;
     double perplexity_most; // of bf16's
     double agreement_least, same_least;
 };
 
 static const struct format FORMATS[] = {
-    {WEIGHTS_F32, "cpu", 1.001, 1, 1},
-    {WEIGHTS_BF16, "cpu", 1, 0.997, 0.93},
-    {WEIGHTS_INT8, "cpu", 1.005, 0.995, 0.65},
-    {WEIGHTS_INT8, "avx2", 1.005, 0.995, 0.65},
-    {WEIGHTS_INT4, "cpu", 1.03, 0.98, 0.3},
-    {WEIGHTS_INT4, "avx-vnni", 1.03, 0.98, 0.3},
+    {WEIGHTS_F32, KV_F32, "cpu", 1.001, 1, 1},
+    {WEIGHTS_BF16, KV_F32, "cpu", 1, 0.997, 0.93},
+    {WEIGHTS_F32, KV_F16, "cpu", 1.001, 0.999, 0.93},
+    {WEIGHTS_F32, KV_INT8, "cpu", 1.003, 0.995, 0.65},
+    {WEIGHTS_BF16, KV_F16, "cpu", 1.001, 0.997, 0.9},
+    {WEIGHTS_INT8, KV_F16, "cpu", 1.005, 0.995, 0.65},
+    {WEIGHTS_INT8, KV_F16, "avx2", 1.005, 0.995, 0.65},
+    {WEIGHTS_INT8, KV_INT8, "cpu", 1.005, 0.99, 0.6},
+    {WEIGHTS_INT4, KV_F16, "cpu", 1.03, 0.98, 0.3},
+    {WEIGHTS_INT4, KV_F16, "avx-vnni", 1.03, 0.98, 0.3},
 };
 enum { FORMAT_COUNT = sizeof FORMATS / sizeof *FORMATS };
 
@@ -128,7 +133,7 @@ static void decode(struct engine *engine, const json_t *prompt, struct figures *
 // False: this machine has no such kernels.
 static bool measure(const struct format *format, struct figures *out) {
     const struct engine_options options = {
-        .model_dir = "models/demo", .weights = format->weights, .stages = format->kernels, .threads = 2};
+        .model_dir = "models/demo", .weights = format->weights, .kv = format->kv, .stages = format->kernels, .threads = 2};
     struct engine *engine;
     struct error error;
     int code = engine_open(&engine, &options, &error);
@@ -153,7 +158,8 @@ static void formats_keep_their_accuracy(void **unused) {
     assert_true(measure(&FORMATS[0], &f32));
     assert_true(measure(&FORMATS[1], &bf16));
     bool good = true;
-    print_message("%-5s %-9s %10s %9s %20s %18s\n", "", "kernels", "perplexity", "of bf16's", "most likely as f32's",
+    static const char *const KV_NAMES[] = {[KV_F16] = "f16", [KV_F32] = "f32", [KV_INT8] = "int8"};
+    print_message("%-5s %-4s %-9s %10s %9s %20s %18s\n", "", "kv", "kernels", "perplexity", "of bf16's", "most likely as f32's",
                   "new tokens as f32's");
     for (int i = 0; i < FORMAT_COUNT; i++) {
         if (!measure(&FORMATS[i], &found)) continue;
@@ -162,8 +168,8 @@ static void formats_keep_their_accuracy(void **unused) {
         for (int t = 0; t < f32.said; t++) agreed += found.best[t] == f32.best[t];
         double agreement = (double)agreed / f32.said, same = (double)found.same / (found.prompts * NEW_TOKENS);
         double of_bf16 = found.perplexity / bf16.perplexity;
-        print_message("%-5s %-9s %10.5f %+8.3f %% %18.2f %% %16.1f %%\n", weight_format_name(FORMATS[i].weights),
-                      FORMATS[i].kernels, found.perplexity, 100 * (of_bf16 - 1), 100 * agreement, 100 * same);
+        print_message("%-5s %-4s %-9s %10.5f %+8.3f %% %18.2f %% %16.1f %%\n", weight_format_name(FORMATS[i].weights),
+                      KV_NAMES[FORMATS[i].kv], FORMATS[i].kernels, found.perplexity, 100 * (of_bf16 - 1), 100 * agreement, 100 * same);
         good = good && of_bf16 <= FORMATS[i].perplexity_most && agreement >= FORMATS[i].agreement_least &&
                same >= FORMATS[i].same_least;
     }

@@ -104,8 +104,8 @@ static void open_split(struct session *s, enum weight_format weights, const stru
     s->state = placement_state(s->placement);
 }
 
-static void session_open(struct session *s, const char *dir, enum weight_format weights, const struct stages *stages,
-                         bool split, int pages) {
+static void session_open(struct session *s, const char *dir, enum weight_format weights, enum kv_format kv,
+                         const struct stages *stages, bool split, int pages) {
     struct error error;
     const struct model_options options = {.dir = dir, .weights = weights};
     *s = (struct session){.stages = stages, .random = 12345};
@@ -127,7 +127,7 @@ static void session_open(struct session *s, const char *dir, enum weight_format 
     else
         check(stages->open(&s->state, &limits, &error), &error);
     check(forward_create(&s->forward, s->model, s->stages, s->state, PROMPT_MAX, PROMPT_MAX, &error), &error);
-    check(kv_cache_init(&s->cache, config->layers, config->kv_heads, config->head_dim, pages, &error), &error);
+    check(kv_cache_init(&s->cache, kv, config->layers, config->kv_heads, config->head_dim, pages, &error), &error);
     s->logits = calloc((size_t)PROMPT_MAX * (size_t)config->vocab, sizeof *s->logits);
     assert_non_null(s->logits);
 }
@@ -208,6 +208,7 @@ struct parity {
     const char *golden, *dir;
     const struct stages *stages;
     enum weight_format weights;
+    enum kv_format kv;
     int stride; // of the golden prompts, every so many are run
     const struct chunk *chunks; // how prompts go through; the first is where answers go on
     int chunk_count;
@@ -382,7 +383,7 @@ static void equals_transformers(void **state) {
     for (int p = 0; p < count; p++) pages += kv_cache_pages_for((size_t)prompts[p].count + NEW_TOKENS);
 
     struct session session;
-    session_open(&session, parity->dir, parity->weights, parity->stages, parity->split, pages);
+    session_open(&session, parity->dir, parity->weights, parity->kv, parity->stages, parity->split, pages);
     if (parity->chunks == STEADY_CHUNKS) session.answer_rows = STAGE_STEADY_ROWS;
     if (parity->usual) {
         session.difference_capacity =
@@ -517,7 +518,7 @@ static const struct {
 enum {
     MODEL_COUNT = sizeof MODELS / sizeof *MODELS,
     STAGE_COUNT = sizeof STAGES / sizeof *STAGES,
-    TESTS_MAX = MODEL_COUNT * (3 * STAGE_COUNT + 1) + STAGE_COUNT,
+    TESTS_MAX = MODEL_COUNT * (3 * STAGE_COUNT + 2) + STAGE_COUNT,
 };
 
 static struct CMUnitTest tests[TESTS_MAX];
@@ -550,7 +551,15 @@ int main(void) {
             parity.chunk_count = slow ? 1 : sizeof ALL_CHUNKS / sizeof *ALL_CHUNKS;
             parity.stride = slow ? 3 : 1; // short ones, one of 500 tokens and one beyond the window are among these
             parity.usual = false;
+            parity.kv = KV_F32;
             add_test(equals_transformers, &parity, "f32");
+            if (fast && !parity.split) {
+                parity.kv = KV_F16; // rounded, so judged by what is usual
+                parity.usual = true;
+                add_test(equals_transformers, &parity, "f32, keys and values in f16");
+                parity.kv = KV_F32;
+                parity.usual = false;
+            }
             bool told = !fast && m > 0; // plain C does the same to every bf16 weight: once is enough
             if (!MODELS[m].bf16 || told) continue;
             parity.weights = WEIGHTS_BF16;

@@ -124,7 +124,7 @@ static void prepare(struct work *work) {
     struct error error;
     size_t rows = (size_t)work->rows;
     int pages = kv_cache_pages_for(rows);
-    if (kv_cache_init(&work->cache, 1, KV_HEADS, HEAD_DIM, pages, &error) != 0) exit(1);
+    if (kv_cache_init(&work->cache, KV_F16, 1, KV_HEADS, HEAD_DIM, pages, &error) != 0) exit(1);
     int32_t *page = allocate((size_t)pages, sizeof *page);
     for (int p = 0; p < pages; p++) page[p] = p;
     work->sequence = (struct batch_sequence){0, work->rows, 0, page};

@@ -118,8 +118,8 @@ static void bench_attention(const struct device *device, void *state, int positi
     struct kv_cache cache;
     struct error error;
     int pages = kv_cache_pages_for((size_t)(position + rows));
-    if (kv_cache_init(&cache, 1, KV_HEADS, HEAD_DIM, pages, &error) != 0) exit(1);
-    for (size_t i = 0; i < cache.data_bytes / sizeof(float); i++) cache.data[i] = random_float(&dice);
+    if (kv_cache_init(&cache, KV_F16, 1, KV_HEADS, HEAD_DIM, pages, &error) != 0) exit(1);
+    for (size_t i = 0; i < cache.data_bytes; i++) cache.data[i] = (unsigned char)random_below(&dice, 0x3c);
     int32_t page[CONTEXT / KV_PAGE_TOKENS];
     for (int p = 0; p < pages; p++) page[p] = p;
     static float cosine[CONTEXT * HEAD_DIM / 2], sine[CONTEXT * HEAD_DIM / 2];

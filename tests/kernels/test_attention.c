@@ -1,5 +1,6 @@
 // Attention of the CPU at every level against the reference: pages in any order, windows shorter and longer than
-// the context, prompts in chunks, several sequences in a batch, and that nobody's result depends on the others.
+// the context, prompts in chunks, several sequences in a batch, and that nobody's result depends on the others. Keys and
+// values are held in one format after the other, setting by setting.
 #include "tests/kernels/stage_data.h"
 
 #include <setjmp.h>
@@ -27,7 +28,6 @@ struct setting {
     struct attention attention;
     float *rope; // cosines, then sines: [2][CONTEXT][head_dim / 2]
     struct kv_cache cache;
-    size_t cache_floats;
     int32_t pages[SEQUENCES_MAX][PAGES_EACH];
     struct batch_sequence sequence[SEQUENCES_MAX];
     bool prompts; // all rows are of prompts; else of answers
@@ -35,6 +35,20 @@ struct setting {
     float *q, *k, *v;
     size_t q_count, kv_count;
 };
+
+static void fill_cache(struct random *random, const struct kv_cache *cache) {
+    float row[128];
+    assert_in_range(cache->head_dim, 1, 128);
+    for (unsigned char *block = cache->data; block < cache->data + cache->data_bytes; block += cache->block_bytes)
+        for (int p = 0; p < KV_PAGE_TOKENS; p++) {
+            for (int i = 0; i < cache->head_dim; i++) row[i] = random_float(random);
+            kv_cache_put(cache, block, p, row);
+        }
+}
+
+static unsigned char *copy_cache(const struct kv_cache *cache) {
+    return memcpy(allocate(cache->data_bytes, 1), cache->data, cache->data_bytes);
+}
 
 // counts[s] new rows of sequence s behind positions[s] old ones. The cache is full of random numbers, so the old
 // keys and values are there, and what lies behind the end would be noticed.
@@ -55,9 +69,10 @@ static struct setting setting_of(struct random *random, struct shape shape, int 
     int pages = 1, order[SEQUENCES_MAX * PAGES_EACH]; // one that belongs to nobody
     for (int i = 0; i < sequences; i++) pages += kv_cache_pages_for((size_t)(positions[i] + counts[i]));
     struct error error;
-    assert_int_equal(kv_cache_init(&s.cache, LAYERS, shape.kv_heads, shape.head_dim, pages, &error), 0);
-    s.cache_floats = s.cache.data_bytes / sizeof(float);
-    for (size_t i = 0; i < s.cache_floats; i++) s.cache.data[i] = random_float(random);
+    static unsigned made;
+    enum kv_format format = (enum kv_format)(made++ % KV_FORMAT_COUNT);
+    assert_int_equal(kv_cache_init(&s.cache, format, LAYERS, shape.kv_heads, shape.head_dim, pages, &error), 0);
+    fill_cache(random, &s.cache);
     for (int i = 0; i < pages; i++) order[i] = i;
     for (int i = pages - 1; i > 0; i--) {
         int j = random_below(random, i + 1), swapped = order[i];
@@ -147,36 +162,61 @@ static double tolerance_of(const struct setting *s, int keys) {
 // the mean of values within ±1 evens errors out as it evens out the values themselves.
 static const double BF16_TOLERANCE = 0x1p-8;
 
+// What was written, as it was held: a rounding in f32 may have tipped one of the format.
+static void compare_caches(const struct kv_cache *found, const unsigned char *data) {
+    static const double ROUNDING[KV_FORMAT_COUNT] = {[KV_F32] = 4 * 0x1p-24, [KV_F16] = 0x1p-10, [KV_INT8] = 1.5 / 127};
+    struct kv_cache expected = *found;
+    size_t blocks = found->data_bytes / found->block_bytes;
+    expected.data = copy_cache(found);
+    memcpy(expected.data, data, found->data_bytes);
+    for (size_t b = 0; b < blocks; b++)
+        for (int p = 0; p < KV_PAGE_TOKENS; p++) {
+            float x[128], y[128];
+            kv_cache_get(found, found->data + b * found->block_bytes, p, x);
+            kv_cache_get(&expected, expected.data + b * found->block_bytes, p, y);
+            compare("cache", x, y, (size_t)found->head_dim, 2 * ROUNDING[found->format]);
+        }
+    free(expected.data);
+}
+
+// Where the reference's own keys were rounded the other way, a score is off by a rounding of one of them at most, and the
+// result by that of one value.
+static double held_tolerance(const struct setting *s) {
+    return s->cache.format == KV_F32 ? 0 : s->cache.format == KV_F16 ? 0x1p-9 : 4.0 / 127;
+}
+
 static void check_rows(struct setting *s) {
     struct stage_limits limits = limits_of(s);
     struct error error;
     void *reference;
-    float *before = copy_floats(s->cache.data, s->cache_floats), *expected = allocate(s->q_count, sizeof *expected);
+    unsigned char *before = copy_cache(&s->cache);
+    float *expected = allocate(s->q_count, sizeof *expected);
     assert_int_equal(reference_stages.open(&reference, &limits, &error), 0);
     run_some(&reference_stages, reference, s, 0, s->batch.sequences, expected);
     reference_stages.close(reference);
-    float *after = copy_floats(s->cache.data, s->cache_floats), *found = allocate(s->q_count, sizeof *found);
+    unsigned char *after = copy_cache(&s->cache);
+    float *found = allocate(s->q_count, sizeof *found);
 
     for (int d = 0; d < DEVICE_COUNT; d++) {
         void *state = open_device(&DEVICES[d], &limits);
         if (!state) continue;
-        memcpy(s->cache.data, before, s->cache_floats * sizeof *before);
+        memcpy(s->cache.data, before, s->cache.data_bytes);
         float *behind = ((struct cpu *)state)->score; // where partial results end
         behind[0] = 0.5f;
         run_some(&cpu_stages, state, s, 0, s->batch.sequences, found);
         assert_true(behind[0] == 0.5f);
         bool narrow = s->prompts && s->attention.narrow && DEVICES[d].options.bf16 != BF16_NONE;
-        compare(DEVICES[d].name, found, expected, s->q_count, narrow ? BF16_TOLERANCE : tolerance_of(s, CONTEXT));
-        compare("cache", s->cache.data, after, s->cache_floats, 4 * 0x1p-24);
+        compare(DEVICES[d].name, found, expected, s->q_count, (narrow ? BF16_TOLERANCE : tolerance_of(s, CONTEXT)) + held_tolerance(s));
+        compare_caches(&s->cache, after);
 
-        memcpy(s->cache.data, before, s->cache_floats * sizeof *before);
+        memcpy(s->cache.data, before, s->cache.data_bytes);
         float *alone = allocate(s->q_count, sizeof *alone);
         for (int i = 0; i < s->batch.sequences; i++) run_some(&cpu_stages, state, s, i, 1, alone);
         assert_memory_equal(alone, found, s->q_count * sizeof *found);
         free(alone);
         cpu_stages.close(state);
     }
-    memcpy(s->cache.data, before, s->cache_floats * sizeof *before);
+    memcpy(s->cache.data, before, s->cache.data_bytes);
     free(found);
     free(after);
     free(expected);
@@ -207,22 +247,22 @@ static void reference_by_hand(void **unused) {
 
     // The new row is at position 33 and sees 31, 32 and itself; pages hold 32 positions.
     double q[4], weight[3], total = 0;
+    float key[4], value[3][4];
     for (int i = 0; i < 2; i++) {
         double c = (double)s.attention.rope_cos[33 * 2 + i], n = (double)s.attention.rope_sin[33 * 2 + i];
         q[i] = (double)s.q[i] * c - (double)s.q[i + 2] * n;
         q[i + 2] = (double)s.q[i + 2] * c + (double)s.q[i] * n;
     }
     for (int j = 0; j < 3; j++) {
-        const float *key = kv_cache_block(&s.cache, LAYER, s.pages[0][(31 + j) / 32], 0, 0) + (31 + j) % 32 * 4;
+        kv_cache_get(&s.cache, kv_cache_block(&s.cache, LAYER, s.pages[0][(31 + j) / 32], 0, 0), (31 + j) % 32, key);
+        kv_cache_get(&s.cache, kv_cache_block(&s.cache, LAYER, s.pages[0][(31 + j) / 32], 1, 0), (31 + j) % 32, value[j]);
         weight[j] =
             exp((q[0] * (double)key[0] + q[1] * (double)key[1] + q[2] * (double)key[2] + q[3] * (double)key[3]) / 2);
         total += weight[j];
     }
     for (int i = 0; i < 4; i++) {
         double expected = 0;
-        for (int j = 0; j < 3; j++)
-            expected += weight[j] / total *
-                        (double)kv_cache_block(&s.cache, LAYER, s.pages[0][(31 + j) / 32], 1, 0)[(31 + j) % 32 * 4 + i];
+        for (int j = 0; j < 3; j++) expected += weight[j] / total * (double)value[j][i];
         assert_true(fabs((double)out[i] - expected) < 1e-6);
     }
     reference_stages.close(reference);
@@ -259,16 +299,19 @@ static void long_contexts(void **unused) {
 }
 
 // NaN everywhere in the cache but at the positions that the sequences have behind them.
-static void spoil_unwritten(struct setting *s, const float *before) {
-    size_t width = (size_t)s->shape.head_dim;
-    for (size_t i = 0; i < s->cache_floats; i++) s->cache.data[i] = NAN;
+static void spoil_unwritten(struct setting *s, const unsigned char *before) {
+    const struct kv_cache *cache = &s->cache;
+    memset(cache->data, 0xff, cache->data_bytes); // NaN, in int8 as scale
     for (int i = 0; i < s->batch.sequences; i++)
         for (int p = 0; p < s->sequence[i].position; p++)
             for (int part = 0; part < 2; part++)
                 for (int h = 0; h < s->shape.kv_heads; h++) {
-                    float *to = kv_cache_block(&s->cache, LAYER, s->pages[i][p / KV_PAGE_TOKENS], part, h) +
-                                (size_t)(p % KV_PAGE_TOKENS) * width;
-                    memcpy(to, before + (to - s->cache.data), width * sizeof *to);
+                    void *block = kv_cache_block(cache, LAYER, s->pages[i][p / KV_PAGE_TOKENS], part, h);
+                    unsigned char *to = kv_cache_row(cache, block, p % KV_PAGE_TOKENS);
+                    memcpy(to, before + (to - cache->data), cache->row_bytes);
+                    if (cache->format != KV_INT8) continue;
+                    to = (unsigned char *)(kv_cache_scales(cache, block) + p % KV_PAGE_TOKENS);
+                    memcpy(to, before + (to - cache->data), sizeof(float));
                 }
 }
 
@@ -304,7 +347,7 @@ static void what_others_left(void **unused) {
         struct stage_limits limits = limits_of(&s);
         struct error error;
         s.prompts = s.attention.narrow = shape % 3 > 0;
-        float *before = copy_floats(s.cache.data, s.cache_floats);
+        unsigned char *before = copy_cache(&s.cache);
         float *clean = allocate(s.q_count, sizeof *clean), *found = allocate(s.q_count, sizeof *found);
         for (int d = -1; d < DEVICE_COUNT; d++) {
             const struct stages *stages = d < 0 ? &reference_stages : &cpu_stages;
@@ -314,7 +357,7 @@ static void what_others_left(void **unused) {
             else
                 state = open_device(&DEVICES[d], &limits);
             if (!state) continue;
-            memcpy(s.cache.data, before, s.cache_floats * sizeof *before);
+            memcpy(s.cache.data, before, s.cache.data_bytes);
             run_some(stages, state, &s, 0, s.batch.sequences, clean);
             spoil_unwritten(&s, before);
             run_some(stages, state, &s, 0, s.batch.sequences, found);
@@ -345,7 +388,7 @@ static void chunks(void **unused) {
             void *state = open_device(&DEVICES[d % DEVICE_COUNT], &limits);
             if (!state) continue;
             run_some(&cpu_stages, state, &s, 0, 1, whole);
-            float *cache = copy_floats(s.cache.data, s.cache_floats);
+            unsigned char *cache = copy_cache(&s.cache);
             struct setting part = s;
             for (size_t c = 0; c < sizeof CHUNKS / sizeof *CHUNKS; c++) {
                 for (int first = 0; first < ALL; first += CHUNKS[c]) {
@@ -354,7 +397,7 @@ static void chunks(void **unused) {
                     run_some(&cpu_stages, state, &part, 0, 1, pieces);
                 }
                 assert_memory_equal(pieces, whole, s.q_count * sizeof *whole);
-                assert_memory_equal(s.cache.data, cache, s.cache_floats * sizeof *cache);
+                assert_memory_equal(s.cache.data, cache, s.cache.data_bytes);
             }
             free(cache);
             cpu_stages.close(state);

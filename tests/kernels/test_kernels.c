@@ -354,7 +354,7 @@ static void run_product(const struct kernels *kernels, struct random *random) {
             float *c = random_floats(random, (size_t)rows * (size_t)columns);
             float *found = copy_floats(c, (size_t)rows * (size_t)columns);
             kernels->product(
-                &(struct product){a, b, found, (size_t)depth, (size_t)columns, (size_t)columns, rows, depth, columns});
+                &(struct product){a, b, found, (size_t)depth, (size_t)columns, (size_t)columns, rows, depth, columns, 0});
             for (int r = 0; r < rows; r++)
                 for (int n = 0; n < columns; n++) {
                     double sum = (double)c[r * columns + n], absolute = fabs(sum);
@@ -377,9 +377,91 @@ static void products(void **state) {
     at_levels(run_product);
 }
 
+// ---- Rows of keys and values, in every format: what is stored is what the cache's plain C stores, and products of it are
+// those of what it holds
+
+static void check_row_kernels(const struct kernels *kernels, struct random *random, enum kv_format format, int width) {
+    enum { COUNT = 7, ROWS = 5, STRIDE = 9 };
+    const struct row_kernels *rows = &kernels->rows[format];
+    struct kv_cache cache;
+    struct error error;
+    assert_int_equal(kv_cache_init(&cache, format, 1, 1, width, 1, &error), 0);
+    void *block = kv_cache_block(&cache, 0, 0, 0, 0), *plain = kv_cache_block(&cache, 0, 0, 1, 0);
+    float *x = random_floats(random, (size_t)(COUNT * width)), *held = allocate((size_t)(COUNT * width), sizeof *held);
+    float *q = random_floats(random, (size_t)(ROWS * width)), y[ROWS * STRIDE], scale[COUNT];
+    float *sum = random_floats(random, (size_t)(ROWS * width)), *before = copy_floats(sum, (size_t)(ROWS * width));
+    for (int i = 0; i < COUNT; i++) {
+        scale[i] = rows->store(x + i * width, kv_cache_row(&cache, block, i), (size_t)width);
+        kv_cache_put(&cache, plain, i, x + i * width);
+        if (format == KV_INT8) assert_true(kv_cache_scales(&cache, plain)[i] == scale[i]);
+        assert_memory_equal(kv_cache_row(&cache, block, i), kv_cache_row(&cache, plain, i), cache.row_bytes);
+        rows->load(kv_cache_row(&cache, block, i), scale[i], held + i * width, (size_t)width);
+        float expected[300];
+        kv_cache_get(&cache, plain, i, expected);
+        assert_memory_equal(held + i * width, expected, (size_t)width * sizeof *held);
+    }
+    rows->dot(&(struct dot){
+        .weight = block, .outputs = COUNT, .columns = width, .x = q, .rows = ROWS, .y = y, .y_stride = STRIDE});
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < COUNT; i++) {
+            double total = 0, absolute = 0;
+            for (int k = 0; k < width; k++) {
+                double term = (double)q[r * width + k] * (double)held[i * width + k];
+                total += term;
+                absolute += fabs(term);
+            }
+            check((double)(y[r * STRIDE + i] * scale[i]), total, sum_error(width, absolute));
+            y[r * STRIDE + i] = random_float(random);
+        }
+    rows->product(&(struct product){.a = y,
+                                    .a_stride = STRIDE,
+                                    .b = block,
+                                    .b_stride = (size_t)width,
+                                    .c = sum,
+                                    .c_stride = (size_t)width,
+                                    .rows = ROWS,
+                                    .depth = COUNT,
+                                    .columns = width});
+    for (int r = 0; r < ROWS; r++)
+        for (int k = 0; k < width; k++) {
+            double total = (double)before[r * width + k], absolute = fabs(total);
+            for (int i = 0; i < COUNT; i++) {
+                double term = (double)y[r * STRIDE + i] * (double)held[i * width + k] / (double)scale[i];
+                total += term;
+                absolute += fabs(term);
+            }
+            check((double)sum[r * width + k], total, sum_error(COUNT + 1, absolute));
+        }
+    free(before);
+    free(sum);
+    free(q);
+    free(held);
+    free(x);
+    kv_cache_finish(&cache);
+}
+
+static void run_rows(const struct kernels *kernels, struct random *random) {
+    for (int format = 0; format < KV_FORMAT_COUNT; format++) {
+        for (int i = 0; i < LENGTH_COUNT; i++) check_row_kernels(kernels, random, (enum kv_format)format, LENGTHS[i]);
+        const struct row_kernels *rows = &kernels->rows[format];
+        for (int odd = 0; odd < 3; odd++) { // what is not finite is noticed, wherever it is
+            float x[21] = {0}, held[21];
+            unsigned char room[21 * sizeof(float)];
+            x[odd * 10] = odd == 1 ? INFINITY : NAN;
+            rows->load(room, rows->store(x, room, 21), held, 21);
+            assert_false(isfinite(held[odd * 10]));
+        }
+    }
+}
+
+static void rows_of_keys_and_values(void **state) {
+    (void)state;
+    at_levels(run_rows);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_are_kernels), cmocka_unit_test(exponentials),    cmocka_unit_test(bf16),
+        cmocka_unit_test(there_are_kernels), cmocka_unit_test(rows_of_keys_and_values), cmocka_unit_test(exponentials),    cmocka_unit_test(bf16),
         cmocka_unit_test(bf16_blocks),       cmocka_unit_test(bf16_packs_sums), cmocka_unit_test(small_kernels),
         cmocka_unit_test(transposition),     cmocka_unit_test(products),
     };

@@ -329,6 +329,66 @@ static void rows_do_not_see_each_other(void **unused) {
     free(alone);
 }
 
+// Several matrices at once give what each gives alone, to the bit, whatever their heights.
+static void linears_are_each_alone(void **unused) {
+    (void)unused;
+    enum { COLUMNS = 200, ROWS = 21, MATRICES = 3 };
+    static const int OUTPUTS[][MATRICES] = {{600, 40, 40}, {16, 16, 16}, {7, 530, 1}, {33, 15, 500}};
+    struct random random = {17};
+    struct stage_limits limits = limits_of(ROWS, COLUMNS, 1, 1, 600);
+    float *x = random_floats(&random, ROWS * COLUMNS), *y[MATRICES], *alone = allocate(ROWS * 600, sizeof *alone);
+    for (int i = 0; i < MATRICES; i++) y[i] = allocate(ROWS * 600, sizeof *alone);
+    for (size_t i = 0; i < WEIGHT_FORMAT_COUNT * sizeof OUTPUTS / sizeof *OUTPUTS; i++) {
+        const int *outputs = OUTPUTS[i / WEIGHT_FORMAT_COUNT];
+        struct linear_case cases[MATRICES];
+        struct linear linear[MATRICES];
+        const struct linear *linears[MATRICES];
+        for (int m = 0; m < MATRICES; m++) {
+            enum weight_format format = (enum weight_format)(i % WEIGHT_FORMAT_COUNT);
+            cases[m] = linear_case(&random, format, outputs[m], COLUMNS, ROWS);
+            linear[m] = (struct linear){cases[m].weight.matrix, m == 1 ? NULL : cases[m].bias};
+            linears[m] = &linear[m];
+        }
+        for (int d = 0; d < DEVICE_COUNT * 2; d++) {
+            limits.threads = 1 + d % 2 * 3;
+            void *state = open_device(&DEVICES[d / 2], &limits);
+            if (!state) continue;
+            for (int rows = 1; rows <= ROWS; rows += 4) {
+                cpu_stages.linears(state, linears, MATRICES, x, y, rows);
+                for (int m = 0; m < MATRICES; m++) {
+                    cpu_stages.linear(state, linears[m], x, alone, rows, false);
+                    assert_memory_equal(y[m], alone, (size_t)(rows * outputs[m]) * sizeof *alone);
+                }
+            }
+            cpu_stages.close(state);
+        }
+        for (int m = 0; m < MATRICES; m++) linear_case_free(&cases[m]);
+    }
+    for (int i = 0; i < MATRICES; i++) free(y[i]);
+    free(alone);
+    free(x);
+}
+
+// Everything is dealt out once, in order, in shares that never grow.
+static void deals(void **unused) {
+    (void)unused;
+    for (int count = 0; count < 300; count++)
+        for (int threads = 1; threads < 40; threads += 3)
+            for (int most = 0; most < 40; most += 13) {
+                struct deal deal = deal_of(count, threads, most);
+                int next = 0, before = count;
+                for (struct share some = deal_take(&deal); some.first < some.last; some = deal_take(&deal)) {
+                    assert_int_equal(some.first, next);
+                    next = some.last;
+                    assert_in_range(some.last - some.first, 1, most > 1 ? (uintmax_t)most : 1);
+                    assert_true(some.last - some.first <= before);
+                    before = some.last - some.first;
+                }
+                assert_int_equal(next, count);
+                assert_true(count == 0 || before == 1); // nobody is left with more than one
+            }
+}
+
 // ---- Numbers that are not finite stay in their row, and are seen there
 
 static void not_finite(void **unused) {
@@ -391,6 +451,8 @@ int main(void) {
         cmocka_unit_test(embeddings),
         cmocka_unit_test(norms),
         cmocka_unit_test(rows_do_not_see_each_other),
+        cmocka_unit_test(linears_are_each_alone),
+        cmocka_unit_test(deals),
         cmocka_unit_test(not_finite),
         cmocka_unit_test(opening),
     };

@@ -355,7 +355,7 @@ static void step(const struct model *model, const struct stages *stages) {
     struct kv_cache cache = {0};
     assert_int_equal(stages->open(&state, &limits, &error), 0);
     assert_int_equal(forward_create(&forward, model, stages, state, 3, 1, &error), 0);
-    assert_int_equal(kv_cache_init(&cache, model->config.layers, model->config.kv_heads, model->config.head_dim, 1,
+    assert_int_equal(kv_cache_init(&cache, KV_F16, model->config.layers, model->config.kv_heads, model->config.head_dim, 1,
                                    &error), 0);
     float *logits = calloc((size_t)model->config.vocab, sizeof *logits);
     assert_non_null(logits);

@@ -18,7 +18,7 @@ static void test_as_opened(void **state) {
     (void)state;
     struct engine_outline outline;
     struct error error = {0};
-    if (engine_inspect(&outline, DEMO "/", &error)) fail_msg("%s", error.message);
+    if (engine_inspect(&outline, DEMO "/", KV_F16, &error)) fail_msg("%s", error.message);
     for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++) {
         struct engine *engine;
         struct engine_options options = {.model_dir = DEMO, .weights = (enum weight_format)i, .threads = 1};
@@ -70,7 +70,7 @@ static void test_demo(void **state) {
     (void)state;
     struct engine_outline outline;
     struct error error = {0};
-    if (engine_inspect(&outline, DEMO, &error)) fail_msg("%s", error.message);
+    if (engine_inspect(&outline, DEMO, KV_F32, &error)) fail_msg("%s", error.message);
     assert_int_equal(outline.layers, 6);
     assert_int_equal(outline.hidden, 256);
     assert_int_equal(outline.heads, 6);
@@ -98,7 +98,7 @@ static void unsupported(const struct scratch *scratch, const char *part, bool wi
     struct engine_outline outline;
     struct engine *engine;
     struct error error = {0}, refusal = {0};
-    if (engine_inspect(&outline, scratch->dir, &error)) fail_msg("%s", error.message);
+    if (engine_inspect(&outline, scratch->dir, KV_F16, &error)) fail_msg("%s", error.message);
     assert_int_equal(engine_open(&engine, &(struct engine_options){.model_dir = scratch->dir}, &refusal),
                      ERROR_UNSUPPORTED);
     assert_int_equal(outline.unsupported.code, ERROR_UNSUPPORTED);
@@ -136,7 +136,7 @@ static void refused(const char *dir, int code, const char *part) {
     struct engine_outline outline;
     struct engine *engine;
     struct error error = {0}, refusal = {0};
-    assert_int_equal(engine_inspect(&outline, dir, &error), code);
+    assert_int_equal(engine_inspect(&outline, dir, KV_F16, &error), code);
     assert_int_equal(engine_open(&engine, &(struct engine_options){.model_dir = dir}, &refusal), code);
     assert_string_equal(error.message, refusal.message);
     expect_text(error.message, part);
@@ -158,7 +158,7 @@ static void test_refused(void **state) {
     assert_int_equal(truncate(scratch_path(&scratch, "model.safetensors"), 100000), 0);
     refused(scratch.dir, ERROR_FORMAT, "model.safetensors");
     scratch_destroy(&scratch);
-    assert_int_equal(engine_inspect(&(struct engine_outline){0}, "/nonexistent", NULL), ERROR_NOT_FOUND);
+    assert_int_equal(engine_inspect(&(struct engine_outline){0}, "/nonexistent", KV_F16, NULL), ERROR_NOT_FOUND);
 }
 
 static void test_machine(void **state) {

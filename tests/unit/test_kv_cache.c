@@ -9,13 +9,14 @@
 #include <cmocka.h>
 
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 static struct kv_cache open_cache(int pages) {
     struct kv_cache cache;
     struct error error;
-    assert_int_equal(kv_cache_init(&cache, 2, 3, 4, pages, &error), 0);
+    assert_int_equal(kv_cache_init(&cache, KV_F32, 2, 3, 4, pages, &error), 0);
     return cache;
 }
 
@@ -25,9 +26,12 @@ static void pages_are_counted(void **state) {
     assert_int_equal(kv_cache_pages_for(1), 1);
     assert_int_equal(kv_cache_pages_for(KV_PAGE_TOKENS), 1);
     assert_int_equal(kv_cache_pages_for(KV_PAGE_TOKENS + 1), 2);
-    assert_int_equal(kv_cache_page_bytes(2, 3, 4), 2 * 2 * 3 * 4 * KV_PAGE_TOKENS * sizeof(float));
-    assert_int_equal(kv_cache_page_bytes(0, 3, 4), 0);
-    assert_int_equal(kv_cache_page_bytes(INT_MAX, INT_MAX, INT_MAX), 0);
+    assert_int_equal(kv_cache_page_bytes(KV_F32, 2, 3, 4), 2 * 2 * 3 * 4 * KV_PAGE_TOKENS * sizeof(float));
+    assert_int_equal(kv_cache_page_bytes(KV_F16, 2, 3, 4), 2 * 2 * 3 * 4 * KV_PAGE_TOKENS * 2);
+    assert_int_equal(kv_cache_page_bytes(KV_INT8, 2, 3, 4), 2 * 2 * 3 * (4 + sizeof(float)) * KV_PAGE_TOKENS);
+    assert_int_equal(kv_cache_page_bytes(KV_F16, 0, 3, 4), 0);
+    for (int format = 0; format < KV_FORMAT_COUNT; format++)
+        assert_int_equal(kv_cache_page_bytes((enum kv_format)format, INT_MAX, INT_MAX, INT_MAX), 0);
 }
 
 static void every_page_once(void **state) {
@@ -105,8 +109,9 @@ static void blocks_are_disjoint(void **state) {
     (void)state;
     enum { PAGES = 5, BLOCK = KV_PAGE_TOKENS * 4 };
     struct kv_cache cache = open_cache(PAGES);
-    assert_int_equal(cache.data_bytes, PAGES * kv_cache_page_bytes(2, 3, 4));
-    for (size_t i = 0; i < cache.data_bytes / sizeof(float); i++) assert_true(cache.data[i] == 0);
+    assert_int_equal(cache.data_bytes, PAGES * kv_cache_page_bytes(KV_F32, 2, 3, 4));
+    const float *data = (const float *)(const void *)cache.data;
+    for (size_t i = 0; i < cache.data_bytes / sizeof(float); i++) assert_true(data[i] == 0);
 
     float mark = 0;
     for (int layer = 0; layer < 2; layer++)
@@ -120,19 +125,45 @@ static void blocks_are_disjoint(void **state) {
                         block[i] = mark;
                     }
                 }
-    for (size_t i = 0; i < cache.data_bytes / sizeof(float); i++) assert_true(cache.data[i] != 0);
+    for (size_t i = 0; i < cache.data_bytes / sizeof(float); i++) assert_true(data[i] != 0);
     kv_cache_finish(&cache);
     kv_cache_finish(&cache); // one that is all zeros
+}
+
+// What is put into a place comes out of it as the format rounds, and nowhere else; what is not finite is noticed.
+static void values_come_back(void **state) {
+    (void)state;
+    static const double ROUNDING[KV_FORMAT_COUNT] = {[KV_F32] = 0, [KV_F16] = 0x1p-11, [KV_INT8] = 0.5001 / 127};
+    for (int format = 0; format < KV_FORMAT_COUNT; format++) {
+        struct kv_cache cache;
+        struct error error;
+        assert_int_equal(kv_cache_init(&cache, (enum kv_format)format, 1, 1, 6, 1, &error), 0);
+        void *keys = kv_cache_block(&cache, 0, 0, 0, 0), *values = kv_cache_block(&cache, 0, 0, 1, 0);
+        const float x[6] = {0.75f, -3, 0.001f, 2.2f, -0.3f, 0}, odd[6] = {1, 2, NAN, 4, 5, 6}, none[6] = {0};
+        float found[6];
+        kv_cache_put(&cache, keys, 31, x);
+        kv_cache_put(&cache, values, 0, odd);
+        kv_cache_get(&cache, keys, 31, found);
+        for (int i = 0; i < 6; i++) assert_true(fabs((double)(found[i] - x[i])) <= 3 * ROUNDING[format]);
+        kv_cache_get(&cache, keys, 30, found);
+        assert_memory_equal(found, none, sizeof none);
+        kv_cache_get(&cache, values, 0, found);
+        assert_true(isnan(found[2]));
+        kv_cache_finish(&cache);
+    }
+    enum kv_format format;
+    assert_true(kv_format_parse("int8", &format) && format == KV_INT8);
+    assert_false(kv_format_parse("f64", &format));
 }
 
 static void impossible_sizes_are_refused(void **state) {
     (void)state;
     struct kv_cache cache;
     struct error error;
-    assert_int_equal(kv_cache_init(&cache, 2, 3, 4, 0, &error), ERROR_ARGUMENT);
-    assert_int_equal(kv_cache_init(&cache, 2, 3, -4, 1, &error), ERROR_ARGUMENT);
-    assert_int_equal(kv_cache_init(&cache, INT_MAX, INT_MAX, INT_MAX, INT_MAX, &error), ERROR_ARGUMENT);
-    assert_int_equal(kv_cache_init(&cache, 1 << 20, 1 << 10, 1 << 10, 1 << 14, &error), ERROR_MEMORY); // 2^62 bytes
+    assert_int_equal(kv_cache_init(&cache, KV_F32, 2, 3, 4, 0, &error), ERROR_ARGUMENT);
+    assert_int_equal(kv_cache_init(&cache, KV_F32, 2, 3, -4, 1, &error), ERROR_ARGUMENT);
+    assert_int_equal(kv_cache_init(&cache, KV_F32, INT_MAX, INT_MAX, INT_MAX, INT_MAX, &error), ERROR_ARGUMENT);
+    assert_int_equal(kv_cache_init(&cache, KV_F32, 1 << 20, 1 << 10, 1 << 10, 1 << 14, &error), ERROR_MEMORY); // 2^62 bytes
     assert_non_null(strstr(error.message, "16384 pages"));
     kv_cache_finish(&cache);
 }
@@ -142,6 +173,7 @@ int main(void) {
         cmocka_unit_test(pages_are_counted),      cmocka_unit_test(every_page_once),
         cmocka_unit_test(a_page_comes_back_once), cmocka_unit_test(random_use_agrees_with_a_model),
         cmocka_unit_test(blocks_are_disjoint),    cmocka_unit_test(impossible_sizes_are_refused),
+        cmocka_unit_test(values_come_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,7 +23,7 @@ struct setting {
 
 static void open_setting(struct setting *s, int pages) {
     struct error error;
-    assert_int_equal(kv_cache_init(&s->pool, 2, 1, 2, pages, &error), 0);
+    assert_int_equal(kv_cache_init(&s->pool, KV_F16, 2, 1, 2, pages, &error), 0);
     assert_int_equal(prefix_cache_init(&s->cache, &s->pool, true, SEED, &error), 0);
 }
 
@@ -197,7 +197,7 @@ static void nothing_is_kept_when_off(void **state) {
     struct setting s;
     struct error error;
     int same;
-    assert_int_equal(kv_cache_init(&s.pool, 1, 1, 2, 4, &error), 0);
+    assert_int_equal(kv_cache_init(&s.pool, KV_F16, 1, 1, 2, 4, &error), 0);
     assert_int_equal(prefix_cache_init(&s.cache, &s.pool, false, SEED, &error), 0);
     int32_t a = prefix_take(&s.cache);
     assert_int_equal(prefix_keep(&s.cache, NO_SALT, -1, a, tokens_from(0), PAGE), -1);

@@ -177,14 +177,14 @@ static void bytes_and_operations_are_counted(void **state) {
     expect_work(&told.decode, ENGINE_STAGE_HEAD, 2.0 * VOCAB * HIDDEN, 2.0 * VOCAB * HIDDEN);
     expect_work(&told.decode, ENGINE_STAGE_ROUTE, 4.0 * LAYERS * EXPERTS * HIDDEN, 2.0 * LAYERS * EXPERTS * HIDDEN);
     expect_work(&told.decode, ENGINE_STAGE_EXPERTS, LAYERS * 2 * 2 * expert, LAYERS * 2 * 2 * expert);
-    expect_work(&told.decode, ENGINE_STAGE_ATTENTION, LAYERS * keys * 2 * KV_HEADS * HEAD_DIM * 4,
+    expect_work(&told.decode, ENGINE_STAGE_ATTENTION, LAYERS * keys * 2 * KV_HEADS * HEAD_DIM * 2,
                 LAYERS * keys * 4 * HEADS * HEAD_DIM);
 
     // A prompt sees each key once for all its rows, and its tokens go to every expert.
     const double pairs = PROMPT * (PROMPT + 1) / 2.0;
     expect_work(&told.prefill, ENGINE_STAGE_QKV, 2 * qkv, 2 * qkv * PROMPT);
     expect_work(&told.prefill, ENGINE_STAGE_EXPERTS, LAYERS * EXPERTS * 2 * expert, LAYERS * 2 * 2 * expert * PROMPT);
-    expect_work(&told.prefill, ENGINE_STAGE_ATTENTION, LAYERS * (double)PROMPT * 2 * KV_HEADS * HEAD_DIM * 4,
+    expect_work(&told.prefill, ENGINE_STAGE_ATTENTION, LAYERS * (double)PROMPT * 2 * KV_HEADS * HEAD_DIM * 2,
                 LAYERS * pairs * 4 * HEADS * HEAD_DIM);
     expect_work(&told.prefill, ENGINE_STAGE_HEAD, 2.0 * VOCAB * HIDDEN, 2.0 * VOCAB * HIDDEN);
 }
