@@ -169,3 +169,20 @@ def test_phases():
     finally:
         assert server.stop() == 0
     assert "from 0 to" in run("bench", "--experts-layers", "0-99").stderr
+
+
+@pytest.mark.parametrize("weights", ["f32", "int8"])
+def test_experts_of_both_devices(weights):
+    """Some experts here, some there: the same answers, alone and at once."""
+    answers = []
+    for arguments in (["cpu"], ["split", "--experts-opencl", "0-2:0-3;3-5:1,4-6"]):
+        server = start("--placement", *arguments, weights=weights)
+        try:
+            answers.append([ask(server, question) for question in QUESTIONS])
+            with concurrent.futures.ThreadPoolExecutor(len(QUESTIONS)) as clients:
+                assert list(clients.map(lambda question: ask(server, question), QUESTIONS)) == answers[-1]
+            assert health(server)[1]["status"] == "ok"
+        finally:
+            assert server.stop() == 0
+    assert "some experts on OpenCL" in server.log and answers[0] == answers[1]
+    assert "from 0 to 7" in run("bench", "--experts-opencl", "0-99").stderr
