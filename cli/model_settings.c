@@ -40,7 +40,7 @@ const struct setting MODEL_SETTINGS[] = {
     {"engine.experts_layers", "--experts-layers", "TANDEM_EXPERTS_LAYERS", SETTING_TEXT, AT(experts_layers), 0, 0, NULL,
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
     {"engine.experts_opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_TEXT, AT(experts_opencl), 0, 0, NULL,
-     "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; the CPU computes the others meanwhile"},
+     "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
      "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
 };
