@@ -231,6 +231,7 @@ static void every_call_fails_once(void) {
     setenv("TANDEM_FAKE_CLBLAST", "single", 1);
     const struct opencl_options options = {.limits = &limits,
                                            .weights = WEIGHTS_INT8,
+                                           .level = level,
                                            .products = OPENCL_PRODUCTS_CLBLAST,
                                            .clblast = LIBRARY,
                                            .route = route,
