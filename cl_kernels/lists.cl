@@ -1,10 +1,10 @@
 // Sorts the rows' slots by expert (a counting sort that keeps their order, so always the same) and cuts each expert's
 // run into tiles for the products. One work group does all of it: there are a thousand slots, not a million.
 
-KERNEL void lists(__global const int *expert, // [slots]
+KERNEL void lists(__global const int *expert, // [slots]; negative: computed elsewhere
            int slots, int experts, int tile_rows,
            __global int *slot_at,  // [slots] which slot lies at a sorted place
-           __global int *place_of, // [slots] where a slot lies
+           __global int *place_of, // [slots] where a slot lies; -1: nowhere
            __global int *tiles)    // count, then [tiles] expert, first place, places
 {
     __local int next[GROUP * EXPERTS_MAX]; // [item][expert]: how many there are, then where the next one goes
@@ -14,7 +14,8 @@ KERNEL void lists(__global const int *expert, // [slots]
     const int from = min(item * share, slots), to = min(from + share, slots);
 
     for (int e = 0; e < experts; e++) next[item * experts + e] = 0;
-    for (int i = from; i < to; i++) next[item * experts + expert[i]]++;
+    for (int i = from; i < to; i++)
+        if (expert[i] >= 0) next[item * experts + expert[i]]++;
     barrier(CLK_LOCAL_MEM_FENCE);
 
     if (item < experts) {
@@ -46,6 +47,10 @@ KERNEL void lists(__global const int *expert, // [slots]
 
     for (int i = from; i < to; i++) {
         const int e = expert[i];
+        if (e < 0) {
+            place_of[i] = -1;
+            continue;
+        }
         const int place = first[e] + next[item * experts + e]++;
         place_of[i] = place;
         slot_at[place] = i;

@@ -41,6 +41,8 @@ const struct setting MODEL_SETTINGS[] = {
      "auto cpu opencl", "auto", "", "who computes the experts of answers; auto: what placement says"},
     {"engine.experts_layers", "--experts-layers", "TANDEM_EXPERTS_LAYERS", SETTING_TEXT, AT(experts_layers), 0, 0, NULL,
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
+    {"engine.experts_opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_TEXT, AT(experts_opencl), 0, 0, NULL,
+     "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
      "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
 };
@@ -129,6 +131,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.experts_prefill = settings->experts_prefill;
     options.experts_decode = settings->experts_decode;
     options.experts_layers = settings->experts_layers;
+    options.experts_opencl = settings->experts_opencl;
     options.trace = settings->trace;
     if (!options.warn) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {

@@ -13,12 +13,12 @@ struct model_settings {
     char *weights, *cache, *kv, *kernels;
     int threads;
     char *cl_kernels, *cl_products;
-    char *placement, *experts_prefill, *experts_decode, *experts_layers;
+    char *placement, *experts_prefill, *experts_decode, *experts_layers, *experts_opencl;
     char *trace;
 };
 
 enum {
-    MODEL_SETTING_COUNT = 13,
+    MODEL_SETTING_COUNT = 14,
     MODEL_SETTING_COUNT_BASE = 7, // of these, the first: without who computes what
 };
 extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];

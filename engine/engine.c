@@ -75,6 +75,7 @@ static int read_placement(struct engine *engine, const struct engine_options *op
         if (!placement_parse_phase(phases[i] ? phases[i] : "auto", &out->experts[i]))
             return error_set_param(error, ERROR_ARGUMENT, "experts", "experts can not be on \"%s\"", phases[i]);
     if (options->experts_layers && options->experts_layers[0]) out->experts_layers = options->experts_layers;
+    if (options->experts_opencl && options->experts_opencl[0]) out->experts_opencl = options->experts_opencl;
     if (options->cl_kernels && options->cl_kernels[0]) out->kernels = options->cl_kernels;
     const char *products = options->cl_products ? options->cl_products : "auto";
     if (!opencl_products_parse(products, &out->products))

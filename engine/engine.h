@@ -117,6 +117,7 @@ struct engine_options {
     const char *experts_prefill; // "auto", as placement says (also for NULL), or "cpu" or "opencl", whatever it says
     const char *experts_decode;  // the same, for answers
     const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
+    const char *experts_opencl;  // which of them: "0-7", or by layers "0-3:0-7;4:2,5"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
     const char *cl_products;    // "auto", "own" or "clblast": what multiplies prompts' experts on the OpenCL device, see
                                 // OPENCL_PRODUCTS in engine/opencl/opencl.h; NULL: "auto"

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "engine/opencl/opencl.h"
 #include "engine/placement_cost.h"
+#include "engine/placement_share.h"
 
 #include <glob.h>
 #include <limits.h>
@@ -20,6 +21,7 @@ struct mixture { // that has begun
     int rows;
     enum row_kind kind;
     bool on_device;
+    uint64_t shared; // the experts that are the device's, where the CPU has others; 0: all are one's
 };
 
 struct placement {
@@ -28,7 +30,8 @@ struct placement {
     struct placement_options options;
     char *kernels; // options.kernels
     struct stage_limits limits;
-    bool *layers; // [layer_count] whose experts the device may have
+    uint64_t *experts; // [layer_count] those that the device may have, a bit each
+    struct placement_share *share;
     bool used[PLACEMENT_PHASES]; // by the device, when it is well
     struct opencl *opencl; // NULL: there is none, or it has failed
     enum row_kind kind; // what rows are at the moment
@@ -62,27 +65,6 @@ bool placement_parse_phase(const char *name, enum placement_experts *out) {
             return true;
         }
     return false;
-}
-
-// "0-15,20" into flags.
-static int read_layers(const char *text, int count, bool *out, struct error *error) {
-    for (int i = 0; i < count; i++) out[i] = !text;
-    for (const char *at = text; at && *at;) {
-        char *end;
-        long first = strtol(at, &end, 10), last = first;
-        bool good = end > at && *at >= '0' && *at <= '9';
-        if (good && *end == '-') {
-            at = end + 1;
-            last = strtol(at, &end, 10);
-            good = end > at && *at >= '0' && *at <= '9';
-        }
-        if (!good || first > last || last >= count || (*end && *end != ',') || (*end && !end[1]))
-            return error_set_param(error, ERROR_ARGUMENT, "experts_layers",
-                                   "layers are \"%.60s\"; expected numbers from 0 to %d, such as \"0-3,7\"", text, count - 1);
-        for (long i = first; i <= last; i++) out[i] = true;
-        at = *end ? end + 1 : end;
-    }
-    return 0;
 }
 
 // ---- Failures
@@ -203,9 +185,10 @@ static void describe_cpu(struct placement *placement, const char *why) {
 static void describe_split(struct placement *placement) {
     static const char *const WHAT[1 << PLACEMENT_PHASES] = {"nothing", "experts in decode", "experts in prefill", "experts"};
     const bool *used = placement->used;
+    const char *some = placement->share ? "some " : "";
     char *at = placement->description, *end = at + sizeof placement->description;
-    at += snprintf(at, sizeof placement->description, "%.300s; %s on OpenCL: %s",
-                   placement->inner->describe(placement->state),
+    at += snprintf(at, sizeof placement->description, "%.300s; %s%s on OpenCL: %s",
+                   placement->inner->describe(placement->state), some,
                    WHAT[(used[PLACEMENT_DECODE] ? 1 : 0) + (used[PLACEMENT_PREFILL] ? 2 : 0)], placement->device);
     for (int i = 0; i < placement->found.point_count && at < end; i++) {
         const struct engine_placement_point *point = &placement->found.points[i];
@@ -282,8 +265,10 @@ static void plan(struct placement *placement) {
 
 // ---- Stages
 
-static bool uses(const struct placement *placement, const struct layer *layer, int rows) {
-    return placement->used[phase_of(placement->kind, rows)] && placement->layers[layer - placement->options.layers];
+// The device's experts for such a call.
+static uint64_t experts_for(const struct placement *placement, const struct layer *layer, int rows) {
+    bool used = placement->used[phase_of(placement->kind, rows)];
+    return used ? placement->experts[layer - placement->options.layers] : 0;
 }
 
 static void inner_rows_are(const struct placement *placement, enum row_kind kind) {
@@ -316,25 +301,57 @@ static void mixture_begin(void *state, int slot, const struct layer *layer, cons
     struct placement *placement = state;
     struct mixture *mixture = &placement->mixture[slot];
     *mixture = (struct mixture){.layer = layer, .x = x, .rows = rows, .kind = placement->kind};
-    if (!uses(placement, layer, rows)) return;
+    uint64_t experts = experts_for(placement, layer, rows);
+    if (!experts) return;
     if (!placement->opencl && placement->retry_at > 0 && clock_seconds() >= placement->retry_at) retry(placement);
     if (!placement->opencl) return;
     struct error error;
+    int code;
     mixture->on_device = true;
-    if (opencl_begin(placement->opencl, slot, layer, x, rows, placement->kind, &error)) fail(placement, &error);
+    if (experts == placement_all_experts(layer->router.experts)) {
+        code = opencl_begin(placement->opencl, slot, layer, x, rows, placement->kind, &error);
+    } else {
+        struct routing *routing = placement_share_routing(placement->share, slot);
+        mixture->shared = experts;
+        placement->inner->route(placement->state, &layer->router, x, rows, routing);
+        const struct routing chosen = placement_share_only(placement->share, routing, experts);
+        code = opencl_begin_chosen(placement->opencl, slot, layer, x, &chosen, placement->kind, &error);
+    }
+    if (code) fail(placement, &error);
+}
+
+// The CPU's experts while the device computes its own; and the device's, should it fail.
+static void end_shared(struct placement *placement, int slot, float *y, struct routing *out) {
+    const struct mixture *mixture = &placement->mixture[slot];
+    const struct routing *routing = placement_share_routing(placement->share, slot);
+    struct error error;
+    placement_share_compute(placement->share, mixture->layer, routing, ~mixture->shared, mixture->x, y);
+    int code = mixture->on_device ? opencl_end(placement->opencl, slot, y, NULL, &error) : 0;
+    if (code) fail(placement, &error);
+    if (!mixture->on_device)
+        placement_share_compute(placement->share, mixture->layer, routing, mixture->shared, mixture->x, y);
+    size_t pairs = (size_t)routing->rows * (size_t)routing->top_k;
+    out->rows = routing->rows;
+    out->top_k = routing->top_k;
+    memcpy(out->expert, routing->expert, pairs * sizeof *out->expert);
+    memcpy(out->weight, routing->weight, pairs * sizeof *out->weight);
 }
 
 static void mixture_end(void *state, int slot, float *y, struct routing *out) {
     struct placement *placement = state;
     const struct mixture *mixture = &placement->mixture[slot];
     struct error error;
-    if (mixture->on_device) {
+    if (mixture->on_device && !mixture->shared) {
         if (opencl_end(placement->opencl, slot, y, out, &error) == 0) return;
         fail(placement, &error);
     }
     inner_rows_are(placement, mixture->kind);
-    placement->inner->route(placement->state, &mixture->layer->router, mixture->x, mixture->rows, out);
-    placement->inner->experts(placement->state, mixture->layer, out, mixture->x, y, mixture->rows);
+    if (mixture->shared) {
+        end_shared(placement, slot, y, out);
+    } else {
+        placement->inner->route(placement->state, &mixture->layer->router, mixture->x, mixture->rows, out);
+        placement->inner->experts(placement->state, mixture->layer, out, mixture->x, y, mixture->rows);
+    }
     inner_rows_are(placement, placement->kind);
 }
 
@@ -399,13 +416,18 @@ static const struct stages split_stages = {
 
 static int open_state(struct placement *placement, struct error *error) {
     const struct placement_options *options = &placement->options;
-    placement->layers = calloc((size_t)options->layer_count + 1, sizeof *placement->layers);
+    placement->experts = calloc((size_t)options->layer_count + 1, sizeof *placement->experts);
     if (options->kernels) placement->kernels = strdup(options->kernels);
-    if (!placement->layers || (options->kernels && !placement->kernels))
+    if (!placement->experts || (options->kernels && !placement->kernels))
         return error_set(error, ERROR_MEMORY, "out of memory for the placement");
     placement->options.kernels = placement->kernels;
-    int code = read_layers(options->experts_layers, options->layer_count, placement->layers, error);
-    return code ? code : placement->inner->open(&placement->state, &placement->limits, error);
+    int experts = placement->limits.experts;
+    int code = placement_read_experts(options->experts_layers, options->experts_opencl, options->layer_count, experts,
+                                      placement->experts, error);
+    if (!code) code = placement->inner->open(&placement->state, &placement->limits, error);
+    if (!code && options->experts_opencl)
+        code = placement_share_create(&placement->share, placement->inner, placement->state, &placement->limits, error);
+    return code;
 }
 
 int placement_open(struct placement **out, const struct placement_options *options, const struct stage_limits *limits,
@@ -432,7 +454,8 @@ void placement_close(struct placement *placement) {
     if (!placement) return;
     opencl_close(placement->opencl);
     placement->inner->close(placement->state);
-    free(placement->layers);
+    placement_share_destroy(placement->share);
+    free(placement->experts);
     free(placement->kernels);
     free(placement);
 }

@@ -32,6 +32,7 @@ struct placement_options {
     enum placement_way way;
     enum placement_experts experts[PLACEMENT_PHASES];
     const char *experts_layers; // "0-15,20": whose experts the device may have; NULL: all
+    const char *experts_opencl; // which of them, "0-7" or by layers "0-3:0-7;4:2,5"; NULL: all
     bool explain;               // measure all there is, for placement_found
     const struct stages *inner; // what runs on the CPU
     enum weight_format weights;

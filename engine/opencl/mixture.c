@@ -183,11 +183,10 @@ int opencl_open(struct opencl **out, const struct opencl_options *options, struc
     opencl->wait_seconds = options->wait_seconds > 0 ? options->wait_seconds : WAIT_SECONDS;
     opencl->span = options->span;
     opencl->span_user = options->span_user;
-    struct opencl_device *device = &opencl->device;
     const struct opencl_wanted wanted = {options->gpu_only, weight_format_packed(options->weights), options->level};
     int code = check_shapes(options->limits, error);
     if (!code) code = opencl_api_load(&opencl->api, error);
-    if (!code) code = opencl_device_find(opencl->api, &wanted, device, error);
+    if (!code) code = opencl_device_find(opencl->api, &wanted, &opencl->device, error);
     if (!code) code = open_queue(opencl, error);
     if (!code) opencl_gemm_open(opencl, options);
     if (!code) code = build_kernels(opencl, error);
@@ -298,7 +297,7 @@ static bool launch_all(struct opencl *opencl, const struct opencl_layer *on_devi
 #undef ARGUMENT
 #define LAUNCH(kernel, across, down, arguments) \
     opencl_launch_of(opencl, slot, kernel, across, down, arguments, OPENCL_COUNT(arguments), error)
-    return LAUNCH(KERNEL_route, slot->rows, 1, route) && LAUNCH(KERNEL_lists, 1, 1, lists) &&
+    return (slot->chosen || LAUNCH(KERNEL_route, slot->rows, 1, route)) && LAUNCH(KERNEL_lists, 1, 1, lists) &&
            (!dot || LAUNCH(KERNEL_quantize, slot->rows, 1, quantize_x)) &&
            LAUNCH(few ? KERNEL_gate_up_few : KERNEL_gate_up_many, groups_for(inner, outputs), tiles, gate_up) &&
            (!dot || LAUNCH(KERNEL_quantize, slots, 1, quantize_gated)) &&
@@ -351,8 +350,8 @@ static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct o
                  hand_over(opencl, &slot->expert, error) && hand_over(opencl, &slot->weight, error) &&
                  (slot->gemm ? opencl_gemm_launch(opencl, layer, slot, slot->host_x, error)
                              : launch_all(opencl, layer, slot, error)) &&
-                 map(opencl, &slot->expert, CL_MAP_READ, CL_FALSE, NULL, error) &&
-                 map(opencl, &slot->weight, CL_MAP_READ, CL_FALSE, NULL, error) &&
+                 map(opencl, &slot->expert, CL_MAP_READ | CL_MAP_WRITE, CL_FALSE, NULL, error) &&
+                 map(opencl, &slot->weight, CL_MAP_READ | CL_MAP_WRITE, CL_FALSE, NULL, error) &&
                  map(opencl, &slot->x, keep_x, CL_FALSE, NULL, error) &&
                  map(opencl, &slot->out, CL_MAP_READ, CL_FALSE, &slot->done, error);
     if (!begun) return (int)error->code;
@@ -360,8 +359,8 @@ static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct o
     return rc ? opencl_error(error, rc, "sending commands to the device") : 0;
 }
 
-int opencl_begin(struct opencl *opencl, int slot_index, const struct layer *layer, const float *x, int rows,
-                 enum row_kind kind, struct error *error) {
+static int begin_rows(struct opencl *opencl, int slot_index, const struct layer *layer, const float *x, int rows,
+                      enum row_kind kind, const struct routing *chosen, struct error *error) {
     struct error cause;
     if (!error) error = &cause;
     struct opencl_slot *slot = &opencl->slots[slot_index];
@@ -371,12 +370,43 @@ int opencl_begin(struct opencl *opencl, int slot_index, const struct layer *laye
     slot->top_k = layer->router.top_k;
     if (rows == 0) return 0;
     slot->few = kind == ROWS_BY_NUMBER ? rows <= STAGE_STEADY_ROWS : kind == ROWS_OF_ANSWERS;
-    slot->gemm = opencl->gemm.on && !slot->few;
+    slot->chosen = chosen != NULL;
+    slot->gemm = opencl->gemm.on && !slot->few && !chosen;
     slot->layer = layer;
     slot->host_x = x;
     memcpy(slot->x.host, x, (size_t)rows * (size_t)layer->router.hidden * sizeof *x);
+    if (chosen) {
+        const size_t pairs = (size_t)rows * (size_t)slot->top_k;
+        memcpy(slot->expert.host, chosen->expert, pairs * sizeof *chosen->expert);
+        memcpy(slot->weight.host, chosen->weight, pairs * sizeof *chosen->weight);
+    }
     opencl->counts.mixtures++;
     return begin(opencl, slot, on_device, error);
+}
+
+int opencl_begin(struct opencl *opencl, int slot, const struct layer *layer, const float *x, int rows,
+                 enum row_kind kind, struct error *error) {
+    return begin_rows(opencl, slot, layer, x, rows, kind, NULL, error);
+}
+
+int opencl_begin_chosen(struct opencl *opencl, int slot, const struct layer *layer, const float *x,
+                        const struct routing *chosen, enum row_kind kind, struct error *error) {
+    return begin_rows(opencl, slot, layer, x, chosen->rows, kind, chosen, error);
+}
+
+static int take_routing(const struct opencl *opencl, const struct opencl_slot *slot, struct routing *routing,
+                        struct error *error) {
+    const int32_t *expert = slot->expert.host;
+    const size_t pairs = (size_t)slot->rows * (size_t)slot->top_k;
+    routing->rows = slot->rows;
+    routing->top_k = slot->top_k;
+    for (size_t i = 0; i < pairs; i++)
+        if (expert[i] < 0 || expert[i] >= opencl->limits.experts)
+            return error_set(error, ERROR_INTERNAL, "the device chose expert %d of %d", (int)expert[i],
+                             opencl->limits.experts);
+    memcpy(routing->expert, expert, pairs * sizeof *routing->expert);
+    memcpy(routing->weight, slot->weight.host, pairs * sizeof *routing->weight);
+    return 0;
 }
 
 // Until the device has done all of a slot's commands. Asks instead of waiting: who waits for a device that hangs, hangs.
@@ -430,21 +460,13 @@ static int without_half(struct opencl *opencl, struct opencl_slot *slot, struct 
 
 int opencl_end(struct opencl *opencl, int slot_index, float *y, struct routing *routing, struct error *error) {
     struct opencl_slot *slot = &opencl->slots[slot_index];
-    const size_t count = (size_t)slot->rows * (size_t)opencl->limits.hidden, pairs = (size_t)slot->rows * (size_t)slot->top_k;
-    routing->rows = slot->rows;
-    routing->top_k = slot->top_k;
-    if (slot->rows == 0) return 0;
+    const size_t count = (size_t)slot->rows * (size_t)opencl->limits.hidden;
+    if (slot->rows == 0) return routing ? take_routing(opencl, slot, routing, error) : 0;
     int code = finish(opencl, slot, error);
     if (!code && slot->gemm && opencl->gemm.library.half && !all_finite(slot->out.host, count))
         code = without_half(opencl, slot, error);
+    if (!code && routing) code = take_routing(opencl, slot, routing, error);
     if (code) return code;
-    const int32_t *expert = slot->expert.host;
-    for (size_t i = 0; i < pairs; i++)
-        if (expert[i] < 0 || expert[i] >= opencl->limits.experts)
-            return error_set(error, ERROR_INTERNAL, "the device chose expert %d of %d", (int)expert[i],
-                             opencl->limits.experts);
-    memcpy(routing->expert, expert, pairs * sizeof *routing->expert);
-    memcpy(routing->weight, slot->weight.host, pairs * sizeof *routing->weight);
     const float *out = slot->out.host;
     for (size_t i = 0; i < count; i++) y[i] += out[i];
     return 0;

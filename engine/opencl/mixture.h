@@ -41,6 +41,7 @@ struct opencl_slot {
     int rows, top_k;
     const struct layer *layer;
     const float *host_x; // while it begins
+    bool chosen; // by the host: the router is not run
     bool few;  // which of the kernels' forms
     bool gemm; // or CLBlast
     // Where the host sorts.

@@ -54,7 +54,10 @@ const char *opencl_describe(const struct opencl *opencl); // one line: "NAME (PL
 // are made known to the device at its first call: layers live as long as it. x and rows are not needed any more afterwards.
 int opencl_begin(struct opencl *opencl, int slot, const struct layer *layer, const float *x, int rows,
                  enum row_kind kind, struct error *error);
-// Waits for it, fills routing, and adds the rows' experts to y[rows][hidden]; on failure y is as it was. Frees the slot.
+// The same without the router: of what is chosen already the device computes those experts that are not negative.
+int opencl_begin_chosen(struct opencl *opencl, int slot, const struct layer *layer, const float *x,
+                        const struct routing *chosen, enum row_kind kind, struct error *error);
+// Waits for it, fills routing (NULL: that is known), and adds the rows' experts to y[rows][hidden]; on failure y is as it was. Frees the slot.
 int opencl_end(struct opencl *opencl, int slot, float *y, struct routing *routing, struct error *error);
 
 // Since opening.

@@ -61,6 +61,20 @@ def test_answers_are_the_cpus(expected):
     assert "the experts run on the CPU" not in server.log
 
 
+def test_answers_of_clblast(expected):
+    """The library compiles itself for the device first, which takes a CPU some ten seconds."""
+    server = start("--placement", "split", "--cl-products", "clblast")
+    try:
+        if "without CLBlast: there is no" in server.log:
+            pytest.skip("CLBlast is not installed")
+        assert "prompts by CLBlast in f32" in server.log
+        assert [ask(server, question) for question in QUESTIONS] == expected
+        assert health(server)[1]["status"] == "ok"
+    finally:
+        assert server.stop() == 0
+    assert "the experts run on the CPU" not in server.log
+
+
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_answers_of_integers_are_the_cpus(weights):
     """Chats over HTTP, each alone and then all at once."""
@@ -76,20 +90,6 @@ def test_answers_of_integers_are_the_cpus(weights):
             assert server.stop() == 0
         assert ("experts on OpenCL" in server.log) == (placement == "split")
     assert answers[0] == answers[1]
-
-
-def test_answers_of_clblast(expected):
-    """The library compiles itself for the device first, which takes a CPU some ten seconds."""
-    server = start("--placement", "split", "--cl-products", "clblast")
-    try:
-        if "without CLBlast: there is no" in server.log:
-            pytest.skip("CLBlast is not installed")
-        assert "prompts by CLBlast in f32" in server.log
-        assert [ask(server, question) for question in QUESTIONS] == expected
-        assert health(server)[1]["status"] == "ok"
-    finally:
-        assert server.stop() == 0
-    assert "the experts run on the CPU" not in server.log
 
 
 @pytest.mark.parametrize("call", [1500, 5000])
@@ -169,3 +169,20 @@ def test_phases():
     finally:
         assert server.stop() == 0
     assert "from 0 to" in run("bench", "--experts-layers", "0-99").stderr
+
+
+@pytest.mark.parametrize("weights", ["f32", "int8"])
+def test_experts_of_both_devices(weights):
+    """Some experts here, some there: the same answers, alone and at once."""
+    answers = []
+    for arguments in (["cpu"], ["split", "--experts-opencl", "0-2:0-3;3-5:1,4-6"]):
+        server = start("--placement", *arguments, weights=weights)
+        try:
+            answers.append([ask(server, question) for question in QUESTIONS])
+            with concurrent.futures.ThreadPoolExecutor(len(QUESTIONS)) as clients:
+                assert list(clients.map(lambda question: ask(server, question), QUESTIONS)) == answers[-1]
+            assert health(server)[1]["status"] == "ok"
+        finally:
+            assert server.stop() == 0
+    assert "some experts on OpenCL" in server.log and answers[0] == answers[1]
+    assert "from 0 to 7" in run("bench", "--experts-opencl", "0-99").stderr

@@ -259,6 +259,47 @@ static void phases_and_layers(void **unused) {
     }
 }
 
+// Some experts of each layer on the device, the others on the CPU: the same results, whoever has which, and no difference
+// to the bit between a row alone and among others.
+static void experts_are_shared_out(void **unused) {
+    (void)unused;
+    need_device();
+    static const struct {
+        const char *list;
+        bool device;
+    } CASES[] = {{"0-7", true}, {"1,3,5,7,9-15", true}, {"0", true}, {"0-15", true}, {"0:0-15;1:2-9", true}, {"0:0-3", false}};
+    struct placement *cpu = open_placement(PLACEMENT_CPU, "");
+    double few = mix(cpu, 5), many = mix(cpu, 40);
+    placement_close(cpu);
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct placement *placement;
+        struct error error;
+        const struct placement_options options = {.way = PLACEMENT_SPLIT, .experts_opencl = CASES[i].list};
+        if (open_with(options, &placement, &error)) fail_msg("%s", error.message);
+        close_to(mix(placement, 5), few);
+        close_to(mix(placement, 40), many);
+        assert_true((calls_for(placement, 40) > 0) == CASES[i].device);
+        assert_non_null(strstr(placement_describe(placement), "some experts on OpenCL"));
+        opencl_inject(3, OPENCL_FAULT_ONCE); // and where the device fails
+        close_to(mix(placement, 40), many);
+        opencl_inject(0, OPENCL_FAULT_ONCE);
+        assert_true((placement_degraded(placement)[0] != 0) == CASES[i].device);
+        placement_close(placement);
+    }
+}
+
+static void experts_that_are_none(void **unused) {
+    (void)unused;
+    static const char *const TEXTS[] = {"16", "0-16", "x", "0,", "2:0-7", "0:", ":1", "0:1;;1:1", "0:1,;1:1", "0 1", "1:16"};
+    for (size_t i = 0; i < sizeof TEXTS / sizeof *TEXTS; i++) {
+        struct placement *placement;
+        struct error error;
+        if (open_with((struct placement_options){.experts_opencl = TEXTS[i]}, &placement, &error) != ERROR_ARGUMENT)
+            fail_msg("\"%s\" was taken", TEXTS[i]);
+        assert_non_null(strstr(error.message, "from 0 to "));
+    }
+}
+
 static void layers_that_are_none(void **unused) {
     (void)unused;
     static const char *const TEXTS[] = {"2", "0-2", "1-0", "x", "0,", ",0", "0-", "-1", "0;1", "99999999999999999999"};
@@ -420,12 +461,12 @@ static void ask(struct engine *engine, int32_t answer[ANSWER]) {
     engine_job_release(job);
 }
 
-static void check_request(const char *placement, const int32_t *expected) {
+static void check_request(const char *placement, const char *experts, const int32_t *expected) {
     int32_t answer[ANSWER];
     struct engine *engine;
     struct error error;
     const struct engine_options options = {.synthetic = "phi-toy-moe", .placement = placement, .threads = 1,
-                                           .kv_tokens = 256, .sequences_max = 1};
+                                           .experts_opencl = experts, .kv_tokens = 256, .sequences_max = 1};
     if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
     ask(engine, answer);
     engine_close(engine);
@@ -446,15 +487,18 @@ static void requests_survive(void **unused) {
     ask(engine, expected);
     engine_close(engine);
 
-    opencl_inject(0, OPENCL_FAULT_ONCE);
-    check_request("split", expected);
-    long calls = opencl_inject(0, OPENCL_FAULT_ONCE), step = getenv("TANDEM_EVERY_FAULT") ? 1 : 29;
-    assert_true(calls > 500);
-    for (int kind = OPENCL_FAULT_ONCE; kind <= OPENCL_FAULT_ONWARDS; kind++)
-        for (long n = 1; n <= calls; n += step) {
-            opencl_inject(n, (enum opencl_fault)kind);
-            check_request("split", expected);
-        }
+    static const char *const EXPERTS[] = {NULL, "0-7"}; // all on the device, and shared out
+    for (size_t e = 0; e < sizeof EXPERTS / sizeof *EXPERTS; e++) {
+        opencl_inject(0, OPENCL_FAULT_ONCE);
+        check_request("split", EXPERTS[e], expected);
+        long calls = opencl_inject(0, OPENCL_FAULT_ONCE), step = getenv("TANDEM_EVERY_FAULT") ? 1 : 29;
+        assert_true(calls > 500);
+        for (int kind = OPENCL_FAULT_ONCE; kind <= OPENCL_FAULT_ONWARDS; kind++)
+            for (long n = 1; n <= calls; n += step) {
+                opencl_inject(n, (enum opencl_fault)kind);
+                check_request("split", EXPERTS[e], expected);
+            }
+    }
 }
 
 static void an_unknown_placement_is_refused(void **unused) {
@@ -477,6 +521,8 @@ int main(void) {
         DEVICE_TEST(auto_does_not_take_a_cpu),
         DEVICE_TEST(split_takes_whatever_there_is),
         DEVICE_TEST(phases_and_layers),
+        DEVICE_TEST(experts_are_shared_out),
+        cmocka_unit_test(experts_that_are_none),
         cmocka_unit_test(layers_that_are_none),
         cmocka_unit_test(what_is_found_is_told),
         DEVICE_TEST(a_failure_is_made_good),
