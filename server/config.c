@@ -24,7 +24,7 @@ const struct setting CONFIG_SETTINGS[] = {
     {"server.port", "--port", "TANDEM_PORT", SETTING_INT, AT(port), 0, 65535, NULL, "8080", "",
      "port to listen on; 0 picks a free one"},
     {"server.unix_socket", "--unix-socket", "TANDEM_UNIX_SOCKET", SETTING_PATH, AT(unix_socket), 0, 0, NULL, "", "",
-     "instead of a port, a Unix socket at this path"},
+     "a Unix socket instead of a port: its path"},
     {"server.unix_socket_mode", "--unix-socket-mode", "TANDEM_UNIX_SOCKET_MODE", SETTING_CHOICE, AT(unix_socket_mode),
      0, 0, "600 660 666", "600", "", "who may connect there: its owner, its group too, or all"},
     {"server.connections_max", "--connections-max", "TANDEM_CONNECTIONS_MAX", SETTING_INT, AT(connections_max), 1, 1e6,
