@@ -18,7 +18,7 @@ enum { QUICK_RUNS = 2 };
 
 struct bench_settings {
     char *synthetic, *json, *compare;
-    int runs;
+    int runs, clients;
     bool quick, profile, serve;
 };
 static struct bench_settings own;
@@ -36,6 +36,8 @@ static const struct setting ROWS[] = {
      "say where the time went, stage by stage"},
     {NULL, "--serve", NULL, SETTING_SWITCH, AT(serve), 0, 0, NULL, "false", "",
      "instead, put a server in front and ask it over HTTP, many clients at once"},
+    {NULL, "--clients", NULL, SETTING_INT, AT(clients), 0, BENCH_SERVE_CLIENTS_MAX, NULL, "0", "",
+     "with --serve: only so many; 0: 1, 8, 32 and 128"},
     {NULL, "--json", NULL, SETTING_PATH, AT(json), 0, 0, NULL, "", "", "a file to write the figures to"},
     {NULL, "--compare", NULL, SETTING_PATH, AT(compare), 0, 0, NULL, "", "",
      "a file that --json wrote; the change since then is printed"},
@@ -167,7 +169,7 @@ static int measure(struct bench *bench, const json_t *old) {
     int code = own.serve ? 0 : bench_take_memory(bench, &error);
     if (!code) {
         bench_print_head(bench, !own.serve);
-        code = own.serve ? bench_serve(bench, own.quick, report.served, &report.served_count, &error)
+        code = own.serve ? bench_serve(bench, own.clients, own.quick, report.served, &report.served_count, &error)
                          : measure_points(bench, &report, results, &error);
     }
     if (!code) { // the memory that was only read is no part of it

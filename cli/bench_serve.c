@@ -12,8 +12,8 @@
 
 enum { QUEUE = 1024, PAGE_SPARE_TOKENS = 64 };
 
-// Clients that ask again as soon as they are answered; and then, of the rate that the most of them reached, so large a
-// share, with requests that come evenly whatever is under way.
+// Clients that ask again as soon as they are answered; and then, of the rate that they reached, so large a share, with
+// requests that come evenly whatever is under way.
 static const struct {
     int clients;
     bool quick;
@@ -22,10 +22,10 @@ static const double SHARES[] = {0.5, 0.9};
 enum {
     CLOSED_COUNT = sizeof CLOSED / sizeof *CLOSED,
     SHARE_COUNT = sizeof SHARES / sizeof *SHARES,
-    OPEN_REQUESTS = 64,
+    OPEN_REQUESTS_MIN = 8, // at a fixed rate; otherwise one for each client
     ENGINE_CLIENTS_MAX = BENCH_BATCH_MAX, // what the engine is asked without a server
 };
-_Static_assert((int)CLOSED_COUNT + (int)SHARE_COUNT <= (int)BENCH_SERVED_MAX, "a row for each");
+_Static_assert((int)CLOSED_COUNT * (1 + (int)SHARE_COUNT) <= (int)BENCH_SERVED_MAX, "a row for each");
 
 size_t bench_serve_kv_tokens(void) {
     return (size_t)BENCH_BATCH_MAX * (BENCH_SERVE_PROMPT_TOKENS + BENCH_SERVE_NEW_TOKENS + PAGE_SPARE_TOKENS);
@@ -198,35 +198,45 @@ json_t *bench_serve_json(const struct bench_served *rows, int row_count) {
 
 // ---- All of it
 
-int bench_serve(struct bench *bench, bool quick, struct bench_served rows[BENCH_SERVED_MAX], int *row_count,
-                struct error *error) {
+// One more row, which says what to measure.
+static int add_row(struct bench *bench, int port, int runs, struct bench_served *row, int *row_count,
+                   struct error *error) {
+    int code = measure(bench, port, runs, row, error);
+    if (code) return code;
+    print_row(row);
+    ++*row_count;
+    return 0;
+}
+
+static int measure_clients(struct bench *bench, int port, int clients, bool quick, struct bench_served *rows,
+                           int *row_count, struct error *error) {
+    const struct bench_served *closed = &rows[*row_count];
+    struct bench_served warm_up = {.clients = 1, .requests = 1};
+    int code = *row_count == 0 ? measure(bench, port, 1, &warm_up, error) : 0;
+    rows[*row_count] = (struct bench_served){.clients = clients, .requests = clients};
+    if (!code) code = add_row(bench, port, bench->runs, &rows[*row_count], row_count, error);
+    for (int i = 0; !code && !quick && i < SHARE_COUNT; i++) {
+        int requests = clients < OPEN_REQUESTS_MIN ? OPEN_REQUESTS_MIN : clients;
+        struct bench_served *row = &rows[*row_count];
+        *row = (struct bench_served){.clients = requests,
+                                     .requests = requests,
+                                     .per_second = SHARES[i] * closed->rate / BENCH_SERVE_NEW_TOKENS};
+        code = add_row(bench, port, 1, row, row_count, error);
+    }
+    return code;
+}
+
+int bench_serve(struct bench *bench, int clients, bool quick, struct bench_served rows[BENCH_SERVED_MAX],
+                int *row_count, struct error *error) {
     struct service service = {0};
-    double most = 0; // tokens a second
     *row_count = 0;
     int code = start(&service, bench->engine, error);
     if (!code) print_head();
-    for (int i = 0; !code && i < CLOSED_COUNT; i++) {
-        if (quick && !CLOSED[i].quick) continue;
-        struct bench_served warm_up = {.clients = CLOSED[i].clients, .requests = CLOSED[i].clients},
-                            *row = &rows[*row_count];
-        *row = warm_up;
-        if (i == 0) code = measure(bench, service.port, 1, &warm_up, error);
-        if (!code) code = measure(bench, service.port, bench->runs, row, error);
-        if (code) break;
-        print_row(row);
-        ++*row_count;
-        if (row->rate > most) most = row->rate;
-    }
-    for (int i = 0; !code && !quick && i < SHARE_COUNT; i++) {
-        struct bench_served *row = &rows[*row_count];
-        *row = (struct bench_served){.clients = OPEN_REQUESTS,
-                                     .requests = OPEN_REQUESTS,
-                                     .per_second = SHARES[i] * most / BENCH_SERVE_NEW_TOKENS};
-        code = measure(bench, service.port, 1, row, error);
-        if (code) break;
-        print_row(row);
-        ++*row_count;
-    }
+    if (!code && clients > 0)
+        code = measure_clients(bench, service.port, clients, quick, rows, row_count, error);
+    for (int i = 0; !code && clients == 0 && i < CLOSED_COUNT; i++)
+        if (!quick || CLOSED[i].quick)
+            code = measure_clients(bench, service.port, CLOSED[i].clients, quick, rows, row_count, error);
     stop(&service);
     return code;
 }

@@ -9,7 +9,8 @@
 enum {
     BENCH_SERVE_PROMPT_TOKENS = 64,
     BENCH_SERVE_NEW_TOKENS = 32,
-    BENCH_SERVED_MAX = 8, // rows
+    BENCH_SERVED_MAX = 12, // rows
+    BENCH_SERVE_CLIENTS_MAX = 1024,
 };
 
 struct bench_quantiles { // milliseconds
@@ -29,9 +30,10 @@ struct bench_served {
 size_t bench_serve_kv_tokens(void);
 int bench_serve_queue(void);
 
-// Serves bench->engine on a port of its own and measures; rows are printed as they come. quick: fewer of them.
-int bench_serve(struct bench *bench, bool quick, struct bench_served rows[BENCH_SERVED_MAX], int *row_count,
-                struct error *error);
+// Serves bench->engine on a port of its own and measures; rows are printed as they come. clients: so many, and no other
+// number; 0: 1, 8, 32 and 128. quick: fewer rows.
+int bench_serve(struct bench *bench, int clients, bool quick, struct bench_served rows[BENCH_SERVED_MAX],
+                int *row_count, struct error *error);
 
 json_t *bench_serve_json(const struct bench_served *rows, int row_count); // NULL: out of memory
 

@@ -150,6 +150,19 @@ def test_serve(model, tmp_path):
         assert abs(float(shown[1]) - 100 * row["tokens_per_s"] / row["engine_tokens_per_s"]) < 0.1
 
 
+def test_serve_so_many_clients(tmp_path):
+    """As fast as they are answered, then at fixed rates: shares of the one that they reached."""
+    path = tmp_path / "served.json"
+    result = run("bench", "--serve", "--clients", "3", "--runs", "1", "--json", path)
+    assert result.returncode == 0, result
+    closed, half, most = json.loads(path.read_text())["serve"]
+    assert closed["clients"] == closed["requests"] == 3 and closed["requests_per_s"] is None
+    for row, share in ((half, 0.5), (most, 0.9)):
+        assert row["requests"] == 8 and row["engine_tokens_per_s"] is None
+        assert abs(row["requests_per_s"] - share * closed["tokens_per_s"] / 32) < 1e-3 * row["requests_per_s"]
+        check_quantiles(row["whole_ms"])
+
+
 def test_kernels_without_limits(tmp_path):
     path = tmp_path / "x.json"
     result = run(*TOY, "--kernels", "reference", "--json", path)

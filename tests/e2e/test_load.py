@@ -47,6 +47,17 @@ def test_nobody_fills_the_line(serve):
         assert sorted(one.result()[0] for one in greedy) == [200, 200, 200, 429]
 
 
+def test_small_requests_while_the_engine_works(server):
+    """/health and /metrics do not wait for a step, let alone for an answer."""
+    seen = []
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(server.say, max_tokens=300, ignore_eos=True) for _ in range(8)]
+        while not all(answer.done() for answer in answers):
+            seen.append(server.health())
+            assert server.request("GET", "/metrics")[0] == 200
+    assert any(health["running"] for health in seen)
+
+
 def test_a_stream_that_waits_too_long(serve):
     """Once the first comment is out the status is 200: the refusal comes inside the stream, and says what the 429 would
     have said. Before that it is a 429 as for anybody."""

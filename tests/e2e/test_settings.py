@@ -101,7 +101,7 @@ def test_file_then_environment_then_flag(config):
 
 @pytest.mark.parametrize("text, named", [
     ("server:\n  port: 1\n  prot: 1\n", "x.yaml:3: unknown key `prot` in `server` (did you mean `port`?); keys there are: "
-                                        "host, port, connections_max, body_bytes_max, "),
+                                        "host, port, unix_socket, unix_socket_mode, connections_max, "),
     ("sever:\n", "x.yaml:1: unknown section `sever` (did you mean `server`?); sections are: model, engine, server"),
     ("engine:\n  queue: 65537\n", "x.yaml:2: engine.queue is `65537`, but must be a whole number from 1 to 65536"),
     ("model:\n  weights: int1\n", "x.yaml:2: model.weights is `int1`, but must be one of: auto f32 bf16 int8 int4"),
