@@ -1,6 +1,5 @@
 #include "cli/model_settings.h"
 
-#include "cli/command.h"
 #include "cli/place.h"
 
 #include <signal.h>
@@ -16,7 +15,7 @@
 #define KERNELS_CHOICE(name, text) " " name
 #define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
 
-const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
+const struct setting MODEL_SETTINGS[] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "auto", "",
@@ -29,6 +28,8 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "threads that compute; 0: one for each physical core"},
     {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
+    {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0, "auto own clblast",
+     "auto", "", "what multiplies prompts by experts on a GPU: our own kernels or CLBlast; auto, the faster one"},
     {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, "auto cpu split", "auto",
      "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
     {"engine.experts_prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,
@@ -40,6 +41,8 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
      "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
 };
+_Static_assert(sizeof MODEL_SETTINGS / sizeof *MODEL_SETTINGS == MODEL_SETTING_COUNT,
+               "model_settings.h counts other rows than there are");
 
 // ---- Which model
 
@@ -116,6 +119,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.stages = settings->kernels;
     options.threads = settings->threads;
     options.cl_kernels = settings->cl_kernels;
+    options.cl_products = settings->cl_products;
     options.placement = settings->placement;
     options.experts_prefill = settings->experts_prefill;
     options.experts_decode = settings->experts_decode;
@@ -131,4 +135,8 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     code = engine_open(out, &options, error);
     if (progress.shown) fputs("\r\033[K", stderr);
     return code;
+}
+
+int model_settings_fail(const struct command *command, const struct error *error) {
+    return command_fail(command, error, error->code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
 }

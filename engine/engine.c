@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/utf8.h"
+#include "engine/expert_counts.h"
 #include "engine/architectures/architecture.h"
 #include "engine/kv_room.h"
 #include "engine/machine.h"
@@ -75,6 +76,9 @@ static int read_placement(struct engine *engine, const struct engine_options *op
             return error_set_param(error, ERROR_ARGUMENT, "experts", "experts can not be on \"%s\"", phases[i]);
     if (options->experts_layers && options->experts_layers[0]) out->experts_layers = options->experts_layers;
     if (options->cl_kernels && options->cl_kernels[0]) out->kernels = options->cl_kernels;
+    const char *products = options->cl_products ? options->cl_products : "auto";
+    if (!opencl_products_parse(products, &out->products))
+        return error_set_param(error, ERROR_ARGUMENT, "cl_products", "\"%s\" multiplies nothing", products);
     out->explain = options->explain_placement;
     out->warn = options->warn;
     out->warn_user = options->warn_user;
@@ -347,6 +351,14 @@ void engine_stats(struct engine *engine, struct engine_stats *out) {
     double started_at = engine->step_started_at;
     pthread_mutex_unlock(&engine->lock);
     out->step_running_seconds = started_at > 0 ? clock_seconds() - started_at : 0;
+}
+
+int engine_choices(const struct engine *engine, struct engine_choices *out, struct error *error) {
+    return expert_counts_copy(forward_counts(engine->forward), out, error);
+}
+
+void engine_balance(const struct engine *engine, struct engine_balance *out) {
+    expert_counts_balance(forward_counts(engine->forward), out);
 }
 
 const struct engine_placement *engine_placement(const struct engine *engine) {

@@ -102,6 +102,8 @@ struct engine_options {
     const char *experts_decode;  // the same, for answers
     const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
+    const char *cl_products;    // "auto", "own" or "clblast": what multiplies prompts' experts on the OpenCL device, see
+                                // OPENCL_PRODUCTS in engine/opencl/opencl.h; NULL: "auto"
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
     const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
@@ -227,6 +229,30 @@ struct engine_limits {
 // for stages that are not made to be fast.
 int engine_measure(struct engine *engine, const void *memory, size_t bytes, struct engine_limits *out,
                    struct error *error);
+
+// Which experts the router has chosen since the start, in rows of each kind that were computed.
+enum engine_rows { ENGINE_ROWS_ANSWERS, ENGINE_ROWS_PROMPTS, ENGINE_ROWS_KINDS };
+
+struct engine_choices {
+    int layers, experts;
+    uint64_t *pairs; // [ENGINE_ROWS_KINDS][layers][experts][experts] rows by their first choice and their second
+};
+// A copy of them, for engine_choices_finish. Any thread; never waits for a step. ERROR_UNSUPPORTED: a layer has more
+// experts than are counted.
+int engine_choices(const struct engine *engine, struct engine_choices *out, struct error *error);
+void engine_choices_finish(struct engine_choices *choices);
+// How many rows each expert of a layer has had, in out[experts], where a row counts for both; how many rows there were.
+uint64_t engine_choices_rows(const struct engine_choices *choices, enum engine_rows rows, int layer, uint64_t *out);
+// Over how many experts rows are spread (e to the entropy of their shares), as a share of them: 1: evenly; 0: no rows.
+double engine_choices_evenness(const uint64_t *rows_of, int experts);
+
+// The same in four numbers. Any thread; takes some microseconds.
+struct engine_balance {
+    uint64_t rows[ENGINE_ROWS_KINDS]; // choices of two experts, of all layers
+    double evenness;                  // the layers' mean; 0: no rows yet
+    double busiest;                   // of any layer's expert: the share of its layer's rows that chose it
+};
+void engine_balance(const struct engine *engine, struct engine_balance *out);
 
 // What was measured of the devices at opening: the experts of the model's first layer, in calls of several sizes.
 enum { ENGINE_PLACEMENT_POINTS = 4 };
@@ -374,9 +400,10 @@ struct engine_request {
     bool strip_space;     // the answer is a text of its own, as in a chat: the one space that the tokenizer puts in
                           // front of a text is not part of it. Otherwise the answer continues the prompt's text
 
-    uint64_t salt;        // who asks, as a number. Prompts are found in the cache only where the same one has sent
-                          // them: how fast an answer comes tells nobody else what was asked. And places are shared
-                          // out among those who ask, not among what they ask
+    uint64_t salt;        // whose, as a number. Prompts are found in the cache only where the same one has sent
+                          // them: how fast an answer comes tells nobody else what was asked
+    uint64_t client;      // who asks, as a number: places to run and places in the line are shared out among those
+                          // who ask, not among what they ask
 
     // Called from the engine thread when an event is queued where there was none. Must return at once, may not
     // call the engine, and may not wait for a lock that its owner holds while releasing the job. NULL: never.
@@ -387,7 +414,8 @@ struct engine_request {
 struct engine_job;
 
 // Checks and queues a request. Any thread. ERROR_CONTEXT_LENGTH names both numbers; ERROR_BUSY: the queue is full,
-// and the error's retry_seconds say when it is worth another try, going by how fast jobs have ended.
+// and the error's retry_seconds say when it is worth another try, going by how fast jobs have ended. Where a client
+// with more jobs waiting than this one's fills the queue, the newest of his jobs ends in ERROR_BUSY instead.
 int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
                   struct error *error);
 

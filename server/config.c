@@ -18,11 +18,15 @@
 #define TEXT(number) #number
 #define TEXT_OF(number) TEXT(number)
 
-const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT] = {
+const struct setting CONFIG_SETTINGS[] = {
     {"server.host", "--host", "TANDEM_HOST", SETTING_TEXT, AT(host), 0, 0, NULL, "127.0.0.1", "",
      "address or name to listen on; 0.0.0.0 lets other machines in"},
     {"server.port", "--port", "TANDEM_PORT", SETTING_INT, AT(port), 0, 65535, NULL, "8080", "",
      "port to listen on; 0 picks a free one"},
+    {"server.unix_socket", "--unix-socket", "TANDEM_UNIX_SOCKET", SETTING_PATH, AT(unix_socket), 0, 0, NULL, "", "",
+     "a Unix socket instead of a port: its path"},
+    {"server.unix_socket_mode", "--unix-socket-mode", "TANDEM_UNIX_SOCKET_MODE", SETTING_CHOICE, AT(unix_socket_mode),
+     0, 0, "600 660 666", "600", "", "who may connect to it: its owner, its group too, or anyone"},
     {"server.connections_max", "--connections-max", "TANDEM_CONNECTIONS_MAX", SETTING_INT, AT(connections_max), 1, 1e6,
      NULL, "4096", "", "open connections; the next one is answered 429"},
     {"server.body_bytes_max", "--body-bytes-max", "TANDEM_BODY_BYTES_MAX", SETTING_SIZE, AT(body_bytes_max), 1 << 10,
@@ -68,3 +72,5 @@ const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT] = {
     {"model.name", "--model-name", "TANDEM_MODEL_NAME", SETTING_TEXT, AT(model_name), 0, 0, NULL, "", "",
      "what clients may call the model: NAME[,NAME...], the first in answers"},
 };
+_Static_assert(sizeof CONFIG_SETTINGS / sizeof *CONFIG_SETTINGS == CONFIG_SETTING_COUNT,
+               "config.h counts other rows than there are");

@@ -114,6 +114,13 @@ static void write_metrics(void *user, struct buffer *out) {
     metrics_set(metrics, METRIC_ENGINE_PROMPT_TOKENS, (double)stats.prompt_tokens);
     metrics_set(metrics, METRIC_ENGINE_COMPLETION_TOKENS, (double)stats.completion_tokens);
 
+    struct engine_balance balance;
+    engine_balance(server->engine, &balance);
+    metrics_set(metrics, METRIC_EXPERT_CHOICES_PROMPTS, (double)balance.rows[ENGINE_ROWS_PROMPTS]);
+    metrics_set(metrics, METRIC_EXPERT_CHOICES_ANSWERS, (double)balance.rows[ENGINE_ROWS_ANSWERS]);
+    metrics_set(metrics, METRIC_EXPERT_EVENNESS, balance.evenness);
+    metrics_set(metrics, METRIC_EXPERT_BUSIEST, balance.busiest);
+
     metrics_set(metrics, METRIC_EXCHANGES, (double)http_exchanges(server->http));
     metrics_set(metrics, METRIC_CONNECTIONS, (double)http_connections(server->http));
     metrics_set(metrics, METRIC_CONNECTIONS_MAX, (double)server->connections_max);
@@ -134,7 +141,7 @@ static int open_http(struct server *server, const struct config *config, const s
                      struct error *error) {
     server->connections_max = connections_possible((size_t)config->connections_max);
     struct http_options options = {
-        .listen_fd = socket->fd,
+        .socket = *socket,
         .connections_max = server->connections_max,
         .body_bytes_max = config->body_bytes_max,
         .header_ms = milliseconds(config->header_seconds),
@@ -160,8 +167,9 @@ int server_create(struct server **out, const struct config *config, const struct
                   const struct api_keys *keys, struct engine *engine, struct error *error) {
     signal(SIGPIPE, SIG_IGN); // a client that left is an error code, not a reason to die
     struct server *server = calloc(1, sizeof *server);
+    struct listener_socket own = *socket; // until http takes it over
     if (!server) {
-        close(socket->fd);
+        listener_unbind(&own);
         return error_set_code(error, ERROR_MEMORY);
     }
     server->engine = engine;
@@ -187,7 +195,7 @@ int server_create(struct server **out, const struct config *config, const struct
         code = requests_create(&server->requests, &options, error);
     }
     if (code)
-        close(socket->fd);
+        listener_unbind(&own);
     else
         code = open_http(server, config, socket, error);
     if (!code) {
