@@ -211,6 +211,11 @@ static int read_document(struct reading *reading) {
 
 // ---- The file
 
+static bool is_indented_by_tab(const char *text, size_t line) {
+    for (; line > 1 && text; line--) text = strchr(text, '\n') ? strchr(text, '\n') + 1 : NULL;
+    return text && text[strspn(text, " ")] == '\t';
+}
+
 // What libyaml says of a text that is not YAML. Where bytes are no characters it knows their offset only.
 static int broken(const yaml_parser_t *parser, const char *path, const char *text, struct error *error) {
     size_t line = parser->problem_mark.line + 1;
@@ -220,6 +225,8 @@ static int broken(const yaml_parser_t *parser, const char *path, const char *tex
         for (size_t i = 0; i < parser->problem_offset; i++) line += text[i] == '\n';
     }
     const char *problem = parser->problem ? parser->problem : "it is not YAML";
+    if (parser->error == YAML_SCANNER_ERROR && is_indented_by_tab(text, line))
+        return error_set(error, ERROR_FORMAT, "%s:%zu: begins with a tab, where YAML wants blanks", path, line);
     if (!parser->context) return error_set(error, ERROR_FORMAT, "%s:%zu: %s", path, line, problem);
     return error_set(error, ERROR_FORMAT, "%s:%zu: %s, %s that begins in line %zu", path, line, problem,
                      parser->context, parser->context_mark.line + 1);

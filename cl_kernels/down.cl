@@ -62,6 +62,7 @@ KERNEL void down_many(__global const WEIGHT *weights, __global const ulong *star
 #if defined DOT
     const int output = get_group_id(0) * TILE_OUTPUTS + get_local_id(0) % BLOCK_OUTPUTS;
     const int first = dot_first_row(); // beyond the tile's rows its last one is computed, for nobody
+    if (first >= tile.rows) return;    // a whole sub-group
     __global const WEIGHT *down = weights + start[3 * tile.expert + 2];
     __global const struct packed_x *row[DOT_ROWS];
     float sum[DOT_ROWS];
@@ -77,6 +78,7 @@ KERNEL void down_many(__global const WEIGHT *weights, __global const ulong *star
 #elif defined SUB_GROUPS
     const int output = get_group_id(0) * TILE_OUTPUTS + (int)get_sub_group_local_id();
     const int first = (int)get_sub_group_id() * SUB_ROWS; // beyond the tile's rows its last one is computed, for nobody
+    if (first >= tile.rows) return;                       // a whole sub-group
     __global const WEIGHT *down = weights + start[3 * tile.expert + 2];
     const int last = min(output, hidden - 1); // what is beyond it is computed for nobody
     __global const float *row[SUB_ROWS];

@@ -83,6 +83,7 @@ KERNEL void gate_up_many(__global const WEIGHT *weights, __global const ulong *s
 #if defined DOT
     const int output = get_group_id(0) * TILE_OUTPUTS + get_local_id(0) % BLOCK_OUTPUTS;
     const int first = dot_first_row(); // beyond the tile's rows its last one is computed, for nobody
+    if (first >= tile.rows) return;    // a whole sub-group
     __global const WEIGHT *gate = weights + start[3 * tile.expert], *up = weights + start[3 * tile.expert + 1];
     __global const struct packed_x *row[DOT_ROWS];
     float gate_sum[DOT_ROWS], up_sum[DOT_ROWS];
@@ -103,6 +104,7 @@ KERNEL void gate_up_many(__global const WEIGHT *weights, __global const ulong *s
 #elif defined SUB_GROUPS
     const int output = get_group_id(0) * TILE_OUTPUTS + (int)get_sub_group_local_id(), last = min(output, inner - 1);
     const int first = (int)get_sub_group_id() * SUB_ROWS; // beyond the tile's rows its last one is computed, for nobody
+    if (first >= tile.rows) return;                       // a whole sub-group
     __global const WEIGHT *gate = weights + start[3 * tile.expert], *up = weights + start[3 * tile.expert + 1];
     __global const float *row[SUB_ROWS];
     float gate_sum[SUB_ROWS], up_sum[SUB_ROWS], value[SUB_ROWS];

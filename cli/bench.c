@@ -157,7 +157,7 @@ static int measure(struct bench *bench, const json_t *old) {
     struct error error = {0};
     static struct bench_result results[POINT_COUNT];
     struct bench_report report = {.bench = bench, .results = results, .placement = model.kernels};
-    if (open_engine(bench, &error)) return command_fail(&bench_command, &error, EXIT_BAD_MODEL);
+    if (open_engine(bench, &error)) return model_settings_fail(&bench_command, &error);
     const struct engine_info *info = engine_info(bench->engine);
     bench->synthetic = strcmp(own.synthetic, "none") != 0;
     bench->cached = info->weight_bytes <= engine_machine().cache_bytes;

@@ -167,7 +167,8 @@ int bench_read_json(const char *path, json_t **out, struct error *error) {
     if (code) return code;
     json_t *json = json_loadb(text, bytes, 0, &cause);
     free(text);
-    if (!json) return error_set(error, ERROR_FORMAT, "%s:%d: %s", path, cause.line, cause.text);
+    if (!json) return error_set(error, ERROR_FORMAT, "%s:%d: %s; expected what tandem bench --json writes", path, cause.line,
+                                cause.text);
     if (!has_rates(json_object_get(json, "prefill")) || !has_rates(json_object_get(json, "decode"))) {
         json_decref(json);
         return error_set(error, ERROR_FORMAT, "%s: expected what tandem bench --json writes", path);

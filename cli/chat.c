@@ -136,7 +136,7 @@ static int with_model(struct chat *chat) {
     struct error error = {0};
     const struct engine_options options = {.sequences_max = 1, .queue_max = 1};
     if (model_settings_open(&model, options, &chat->engine, &error))
-        return command_fail(&chat_command, &error, EXIT_BAD_MODEL);
+        return model_settings_fail(&chat_command, &error);
     bool failed = false;
     int code = interrupt_set(INTERRUPT_IS_NOTED, &error);
     if (!code) {

@@ -50,6 +50,6 @@ extern const struct command *const COMMANDS[];
 const struct command *command_find(const char *name); // NULL: there is none
 
 extern const struct command bench_command, chat_command, doctor_command, generate_command, health_command, inspect_command,
-    serve_command, version_command;
+    profile_command, serve_command, version_command;
 
 #endif

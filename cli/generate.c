@@ -223,7 +223,7 @@ static int with_prompt(struct prompt *prompt, struct engine_request *request) {
     struct generation generation = {0};
     const struct engine_options options = {.sequences_max = 1, .queue_max = 1};
     if (model_settings_open(&model, options, &engine, &error))
-        return command_fail(&generate_command, &error, EXIT_BAD_MODEL);
+        return model_settings_fail(&generate_command, &error);
     generation.engine = engine;
     buffer_init(&generation.text, JSON_BYTES_MAX);
     buffer_init(&generation.tokens, JSON_BYTES_MAX);

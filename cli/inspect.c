@@ -197,7 +197,7 @@ static int measure(const char *directory, struct engine **engine) {
     opened.placement = opened.experts_prefill = opened.experts_decode = "auto";
     const struct engine_options options = {.model_dir = directory, .explain_placement = true};
     if (model_settings_open(&opened, options, engine, &error) == 0) return EXIT_WELL;
-    return command_fail(&inspect_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
+    return model_settings_fail(&inspect_command, &error);
 }
 
 static int inspect(const char *directory) {
@@ -230,6 +230,10 @@ static int run(int count, char **arguments) {
     char place[PATH_MAX];
     const char *directory = NULL;
     int exit_code = command_begin(&inspect_command, count, arguments, &directory);
+    if (!exit_code && directory && !*directory) { // an unset shell variable?
+        error_set(&error, ERROR_ARGUMENT, "DIR is ``, but must be a directory");
+        exit_code = command_misused(&inspect_command, &error);
+    }
     if (!exit_code && !directory && model_settings_directory(&opened, place, &directory, &error))
         exit_code = command_fail(&inspect_command, &error, EXIT_BAD_MODEL);
     if (!exit_code) exit_code = inspect(directory);

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 const struct command *const COMMANDS[] = {&serve_command,  &chat_command,   &generate_command, &inspect_command, &bench_command,
-                                         &doctor_command, &health_command, &version_command,  NULL};
+                                         &profile_command, &doctor_command, &health_command, &version_command,  NULL};
 
 static bool asks_for_help(const char *argument) {
     return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;

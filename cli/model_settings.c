@@ -1,6 +1,5 @@
 #include "cli/model_settings.h"
 
-#include "cli/command.h"
 #include "cli/place.h"
 
 #include <signal.h>
@@ -141,4 +140,8 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     code = engine_open(out, &options, error);
     if (progress.shown) fputs("\r\033[K", stderr);
     return code;
+}
+
+int model_settings_fail(const struct command *command, const struct error *error) {
+    return command_fail(command, error, error->code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
 }

@@ -3,7 +3,7 @@
 #ifndef CLI_MODEL_SETTINGS_H
 #define CLI_MODEL_SETTINGS_H
 
-#include "base/settings.h"
+#include "cli/command.h"
 #include "engine/engine.h"
 
 #include <limits.h>
@@ -33,5 +33,7 @@ int model_settings_directory(const struct model_settings *settings, char place[P
 // hears them. From then on a model file that can not be read any more ends the process with a message instead of a crash.
 int model_settings_open(const struct model_settings *settings, struct engine_options options, struct engine **out,
                         struct error *error);
+// Says why the model could not be opened; returns EXIT_USAGE where a setting is to blame, else EXIT_BAD_MODEL.
+int model_settings_fail(const struct command *command, const struct error *error);
 
 #endif

@@ -114,7 +114,8 @@ static void announce(const struct engine_info *info, const struct listener_socke
            "    -d '{\"model\": \"%s\", \"stream\": true, \"temperature\": 0, \"messages\": [{\"role\": \"user\", "
            "\"content\": "
            "\"What is the capital of France?\"}]}'\n\n",
-           socket->path[0] ? "--unix-socket " : "", socket->path, socket->path[0] ? " " : "", address, keys.count > 0 ? "-H \"Authorization: Bearer $KEY\" " : "", info->model_name);
+           socket->path[0] ? "--unix-socket " : "", socket->path, socket->path[0] ? " " : "", address,
+           keys.count > 0 ? "-H \"Authorization: Bearer $KEY\" " : "", info->model_name);
     fflush(stdout);
     clearerr(stdout); // where nobody can be told, it serves all the same
 }
@@ -179,7 +180,7 @@ static int serve(void) {
     code = model_settings_open(&model, options, &engine, &error);
     if (code) {
         listener_unbind(&socket);
-        return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
+        return model_settings_fail(&serve_command, &error);
     }
     struct server *server = NULL;
     code = server_create(&server, &config, &socket, &keys, engine, &error);

@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/utf8.h"
+#include "engine/expert_counts.h"
 #include "engine/architectures/architecture.h"
 #include "engine/kv_room.h"
 #include "engine/machine.h"
@@ -352,6 +353,14 @@ void engine_stats(struct engine *engine, struct engine_stats *out) {
     double started_at = engine->step_started_at;
     pthread_mutex_unlock(&engine->lock);
     out->step_running_seconds = started_at > 0 ? clock_seconds() - started_at : 0;
+}
+
+int engine_choices(const struct engine *engine, struct engine_choices *out, struct error *error) {
+    return expert_counts_copy(forward_counts(engine->forward), out, error);
+}
+
+void engine_balance(const struct engine *engine, struct engine_balance *out) {
+    expert_counts_balance(forward_counts(engine->forward), out);
 }
 
 const struct engine_placement *engine_placement(const struct engine *engine) {

@@ -247,6 +247,30 @@ struct engine_limits {
 int engine_measure(struct engine *engine, const void *memory, size_t bytes, struct engine_limits *out,
                    struct error *error);
 
+// Which experts the router has chosen since the start, in rows of each kind that were computed.
+enum engine_rows { ENGINE_ROWS_ANSWERS, ENGINE_ROWS_PROMPTS, ENGINE_ROWS_KINDS };
+
+struct engine_choices {
+    int layers, experts;
+    uint64_t *pairs; // [ENGINE_ROWS_KINDS][layers][experts][experts] rows by their first choice and their second
+};
+// A copy of them, for engine_choices_finish. Any thread; never waits for a step. ERROR_UNSUPPORTED: a layer has more
+// experts than are counted.
+int engine_choices(const struct engine *engine, struct engine_choices *out, struct error *error);
+void engine_choices_finish(struct engine_choices *choices);
+// How many rows each expert of a layer has had, in out[experts], where a row counts for both; how many rows there were.
+uint64_t engine_choices_rows(const struct engine_choices *choices, enum engine_rows rows, int layer, uint64_t *out);
+// Over how many experts rows are spread (e to the entropy of their shares), as a share of them: 1: evenly; 0: no rows.
+double engine_choices_evenness(const uint64_t *rows_of, int experts);
+
+// The same in four numbers. Any thread; takes some microseconds.
+struct engine_balance {
+    uint64_t rows[ENGINE_ROWS_KINDS]; // choices of two experts, of all layers
+    double evenness;                  // the layers' mean; 0: no rows yet
+    double busiest;                   // of any layer's expert: the share of its layer's rows that chose it
+};
+void engine_balance(const struct engine *engine, struct engine_balance *out);
+
 // What was measured of the devices at opening: the experts of the model's first layer, in calls of several sizes.
 enum { ENGINE_PLACEMENT_POINTS = 4 };
 

@@ -35,8 +35,13 @@ int forward_create(struct forward **out, const struct model *model, const struct
     };
     forward->memory = block_create(parts, sizeof parts / sizeof *parts);
     if (!forward->memory) {
-        free(forward);
+        forward_destroy(forward);
         return error_set(error, ERROR_MEMORY, "out of memory for a forward pass over %d tokens", tokens_max);
+    }
+    int code = expert_counts_create(&forward->counts, config->layers, config->experts, error);
+    if (code) {
+        forward_destroy(forward);
+        return code;
     }
     *out = forward;
     return 0;
@@ -44,8 +49,13 @@ int forward_create(struct forward **out, const struct model *model, const struct
 
 void forward_destroy(struct forward *forward) {
     if (!forward) return;
+    expert_counts_destroy(forward->counts);
     free(forward->memory);
     free(forward);
+}
+
+const struct expert_counts *forward_counts(const struct forward *forward) {
+    return forward->counts;
 }
 
 // A sequence that a cut goes through is in both parts: at most one more for each part, and no more than rows before it.

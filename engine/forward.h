@@ -3,6 +3,7 @@
 #ifndef ENGINE_FORWARD_H
 #define ENGINE_FORWARD_H
 
+#include "engine/expert_counts.h"
 #include "engine/model.h"
 
 struct forward {
@@ -18,7 +19,8 @@ struct forward {
     struct routing routing; // of tokens_max rows
     float *wanted;         // [outputs_max][hidden], the rows whose logits are wanted
     struct batch_sequence *sequence; // [tokens_max + STAGE_SLOTS] of batches that were cut
-    void *memory;          // behind all of these
+    struct expert_counts *counts;
+    void *memory;          // behind all of these but the counts
 };
 
 // `count` of the batch's rows from `first` on as a batch of its own, without outputs; its rows are numbered from 0. The

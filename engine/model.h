@@ -71,9 +71,11 @@ int model_inspect(struct model_outline *out, const char *dir, struct error *erro
 // Buffers of a forward pass (engine/forward.h) for up to tokens_max rows, outputs_max of which get logits at once.
 // The model and the stages' state must outlive it.
 struct forward;
+struct expert_counts;
 int forward_create(struct forward **out, const struct model *model, const struct stages *stages, void *stages_state,
                    int tokens_max, int outputs_max, struct error *error);
 void forward_destroy(struct forward *forward); // takes NULL
+const struct expert_counts *forward_counts(const struct forward *forward); // of all that it has run; any thread
 
 // Runs all layers over the batch and leaves the logits of batch->output in logits: [batch->outputs][vocab].
 // The engine thread. Adds the keys and values of the batch's tokens to the cache. Allocates nothing.

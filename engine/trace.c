@@ -40,7 +40,7 @@ int trace_open(struct trace **out, const char *path, struct error *error) {
     trace->file = fopen(path, "we");
     if (!trace->file) {
         free(trace);
-        return error_set(error, ERROR_IO, "%s can not be written: %s", path, strerror(errno));
+        return error_set(error, ERROR_ARGUMENT, "%s can not be written: %s", path, strerror(errno));
     }
     trace->began_at = clock_seconds();
     put(trace, "[\n");

@@ -204,10 +204,10 @@ static void look_at_next(struct connection *connection) {
     struct error error;
     bool waited = connection->seen > 0;
     int status = listener_peek(http->listener, connection->fd, &connection->seen, &vetted, &error);
-    if (status == 0) {
-        if (!waited) connection_set_phase(connection, PHASE_IDLE, http->options.header_ms);
-    } else if (status < 0) {
+    if (status < 0 || (status == 0 && connection->half_closed)) { // no more will come
         cut_off(connection);
+    } else if (status == 0) {
+        if (!waited) connection_set_phase(connection, PHASE_IDLE, http->options.header_ms);
     } else if (status == 200) {
         connection->waiting = false;
         connection->vetted = vetted.requests;

@@ -340,12 +340,11 @@ static void on_guest(void *user, int events) {
     struct error error;
     int status = listener_peek(listener, guest->fd, &guest->seen, &vetted, &error);
     bool is_unix = listener->options.socket.path[0];
-    if (status < 0 && is_unix && !(events & LOOP_DISCONNECT))
-        look_again_later(guest); // nothing new yet
-    else if (status < 0)
-        close(guest_release(guest));
-    else if (status == 0 && is_unix && guest->seen > 0)
+    bool ended = events & LOOP_DISCONNECT; // no more will come, and libuv may have stopped looking
+    if (status <= 0 && is_unix && !ended)
         look_again_later(guest);
+    else if (status < 0 || (status == 0 && ended))
+        close(guest_release(guest));
     else if (status == 200)
         hand_on(guest, &vetted);
     else if (status != 0)

@@ -49,6 +49,15 @@
       "Tokens of prompts that were found in kept pages instead of computed") \
     X(METRIC_ENGINE_COMPLETION_TOKENS, counter, "tandem_engine_completion_tokens_total", "", \
       "Tokens of answers that were computed, for clients that left too") \
+    X(METRIC_EXPERT_CHOICES_PROMPTS, counter, "tandem_expert_choices_prompts_total", "", \
+      "Choices of two experts for a row of a prompt, in all layers") \
+    X(METRIC_EXPERT_CHOICES_ANSWERS, counter, "tandem_expert_choices_answers_total", "", \
+      "Choices of two experts for a row of an answer, in all layers") \
+    X(METRIC_EXPERT_EVENNESS, gauge, "tandem_expert_evenness", "", \
+      "How evenly rows are spread over a layer's experts since the start, the mean of all layers; 1: all have as many; " \
+      "`tandem profile` tells of each layer and expert") \
+    X(METRIC_EXPERT_BUSIEST, gauge, "tandem_expert_busiest_share", "", \
+      "The largest share of a layer's rows that one of its experts has had since the start") \
     X(METRIC_EXCHANGES, gauge, "tandem_requests_in_progress", "", \
       "Requests with answers that are not fully out, this one among them") \
     X(METRIC_CONNECTIONS, gauge, "tandem_connections", "", "Open connections") \

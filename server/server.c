@@ -114,6 +114,13 @@ static void write_metrics(void *user, struct buffer *out) {
     metrics_set(metrics, METRIC_ENGINE_PROMPT_TOKENS, (double)stats.prompt_tokens);
     metrics_set(metrics, METRIC_ENGINE_COMPLETION_TOKENS, (double)stats.completion_tokens);
 
+    struct engine_balance balance;
+    engine_balance(server->engine, &balance);
+    metrics_set(metrics, METRIC_EXPERT_CHOICES_PROMPTS, (double)balance.rows[ENGINE_ROWS_PROMPTS]);
+    metrics_set(metrics, METRIC_EXPERT_CHOICES_ANSWERS, (double)balance.rows[ENGINE_ROWS_ANSWERS]);
+    metrics_set(metrics, METRIC_EXPERT_EVENNESS, balance.evenness);
+    metrics_set(metrics, METRIC_EXPERT_BUSIEST, balance.busiest);
+
     metrics_set(metrics, METRIC_EXCHANGES, (double)http_exchanges(server->http));
     metrics_set(metrics, METRIC_CONNECTIONS, (double)http_connections(server->http));
     metrics_set(metrics, METRIC_CONNECTIONS_MAX, (double)server->connections_max);

@@ -334,15 +334,21 @@ static struct routing routing_from(const struct forward *f, int first, int rows)
     return routing;
 }
 
-static void mix_experts(struct forward *f, const struct batch *batch, const struct layer *layer) {
+static void count(const struct forward *f, enum row_kind kind, int l, const struct routing *routing) {
+    expert_counts_add(f->counts, kind == ROWS_OF_ANSWERS ? ENGINE_ROWS_ANSWERS : ENGINE_ROWS_PROMPTS, l, routing);
+}
+
+static void mix_experts(struct forward *f, const struct batch *batch, int l) {
+    const struct layer *layer = &f->model->layers[l];
     struct span spans[2];
-    int count = split(batch, spans);
-    for (int i = 0; i < count; i++) {
+    int span_count = split(batch, spans);
+    for (int i = 0; i < span_count; i++) {
         size_t at = (size_t)spans[i].first * (size_t)layer->router.hidden;
         struct routing routing = routing_from(f, spans[i].first, spans[i].rows);
         rows_are(f, spans[i].kind);
         f->stages->route(f->state, &layer->router, f->normed + at, spans[i].rows, &routing);
         f->stages->experts(f->state, layer, &routing, f->normed + at, f->x + at, spans[i].rows);
+        count(f, spans[i].kind, l, &routing);
     }
 }
 
@@ -395,22 +401,27 @@ static void attend(struct forward *f, const struct part *part, const struct kv_c
     stages->norm(f->state, &layer->expert_norm, x, normed, batch->tokens);
 }
 
-static void mix_begin(struct forward *f, const struct part *part, int l) {
-    const struct layer *layer = &f->model->layers[l];
-    if (!f->stages->mixture_begin) {
-        mix_experts(f, &part->batch, layer);
-        return;
-    }
-    rows_are(f, part->batch.answers > 0 ? ROWS_OF_ANSWERS : ROWS_OF_PROMPTS);
-    const float *x = f->normed + (size_t)part->first * (size_t)f->model->config.hidden;
-    f->stages->mixture_begin(f->state, part->slot, layer, x, part->batch.tokens);
+// Where a device computes the mixtures, a part is of one kind.
+static enum row_kind kind_of(const struct part *part) {
+    return part->batch.answers > 0 ? ROWS_OF_ANSWERS : ROWS_OF_PROMPTS;
 }
 
-static void mix_end(struct forward *f, const struct part *part) {
+static void mix_begin(struct forward *f, const struct part *part, int l) {
+    if (!f->stages->mixture_begin) {
+        mix_experts(f, &part->batch, l);
+        return;
+    }
+    rows_are(f, kind_of(part));
+    const float *x = f->normed + (size_t)part->first * (size_t)f->model->config.hidden;
+    f->stages->mixture_begin(f->state, part->slot, &f->model->layers[l], x, part->batch.tokens);
+}
+
+static void mix_end(struct forward *f, const struct part *part, int l) {
     if (!f->stages->mixture_end) return;
     struct routing routing = routing_from(f, part->first, part->batch.tokens);
     float *x = f->x + (size_t)part->first * (size_t)f->model->config.hidden;
     f->stages->mixture_end(f->state, part->slot, x, &routing);
+    count(f, kind_of(part), l, &routing);
 }
 
 static void run_layers(struct forward *f, const struct batch *batch, const struct kv_cache *cache) {
@@ -418,11 +429,11 @@ static void run_layers(struct forward *f, const struct batch *batch, const struc
     int count = cut(f, batch, parts);
     for (int l = 0; l < f->model->config.layers; l++)
         for (int p = 0; p < count; p++) {
-            if (l > 0) mix_end(f, &parts[p]);
+            if (l > 0) mix_end(f, &parts[p], l - 1);
             attend(f, &parts[p], cache, l);
             mix_begin(f, &parts[p], l);
         }
-    for (int p = 0; p < count; p++) mix_end(f, &parts[p]);
+    for (int p = 0; p < count; p++) mix_end(f, &parts[p], f->model->config.layers - 1);
 }
 
 static void run(struct forward *f, const struct batch *batch, const struct kv_cache *cache, float *logits) {

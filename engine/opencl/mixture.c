@@ -183,10 +183,11 @@ int opencl_open(struct opencl **out, const struct opencl_options *options, struc
     opencl->wait_seconds = options->wait_seconds > 0 ? options->wait_seconds : WAIT_SECONDS;
     opencl->span = options->span;
     opencl->span_user = options->span_user;
+    struct opencl_device *device = &opencl->device;
     const struct opencl_wanted wanted = {options->gpu_only, weight_format_packed(options->weights), options->level};
     int code = check_shapes(options->limits, error);
     if (!code) code = opencl_api_load(&opencl->api, error);
-    if (!code) code = opencl_device_find(opencl->api, &wanted, &opencl->device, error);
+    if (!code) code = opencl_device_find(opencl->api, &wanted, device, error);
     if (!code) code = open_queue(opencl, error);
     if (!code) opencl_gemm_open(opencl, options);
     if (!code) code = build_kernels(opencl, error);

@@ -119,6 +119,14 @@ def test_bad_model(tmp_path):
     assert run("generate", "--prompt", "a", "--model", tmp_path).returncode == 2
 
 
+@pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["chat"], ["bench"], ["serve", "--port", "0"]], ids=" ".join)
+def test_settings_that_only_the_model_shows_to_be_wrong(command):
+    """Are not the model's fault: the exit code says so."""
+    for wrong in (["--experts-layers", "5-1"], ["--trace", "/nowhere/x"]):
+        result = run(*command, *wrong)
+        assert result.returncode == 64 and wrong[1] in result.stderr.replace('"', ""), result
+
+
 # ---- What it says
 
 SAMPLING = [

@@ -168,5 +168,7 @@ def test_refused_as_by_serve(tmp_path):
 
 def test_wrong_arguments():
     assert run("inspect", "a", "b").returncode == 64
+    empty = run("inspect", "")
+    assert empty.returncode == 64 and "DIR is ``, but must be a directory" in empty.stderr
     wrong = run("inspect", "--jsno")
     assert wrong.returncode == 64 and "did you mean --json?" in wrong.stderr

@@ -1,8 +1,14 @@
 """Under load, over HTTP and with the built-in model: who waits, who is sent away, and what they are told."""
 import concurrent.futures
 import json
+import sys
+
+import pytest
 
 import tandem
+
+sys.path.append(str(tandem.TOP / "tests" / "load"))
+import leaks  # noqa: E402
 
 
 def waiting_stream(server):
@@ -62,3 +68,12 @@ def test_a_stream_that_waits_too_long(serve):
     assert status == 429 and int(headers["retry-after"]) >= 1
     assert "has waited" in tandem.check_error(body, headers["content-type"])["message"]
     held.close()
+
+
+@pytest.mark.hostile
+def test_no_growth(serve):
+    """A short form of tests/load/leaks.py."""
+    server = serve("--log-level", "warning", "--threads", "1")
+    table = leaks.measure(server, 1000 if tandem.SANITIZED else 4000, 4, print)
+    assert max(count for _, count in table) == table[0][1]
+    assert tandem.SANITIZED or leaks.grown(table) < leaks.GROWTH_KIB_MAX

@@ -61,20 +61,6 @@ def test_answers_are_the_cpus(expected):
     assert "the experts run on the CPU" not in server.log
 
 
-def test_answers_of_clblast(expected):
-    """The library compiles itself for the device first, which takes a CPU some ten seconds."""
-    server = start("--placement", "split", "--cl-products", "clblast")
-    try:
-        if "without CLBlast: there is no" in server.log:
-            pytest.skip("CLBlast is not installed")
-        assert "prompts by CLBlast in f32" in server.log
-        assert [ask(server, question) for question in QUESTIONS] == expected
-        assert health(server)[1]["status"] == "ok"
-    finally:
-        assert server.stop() == 0
-    assert "the experts run on the CPU" not in server.log
-
-
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_answers_of_integers_are_the_cpus(weights):
     """Chats over HTTP, each alone and then all at once."""
@@ -90,6 +76,20 @@ def test_answers_of_integers_are_the_cpus(weights):
             assert server.stop() == 0
         assert ("experts on OpenCL" in server.log) == (placement == "split")
     assert answers[0] == answers[1]
+
+
+def test_answers_of_clblast(expected):
+    """The library compiles itself for the device first, which takes a CPU some ten seconds."""
+    server = start("--placement", "split", "--cl-products", "clblast")
+    try:
+        if "without CLBlast: there is no" in server.log:
+            pytest.skip("CLBlast is not installed")
+        assert "prompts by CLBlast in f32" in server.log
+        assert [ask(server, question) for question in QUESTIONS] == expected
+        assert health(server)[1]["status"] == "ok"
+    finally:
+        assert server.stop() == 0
+    assert "the experts run on the CPU" not in server.log
 
 
 @pytest.mark.parametrize("call", [1500, 5000])

@@ -129,6 +129,14 @@ static void test_values(void **state) {
     assert_int_equal(first.port, 9000); // what the file does not name stays
 }
 
+static void test_tabs(void **state) {
+    (void)state;
+    refuses("server:\n\tport: 9000\n", "FILE:2: begins with a tab, where YAML wants blanks");
+    refuses("# ä\nserver:\n  \thost: a\n  port: 1\n", "FILE:3: begins with a tab");
+    refuses("\tserver:", "FILE:1: begins with a tab");
+    refuses("server:\n  host: @a\n", "FILE:2: found character that cannot start any token");
+}
+
 static void test_paths(void **state) {
     (void)state;
     char here[4096], link[] = "/tmp/tandem-link-XXXXXX";
@@ -294,6 +302,7 @@ static void test_no_file(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_values, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tabs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_paths, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_in_it, setup, teardown),
         cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),

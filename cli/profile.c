@@ -1,0 +1,285 @@
+// tandem profile: which experts a set of prompts calls for, and what that says of where they should be computed.
+#include "cli/answer.h"
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/model_settings.h"
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BUSIEST = 3, LINE_BYTES_MAX = 1 << 20, PROFILE_TOKENS_MAX = 1 << 20 };
+
+struct profile_settings {
+    char *system;
+    int max_tokens;
+    bool raw, json;
+};
+static struct profile_settings own;
+static struct model_settings model;
+
+#define AT(member) offsetof(struct profile_settings, member)
+static const struct setting ROWS[] = {
+    {NULL, "--max-tokens", NULL, SETTING_INT, AT(max_tokens), 1, PROFILE_TOKENS_MAX, NULL, "64", "",
+     "tokens of each answer, at most"},
+    {NULL, "--system", NULL, SETTING_TEXT, AT(system), 0, 0, NULL, "", "", "the system's message in front of each prompt"},
+    {NULL, "--raw", NULL, SETTING_SWITCH, AT(raw), 0, 0, NULL, "false", "",
+     "prompts are texts to go on from, with no chat format around them"},
+    {NULL, "--json", NULL, SETTING_SWITCH, AT(json), 0, 0, NULL, "false", "",
+     "the same as JSON, on one line, with every expert and every pair"},
+};
+static const struct setting_table TABLES[] = {
+    {ROWS, sizeof ROWS / sizeof *ROWS, &own},
+    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
+};
+
+static const struct example EXAMPLES[] = {
+    {"tandem profile questions.txt", "a prompt a line, each answered as in a chat of its own"},
+    {"head -50 story.txt | tandem profile --raw --max-tokens 1", "texts that are only read"},
+    {"tandem profile --json questions.txt | jq .layers[0].answers.rows", "how often the first layer's experts were chosen"},
+    {NULL, NULL},
+};
+
+// ---- Running the prompts
+
+struct totals {
+    int prompts;
+    double prompt_tokens, answer_tokens, prompt_seconds, decode_seconds;
+};
+
+static int take_nothing(void *user, const struct engine_event *event, struct error *error) {
+    (void)user;
+    (void)event;
+    (void)error;
+    return 0;
+}
+
+static int run_prompt(struct engine *engine, const char *text, size_t bytes, struct totals *totals, struct error *error) {
+    const struct chat_message messages[] = {{"system", own.system, strlen(own.system)}, {"user", text, bytes}};
+    struct token_list ids = {0};
+    struct answer answer;
+    int code = own.raw ? engine_text_tokens(engine, text, bytes, false, &ids, error)
+                       : engine_chat_tokens(engine, messages + !own.system[0], 1 + !!own.system[0], &ids, error);
+    const struct engine_request request = {.prompt = ids.ids,
+                                           .prompt_tokens = ids.count,
+                                           .tokens_max = own.max_tokens,
+                                           .sampling = {.top_p = 1, .repetition_penalty = 1}};
+    if (!code) code = answer_follow(engine, &request, take_nothing, NULL, &answer, error);
+    token_list_finish(&ids);
+    if (code) return code;
+    totals->prompts++;
+    totals->prompt_tokens += (double)answer.usage.prompt_tokens;
+    totals->answer_tokens += (double)answer.usage.completion_tokens;
+    totals->prompt_seconds += answer.usage.prompt_seconds;
+    totals->decode_seconds += answer.usage.decode_seconds;
+    return 0;
+}
+
+// Each line that is not empty.
+static int run_prompts(struct engine *engine, FILE *file, const char *name, struct totals *totals, struct error *error) {
+    char *line = NULL;
+    size_t capacity = 0;
+    int code = 0;
+    for (ssize_t length; !code && (length = getline(&line, &capacity, file)) >= 0;) {
+        while (length > 0 && (line[length - 1] == '\n' || line[length - 1] == '\r')) length--;
+        if (length == 0) continue;
+        if (length > LINE_BYTES_MAX)
+            code = error_set(error, ERROR_TOO_LARGE, "a prompt has %zd bytes; at most %d are read", length, LINE_BYTES_MAX);
+        else
+            code = run_prompt(engine, line, (size_t)length, totals, error);
+        if (code) error_prefix(error, "%s, prompt %d", name, totals->prompts + 1);
+    }
+    free(line);
+    if (code) return code;
+    if (ferror(file)) return error_set(error, ERROR_IO, "%s can not be read: %s", name, strerror(errno));
+    return totals->prompts > 0 ? 0 : error_set(error, ERROR_ARGUMENT, "%s has no prompt: expected one a line", name);
+}
+
+// ---- What they say
+
+// Where a phase's experts are best computed, from the calls that were measured; NULL: nothing was.
+static const char *suggest(const struct engine_placement *found, bool prompts) {
+    double cpu = 0, device = 0;
+    for (int i = 0; i < found->point_count; i++) {
+        const struct engine_placement_point *point = &found->points[i];
+        if ((i == 0) == prompts || (prompts && point->rows <= 16)) continue;
+        cpu += 1 / point->cpu_rate;
+        device += point->split_rate > 0 ? 1 / point->split_rate : 0;
+    }
+    if (cpu <= 0) return NULL;
+    return device > 0 && device < cpu ? "opencl" : "cpu";
+}
+
+struct ranked {
+    int expert;
+    uint64_t rows;
+};
+
+static int compare_ranked(const void *a, const void *b) {
+    const struct ranked *x = a, *y = b;
+    if (x->rows != y->rows) return x->rows < y->rows ? 1 : -1;
+    return x->expert - y->expert;
+}
+
+static struct ranked *rank(const uint64_t *rows_of, size_t experts) {
+    struct ranked *ranked = calloc(experts, sizeof *ranked);
+    for (size_t e = 0; ranked && e < experts; e++) ranked[e] = (struct ranked){(int)e, rows_of[e]};
+    if (ranked) qsort(ranked, experts, sizeof *ranked, compare_ranked);
+    return ranked;
+}
+
+// The two experts that most rows chose together, whichever came first.
+static uint64_t closest(const struct engine_choices *choices, int layer, int *first, int *second) {
+    int experts = choices->experts;
+    uint64_t most = 0;
+    *first = *second = 0;
+    for (int a = 0; a < experts; a++)
+        for (int b = a + 1; b < experts; b++) {
+            uint64_t both = 0;
+            for (int kind = 0; kind < ENGINE_ROWS_KINDS; kind++) {
+                const uint64_t *pairs = choices->pairs + ((size_t)kind * (size_t)choices->layers + (size_t)layer) *
+                                                             (size_t)experts * (size_t)experts;
+                both += pairs[a * experts + b] + pairs[b * experts + a];
+            }
+            if (both <= most) continue;
+            most = both;
+            *first = a;
+            *second = b;
+        }
+    return most;
+}
+
+// ---- For people
+
+static int print_layer(const struct engine_choices *choices, int layer, uint64_t *rows_of, uint64_t *more) {
+    uint64_t rows = engine_choices_rows(choices, ENGINE_ROWS_ANSWERS, layer, rows_of);
+    rows += engine_choices_rows(choices, ENGINE_ROWS_PROMPTS, layer, more);
+    for (int e = 0; e < choices->experts; e++) rows_of[e] += more[e];
+    struct ranked *ranked = rank(rows_of, (size_t)choices->experts);
+    if (!ranked) return ERROR_MEMORY;
+    int first, second;
+    uint64_t both = closest(choices, layer, &first, &second);
+    double share = rows > 0 ? 100.0 / (double)rows : 0;
+    printf("%6d %8llu %9.2f  ", layer, (unsigned long long)rows, engine_choices_evenness(rows_of, choices->experts));
+    for (int i = 0; i < BUSIEST && i < choices->experts; i++)
+        printf("%4d %2.0f %%", ranked[i].expert, share * (double)ranked[i].rows);
+    printf("   %3d and %d: %.0f %%\n", first, second, share * (double)both);
+    free(ranked);
+    return 0;
+}
+
+static int print(const struct engine_choices *choices, const struct engine_placement *placement,
+                 const struct totals *totals, struct error *error) {
+    uint64_t *rows_of = calloc(2 * (size_t)choices->experts, sizeof *rows_of);
+    int code = rows_of ? 0 : ERROR_MEMORY;
+    printf("%d prompts of %.0f tokens in all, %.0f tokens of answers\n\n", totals->prompts, totals->prompt_tokens,
+           totals->answer_tokens);
+    printf(" layer     rows  evenness  busiest experts            most often together\n");
+    for (int l = 0; !code && l < choices->layers; l++) code = print_layer(choices, l, rows_of, rows_of + choices->experts);
+    free(rows_of);
+    if (code) return error_set_code(error, (enum error_code)code);
+    printf("\nShares are of a layer's rows, each of which chooses two. Evenness 1: every expert has as many rows.\n");
+    const char *prompts = suggest(placement, true), *answers = suggest(placement, false);
+    printf("\n# OpenCL: %s\n", placement->device[0] ? placement->device : placement->why);
+    if (prompts && answers)
+        printf("# what was measured suggests, for a settings file:\nengine:\n  experts_prefill: %s\n  experts_decode: %s\n",
+               prompts, answers);
+    return 0;
+}
+
+// ---- For programs
+
+static json_t *json_rows(const struct engine_choices *choices, enum engine_rows kind, int layer, uint64_t *rows_of) {
+    int experts = choices->experts;
+    const uint64_t *pairs =
+        choices->pairs + ((size_t)kind * (size_t)choices->layers + (size_t)layer) * (size_t)experts * (size_t)experts;
+    uint64_t count = engine_choices_rows(choices, kind, layer, rows_of);
+    json_t *rows = json_array(), *together = json_array();
+    for (int e = 0; e < experts; e++) json_array_append_new(rows, json_integer((json_int_t)rows_of[e]));
+    for (int a = 0; a < experts; a++)
+        for (int b = 0; b < experts; b++)
+            if (pairs[a * experts + b] > 0)
+                json_array_append_new(together, json_pack("[i, i, I]", a, b, (json_int_t)pairs[a * experts + b]));
+    return json_pack("{s:I, s:f, s:o, s:o}", "chosen", (json_int_t)count, "evenness",
+                     engine_choices_evenness(rows_of, experts), "rows", rows, "first_second_rows", together);
+}
+
+static int print_json(const struct engine_choices *choices, const struct engine_placement *placement,
+                      const struct totals *totals, struct error *error) {
+    uint64_t *rows_of = calloc((size_t)choices->experts, sizeof *rows_of);
+    json_t *layers = json_array();
+    for (int l = 0; rows_of && l < choices->layers; l++)
+        json_array_append_new(layers, json_pack("{s:o, s:o}", "prompts",
+                                                json_rows(choices, ENGINE_ROWS_PROMPTS, l, rows_of), "answers",
+                                                json_rows(choices, ENGINE_ROWS_ANSWERS, l, rows_of)));
+    json_t *top = json_pack("{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s?, s:s?}}", "prompts", totals->prompts,
+                            "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens,
+                            "prompt_seconds", totals->prompt_seconds, "decode_seconds", totals->decode_seconds, "experts",
+                            choices->experts, "layers", layers, "suggested", "device", placement->device,
+                            "experts_prefill", suggest(placement, true), "experts_decode", suggest(placement, false));
+    char *text = rows_of && top ? json_dumps(top, JSON_COMPACT) : NULL;
+    int code = text && puts(text) >= 0 ? 0 : error_set_code(error, text ? ERROR_IO : ERROR_MEMORY);
+    free(text);
+    json_decref(top);
+    free(rows_of);
+    return code;
+}
+
+// ---- The command
+
+static int profile(FILE *file, const char *name) {
+    struct error error = {0};
+    struct engine *engine;
+    struct engine_choices choices = {0};
+    struct totals totals = {0};
+    const struct engine_options options = {
+        .sequences_max = 1, .queue_max = 1, .prefix = PREFIX_OFF, .explain_placement = true};
+    if (model_settings_open(&model, options, &engine, &error))
+        return command_fail(&profile_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
+    int code = interrupt_set(INTERRUPT_IS_NOTED_ONCE, &error);
+    if (!code) code = run_prompts(engine, file, name, &totals, &error);
+    if (!code) code = engine_choices(engine, &choices, &error);
+    if (!code) code = (own.json ? print_json : print)(&choices, engine_placement(engine), &totals, &error);
+    engine_choices_finish(&choices);
+    engine_close(engine);
+    if (code == ERROR_CANCELLED && interrupt_noted()) return 128 + interrupt_noted();
+    return code ? command_fail(&profile_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_OTHER) : EXIT_WELL;
+}
+
+static int run(int count, char **arguments) {
+    struct error error = {0};
+    const char *name = NULL;
+    int exit_code = command_begin(&profile_command, count, arguments, &name);
+    bool piped = !name || strcmp(name, "-") == 0;
+    if (!exit_code && !name && isatty(STDIN_FILENO)) {
+        error_set(&error, ERROR_ARGUMENT, "there are no prompts: name a file with one a line, or pipe them in");
+        exit_code = command_misused(&profile_command, &error);
+    }
+    FILE *file = exit_code ? NULL : piped ? stdin : fopen(name, "re");
+    if (!exit_code && !file) {
+        error_set(&error, ERROR_IO, "%s can not be read: %s", name, strerror(errno));
+        exit_code = command_fail(&profile_command, &error, EXIT_USAGE);
+    }
+    if (!exit_code) exit_code = profile(file, piped ? "standard input" : name);
+    if (file && !piped) fclose(file);
+    command_end(&profile_command);
+    return exit_code;
+}
+
+const struct command profile_command = {
+    .name = "profile",
+    .summary = "run prompts and say which experts they call for",
+    .operand = "[FILE]",
+    .description =
+        "Answers each line of FILE, or of standard input, with the most likely tokens, and counts for each layer which "
+        "experts were chosen, how evenly, and which two go together. Then it says who should compute the experts: both "
+        "devices are measured while the model is opened, as `tandem inspect --placement` does it.",
+    .tables = TABLES,
+    .table_count = sizeof TABLES / sizeof *TABLES,
+    .examples = EXAMPLES,
+    .run = run,
+};
