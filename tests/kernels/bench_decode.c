@@ -137,7 +137,10 @@ static void prepare(struct work *w, enum kv_format kv) {
     size_t rows = (size_t)w->rows;
     int each = kv_cache_pages_for((size_t)w->context + 1), pages = each * w->rows;
     if (kv_cache_init(&w->cache, kv, LAYERS, KV_HEADS, HEAD_DIM, pages, &error) != 0) exit(1);
-    for (size_t i = 0; i < w->cache.data_bytes; i++) w->cache.data[i] = (unsigned char)random_below(&dice, 0x3c);
+    float *values = random_floats(&dice, HEAD_DIM);
+    for (unsigned char *block = w->cache.data; block < w->cache.data + w->cache.data_bytes; block += w->cache.block_bytes)
+        for (int p = 0; p < KV_PAGE_TOKENS; p++) kv_cache_put(&w->cache, block, p, values);
+    free(values);
     int32_t *page = allocate((size_t)pages, sizeof *page);
     w->sequence = allocate(rows, sizeof *w->sequence);
     for (int p = 0; p < pages; p++) page[p] = p;
