@@ -15,6 +15,7 @@
 #define WEIGHTS "auto" WEIGHT_FORMATS(CHOICE)
 #define KERNELS_CHOICE(name, text) " " name
 #define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
+#define SPECULATIONS (&SPECULATE_MODES(CHOICE)[1])
 
 const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
@@ -37,6 +38,8 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "auto cpu opencl", "auto", "", "who computes the experts of answers; auto: what placement says"},
     {"engine.experts_layers", "--experts-layers", "TANDEM_EXPERTS_LAYERS", SETTING_TEXT, AT(experts_layers), 0, 0, NULL,
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
+    {"engine.speculate", "--speculate", "TANDEM_SPECULATE", SETTING_CHOICE, AT(speculate), 0, 0, SPECULATIONS, "auto", "",
+     "guess what repeats the text, several tokens a step, where it pays; answers are the same either way"},
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
      "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
 };
@@ -121,6 +124,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.experts_decode = settings->experts_decode;
     options.experts_layers = settings->experts_layers;
     options.trace = settings->trace;
+    speculate_mode_parse(settings->speculate, &options.speculate); // one of its names: the table knows no other
     if (!options.warn) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {
         options.progress = show_progress;
