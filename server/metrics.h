@@ -51,7 +51,7 @@
       "Tokens of answers that were computed, for clients that left too") \
     X(METRIC_ENGINE_GUESSED_TOKENS, counter, "tandem_engine_guessed_tokens_total", "", \
       "Tokens of answers that were computed on a guess (--speculate), right or wrong") \
-    X(METRIC_ENGINE_GUESSED_RIGHT, counter, "tandem_engine_guessed_right_tokens_total", "", \
+    X(METRIC_ENGINE_GUESSED_RIGHT, counter, "tandem_engine_guessed_right_total", "", \
       "Those of them that were right, and so came without a step of their own") \
     X(METRIC_EXCHANGES, gauge, "tandem_requests_in_progress", "", \
       "Requests with answers that are not fully out, this one among them") \
