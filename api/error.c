@@ -2,8 +2,8 @@
 #include "api/reply.h"
 #include "base/wrap.h"
 
+#include <math.h>
 #include <stdio.h>
-
 #include <string.h>
 
 // What a client sees of an error code. Codes that should never reach one are told as an internal error.
@@ -50,6 +50,11 @@ int api_error_status(enum error_code code) {
     return find(code)->status;
 }
 
+const char *api_error_name(enum error_code code) {
+    const struct row *row = find(code);
+    return row->openai_code ? row->openai_code : row->type;
+}
+
 // Messages are written to stand behind "tandem serve: "; here they begin as sentences do, unless with a field's name.
 static void write_sentence(const struct error *error, char out[ERROR_MESSAGE_BYTES]) {
     snprintf(out, ERROR_MESSAGE_BYTES, "%s", error->message[0] ? error->message : error_text(find(error->code)->code));
@@ -57,7 +62,17 @@ static void write_sentence(const struct error *error, char out[ERROR_MESSAGE_BYT
     if (!field && out[0] >= 'a' && out[0] <= 'z') out[0] = (char)(out[0] - 'a' + 'A');
 }
 
-void api_error_object(const struct error *error, struct buffer *out) {
+static double retry_seconds(const struct error *error) {
+    return error->retry_seconds > 0 ? error->retry_seconds : find(error->code)->retry_after_seconds;
+}
+
+void api_retry_after(double seconds, char whole_seconds[API_RETRY_BYTES], char milliseconds[API_RETRY_BYTES]) {
+    snprintf(whole_seconds, API_RETRY_BYTES, "%.0f", ceil(seconds));
+    snprintf(milliseconds, API_RETRY_BYTES, "%.0f", ceil(seconds * 1000));
+}
+
+// All but the closing brace.
+static void write_object(const struct error *error, struct buffer *out) {
     const struct row *row = find(error->code);
     char message[ERROR_MESSAGE_BYTES];
     write_sentence(error, message);
@@ -73,7 +88,21 @@ void api_error_object(const struct error *error, struct buffer *out) {
         json_write_text(out, row->openai_code);
     else
         buffer_text(out, "null");
+}
+
+void api_error_object(const struct error *error, struct buffer *out) {
+    write_object(error, out);
     buffer_text(out, "}");
+}
+
+void api_error_event(const struct error *error, struct buffer *out) {
+    char seconds[API_RETRY_BYTES], milliseconds[API_RETRY_BYTES];
+    buffer_text(out, "{\"error\":");
+    write_object(error, out);
+    buffer_format(out, ",\"status\":%d", api_error_status(error->code));
+    api_retry_after(retry_seconds(error), seconds, milliseconds);
+    if (retry_seconds(error) > 0) buffer_format(out, ",\"retry_after_ms\":%s", milliseconds);
+    buffer_text(out, "}}");
 }
 
 void api_error_json(const struct error *error, struct buffer *out) {
@@ -106,7 +135,7 @@ void api_reply_error(struct api_reply *reply, const struct error *error) {
     const struct row *row = find(error->code);
     reply->status = row->status;
     reply->content_type = "application/json";
-    reply->retry_after_seconds = error->retry_seconds > 0 ? error->retry_seconds : row->retry_after_seconds;
+    reply->retry_after_seconds = retry_seconds(error);
     reply->never_retry = row->never_retry;
     buffer_clear(&reply->body);
     api_error_json(error, &reply->body);
@@ -131,5 +160,7 @@ void api_error_schema(struct buffer *out) {
     write_values(out, true);
     buffer_text(out, "]}, \"param\": {\"type\": [\"string\", \"null\"], \"minLength\": 1}, \"code\": {\"enum\": [");
     write_values(out, false);
-    buffer_text(out, ", null]}}, \"additionalProperties\": false}");
+    buffer_text(out, ", null]}, \"status\": {\"type\": \"integer\", \"description\": \"In a stream only: what the HTTP "
+                     "status would have been\"}, \"retry_after_ms\": {\"type\": \"integer\", \"description\": \"In a stream "
+                     "only, where it is worth another try then\"}}, \"additionalProperties\": false}");
 }

@@ -16,6 +16,6 @@ void sse_done(struct buffer *out) {
 
 void sse_error(struct buffer *out, const struct error *error) {
     sse_begin(out);
-    api_error_json(error, out);
+    api_error_event(error, out);
     sse_end(out);
 }

@@ -81,14 +81,3 @@ const char *error_text(enum error_code code) {
     }
     return "an unknown error occurred";
 }
-
-const char *error_name(enum error_code code) {
-    switch (code) {
-    case ERROR_NONE: return "NONE";
-#define ERROR_CASE(name, value, text) \
-    case name: return &#name[sizeof "ERROR_" - 1];
-        ERROR_TABLE(ERROR_CASE)
-#undef ERROR_CASE
-    }
-    return "UNKNOWN";
-}

@@ -64,8 +64,7 @@ int error_set_code(struct error *error, enum error_code code);
 // Puts "context: " in front of the message: the way a caller adds the file or the layer it was busy with.
 int error_prefix(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// The table's words for a code, and its name without the prefix ("BUSY"), for logs; never NULL.
+// The table's words for a code; never NULL.
 const char *error_text(enum error_code code);
-const char *error_name(enum error_code code);
 
 #endif

@@ -1,9 +1,11 @@
-// Files from outside: opened so that nothing but a regular file of a bounded size gets further. Any thread.
+// Files from outside, opened so that nothing but what is expected gets further, in a bounded size; and files written so
+// that nobody finds half of one. Any thread.
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct file {
@@ -12,9 +14,19 @@ struct file {
     int64_t modified; // seconds since 1970
 };
 
-// Opens for reading, following links; never waits on a pipe. ERROR_NOT_FOUND: there is no such file.
+// Opens a regular file for reading, following links; never waits on a pipe. ERROR_NOT_FOUND: there is no such file.
 int file_open(struct file *out, const char *path, size_t bytes_max, struct error *error);
-// Reads all of it, from where it stands: file->bytes bytes to out. A file that has become shorter is an error.
-int file_read(const struct file *file, const char *path, char *out, struct error *error);
+
+// All of a regular file, with a NUL behind it that does not count; the caller frees it. A file that becomes shorter
+// meanwhile is an error.
+int file_load(const char *path, size_t bytes_max, char **out, size_t *bytes, struct error *error);
+// The same, or all that comes through a pipe until its writers have closed it: for what users name, `<(pass show key)`.
+int file_load_or_pipe(const char *path, size_t bytes_max, char **out, size_t *bytes, struct error *error);
+
+// What is there stays until all of the new one is on the disk, so that a full one costs nothing: it is written beside
+// and renamed; links stay links, and pipes and devices are written to. mode: of a new file, less the umask.
+int file_write(const char *path, const char *text, size_t bytes, unsigned mode, struct error *error);
+// Whether that would work, as far as can be known before there is something to write.
+int file_try_write(const char *path, struct error *error);
 
 #endif

@@ -240,17 +240,15 @@ static int parse(struct reading *reading, yaml_parser_t *parser, const char *tex
 }
 
 int settings_read_file(const struct setting_table *tables, size_t table_count, const char *path, struct error *error) {
-    struct file file;
-    int code = file_open(&file, path, SETTINGS_FILE_BYTES_MAX, error);
+    char *text;
+    size_t bytes;
+    int code = file_load_or_pipe(path, SETTINGS_FILE_BYTES_MAX, &text, &bytes, error);
     if (code) return code;
-    char *text = malloc(file.bytes + 1);
-    code = text ? file_read(&file, path, text, error) : error_set_code(error, ERROR_MEMORY);
-    close(file.fd);
     yaml_parser_t parser;
-    if (!code && !yaml_parser_initialize(&parser)) code = error_set_code(error, ERROR_MEMORY);
+    if (!yaml_parser_initialize(&parser)) code = error_set_code(error, ERROR_MEMORY);
     if (!code) {
         struct reading reading = {.tables = tables, .table_count = table_count, .path = path, .error = error};
-        yaml_parser_set_input_string(&parser, (const unsigned char *)text, file.bytes);
+        yaml_parser_set_input_string(&parser, (const unsigned char *)text, bytes);
         code = parse(&reading, &parser, text);
         yaml_parser_delete(&parser);
     }

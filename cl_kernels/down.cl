@@ -3,7 +3,7 @@
 KERNEL void down_few(__global const WEIGHT *weights, // of all experts of a layer
               __global const ulong *start,    // [experts][gate, up, down] where each begins
               __global const int *tiles,
-              __global const float *gated, // [slots][inner]
+              __global const ROW *gated, // [slots][row_length(inner)]
               int hidden, int inner,
               __global float *mixed) // [slots][hidden]
 {
@@ -11,27 +11,42 @@ KERNEL void down_few(__global const WEIGHT *weights, // of all experts of a laye
     if ((int)get_group_id(1) >= tiles[0]) return;
     const struct tile tile = tile_at(tiles, get_group_id(1));
 
+    __global const WEIGHT *down = weights + start[3 * tile.expert + 2];
+    __global const ROW *row[FEW_ROWS];
+    float lane_sum[FEW_ROWS];
+    for (int r = 0; r < FEW_ROWS; r++) {
+        lane_sum[r] = 0;
+        row[r] = gated + (ulong)(tile.first + min(r, tile.rows - 1)) * row_length(inner);
+    }
+#ifdef DOT
+    for (int block = lane; block < blocks_of(inner); block += FEW_LANES)
+        dot_few(lane_sum, down, output, block, row, tile.rows, inner);
+    for (int r = 0; lane == 0 && r < tile.rows; r++)
+        lane_sum[r] = add_outliers(lane_sum[r], down, output, row[r], inner);
+#else
     float4 sum[FEW_ROWS];
     for (int r = 0; r < FEW_ROWS; r++) sum[r] = (float4)(0.0f);
     if (output < hidden) {
-        __global const WEIGHT *down = weights + start[3 * tile.expert + 2];
         for (int k = 4 * lane; k < inner; k += 4 * FEW_LANES) {
             const float4 w = weight4(down, output, k, inner);
             for (int r = 0; r < FEW_ROWS; r++) {
                 if (r >= tile.rows) break;
-                sum[r] = fma(w, row4(gated + (ulong)(tile.first + r) * inner, k, inner, true), sum[r]);
+                sum[r] = fma(w, row4(row[r], k, inner, true), sum[r]);
             }
         }
     }
+    for (int r = 0; r < FEW_ROWS; r++) lane_sum[r] = sum_of(sum[r]);
+#endif
+
 #ifdef FEW_SUB_GROUPS
     for (int r = 0; r < tile.rows; r++) {
-        const float whole = sub_group_reduce_add(sum_of(sum[r]));
+        const float whole = sub_group_reduce_add(lane_sum[r]);
         if (lane == r && output < hidden) mixed[(ulong)(tile.first + r) * hidden + output] = whole;
     }
 #else
     __local float part[FEW_ROWS * GROUP]; // [row][output][lane]
     const int item = get_local_id(0), mine = few_output() * FEW_LANES + lane;
-    for (int r = 0; r < FEW_ROWS; r++) part[r * GROUP + mine] = sum_of(sum[r]);
+    for (int r = 0; r < FEW_ROWS; r++) part[r * GROUP + mine] = lane_sum[r];
     barrier(CLK_LOCAL_MEM_FENCE);
 
     const int r = item / FEW_OUTPUTS, o = item % FEW_OUTPUTS, to = get_group_id(0) * FEW_OUTPUTS + o;
@@ -41,10 +56,25 @@ KERNEL void down_few(__global const WEIGHT *weights, // of all experts of a laye
 }
 
 KERNEL void down_many(__global const WEIGHT *weights, __global const ulong *start, __global const int *tiles,
-               __global const float *gated, int hidden, int inner, __global float *mixed) {
+               __global const ROW *gated, int hidden, int inner, __global float *mixed) {
     if ((int)get_group_id(1) >= tiles[0]) return;
     const struct tile tile = tile_at(tiles, get_group_id(1));
-#ifdef SUB_GROUPS
+#if defined DOT
+    const int output = get_group_id(0) * TILE_OUTPUTS + get_local_id(0) % BLOCK_OUTPUTS;
+    const int first = dot_first_row(); // beyond the tile's rows its last one is computed, for nobody
+    __global const WEIGHT *down = weights + start[3 * tile.expert + 2];
+    __global const struct packed_x *row[DOT_ROWS];
+    float sum[DOT_ROWS];
+    for (int r = 0; r < DOT_ROWS; r++) {
+        sum[r] = 0;
+        row[r] = gated + (ulong)(tile.first + min(first + r, tile.rows - 1)) * row_length(inner);
+    }
+    for (int block = 0; block < blocks_of(inner); block++) dot_many(sum, down, output, block, row, inner);
+    for (int r = 0; r < DOT_ROWS; r++) {
+        if (first + r >= tile.rows || output >= hidden) break;
+        mixed[(ulong)(tile.first + first + r) * hidden + output] = add_outliers(sum[r], down, output, row[r], inner);
+    }
+#elif defined SUB_GROUPS
     const int output = get_group_id(0) * TILE_OUTPUTS + (int)get_sub_group_local_id();
     const int first = (int)get_sub_group_id() * SUB_ROWS; // beyond the tile's rows its last one is computed, for nobody
     __global const WEIGHT *down = weights + start[3 * tile.expert + 2];

@@ -9,22 +9,33 @@ static inline float gate_value(float gate, float up) {
 KERNEL void gate_up_few(__global const WEIGHT *weights, // of all experts of a layer
                  __global const ulong *start,    // [experts][gate, up, down] where each begins
                  __global const int *tiles, __global const int *slot_at,
-                 __global const float *x, // [rows][hidden]
+                 __global const ROW *x, // [rows][row_length(hidden)]
                  int hidden, int inner, int top_k,
                  __global float *gated) // [slots][inner]
 {
     const int lane = few_lane(), output = get_group_id(0) * FEW_OUTPUTS + few_output();
     if ((int)get_group_id(1) >= tiles[0]) return;
     const struct tile tile = tile_at(tiles, get_group_id(1));
-
-    float4 gate_sum[FEW_ROWS], up_sum[FEW_ROWS];
-    __global const float *row[FEW_ROWS];
+    __global const WEIGHT *gate = weights + start[3 * tile.expert], *up = weights + start[3 * tile.expert + 1];
+    __global const ROW *row[FEW_ROWS];
+    float gate_part[FEW_ROWS], up_part[FEW_ROWS]; // this lane's
     for (int r = 0; r < FEW_ROWS; r++) {
-        gate_sum[r] = up_sum[r] = (float4)(0.0f);
-        row[r] = x + (ulong)(slot_at[tile.first + min(r, tile.rows - 1)] / top_k) * hidden;
+        gate_part[r] = up_part[r] = 0;
+        row[r] = x + (ulong)(slot_at[tile.first + min(r, tile.rows - 1)] / top_k) * row_length(hidden);
     }
+#ifdef DOT
+    for (int block = lane; block < blocks_of(hidden); block += FEW_LANES) {
+        dot_few(gate_part, gate, output, block, row, tile.rows, hidden);
+        dot_few(up_part, up, output, block, row, tile.rows, hidden);
+    }
+    for (int r = 0; lane == 0 && r < tile.rows; r++) {
+        gate_part[r] = add_outliers(gate_part[r], gate, output, row[r], hidden);
+        up_part[r] = add_outliers(up_part[r], up, output, row[r], hidden);
+    }
+#else
+    float4 gate_sum[FEW_ROWS], up_sum[FEW_ROWS];
+    for (int r = 0; r < FEW_ROWS; r++) gate_sum[r] = up_sum[r] = (float4)(0.0f);
     if (output < inner) {
-        __global const WEIGHT *gate = weights + start[3 * tile.expert], *up = weights + start[3 * tile.expert + 1];
         for (int k = 4 * lane; k < hidden; k += 4 * FEW_LANES) {
             const float4 g = weight4(gate, output, k, hidden), u = weight4(up, output, k, hidden);
             for (int r = 0; r < FEW_ROWS; r++) {
@@ -35,17 +46,23 @@ KERNEL void gate_up_few(__global const WEIGHT *weights, // of all experts of a l
             }
         }
     }
+    for (int r = 0; r < FEW_ROWS; r++) {
+        gate_part[r] = sum_of(gate_sum[r]);
+        up_part[r] = sum_of(up_sum[r]);
+    }
+#endif
+
 #ifdef FEW_SUB_GROUPS
     for (int r = 0; r < tile.rows; r++) {
-        const float g = sub_group_reduce_add(sum_of(gate_sum[r])), u = sub_group_reduce_add(sum_of(up_sum[r]));
+        const float g = sub_group_reduce_add(gate_part[r]), u = sub_group_reduce_add(up_part[r]);
         if (lane == r && output < inner) gated[(ulong)(tile.first + r) * inner + output] = gate_value(g, u);
     }
 #else
     __local float part[2 * FEW_ROWS * GROUP]; // [gate, up][row][output][lane]
     const int item = get_local_id(0), mine = few_output() * FEW_LANES + lane;
     for (int r = 0; r < FEW_ROWS; r++) {
-        part[r * GROUP + mine] = sum_of(gate_sum[r]);
-        part[(FEW_ROWS + r) * GROUP + mine] = sum_of(up_sum[r]);
+        part[r * GROUP + mine] = gate_part[r];
+        part[(FEW_ROWS + r) * GROUP + mine] = up_part[r];
     }
     barrier(CLK_LOCAL_MEM_FENCE);
 
@@ -59,11 +76,31 @@ KERNEL void gate_up_few(__global const WEIGHT *weights, // of all experts of a l
 
 // Tiles of up to TILE_ROWS rows.
 KERNEL void gate_up_many(__global const WEIGHT *weights, __global const ulong *start, __global const int *tiles,
-                  __global const int *slot_at, __global const float *x, int hidden, int inner, int top_k,
+                  __global const int *slot_at, __global const ROW *x, int hidden, int inner, int top_k,
                   __global float *gated) {
     if ((int)get_group_id(1) >= tiles[0]) return;
     const struct tile tile = tile_at(tiles, get_group_id(1));
-#ifdef SUB_GROUPS
+#if defined DOT
+    const int output = get_group_id(0) * TILE_OUTPUTS + get_local_id(0) % BLOCK_OUTPUTS;
+    const int first = dot_first_row(); // beyond the tile's rows its last one is computed, for nobody
+    __global const WEIGHT *gate = weights + start[3 * tile.expert], *up = weights + start[3 * tile.expert + 1];
+    __global const struct packed_x *row[DOT_ROWS];
+    float gate_sum[DOT_ROWS], up_sum[DOT_ROWS];
+    for (int r = 0; r < DOT_ROWS; r++) {
+        gate_sum[r] = up_sum[r] = 0;
+        row[r] = x + (ulong)(slot_at[tile.first + min(first + r, tile.rows - 1)] / top_k) * row_length(hidden);
+    }
+    for (int block = 0; block < blocks_of(hidden); block++) {
+        dot_many(gate_sum, gate, output, block, row, hidden);
+        dot_many(up_sum, up, output, block, row, hidden);
+    }
+    for (int r = 0; r < DOT_ROWS; r++) {
+        if (first + r >= tile.rows || output >= inner) break;
+        const float g = add_outliers(gate_sum[r], gate, output, row[r], hidden);
+        const float u = add_outliers(up_sum[r], up, output, row[r], hidden);
+        gated[(ulong)(tile.first + first + r) * inner + output] = gate_value(g, u);
+    }
+#elif defined SUB_GROUPS
     const int output = get_group_id(0) * TILE_OUTPUTS + (int)get_sub_group_local_id(), last = min(output, inner - 1);
     const int first = (int)get_sub_group_id() * SUB_ROWS; // beyond the tile's rows its last one is computed, for nobody
     __global const WEIGHT *gate = weights + start[3 * tile.expert], *up = weights + start[3 * tile.expert + 1];

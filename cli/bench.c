@@ -1,10 +1,10 @@
 // tandem bench: how fast a model runs here, beside what the machine could do at best.
+#include "base/file.h"
 #include "cli/bench_report.h"
 #include "cli/bench_work.h"
 #include "cli/command.h"
 #include "cli/model_settings.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,8 +38,8 @@ static const struct setting ROWS[] = {
      "instead, put a server in front and ask it over HTTP, many clients at once"},
     {NULL, "--guess", NULL, SETTING_SWITCH, AT(guess), 0, 0, NULL, "false", "",
      "instead, what guessing tokens gains and costs (--speculate), for one answer at a time"},
-    {NULL, "--json", NULL, SETTING_TEXT, AT(json), 0, 0, NULL, "", "", "a file to write the figures to"},
-    {NULL, "--compare", NULL, SETTING_TEXT, AT(compare), 0, 0, NULL, "", "",
+    {NULL, "--json", NULL, SETTING_PATH, AT(json), 0, 0, NULL, "", "", "a file to write the figures to"},
+    {NULL, "--compare", NULL, SETTING_PATH, AT(compare), 0, 0, NULL, "", "",
      "a file that --json wrote; the change since then is printed"},
 };
 static const struct setting_table TABLES[] = {
@@ -142,8 +142,11 @@ static int measure_points(struct bench *bench, struct bench_report *report, stru
 }
 
 static int write_json(const json_t *json, struct error *error) {
-    if (json_dump_file(json, own.json, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0) return 0;
-    return error_set(error, ERROR_INTERNAL, "%s can not be written", own.json);
+    char *text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    if (!text) return error_set(error, ERROR_MEMORY, "out of memory for the figures");
+    int code = file_write(own.json, text, strlen(text), 0666, error);
+    free(text);
+    return code;
 }
 
 static int finish(struct bench_report *report, const json_t *old, struct error *error) {
@@ -195,20 +198,10 @@ static int check_settings(struct error *error) {
     return 0;
 }
 
-static bool can_write(const char *path) {
-    int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (file >= 0)
-        unlink(path); // it comes with the figures
-    else
-        file = open(path, O_WRONLY | O_CLOEXEC);
-    return file >= 0 && close(file) == 0;
-}
-
 // What will be read and written is tried before minutes are spent.
 static int open_files(json_t **old, struct error *error) {
     int code = own.compare[0] ? bench_read_json(own.compare, old, error) : 0;
-    if (code || !own.json[0] || can_write(own.json)) return code;
-    return error_set(error, ERROR_ARGUMENT, "%s can not be written", own.json);
+    return code || !own.json[0] ? code : file_try_write(own.json, error);
 }
 
 static int run(int count, char **arguments) {
@@ -237,7 +230,9 @@ const struct command bench_command = {
         "batch of them together. The machine's own limits are measured in between, on the same threads: what "
         "it reads from memory, and its multiplications with operands in registers. Decode is bound by the "
         "first, prefill by the second; the shares say how near Tandem comes. Weights that fit the processor's cache "
-        "are not read from memory, and have no share of that. Other programs disturb it.",
+        "are not read from memory, and have no share of that. A rate is all tokens by all the time of the runs, stddev how "
+        "much single runs depart from it; --compare says of a change that is no larger than both deviations together that "
+        "it is within the noise. Other programs disturb it.",
     .tables = TABLES,
     .table_count = sizeof TABLES / sizeof *TABLES,
     .examples = EXAMPLES,

@@ -3,10 +3,10 @@
 #include "base/file.h"
 #include "cli/amounts.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { JSON_BYTES_MAX = 1 << 20 }; // a thousand times what is written
 
@@ -37,8 +37,7 @@ static void name_point(const struct bench_point *point, char *out, size_t bytes)
 void bench_print_result(const struct bench *bench, const struct bench_result *result) {
     char name[64];
     name_point(&result->point, name, sizeof name);
-    printf("%-34s %12.1f %9.1f", name, bench_mean(result->rate, result->runs),
-           bench_deviation(result->rate, result->runs));
+    printf("%-34s %12.1f %9.1f", name, bench_rate(result), bench_deviation(result->rate, result->runs));
     if (bench->arithmetic && result->point.prefill)
         printf("  %3.0f %% of the %s peak", 100 * bench_share_of_peak(bench, result), bench->arithmetic);
     else if (bench->arithmetic && bench->cached)
@@ -119,7 +118,7 @@ static json_t *number(double value) {
 }
 
 static json_t *json_result(const struct bench *bench, const struct bench_result *result) {
-    double rate = bench_mean(result->rate, result->runs), deviation = bench_deviation(result->rate, result->runs);
+    double rate = bench_rate(result), deviation = bench_deviation(result->rate, result->runs);
     if (result->point.prefill)
         return json_pack("{s:i, s:f, s:f, s:o}", "tokens", result->point.tokens, "tokens_per_s", rate, "stddev",
                          deviation, "share_of_peak", number(bench_share_of_peak(bench, result)));
@@ -163,15 +162,12 @@ static bool has_rates(const json_t *rows) {
 
 int bench_read_json(const char *path, json_t **out, struct error *error) {
     json_error_t cause;
-    struct file file;
-    int code = file_open(&file, path, JSON_BYTES_MAX, error);
+    char *text;
+    size_t bytes;
+    int code = file_load_or_pipe(path, JSON_BYTES_MAX, &text, &bytes, error);
     if (code) return code;
-    char *text = malloc(file.bytes + 1);
-    code = text ? file_read(&file, path, text, error) : error_set_code(error, ERROR_MEMORY);
-    close(file.fd);
-    json_t *json = code ? NULL : json_loadb(text, file.bytes, 0, &cause);
+    json_t *json = json_loadb(text, bytes, 0, &cause);
     free(text);
-    if (code) return code;
     if (!json) return error_set(error, ERROR_FORMAT, "%s:%d: %s", path, cause.line, cause.text);
     if (!has_rates(json_object_get(json, "prefill")) || !has_rates(json_object_get(json, "decode"))) {
         json_decref(json);
@@ -186,8 +182,19 @@ static bool same(const json_t *a, const json_t *b, const char *key) {
            (!json_object_get(a, key) && !json_object_get(b, key));
 }
 
-static void print_change(const char *what, double before, double after) {
-    printf("%-34s %10.1f %10.1f %+7.1f %%\n", what, before, after, before > 0 ? 100 * (after / before - 1) : 0.0);
+static void print_change(const char *what, double before, double after, bool noise) {
+    printf("%-34s %10.1f %10.1f %+7.1f %%%s\n", what, before, after, before > 0 ? 100 * (after / before - 1) : 0.0,
+           noise ? "  within the noise" : "");
+}
+
+static double value(const json_t *row, const char *key) {
+    return json_number_value(json_object_get(row, key));
+}
+
+// No further apart than the runs' standard deviations, then and now, add up to.
+static bool is_noise(const json_t *before, const json_t *after) {
+    return fabs(value(after, "tokens_per_s") - value(before, "tokens_per_s")) <=
+           value(before, "stddev") + value(after, "stddev");
 }
 
 static void print_rows(const char *kind, const json_t *old, const json_t *now) {
@@ -203,8 +210,7 @@ static void print_rows(const char *kind, const json_t *old, const json_t *now) {
             point.tokens = (int)json_integer_value(json_object_get(after, length));
             point.batch = (int)json_integer_value(json_object_get(after, "batch"));
             name_point(&point, name, sizeof name);
-            print_change(name, json_number_value(json_object_get(before, "tokens_per_s")),
-                         json_number_value(json_object_get(after, "tokens_per_s")));
+            print_change(name, value(before, "tokens_per_s"), value(after, "tokens_per_s"), is_noise(before, after));
         }
     }
 }
@@ -217,8 +223,7 @@ void bench_print_change(const json_t *old, const json_t *now) {
     for (size_t i = 0; i < sizeof FACTS / sizeof *FACTS; i++)
         if (!same(old, now, FACTS[i]))
             printf("mind: %s was \"%s\" then\n", FACTS[i], json_string_value(json_object_get(old, FACTS[i])));
-    const json_t *machine = json_object_get(old, "machine");
-    double before = json_number_value(json_object_get(machine, "read_gbps"));
-    double after = json_number_value(json_object_get(json_object_get(now, "machine"), "read_gbps"));
-    if (before > 0 && after > 0) print_change("(the machine reads, GB/s)", before, after);
+    double before = value(json_object_get(old, "machine"), "read_gbps");
+    double after = value(json_object_get(now, "machine"), "read_gbps");
+    if (before > 0 && after > 0) print_change("(the machine reads, GB/s)", before, after, false);
 }

@@ -108,7 +108,7 @@ static void tell(const struct bench_served *row, int run, int runs) {
 
 // Over HTTP and without it in turn, so that what disturbs one disturbs the other. Quantiles are means of the runs'.
 static int measure(struct bench *bench, int port, int runs, struct bench_served *row, struct error *error) {
-    double rates[BENCH_RUNS_MAX] = {0}, engine_rates[BENCH_RUNS_MAX] = {0};
+    double tokens = 0, seconds = 0, engine_seconds = 0;
     int code = 0, each = row->requests;
     struct load_plan plan = {.port = port,
                              .requests = each,
@@ -125,21 +125,22 @@ static int measure(struct bench *bench, int port, int runs, struct bench_served 
         if (!code && outcome.refused)
             code = error_set(error, ERROR_BUSY, "the server refused %d of %d requests", outcome.refused, each);
         if (!code) {
-            rates[run] = (double)outcome.tokens / outcome.seconds;
+            tokens += (double)outcome.tokens;
+            seconds += outcome.seconds;
             row->first = mean(row->first, 1.0 / (run + 1), quantiles(&outcome.first));
             row->between = mean(row->between, 1.0 / (run + 1), quantiles(&outcome.between));
             row->whole = mean(row->whole, 1.0 / (run + 1), quantiles(&outcome.whole));
         }
         load_finish(&outcome);
-        double seconds = 0;
+        double taken = 0;
         if (!code && alone)
-            code = bench_drive(bench, row->clients, each, BENCH_SERVE_PROMPT_TOKENS, BENCH_SERVE_NEW_TOKENS, &seconds,
+            code = bench_drive(bench, row->clients, each, BENCH_SERVE_PROMPT_TOKENS, BENCH_SERVE_NEW_TOKENS, &taken,
                                error);
-        if (!code && alone) engine_rates[run] = (double)each * BENCH_SERVE_NEW_TOKENS / seconds;
+        engine_seconds += taken;
     }
     row->requests = runs * each;
-    row->rate = code ? 0 : bench_median(rates, runs);
-    row->engine_rate = code || !alone ? 0 : bench_median(engine_rates, runs);
+    row->rate = code ? 0 : tokens / seconds;
+    row->engine_rate = code || !alone ? 0 : (double)row->requests * BENCH_SERVE_NEW_TOKENS / engine_seconds;
     return code;
 }
 

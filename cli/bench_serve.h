@@ -20,7 +20,7 @@ struct bench_served {
     int clients;        // requests under way at most
     int requests;       // of all runs
     double per_second;  // that requests came at; 0: as soon as a client had its answer
-    double rate;        // tokens a second, of all answers together; the median of the runs
+    double rate;        // tokens a second: those of all answers by the time of all runs
     double engine_rate; // the same work handed to the engine itself; 0: not measured
     struct bench_quantiles first, between, whole; // to the first token, from one to the next, to the end
 };

@@ -29,16 +29,20 @@ double bench_median(const double *values, int count) {
     return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
 }
 
-double bench_mean(const double *values, int count) {
+static double mean_of(const double *values, int count) {
     double sum = 0;
     for (int i = 0; i < count; i++) sum += values[i];
     return count ? sum / count : 0;
 }
 
 double bench_deviation(const double *values, int count) {
-    double mean = bench_mean(values, count), sum = 0;
+    double mean = mean_of(values, count), sum = 0;
     for (int i = 0; i < count; i++) sum += (values[i] - mean) * (values[i] - mean);
     return count > 1 ? sqrt(sum / (count - 1)) : 0;
+}
+
+double bench_rate(const struct bench_result *result) {
+    return result->all.seconds > 0 ? result->all.tokens / result->all.seconds : 0;
 }
 
 // Two operations for each weight that a token passed through: attention itself has none.

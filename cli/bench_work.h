@@ -32,7 +32,7 @@ struct bench_sum { // of steps
 struct bench_result {
     struct bench_point point;
     int runs;
-    double rate[BENCH_RUNS_MAX];        // tokens a second
+    double rate[BENCH_RUNS_MAX];        // tokens a second, of each run
     double first_token[BENCH_RUNS_MAX]; // a prefill's: seconds from submission to the first token
     struct bench_sum all;               // of all runs
 };
@@ -86,8 +86,9 @@ int bench_drive(struct bench *bench, int together, int requests, int prompt_toke
 size_t bench_kv_tokens(const struct bench_point *point, int runs);
 
 double bench_median(const double *values, int count); // 0 of none
-double bench_mean(const double *values, int count);
 double bench_deviation(const double *values, int count); // of a sample; 0 of fewer than two
+// Tokens a second as everywhere here: all tokens by all the time they took, so that shares, profile and rate agree.
+double bench_rate(const struct bench_result *result);
 
 // Shares of the limits; 0 where those are not known, or do not limit.
 double bench_share_of_peak(const struct bench *bench, const struct bench_result *result);

@@ -4,13 +4,9 @@
 #include "api/messages.h"
 #include "base/file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 // ---- Messages
 
@@ -126,6 +122,8 @@ int conversation_fit(struct conversation *conversation, size_t context_tokens, s
 
 // ---- Files
 
+enum { OWNER_ONLY = 0600 }; // a conversation is nobody else's business
+
 static void write_messages(const struct conversation *conversation, struct buffer *out) {
     buffer_text(out, "{\"messages\": [");
     for (size_t i = 0; i < conversation->count; i++) {
@@ -137,60 +135,13 @@ static void write_messages(const struct conversation *conversation, struct buffe
     buffer_text(out, "\n]}\n");
 }
 
-static bool write_all(int file, const struct buffer *text) {
-    for (size_t done = 0; done < text->bytes;) {
-        ssize_t written = write(file, text->data + done, text->bytes - done);
-        if (written < 0 && errno != EINTR) return false;
-        if (written > 0) done += (size_t)written;
-    }
-    return true;
-}
-
-static bool close_after(int file, bool good) {
-    int cause = errno;
-    if (close(file) != 0 && good) return false;
-    errno = cause;
-    return good;
-}
-
-// What is there stays until all of the new one is on the disk: a full one costs nobody a conversation.
-static bool replace(const char *path, const struct buffer *text) {
-    char *beside;
-    if (asprintf(&beside, "%s.XXXXXX", path) < 0) return false;
-    int file = mkostemp(beside, O_CLOEXEC); // readable for its owner only
-    bool good = file >= 0 && close_after(file, write_all(file, text) && fsync(file) == 0);
-    if (good) good = rename(beside, path) == 0;
-    int cause = errno;
-    if (file >= 0 && !good) unlink(beside);
-    free(beside);
-    errno = cause;
-    return good;
-}
-
-static bool write_file(const char *path, const struct buffer *text) {
-    struct stat there;
-    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode)) { // a pipe, a device
-        int file = open(path, O_WRONLY | O_CLOEXEC);
-        return file >= 0 && close_after(file, write_all(file, text));
-    }
-    char *whole = realpath(path, NULL); // a link stays one
-    bool good = replace(whole ? whole : path, text);
-    int cause = errno;
-    free(whole);
-    errno = cause;
-    return good;
-}
-
 int conversation_save(const struct conversation *conversation, const char *path, struct error *error) {
     if (conversation->count == 0) return error_set(error, ERROR_ARGUMENT, "nothing has been said yet");
     struct buffer text;
     buffer_init(&text, SIZE_MAX);
     write_messages(conversation, &text);
-    int code = 0;
-    if (text.failed)
-        code = error_set_code(error, ERROR_MEMORY);
-    else if (!write_file(path, &text))
-        code = error_set(error, ERROR_IO, "%s can not be written: %s", path, strerror(errno));
+    int code = text.failed ? error_set_code(error, ERROR_MEMORY)
+                           : file_write(path, text.data, text.bytes, OWNER_ONLY, error);
     buffer_finish(&text);
     return code;
 }
@@ -217,19 +168,13 @@ static int take(struct conversation *conversation, const json_t *object, struct 
 }
 
 int conversation_load(struct conversation *conversation, const char *path, struct error *error) {
-    struct file file;
-    int code = file_open(&file, path, CONVERSATION_BYTES_MAX, error);
+    char *text;
+    size_t bytes;
+    int code = file_load_or_pipe(path, CONVERSATION_BYTES_MAX, &text, &bytes, error);
     if (code) return code;
-    char *text = malloc(file.bytes + 1);
-    code = text ? file_read(&file, path, text, error) : error_set_code(error, ERROR_MEMORY);
-    close(file.fd);
-    json_t *object = NULL;
-    if (!code) {
-        text[file.bytes] = '\0';
-        object = json_read("The file", text, file.bytes, error);
-        code = object ? take(conversation, object, error) : error->code;
-        if (code) error_prefix(error, "%s", path);
-    }
+    json_t *object = json_read("The file", text, bytes, error);
+    code = object ? take(conversation, object, error) : error->code;
+    if (code) error_prefix(error, "%s", path);
     json_decref(object);
     free(text);
     return code;

@@ -144,10 +144,15 @@ static int no_topic(const char *name) {
     return unknown("help on", name, &nearest);
 }
 
+// Whether it was written is asked at the end, of all that commands print.
 static int print(struct buffer *text, FILE *out) {
-    bool ok = !text->failed && fwrite(text->data, 1, text->bytes, out) == text->bytes && fflush(out) == 0;
+    bool failed = text->failed;
+    if (failed)
+        fprintf(stderr, "tandem help: %s\n", error_text(ERROR_MEMORY));
+    else
+        fwrite(text->data, 1, text->bytes, out);
     buffer_finish(text);
-    return ok ? EXIT_WELL : EXIT_OTHER;
+    return failed ? EXIT_OTHER : EXIT_WELL;
 }
 
 int help_print(const char *name) {

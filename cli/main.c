@@ -1,7 +1,10 @@
 // tandem: finds the command and runs it. The table is the order of help.
 #include "cli/help.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -28,16 +31,35 @@ static void wait_gently(char **arguments) {
         execv(program, arguments); // where that fails, go on
 }
 
+// Where a standard file is closed, the next one that is opened would take its place, and be written to. What takes it
+// here fails as it would.
+static void hold_standard_files(void) {
+    for (int file = STDIN_FILENO; file <= STDERR_FILENO; file++)
+        if (fcntl(file, F_GETFD) < 0) open("/dev/null", file == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+// What was printed and could not be written is told, unless the command already has. Those whose reader goes away do not
+// come here: SIGPIPE ends them.
+static int check_output(const char *name, int exit_code) {
+    errno = 0;
+    bool failed = fflush(stdout) != 0;
+    if (exit_code || !(failed || ferror(stdout))) return exit_code;
+    fprintf(stderr, "tandem %s: standard output can not be written%s%s\n", name, errno ? ": " : "",
+            errno ? strerror(errno) : "");
+    return EXIT_OTHER;
+}
+
 int main(int count, char **arguments) {
     wait_gently(arguments);
+    hold_standard_files();
     const char *name = count > 1 ? arguments[1] : "";
-    if (strcmp(name, "help") == 0 || asks_for_help(name)) return help(count - 2, arguments + 2);
+    if (strcmp(name, "help") == 0 || asks_for_help(name)) return check_output("help", help(count - 2, arguments + 2));
     if (strcmp(name, "--version") == 0) name = version_command.name;
     const struct command *command = command_find(name);
     if (!command && !*name) return help_complain();
     if (!command) return help_no_command(name);
     for (int i = 2; i < count; i++)
-        if (asks_for_help(arguments[i])) return help_print(command->name);
+        if (asks_for_help(arguments[i])) return check_output(name, help_print(command->name));
     help_check_environment();
-    return command->run(count - 2, arguments + 2);
+    return check_output(name, command->run(count - 2, arguments + 2));
 }

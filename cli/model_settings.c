@@ -17,7 +17,7 @@
 #define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
 #define SPECULATIONS (&SPECULATE_MODES(CHOICE)[1])
 
-const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
+const struct setting MODEL_SETTINGS[] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "auto", "",
@@ -43,6 +43,8 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
      "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
 };
+_Static_assert(sizeof MODEL_SETTINGS / sizeof *MODEL_SETTINGS == MODEL_SETTING_COUNT,
+               "model_settings.h counts other rows than there are");
 
 // ---- Which model
 

@@ -9,7 +9,7 @@
 #include "server/log.h"
 #include "server/server.h"
 
-#include <stdint.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -64,6 +64,10 @@ static void print_context(const struct engine_info *info) {
     printf("\n\n");
 }
 
+static const char *settings_read(void) {
+    return config_path[0] ? config_path : config_name[0] ? "none (--config none)" : "none found";
+}
+
 enum { ACCESS_BYTES = LISTENER_ADDRESS_BYTES + 128 };
 
 // Who may use it. True: so many may that somebody had better know.
@@ -92,7 +96,7 @@ static void announce(const struct engine_info *info, const struct listener_socke
            info->load_seconds);
     if (info->weights_note[0]) printf("           chosen: %s\n", info->weights_note);
     if (info->cache_note[0]) printf("  cache    %s\n", info->cache_note);
-    printf("  settings %s\n", config_path[0] ? config_path : config_name[0] ? "none (--config none)" : "none found");
+    printf("  settings %s\n", settings_read());
     printf("  access   %s\n", access);
     printf("  devices  %s\n", info->device);
     print_context(info);
@@ -102,14 +106,34 @@ static void announce(const struct engine_info *info, const struct listener_socke
            "\"What is the capital of France?\"}]}'\n\n",
            address, keys.count > 0 ? "-H \"Authorization: Bearer $KEY\" " : "", info->model_name);
     fflush(stdout);
+    clearerr(stdout); // where nobody can be told, it serves all the same
 }
 
 // The same for a program that reads the log.
 static void announce_in_log(const struct engine_info *info, const struct listener_socket *socket) {
-    char access[ACCESS_BYTES];
+    char access[ACCESS_BYTES], line[1024];
     bool warn = describe_access(access, socket);
-    log_write(LOG_INFO, "Tandem %s serves %s on http://%s", TANDEM_VERSION, info->model_name, socket->address);
+    struct buffer facts;
+    buffer_init(&facts, LOG_LINE_BYTES_MAX - sizeof line);
+    log_member_text(&facts, "version", TANDEM_VERSION);
+    log_member_text(&facts, "address", socket->address);
+    log_member_text(&facts, "model", info->model_name);
+    log_member_text(&facts, "model_path", model.model[0] ? model.model : "built-in");
+    log_member_text(&facts, "architecture", info->architecture);
+    log_member_text(&facts, "weights", info->weights);
+    log_member_text(&facts, "weights_chosen", info->weights_note);
+    log_member_text(&facts, "cache", info->cache_note);
+    log_member_text(&facts, "settings", settings_read());
+    log_member_text(&facts, "devices", info->device);
+    buffer_format(&facts,
+                  ",\"parameters\":%" PRIu64 ",\"weight_bytes\":%zu,\"load_seconds\":%.3f,\"threads\":%d,"
+                  "\"context_tokens\":%d,\"kv_tokens\":%zu,\"sequences_max\":%d,\"queue_max\":%d,\"api_keys\":%zu",
+                  info->parameters, info->weight_bytes, info->load_seconds, info->threads, info->context_tokens,
+                  info->kv_tokens, info->sequences_max, info->queue_max, keys.count);
+    snprintf(line, sizeof line, "Tandem %s serves %s on http://%s", TANDEM_VERSION, info->model_name, socket->address);
+    log_members(LOG_INFO, line, &facts);
     log_write(warn ? LOG_WARNING : LOG_INFO, "access: %s", access);
+    buffer_finish(&facts);
 }
 
 // ---- The command

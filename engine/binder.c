@@ -1,7 +1,7 @@
 #include "engine/binder.h"
 
 #include "base/checked.h"
-#include "base/clock.h"
+#include "base/crew.h"
 #include "engine/quants/bf16.h"
 #include "engine/quants/f16.h"
 #include "engine/quants/packed.h"
@@ -21,9 +21,7 @@ enum {
     ALIGN_BYTES = 64,           // a cache line, the widest vector
     PIECE_BYTES = 4 << 20,      // converted or read at once, between two looks at the clock
     ROWS_STEP = PACKED_OUTPUTS, // that pieces begin at a multiple of
-    THREADS_MAX = 64,           // that load: beyond these, the disk or the memory is what takes time
 };
-static const double INTERVAL_SECONDS = 0.1; // between two reports of progress
 
 struct conversion { // of a matrix or vector, or the run of one that stays where it is
     const unsigned char *from;
@@ -363,30 +361,20 @@ static void load_piece(const struct loading *loading, const struct piece *piece)
     advise(from, (size_t)piece->count * row_bytes, conversion->stays ? MADV_POPULATE_READ : MADV_DONTNEED);
 }
 
-static void *load_pieces(void *argument) {
+static bool load_next(void *work) {
     struct piece piece;
-    while (take_piece(argument, &piece)) load_piece(argument, &piece);
-    return NULL;
+    if (!take_piece(work, &piece)) return false;
+    load_piece(work, &piece);
+    return true;
 }
 
-static double share_taken(struct loading *loading) {
+static double share_taken(void *work) {
+    struct loading *loading = work;
     uint64_t all = loading->binder->parameters; // what is bound twice is loaded twice
     pthread_mutex_lock(&loading->lock);
     uint64_t taken = loading->elements;
     pthread_mutex_unlock(&loading->lock);
     return taken < all ? (double)taken / (double)all : 1;
-}
-
-static void load_and_tell(struct loading *loading, const struct binder_loading *how) {
-    double reported = clock_seconds() + how->quiet_seconds - INTERVAL_SECONDS;
-    struct piece piece;
-    while (take_piece(loading, &piece)) {
-        load_piece(loading, &piece);
-        double now = clock_seconds();
-        if (!how->progress || now - reported < INTERVAL_SECONDS) continue;
-        how->progress(how->progress_user, "loading weights", share_taken(loading));
-        reported = now;
-    }
 }
 
 // Conversions are where their pointers will look for them.
@@ -472,24 +460,15 @@ static bool map_cache(struct binder *binder, const struct binder_loading *how, u
     return true;
 }
 
-struct telling {
-    const struct binder_loading *how;
-    double next_at;
-};
-
-static void tell_writing(void *user, double share) {
-    struct telling *telling = user;
-    double now = clock_seconds();
-    if (!telling->how->progress || now < telling->next_at) return;
-    telling->how->progress(telling->how->progress_user, "writing the cache", share);
-    telling->next_at = now + INTERVAL_SECONDS;
+static void tell_writing(void *report, double share) {
+    crew_tell(report, share);
 }
 
 // What goes wrong here costs the next start some time, and no more.
 static void write_cache(struct binder *binder, const struct binder_loading *how, uint64_t key) {
-    struct telling telling = {how, clock_seconds() + how->quiet_seconds};
+    struct crew_report report = crew_report(how->progress, how->progress_user, "writing the cache", how->quiet_seconds);
     struct error error;
-    if (weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing, &telling, &error))
+    if (weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing, &report, &error))
         snprintf(binder->cache_note, sizeof binder->cache_note, "not written: %s", error.message);
     else
         snprintf(binder->cache_note + strlen(binder->cache_note), sizeof binder->cache_note - strlen(binder->cache_note),
@@ -508,12 +487,9 @@ int binder_load(struct binder *binder, const struct binder_loading *how, struct 
     int code = take_memory(binder, error);
     if (code) return code;
     struct loading loading = {.binder = binder};
+    struct crew_report report = crew_report(how->progress, how->progress_user, "loading weights", how->quiet_seconds);
     pthread_mutex_init(&loading.lock, NULL);
-    pthread_t helpers[THREADS_MAX];
-    int wanted = how->threads < THREADS_MAX ? how->threads - 1 : THREADS_MAX - 1, started = 0;
-    while (started < wanted && pthread_create(&helpers[started], NULL, load_pieces, &loading) == 0) started++;
-    load_and_tell(&loading, how); // all of it where no helper could be started
-    for (int i = 0; i < started; i++) pthread_join(helpers[i], NULL);
+    crew_run(how->threads, load_next, &loading, &report, share_taken);
     pthread_mutex_destroy(&loading.lock);
     if (cached) write_cache(binder, how, key);
     return 0;

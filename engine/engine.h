@@ -393,9 +393,10 @@ struct engine_request {
     size_t expected_tokens;  // knows: guesses are looked up there too. Copied; it changes no answer
     bool one_by_one;         // never more than one token a step, whatever engine_options say
 
-    uint64_t salt;        // who asks, as a number. Prompts are found in the cache only where the same one has sent
-                          // them: how fast an answer comes tells nobody else what was asked. And places are shared
-                          // out among those who ask, not among what they ask
+    uint64_t salt;        // whose, as a number. Prompts are found in the cache only where the same one has sent
+                          // them: how fast an answer comes tells nobody else what was asked
+    uint64_t client;      // who asks, as a number: places to run and places in the line are shared out among those
+                          // who ask, not among what they ask
 
     // Called from the engine thread when an event is queued where there was none. Must return at once, may not
     // call the engine, and may not wait for a lock that its owner holds while releasing the job. NULL: never.
@@ -406,7 +407,8 @@ struct engine_request {
 struct engine_job;
 
 // Checks and queues a request. Any thread. ERROR_CONTEXT_LENGTH names both numbers; ERROR_BUSY: the queue is full,
-// and the error's retry_seconds say when it is worth another try, going by how fast jobs have ended.
+// and the error's retry_seconds say when it is worth another try, going by how fast jobs have ended. Where a client
+// with more jobs waiting than this one's fills the queue, the newest of his jobs ends in ERROR_BUSY instead.
 int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
                   struct error *error);
 

@@ -81,6 +81,7 @@ struct engine {
     pthread_mutex_t lock; // guards what follows; held for moments, never during a step or with another lock
     bool closing;
     struct sequence **waiting; // [sequences_max + queue_max] the line, its head first
+    struct sequence *gave_way; // out of the line, and not ended yet; linked by next_leaving
     struct engine_stats stats; // waiting is its length
     struct pace pace;
     double step_started_at;                 // 0: no step is in progress

@@ -68,20 +68,12 @@ int hf_json_parse(const char *text, size_t bytes, const char *path, json_t **out
 }
 
 int hf_json_load(const char *path, size_t bytes_max, json_t **out, struct error *error) {
-    struct file file;
-    int rc = file_open(&file, path, bytes_max, error);
+    char *text;
+    size_t bytes;
+    int rc = file_load(path, bytes_max, &text, &bytes, error);
     if (rc) return rc;
-
-    char *text = malloc(file.bytes ? file.bytes : 1);
-    if (!text) {
-        rc = error_set(error, ERROR_MEMORY, "%s: out of memory for %zu bytes", path, file.bytes);
-        goto done;
-    }
-    rc = file_read(&file, path, text, error);
-    if (!rc) rc = hf_json_parse(text, file.bytes, path, out, error);
-done:
+    rc = hf_json_parse(text, bytes, path, out, error);
     free(text);
-    close(file.fd);
     return rc;
 }
 

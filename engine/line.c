@@ -16,6 +16,32 @@
 
 // ---- Coming
 
+enum { CLIENTS_TOLD_APART = 256 }; // two in one of so many heaps count as one
+
+static unsigned heap_of(uint64_t client) {
+    return client % CLIENTS_TOLD_APART;
+}
+
+// The line is full. Whoever has the most in it gives one place up, his newest, to a client who has at least two fewer:
+// so nobody keeps others out, and nobody takes back what he gave. False: there is none such. With the lock held.
+static bool make_room(struct engine *engine, uint64_t client) {
+    int counts[CLIENTS_TOLD_APART] = {0}, length = engine->stats.waiting, newest = length - 1;
+    unsigned most = 0;
+    for (int i = 0; i < length; i++) {
+        unsigned heap = heap_of(engine->waiting[i]->client);
+        if (++counts[heap] > counts[most]) most = heap;
+    }
+    if (counts[most] < counts[heap_of(client)] + 2) return false;
+    while (heap_of(engine->waiting[newest]->client) != most) newest--;
+    struct sequence *sequence = engine->waiting[newest];
+    memmove(engine->waiting + newest, engine->waiting + newest + 1, (size_t)(length - 1 - newest) * sizeof sequence);
+    engine->stats.waiting--;
+    sequence->gave_way = true;
+    sequence->next_leaving = engine->gave_way;
+    engine->gave_way = sequence;
+    return true;
+}
+
 // As many can wait as queue_max says, and those for whom there is a place only not yet.
 int line_enter(struct engine *engine, struct sequence *sequence, struct error *error) {
     int code = 0;
@@ -23,7 +49,8 @@ int line_enter(struct engine *engine, struct sequence *sequence, struct error *e
     struct engine_stats *stats = &engine->stats;
     if (engine->closing) {
         code = error_set_code(error, ERROR_SHUTDOWN);
-    } else if (stats->running + stats->waiting >= engine->sequences_max + engine->queue_max) {
+    } else if (stats->running + stats->waiting >= engine->sequences_max + engine->queue_max &&
+               !make_room(engine, sequence->client)) {
         code = error_set(error, ERROR_BUSY, "%d request%s %s running and %d %s waiting; try again later",
                          stats->running, plural((size_t)stats->running), plural_are((size_t)stats->running),
                          stats->waiting, plural_are((size_t)stats->waiting));
@@ -66,15 +93,19 @@ static bool has_waited_enough(const struct engine *engine, const struct sequence
     return engine->queue_seconds_max > 0 && now - sequence->submitted_at >= engine->queue_seconds_max;
 }
 
-// One that has left the line. error NULL: it was cancelled, or else has waited too long.
+// One that has left the line. error NULL: it was cancelled, gave way, or else has waited too long.
 static void end_waiting(struct engine *engine, struct sequence *sequence, const struct error *error) {
     struct engine_usage usage = sequence_usage(sequence);
     struct error own;
     if (!error && job_is_cancelled(sequence->job)) {
         error_set_code(&own, ERROR_CANCELLED);
     } else if (!error) {
-        error_set(&own, ERROR_BUSY, "this request has waited %.1f s for its turn; try again later",
-                  usage.queue_seconds);
+        if (sequence->gave_way)
+            error_set(&own, ERROR_BUSY, "the line is full, and most who wait are this client's: this request gave way to "
+                                        "another client's; try again later");
+        else
+            error_set(&own, ERROR_BUSY, "this request has waited %.1f s for its turn; try again later",
+                      usage.queue_seconds);
         pthread_mutex_lock(&engine->lock);
         own.retry_seconds = pace_sends_away(&engine->pace, engine->stats.waiting, clock_seconds());
         pthread_mutex_unlock(&engine->lock);
@@ -83,11 +114,13 @@ static void end_waiting(struct engine *engine, struct sequence *sequence, const 
     sequence_destroy(sequence);
 }
 
-// Takes those out of the line whose job was cancelled or has waited too long, or with an error all, and ends them.
+// Takes those out of the line whose job was cancelled or has waited too long, or with an error all, and ends them and
+// those that gave way.
 static void end_line(struct engine *engine, const struct error *error) {
-    struct sequence *leaving = NULL, *next;
     double now = clock_seconds();
     pthread_mutex_lock(&engine->lock);
+    struct sequence *leaving = engine->gave_way, *next;
+    engine->gave_way = NULL;
     int length = engine->stats.waiting;
     engine->stats.waiting = 0;
     for (int i = 0; i < length; i++) {
@@ -144,9 +177,9 @@ static bool fits_shared(const struct engine *engine, const struct sequence *sequ
     return sequence->pages_max - found <= spare - idle;
 }
 
-static int count_running(const struct engine *engine, uint64_t salt) {
+static int count_running(const struct engine *engine, uint64_t client) {
     int count = 0;
-    for (int i = 0; i < engine->sequences_max; i++) count += engine->places[i] && engine->places[i]->salt == salt;
+    for (int i = 0; i < engine->sequences_max; i++) count += engine->places[i] && engine->places[i]->client == client;
     return count;
 }
 
@@ -161,8 +194,8 @@ static int find_next(const struct engine *engine) {
     if (waiting[0]->overtaken == engine->sequences_max) return head_fits ? 0 : -1;
     for (int i = 0; i < engine->stats.waiting && fewest > 0; i++) {
         bool fits = i == 0 ? head_fits : waiting[i]->pages_max <= spare;
-        if (!fits || (best >= 0 && waiting[i]->salt == waiting[best]->salt)) continue;
-        int running = count_running(engine, waiting[i]->salt);
+        if (!fits || (best >= 0 && waiting[i]->client == waiting[best]->client)) continue;
+        int running = count_running(engine, waiting[i]->client);
         if (running >= fewest) continue;
         fewest = running;
         best = i;

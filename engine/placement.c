@@ -2,10 +2,10 @@
 
 #include "base/clock.h"
 #include "engine/opencl/opencl.h"
+#include "engine/placement_cost.h"
 
 #include <glob.h>
 #include <limits.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,176 +124,23 @@ static void fail(struct placement *placement, const struct error *error) {
     if (placement->pause_seconds > RETRY_SECONDS_MAX) placement->pause_seconds = RETRY_SECONDS_MAX;
 }
 
-// ---- Trying a device: its answers beside the CPU's, and how long both take
-
-struct trial {
-    float *x, *expected, *found; // [rows][hidden]
-    struct routing routing[2];   // of the CPU, of the device
-    int rows, hidden;
-};
-
-static void trial_finish(struct trial *trial) {
-    free(trial->x);
-    free(trial->expected);
-    free(trial->found);
-    for (int i = 0; i < 2; i++) {
-        free(trial->routing[i].expert);
-        free(trial->routing[i].weight);
-    }
-}
-
-static int trial_create(struct trial *trial, int rows, const struct layer *layer, struct error *error) {
-    size_t hidden = (size_t)layer->router.hidden, count = (size_t)rows * hidden;
-    *trial = (struct trial){.rows = rows, .hidden = layer->router.hidden};
-    trial->x = calloc(count, sizeof *trial->x);
-    trial->expected = calloc(count, sizeof *trial->expected);
-    trial->found = calloc(count, sizeof *trial->found);
-    bool all = trial->x && trial->expected && trial->found;
-    for (int i = 0; i < 2; i++) {
-        struct routing *routing = &trial->routing[i];
-        routing->expert = calloc((size_t)rows * ROUTE_TOP_K_MAX, sizeof *routing->expert);
-        routing->weight = calloc((size_t)rows * ROUTE_TOP_K_MAX, sizeof *routing->weight);
-        all = all && routing->expert && routing->weight;
-    }
-    if (!all) {
-        trial_finish(trial);
-        return error_set(error, ERROR_MEMORY, "out of memory for trying the device");
-    }
-    uint32_t random = 1;
-    for (size_t i = 0; i < count; i++) { // as a norm leaves them: around 0, of size 1
-        random = random * 1664525 + 1013904223;
-        trial->x[i] = ((float)(random >> 8) * 0x1p-24f - 0.5f) * 3.4f;
-    }
-    return 0;
-}
-
-// Rounding moves a row by far less than a part in twenty of its size, even where the CPU multiplies in bf16; a kernel that
-// is wrong moves it by all of it. Where rounding turned a row's route, the row says nothing; one in eight may.
-static int trial_compare(const struct trial *trial, struct error *error) {
-    int turned = 0;
-    for (int r = 0; r < trial->rows; r++) {
-        int top_k = trial->routing[0].top_k;
-        size_t route_bytes = (size_t)top_k * sizeof(int32_t), at = (size_t)r * (size_t)trial->hidden;
-        if (memcmp(trial->routing[0].expert + r * top_k, trial->routing[1].expert + r * top_k, route_bytes) != 0) {
-            turned++;
-            continue;
-        }
-        double squares = 0, wrong = 0;
-        for (int i = 0; i < trial->hidden; i++) {
-            double difference = (double)trial->found[at + (size_t)i] - (double)trial->expected[at + (size_t)i];
-            squares += (double)trial->expected[at + (size_t)i] * (double)trial->expected[at + (size_t)i];
-            wrong += difference * difference;
-        }
-        if (!(sqrt(wrong) <= 0.05 * sqrt(squares) + 1e-6))
-            return error_set(error, ERROR_INTERNAL,
-                             "the device computes wrongly: row %d of %d is off by %.3g of its size (tried with the "
-                             "model's first layer)",
-                             r, trial->rows, sqrt(wrong / squares));
-    }
-    if (turned * 8 <= trial->rows + 7) return 0;
-    return error_set(error, ERROR_INTERNAL, "the device routes wrongly: %d of %d rows (tried with the model's first layer)",
-                     turned, trial->rows);
-}
-
-// Once to warm up, and once more for the time.
-static int trial_run(struct trial *trial, struct placement *placement, struct engine_placement_point *point,
-                     struct error *error) {
-    const struct layer *layer = placement->options.layers;
-    size_t bytes = (size_t)trial->rows * (size_t)trial->hidden * sizeof(float);
-    for (int run = 0; run < 2; run++) {
-        double began_at = clock_seconds();
-        memset(trial->found, 0, bytes);
-        int code = 0;
-        if (placement->opencl) {
-            code = opencl_begin(placement->opencl, 0, layer, trial->x, trial->rows, ROWS_BY_NUMBER, error);
-            point->handing_seconds = clock_seconds() - began_at;
-            if (!code) code = opencl_end(placement->opencl, 0, trial->found, &trial->routing[1], error);
-            point->device_seconds = clock_seconds() - began_at;
-        }
-        if (code) return code;
-
-        began_at = clock_seconds();
-        memset(trial->expected, 0, bytes);
-        placement->inner->route(placement->state, &layer->router, trial->x, trial->rows, &trial->routing[0]);
-        placement->inner->experts(placement->state, layer, &trial->routing[0], trial->x, trial->expected, trial->rows);
-        point->cpu_seconds = clock_seconds() - began_at;
-    }
-    return placement->opencl ? trial_compare(trial, error) : 0;
-}
-
-// ---- How fast the model will be
-
-// The widest of the products around attention, and room for what goes in and comes out of them.
-static float *products_room(const struct placement *placement, int rows) {
-    const struct layer *layer = placement->options.layers;
-    const struct linear *all[] = {&layer->q, &layer->k, &layer->v, &layer->o, placement->options.head};
-    size_t most = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        size_t width = all[i] ? (size_t)all[i]->weight.rows + (size_t)all[i]->weight.columns : 0;
-        if (width > most) most = width;
-    }
-    return calloc((size_t)rows * most, sizeof(float));
-}
-
-static double time_products(const struct placement *placement, const struct linear *const *products, size_t count,
-                            float *room, int rows) {
-    double best = INFINITY;
-    for (int run = 0; run < 2; run++) {
-        double began_at = clock_seconds();
-        for (size_t i = 0; i < count; i++)
-            placement->inner->linear(placement->state, products[i], room,
-                                     room + (size_t)rows * (size_t)products[i]->weight.columns, rows, false);
-        double seconds = clock_seconds() - began_at;
-        if (seconds < best) best = seconds;
-    }
-    return best;
-}
-
-// A prompt's two halves pass each other: while the device has one, the CPU has the other; at the ends one of them waits.
-static void predict(const struct placement *placement, struct engine_placement_point *point, double head_seconds) {
-    double layers = placement->options.layer_count, rest = point->rest_seconds, device = point->device_seconds;
-    double slower = rest > device ? rest : device, faster = rest > device ? device : rest;
-    double split = point->rows > 2 * STAGE_STEADY_ROWS ? layers * slower + faster / 2 : layers * (rest + device);
-    point->cpu_rate = point->rows / (layers * (rest + point->cpu_seconds) + head_seconds);
-    point->split_rate = device > 0 ? point->rows / (split + head_seconds) : 0;
-}
-
-static int time_rest(const struct placement *placement, struct engine_placement_point *point, struct error *error) {
-    const struct layer *layer = placement->options.layers;
-    const struct linear *around[] = {&layer->q, &layer->k, &layer->v, &layer->o}, *head = placement->options.head;
-    float *room = products_room(placement, point->rows);
-    if (!room) return error_set(error, ERROR_MEMORY, "out of memory for trying the device");
-    int outputs = point->rows <= STAGE_STEADY_ROWS ? point->rows : 1; // of a prompt only the last one's
-    point->rest_seconds = time_products(placement, around, sizeof around / sizeof *around, room, point->rows);
-    predict(placement, point, head ? time_products(placement, &head, 1, room, outputs) : 0);
-    free(room);
-    return 0;
-}
-
-// ---- All sizes of calls
-
-static int measure_devices(struct placement *placement, struct engine_placement *found, struct error *error) {
-    static const int ROWS[ENGINE_PLACEMENT_POINTS] = {1, STAGE_STEADY_ROWS, 128, 512};
-    int code = 0;
-    found->point_count = 0;
-    for (int i = 0; !code && i < ENGINE_PLACEMENT_POINTS; i++) {
-        struct engine_placement_point *point = &found->points[found->point_count];
-        struct trial trial;
-        int most = placement->limits.tokens_max, rows = ROWS[i] < most ? ROWS[i] : most;
-        if (i > 0 && rows <= found->points[found->point_count - 1].rows) break;
-        *point = (struct engine_placement_point){.rows = rows};
-        code = trial_create(&trial, rows, placement->options.layers, error);
-        if (code) return code;
-        code = trial_run(&trial, placement, point, error);
-        trial_finish(&trial);
-        if (!code && placement->options.explain) code = time_rest(placement, point, error);
-        if (!code) found->point_count++;
-    }
-    return code;
-}
+// ---- The device
 
 static void add_span(void *user, const char *name, int rows, double began_at, double ended_at) {
     trace_span(user, TRACE_OPENCL, name, rows, began_at, ended_at);
+}
+
+static int measure(const struct placement *placement, struct engine_placement *found, struct error *error) {
+    const struct placement_options *options = &placement->options;
+    const struct placement_devices devices = {.inner = placement->inner,
+                                              .state = placement->state,
+                                              .opencl = placement->opencl,
+                                              .layers = options->layers,
+                                              .layer_count = options->layer_count,
+                                              .head = options->head,
+                                              .rows_max = placement->limits.tokens_max,
+                                              .explain = options->explain};
+    return placement_measure(&devices, found, error);
 }
 
 // Leaves the device open where that failed half-way, for fail() to close.
@@ -309,7 +156,7 @@ static int open_device(struct placement *placement, struct engine_placement *fou
                                           .span = options->trace ? add_span : NULL,
                                           .span_user = options->trace};
     int code = opencl_open(&placement->opencl, &wanted, error);
-    if (!code) code = measure_devices(placement, found, error);
+    if (!code) code = measure(placement, found, error);
     if (code) return code;
     placement->worked = true;
     placement->well_since = clock_seconds();
@@ -420,7 +267,7 @@ static void plan(struct placement *placement) {
         fail(placement, &error);
     else if (code || !used)
         drop_device(placement);
-    if (code && placement->options.explain && measure_devices(placement, &placement->found, &other))
+    if (code && placement->options.explain && measure(placement, &placement->found, &other))
         placement->found.point_count = 0;
     if (!code) describe_split(placement);
 }
@@ -510,7 +357,7 @@ static void attention(void *state, const struct attention *attention, const stru
     placement->inner->attention(placement->state, attention, batch, cache, layer, q, k, v, out);
 }
 
-static void measure(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out) {
+static void measure_limits(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out) {
     const struct placement *placement = state;
     placement->inner->measure(placement->state, weights, memory, bytes, out);
 }
@@ -522,7 +369,7 @@ static const char *describe(const void *state) {
 static const struct stages split_stages = {
     .name = "split",
     .describe = describe,
-    .measure = measure,
+    .measure = measure_limits,
     .rows_are = rows_are,
     .embed = embed,
     .norm = norm,

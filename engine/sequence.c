@@ -28,6 +28,7 @@ int sequence_create(struct sequence **out, const struct engine_request *request,
     sequence->prompt_tokens = request->prompt_tokens;
     sequence->tokens_max = tokens_max;
     sequence->salt = request->salt;
+    sequence->client = request->client;
     sequence->keeps_answer = ways->keeps_answer;
     sequence->ignore_eos = request->ignore_eos;
     sequence->want_logprobs = request->want_logprobs;

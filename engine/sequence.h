@@ -41,7 +41,9 @@ struct sequence {
     int pages_kept;                // so many of them, whole ones, the prefix cache knows
     bool suspect;                  // who knows what is in its pages: they are for nobody else
     int pages_max;                 // what prompt and answer can need at most; sure of them once admitted
-    uint64_t salt;                 // who asks
+    uint64_t salt;                 // whose prompts are found in the cache
+    uint64_t client;               // who asks
+    bool gave_way;                 // its place in the line went to another client
     uint64_t number;               // of its admission
     int overtaken;                 // how many were admitted before it while it was the head of the waiting line
     struct sequence *next_leaving; // among those that the engine thread is taking out of the line

@@ -1,12 +1,12 @@
 #include "engine/synthetic.h"
 
-#include "base/clock.h"
+#include "base/crew.h"
 #include "engine/architectures/architecture.h"
 #include "engine/machine.h"
 
 #include <math.h>
-#include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,10 +19,9 @@ enum {
     ALIGN_BYTES = 4096, // a page: the binder gives back those of a tensor that it has converted
     PIECE = 1024,       // numbers made or copied at a time, in the first cache
     FRESH = 64 * PIECE, // of a tensor; what follows are pieces of them
-    THREADS_MAX = 64,
 };
 static const float BIAS_MAX = 0.05f;
-static const double QUIET_SECONDS = 1.0, INTERVAL_SECONDS = 0.1; // of progress
+static const double QUIET_SECONDS = 1.0; // before progress is told
 
 // ---- Shapes
 
@@ -214,52 +213,32 @@ static void fill(const struct tensor *tensor, size_t index) {
     }
 }
 
-// ---- Filling, on threads that end with it
+// ---- Filling
 
 struct filling {
     const struct checkpoint *checkpoint;
-    pthread_mutex_t lock; // guards next
-    size_t next;
+    atomic_size_t next;
 };
 
-static bool fill_next(struct filling *filling) {
-    pthread_mutex_lock(&filling->lock);
-    size_t index = filling->next;
-    bool any = index < filling->checkpoint->tensor_count;
-    if (any) filling->next++;
-    pthread_mutex_unlock(&filling->lock);
-    if (any) fill(&filling->checkpoint->tensors[index], index);
-    return any;
+static bool fill_next(void *work) {
+    struct filling *filling = work;
+    size_t index = atomic_fetch_add(&filling->next, 1);
+    if (index >= filling->checkpoint->tensor_count) return false;
+    fill(&filling->checkpoint->tensors[index], index);
+    return true;
 }
 
-static void *fill_all(void *argument) {
-    while (fill_next(argument)) continue;
-    return NULL;
-}
-
-static void fill_and_tell(struct filling *filling, const struct model_options *options) {
-    double reported = clock_seconds() + QUIET_SECONDS - INTERVAL_SECONDS;
-    while (fill_next(filling)) {
-        double now = clock_seconds();
-        if (!options->progress || now - reported < INTERVAL_SECONDS) continue;
-        pthread_mutex_lock(&filling->lock);
-        size_t begun = filling->next;
-        pthread_mutex_unlock(&filling->lock);
-        options->progress(options->progress_user, "making weights",
-                          (double)begun / (double)filling->checkpoint->tensor_count);
-        reported = now;
-    }
+static double share_filled(void *work) {
+    struct filling *filling = work;
+    double share = (double)atomic_load(&filling->next) / (double)filling->checkpoint->tensor_count;
+    return share < 1 ? share : 1;
 }
 
 static void fill_checkpoint(const struct checkpoint *checkpoint, const struct model_options *options) {
     struct filling filling = {.checkpoint = checkpoint};
-    pthread_mutex_init(&filling.lock, NULL);
-    pthread_t helpers[THREADS_MAX];
-    int wanted = options->threads < THREADS_MAX ? options->threads - 1 : THREADS_MAX - 1, started = 0;
-    while (started < wanted && pthread_create(&helpers[started], NULL, fill_all, &filling) == 0) started++;
-    fill_and_tell(&filling, options); // all of it where no helper could be started
-    for (int i = 0; i < started; i++) pthread_join(helpers[i], NULL);
-    pthread_mutex_destroy(&filling.lock);
+    struct crew_report report =
+        crew_report(options->progress, options->progress_user, "making weights", QUIET_SECONDS);
+    crew_run(options->threads, fill_next, &filling, &report, share_filled);
 }
 
 // ---- The checkpoint

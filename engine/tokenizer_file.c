@@ -407,19 +407,16 @@ static int read_template(struct reader *reader, const json_t *value) {
 
 // chat_template.jinja, where newer files keep the template; it goes before tokenizer_config.json's.
 static int read_template_file(struct reader *reader) {
-    struct file file;
-    int rc = file_open(&file, reader->path, TEMPLATE_BYTES_MAX, reader->error);
+    char *text;
+    size_t bytes;
+    int rc = file_load(reader->path, TEMPLATE_BYTES_MAX, &text, &bytes, reader->error);
     if (rc) return rc;
-    char *text = calloc(1, file.bytes + 1);
-    rc = text ? file_read(&file, reader->path, text, reader->error) : reader_no_memory(reader);
-    close(file.fd);
-    if (rc == 0 && (memchr(text, '\0', file.bytes) || !utf8_valid(text, file.bytes)))
-        rc = error_set(reader->error, ERROR_FORMAT, "%s: expected UTF-8 text", reader->path);
-    if (rc)
+    if (memchr(text, '\0', bytes) || !utf8_valid(text, bytes)) {
         free(text);
-    else
-        reader->tokenizer->chat_template = text;
-    return rc;
+        return error_set(reader->error, ERROR_FORMAT, "%s: expected UTF-8 text", reader->path);
+    }
+    reader->tokenizer->chat_template = text;
+    return 0;
 }
 
 // ---- The files

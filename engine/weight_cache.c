@@ -1,11 +1,11 @@
 #include "engine/weight_cache.h"
 
 #include "base/checked.h"
+#include "base/crew.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -20,7 +20,6 @@ enum {
     PIECE_BYTES = 4 << 20, // with a checksum of its own
     PAGE_BYTES = 4096,
     LANES = 8, // of a checksum
-    THREADS_MAX = 64,
 };
 
 // The version goes up with every change of the layout of weights (engine/quants/packed.h) or of how they are found.
@@ -86,15 +85,15 @@ struct checking {
     atomic_bool damaged;
 };
 
-static void *check_pieces(void *argument) {
-    struct checking *checking = argument;
-    for (size_t piece; (piece = atomic_fetch_add(&checking->next, 1)) < pieces_of(checking->bytes);) {
-        const unsigned char *from = checking->weights + piece * PIECE_BYTES;
-        size_t bytes = piece_bytes(checking->bytes, piece);
-        madvise((void *)(uintptr_t)from, bytes, MADV_POPULATE_READ); // at once instead of page by page; only a hint
-        if (weight_cache_sum(0, from, bytes) != checking->sums[piece]) atomic_store(&checking->damaged, true);
-    }
-    return NULL;
+static bool check_next(void *work) {
+    struct checking *checking = work;
+    size_t piece = atomic_fetch_add(&checking->next, 1);
+    if (piece >= pieces_of(checking->bytes)) return false;
+    const unsigned char *from = checking->weights + piece * PIECE_BYTES;
+    size_t bytes = piece_bytes(checking->bytes, piece);
+    madvise((void *)(uintptr_t)from, bytes, MADV_POPULATE_READ); // at once instead of page by page; only a hint
+    if (weight_cache_sum(0, from, bytes) != checking->sums[piece]) atomic_store(&checking->damaged, true);
+    return true;
 }
 
 // Reads all weights, so that the first answer need not wait for them either.
@@ -102,11 +101,7 @@ static bool all_is_well(const unsigned char *map, size_t bytes, int threads) {
     struct checking checking = {.weights = map + weights_at(bytes),
                                 .sums = (const uint64_t *)(const void *)(map + sizeof(struct header)),
                                 .bytes = bytes};
-    pthread_t helpers[THREADS_MAX];
-    int wanted = threads < THREADS_MAX ? threads - 1 : THREADS_MAX - 1, started = 0;
-    while (started < wanted && pthread_create(&helpers[started], NULL, check_pieces, &checking) == 0) started++;
-    check_pieces(&checking); // all of it where no helper could be started
-    for (int i = 0; i < started; i++) pthread_join(helpers[i], NULL);
+    crew_run(threads, check_next, &checking, NULL, NULL);
     return !atomic_load(&checking.damaged);
 }
 

@@ -13,7 +13,7 @@ static bool known(const char *text) {
 
 // ---- Text
 
-// "POST /v1/chat/completions 400 ARGUMENT messages[0].role", as far as there is something to say.
+// "POST /v1/chat/completions 400 invalid_request_error messages[0].role", as far as there is something to say.
 static void write_outcome(const struct access *access, struct buffer *out) {
     buffer_format(out, "%.*s %.*s %d", METHOD_BYTES_MAX, access->method, TARGET_BYTES_MAX, access->target,
                   access->status);

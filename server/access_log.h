@@ -13,7 +13,7 @@ struct access {
     const char *request_id;
     const char *client;        // its address
     int status;                // answered, or 499
-    const char *cause, *param; // name of the error that the answer tells of, and the field at fault
+    const char *cause, *param; // the error that the answer tells of, by its code there, and the field at fault
     const char *failed;        // why the answer did not come out whole
     double seconds;
     const char *generation_id;

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 static const char BLANKS[] = " \t\r";
 
@@ -62,13 +61,11 @@ static int add_all(struct api_keys *keys, const char *text, size_t bytes, char s
 }
 
 static int add_file(struct api_keys *keys, const char *path, struct error *error) {
-    struct file file;
-    int code = file_open(&file, path, API_KEYS_FILE_BYTES_MAX, error);
+    char *text;
+    size_t bytes;
+    int code = file_load_or_pipe(path, API_KEYS_FILE_BYTES_MAX, &text, &bytes, error);
     if (code) return code;
-    char *text = malloc(file.bytes + 1);
-    code = text ? file_read(&file, path, text, error) : error_set_code(error, ERROR_MEMORY);
-    close(file.fd);
-    if (!code) code = add_all(keys, text, file.bytes, '\n', path, error);
+    code = add_all(keys, text, bytes, '\n', path, error);
     free(text);
     return code;
 }
@@ -125,4 +122,15 @@ bool api_keys_accept(const struct api_keys *keys, const char *authorization, siz
     size_t found = find(keys, authorization);
     if (which) *which = found;
     return found != 0 || !keys || keys->count == 0;
+}
+
+const char *api_keys_why_not(const char *authorization) {
+    static const char scheme[] = "Bearer";
+    size_t bytes = authorization ? strcspn(authorization, " ") : 0;
+    if (!authorization) return "this server wants an API key: `Authorization: Bearer KEY`";
+    if (bytes != sizeof scheme - 1 || strncasecmp(authorization, scheme, bytes) != 0)
+        return "the Authorization header has no API key; it has to be `Authorization: Bearer KEY`";
+    if (!authorization[bytes + strspn(authorization + bytes, " ")])
+        return "the API key is empty: nothing stands behind `Authorization: Bearer`";
+    return "the API key is not one that this server knows";
 }

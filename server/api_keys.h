@@ -26,5 +26,7 @@ void api_keys_finish(struct api_keys *keys);
 // How long that takes depends on the number of keys and the length of what was sent, not on how much of a key it got
 // right.
 bool api_keys_accept(const struct api_keys *keys, const char *authorization, size_t *which);
+// What to tell whom that has not let in.
+const char *api_keys_why_not(const char *authorization);
 
 #endif

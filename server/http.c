@@ -46,7 +46,8 @@ struct header_scan {
     struct http_facts facts;
     const char *id;
     bool expects_continue;
-    int status; // to refuse with
+    bool says_connection; // to end it behind the answer, most often
+    int status;           // to refuse with
     struct error error;
 };
 
@@ -57,6 +58,7 @@ static enum MHD_Result scan_line(void *user, enum MHD_ValueKind kind, const char
     scan->status = http_facts_line(&scan->facts, name, name_bytes, value, value_bytes, &scan->error);
     if (name_bytes == 12 && strcasecmp(name, "x-request-id") == 0) scan->id = value;
     if (name_bytes == 6 && strcasecmp(name, "expect") == 0) scan->expects_continue = true;
+    if (name_bytes == 10 && strcasecmp(name, "connection") == 0) scan->says_connection = true;
     return scan->status == 0 ? MHD_YES : MHD_NO;
 }
 
@@ -73,7 +75,9 @@ static void begin(struct connection *connection, const char *target, const char 
 
     struct header_scan scan = {0};
     MHD_get_connection_values_n(connection->mhd, MHD_HEADER_KIND, scan_line, &scan);
-    if (!scan.status) scan.status = http_facts_end(&scan.facts, strcmp(version, "HTTP/1.0") == 0, &scan.error);
+    bool http_1_0 = strcmp(version, "HTTP/1.0") == 0;
+    if (!scan.status) scan.status = http_facts_end(&scan.facts, http_1_0, &scan.error);
+    connection->stays = !http_1_0 && !scan.says_connection;
     const union MHD_ConnectionInfo *size =
         MHD_get_connection_info(connection->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     if (!scan.status && size && size->header_size > HTTP_HEADER_BYTES_MAX)
@@ -145,8 +149,10 @@ static enum MHD_Result queue(struct connection *connection) {
     connection->linger = connection->linger || connection->refuse_early;
     bool ends = connection_ends(connection);
     connection->linger = connection->linger || ends;
-    if (connection->refuse_early || ends) add_header(response, "Connection", "close"); // 1.0 would go on after a GET
-    connection->taken = connection_bytes_taken(connection);
+    if (connection->refuse_early || ends || connection->http->quiet) {
+        add_header(response, "Connection", "close"); // 1.0 would go on after a GET
+        connection->stays = false;
+    }
     connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
     enum MHD_Result queued = MHD_queue_response(connection->mhd, (unsigned)connection->exchange.status, response);
     MHD_destroy_response(response); // libmicrohttpd holds its own reference
@@ -206,8 +212,12 @@ void http_on_completed(void *user, struct MHD_Connection *mhd, void **context, e
     struct buffer body;
     http_take_body(&connection->exchange, &body);
     buffer_finish(&body);
-    connection_settle_later(connection);
     connection_set_phase(connection, PHASE_IDLE, http->options.idle_ms);
+    // At once where we can: libmicrohttpd would put it into its epoll set, and we take it out of that again.
+    if (connection->stays && code == MHD_REQUEST_TERMINATED_COMPLETED_OK)
+        connection_settle(connection);
+    else
+        connection_settle_later(connection);
 }
 
 static void add_cors(const struct http *http, struct MHD_Response *response) {
@@ -226,11 +236,10 @@ static void answer(struct exchange *exchange, struct MHD_Response *response, int
     add_header(response, "Content-Type", content_type);
     add_header(response, "x-request-id", exchange->id);
     char timing[HTTP_TIMING_BYTES + 32];
-    snprintf(timing, sizeof timing, "%stotal;dur=%.1f", exchange->timing,
-             (clock_seconds() - exchange->started_seconds) * 1e3);
+    unsigned tenths_ms = (unsigned)((clock_seconds() - exchange->started_seconds) * 1e4); // whole numbers print faster
+    snprintf(timing, sizeof timing, "%stotal;dur=%u.%u", exchange->timing, tenths_ms / 10, tenths_ms % 10);
     add_header(response, "Server-Timing", timing);
     add_cors(connection->http, response);
-    if (connection->http->quiet) add_header(response, "Connection", "close");
     connection_resume(connection);
 }
 
@@ -257,12 +266,11 @@ void http_reply(struct exchange *exchange, struct api_reply *reply, const char *
         return;
     }
     buffer_init(&reply->body, reply->body.bytes_max); // the response owns the bytes now
-    char text[32];
     if (reply->retry_after_seconds > 0) {
-        snprintf(text, sizeof text, "%.0f", reply->retry_after_seconds < 1 ? 1 : reply->retry_after_seconds);
-        add_header(response, "retry-after", text);
-        snprintf(text, sizeof text, "%.0f", reply->retry_after_seconds * 1000);
-        add_header(response, "retry-after-ms", text);
+        char seconds[API_RETRY_BYTES], milliseconds[API_RETRY_BYTES];
+        api_retry_after(reply->retry_after_seconds, seconds, milliseconds);
+        add_header(response, "retry-after", seconds);
+        add_header(response, "retry-after-ms", milliseconds);
     }
     if (reply->never_retry) add_header(response, "x-should-retry", "false");
     if (allow) add_header(response, "Allow", allow);

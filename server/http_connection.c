@@ -97,23 +97,29 @@ static bool tcp_state(const struct connection *connection, struct tcp_info *out)
 }
 
 // Bytes of all answers on this connection that the client's machine has acknowledged; 0 where that can not be told.
-uint64_t connection_bytes_taken(const struct connection *connection) {
+static uint64_t bytes_taken(const struct connection *connection) {
     struct tcp_info info;
     return tcp_state(connection, &info) ? info.tcpi_bytes_acked : 0;
 }
 
+static uint64_t bytes_received(const struct connection *connection) {
+    struct tcp_info info;
+    return tcp_state(connection, &info) ? info.tcpi_bytes_received : UINT64_MAX;
+}
+
 // Bytes that libmicrohttpd has read: all that came, less what still lies in the socket.
 static uint64_t bytes_read(const struct connection *connection) {
-    struct tcp_info info;
     int unread = 0; // first: what comes in between counts as read, which ends a connection rather than trusting it
-    if (ioctl(connection->fd, FIONREAD, &unread) != 0 || !tcp_state(connection, &info)) return UINT64_MAX;
-    return info.tcpi_bytes_received - (uint64_t)unread;
+    if (ioctl(connection->fd, FIONREAD, &unread) != 0) return UINT64_MAX;
+    uint64_t received = bytes_received(connection);
+    return received == UINT64_MAX ? received : received - (uint64_t)unread;
 }
 
 bool connection_ends(const struct connection *connection) {
     if (connection->chunked) return true; // where it ends, libmicrohttpd alone knows
     if (connection->vetted > 0) return false;
-    return connection->more_follows || bytes_read(connection) > connection->vetted_bytes;
+    if (connection->more_follows) return true;
+    return bytes_received(connection) > connection->vetted_bytes && bytes_read(connection) > connection->vetted_bytes;
 }
 
 // ---- Between requests
@@ -144,8 +150,9 @@ static void settle_never(struct connection *connection) {
     connection->settle_link = NULL;
 }
 
-// libmicrohttpd has run: keeps it from reading on where it may not.
-static void settle(struct connection *connection) {
+// libmicrohttpd has run, or is done with a request of a connection that stays: keeps it from reading on where it may
+// not.
+void connection_settle(struct connection *connection) {
     if (connection->fate != FATE_OPEN || connection->suspended) return;
     bool between = !connection->active && connection->vetted == 0;
     bool in_chunks = connection->active && connection->chunked && connection->phase == PHASE_BODY;
@@ -160,7 +167,7 @@ static void settle_all(struct http *http) {
     while (http->to_settle) {
         struct connection *connection = http->to_settle;
         settle_never(connection);
-        settle(connection);
+        connection_settle(connection);
     }
 }
 
@@ -201,8 +208,7 @@ static void look_at_next(struct connection *connection) {
         connection->vetted = vetted.requests;
         connection->vetted_bytes += vetted.bytes;
         connection->more_follows = vetted.more_follows;
-        watch_leaving(connection);
-        connection_resume(connection);
+        connection_resume(connection); // watched as before: most are answered before the loop looks again
     } else {
         refuse_next(connection, status, &error);
     }
@@ -285,14 +291,20 @@ static void on_complaint(void *user, const char *format, va_list arguments) {
     shutdown(connection->fd, SHUT_WR); // nothing comes behind that
 }
 
+// Twice where libmicrohttpd asks for it: one that was suspended behind an answer it only finds ready to be read the
+// first time. What is left then waits for the loop's next turn, so that others get theirs.
 static void before_wait(void *user) {
     struct http *http = user;
+    MHD_UNSIGNED_LONG_LONG wait_ms = 0;
     if (!http->run_wanted) return;
     http->run_wanted = false;
-    MHD_run(http->daemon);
-    settle_all(http);
+    bool asks = true;
+    for (int i = 0; i < 2 && asks && wait_ms == 0; i++) {
+        MHD_run(http->daemon);
+        settle_all(http);
+        asks = MHD_get_timeout(http->daemon, &wait_ms) == MHD_YES;
+    }
     while (http->untouched > 0) read_untouched(http);
-    MHD_UNSIGNED_LONG_LONG wait_ms;
     if (MHD_get_timeout(http->daemon, &wait_ms) == MHD_YES) loop_timer_start(http->again, wait_ms, 0);
 }
 
@@ -341,7 +353,6 @@ bool connection_arrives(void *user, int fd, struct loop_watch *watch, const stru
     connection->vetted = vetted->requests;
     connection->vetted_bytes = vetted->bytes;
     connection->more_follows = vetted->more_follows;
-    loop_watch_stop(watch);
     loop_watch_redirect(watch, on_socket, connection);
     buffer_init(&connection->exchange.body, http->options.body_bytes_max);
     connection_set_phase(connection, PHASE_IDLE, http->options.header_ms);
@@ -354,7 +365,6 @@ bool connection_arrives(void *user, int fd, struct loop_watch *watch, const stru
         free(connection);
         return false;
     }
-    loop_watch_start(watch, LOOP_DISCONNECT);
     return true;
 }
 
@@ -388,7 +398,7 @@ static void check_deadline(struct connection *connection) {
 
 // How fast a client reads is its own business, as long as it does.
 static void note_progress(struct connection *connection) {
-    uint64_t taken = connection_bytes_taken(connection);
+    uint64_t taken = bytes_taken(connection);
     if (taken == connection->taken) return;
     connection->taken = taken;
     connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);

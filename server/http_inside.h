@@ -50,6 +50,7 @@ struct connection {
     bool suspended;                // libmicrohttpd leaves it alone until we resume it
     bool half_closed;              // the client sends no more
     bool linger;                   // closed while the client may still be sending
+    bool stays;                    // behind the answer, as far as client and server have said
     struct MHD_Response *response; // waits to be queued
 };
 
@@ -81,12 +82,12 @@ void connection_suspend(struct connection *connection);
 void connection_resume(struct connection *connection); // does nothing where it is not suspended
 // The client has gone, or has to: cuts the connection off, and says so to the exchange under way.
 void connection_leave(struct connection *connection, const char *why);
-void connection_settle_later(struct connection *connection);
+void connection_settle_later(struct connection *connection); // once libmicrohttpd has run
+void connection_settle(struct connection *connection);
 // Whether the answer now under way has to be the connection's last: what follows the request was not looked at.
 bool connection_ends(const struct connection *connection);
 // libmicrohttpd has passed on a header with a body in chunks behind it: it stops there.
 void connection_begin_chunks(struct connection *connection);
-uint64_t connection_bytes_taken(const struct connection *connection);
 void connection_tick(struct http *http);
 int connection_open_daemon(struct http *http, struct error *error);
 void connection_close_daemon(struct http *http); // also what was opened in part

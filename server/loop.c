@@ -19,6 +19,7 @@ struct loop_timer {
 
 struct loop_watch {
     uv_poll_t handle;
+    int events; // that it is started for; 0: it is stopped
     void (*callback)(void *user, int events);
     void *user;
 };
@@ -126,7 +127,10 @@ void loop_timer_destroy(struct loop_timer *timer) {
 static void on_poll(uv_poll_t *handle, int status, int events) {
     struct loop_watch *watch = (struct loop_watch *)handle;
     int seen = 0;
-    if (status != 0) seen = LOOP_READABLE | LOOP_DISCONNECT; // an error on the socket: whoever reads will find it
+    if (status != 0) { // an error on the socket: whoever reads will find it; libuv has stopped looking
+        seen = LOOP_READABLE | LOOP_DISCONNECT;
+        watch->events = 0;
+    }
     if (events & UV_READABLE) seen |= LOOP_READABLE;
     if (events & UV_DISCONNECT) seen |= LOOP_DISCONNECT;
     watch->callback(watch->user, seen);
@@ -145,6 +149,8 @@ struct loop_watch *loop_watch_create(struct loop *loop, int fd, void (*callback)
 }
 
 void loop_watch_start(struct loop_watch *watch, int events) {
+    if (watch->events == events) return; // libuv would take it out of its epoll set and put it in again
+    watch->events = events;
     int wanted = 0;
     if (events & LOOP_READABLE) wanted |= UV_READABLE;
     if (events & LOOP_DISCONNECT) wanted |= UV_DISCONNECT;
@@ -152,6 +158,7 @@ void loop_watch_start(struct loop_watch *watch, int events) {
 }
 
 void loop_watch_stop(struct loop_watch *watch) {
+    watch->events = 0;
     uv_poll_stop(&watch->handle);
 }
 

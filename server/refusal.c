@@ -40,9 +40,10 @@ void refusal_send(int fd, int status, const char *request_id, const struct error
     buffer_init(&out, API_REPLY_BYTES_MAX);
     buffer_format(&out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\nContent-Type: %s\r\n", status,
                   reason(status), date, reply.content_type);
+    char seconds[API_RETRY_BYTES], milliseconds[API_RETRY_BYTES];
+    api_retry_after(reply.retry_after_seconds, seconds, milliseconds);
     if (reply.retry_after_seconds > 0)
-        buffer_format(&out, "retry-after: %.0f\r\nretry-after-ms: %.0f\r\n", reply.retry_after_seconds,
-                      reply.retry_after_seconds * 1000);
+        buffer_format(&out, "retry-after: %s\r\nretry-after-ms: %s\r\n", seconds, milliseconds);
     buffer_format(&out, "x-request-id: %s\r\nContent-Length: %zu\r\n\r\n", request_id, reply.body.bytes);
     if (reply.body.bytes) buffer_append(&out, reply.body.data, reply.body.bytes);
     if (!out.failed && !reply.body.failed) (void)!send(fd, out.data, out.bytes, MSG_NOSIGNAL | MSG_DONTWAIT);

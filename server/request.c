@@ -25,7 +25,7 @@ struct request {                  // one that generates
     struct requests *requests;
     struct exchange *exchange; // NULL once it has finished
     const struct generation_kind *kind;
-    uint64_t salt; // of whoever asks: the number of the API key, 0 where there are none
+    uint64_t key; // of whoever asks: the number of the API key, 0 where there are none
     struct buffer body;
 
     bool parsing;          // a thread of the pool works on it: `parsed` is that thread's until it is done
@@ -64,14 +64,14 @@ struct requests {
 // ---- Life of a request
 
 static struct request *request_create(struct requests *requests, struct exchange *exchange,
-                                      const struct generation_kind *kind, uint64_t salt) {
+                                      const struct generation_kind *kind, uint64_t key) {
     struct request *request = calloc(1, sizeof *request);
     if (!request) return NULL;
     request->requests = requests;
     request->exchange = exchange;
     request->kind = kind;
     http_client(exchange, request->client); // while it is there
-    request->salt = salt;
+    request->key = key;
     stream_init(&request->stream, loop_now_ms(requests->options.loop));
     request->next = requests->live;
     request->link = &requests->live;
@@ -237,6 +237,13 @@ static void take_woken(void *user) {
 
 // ---- From the body to the jobs
 
+// Where there are no keys, clients are machines (FNV-1a of the address).
+static uint64_t number_of(const char *client) {
+    uint64_t number = 0xcbf29ce484222325;
+    for (; *client; client++) number = (number ^ (unsigned char)*client) * 0x100000001b3;
+    return number;
+}
+
 static void submit(struct request *request) {
     struct requests *requests = request->requests;
     struct error error;
@@ -252,7 +259,8 @@ static void submit(struct request *request) {
     for (size_t i = 0; i < count; i++) {
         struct engine_request job;
         generation_job(request->generation, i, &job);
-        job.salt = request->salt;
+        job.salt = request->key;
+        job.client = request->key ? request->key : number_of(request->client);
         job.wake = wake;
         job.wake_user = request;
         error = (struct error){0};
@@ -319,8 +327,7 @@ static bool is_acceptable_type(struct exchange *exchange) {
 static int check_key(const struct requests *requests, struct exchange *exchange, size_t *key, struct error *error) {
     const char *authorization = http_header(exchange, "Authorization");
     if (api_keys_accept(requests->options.keys, authorization, key)) return 0;
-    if (authorization) return error_set(error, ERROR_API_KEY, "the API key is not one that this server knows");
-    return error_set(error, ERROR_API_KEY, "this server wants an API key: `Authorization: Bearer KEY`");
+    return error_set(error, ERROR_API_KEY, "%s", api_keys_why_not(authorization));
 }
 
 // What route_host_is_local takes: three names, and the one that --host has where it is another.
@@ -428,7 +435,7 @@ static void log_end(const struct exchange *exchange, const struct generation_sum
         .request_id = exchange->id,
         .client = request ? request->client : client,
         .status = status_of(exchange),
-        .cause = cause ? error_name(cause) : NULL,
+        .cause = cause ? api_error_name(cause) : NULL,
         .param = exchange->cause_param,
         .failed = exchange->failed,
         .seconds = seconds,
@@ -478,7 +485,7 @@ static void on_refused(void *user, const struct listener_refused *refused) {
         .request_id = refused->request_id,
         .client = refused->client,
         .status = refused->status,
-        .cause = error_name(refused->error->code),
+        .cause = api_error_name(refused->error->code),
     };
     access_log(LOG_INFO, &access);
 }

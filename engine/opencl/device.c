@@ -8,9 +8,18 @@
 enum { PLATFORMS_MAX = 16, DEVICES_MAX = 16, LOCAL_BYTES_MIN = 32 << 10 };
 enum { PLATFORM_NOT_FOUND = -1001 }; // libOpenCL's own: there is no driver
 
-static const struct opencl_level LEVELS[] = {
-    {"portable", {NULL}, "", 32},
-    {"sub-group", {"cl_intel_subgroups", "cl_intel_required_subgroup_size", NULL}, " -DSUB_GROUPS", 16},
+#define SUB_GROUPS "cl_intel_subgroups", "cl_intel_required_subgroup_size"
+#define DOT "cl_khr_integer_dot_product"
+
+// Emulated: without the instruction, to show that all else is right.
+const struct opencl_level OPENCL_LEVELS[OPENCL_LEVEL_COUNT] = {
+    {"emulated dot", {NULL}, "-cl-std=CL1.2 -DDOT -DDOT_EMULATED", .dot = true, .by_name = true},
+    {"emulated sub-group dot", {SUB_GROUPS, NULL}, "-cl-std=CL1.2 -DSUB_GROUPS -DDOT -DDOT_EMULATED", .sub_groups = true,
+     .dot = true, .by_name = true},
+    {"portable", {NULL}, "-cl-std=CL1.2", .sub_groups = false},
+    {"sub-group", {SUB_GROUPS, NULL}, "-cl-std=CL1.2 -DSUB_GROUPS", .sub_groups = true},
+    {"dot", {DOT, NULL}, "-cl-std=CL3.0 -DDOT", .dot = true}, // the instruction came with OpenCL C 3.0
+    {"sub-group dot", {SUB_GROUPS, DOT, NULL}, "-cl-std=CL3.0 -DSUB_GROUPS -DDOT", .sub_groups = true, .dot = true},
 };
 
 // ---- What a device says of itself
@@ -28,14 +37,30 @@ static bool has_word(const char *words, const char *word) {
 }
 
 // wanted: the only one that will do, or NULL.
-static const struct opencl_level *level_of(const char *extensions, const char *wanted) {
-    const struct opencl_level *best = NULL;
-    for (size_t i = 0; i < sizeof LEVELS / sizeof *LEVELS; i++) {
-        bool all = !wanted || strcmp(wanted, LEVELS[i].name) == 0;
-        for (const char *const *needed = LEVELS[i].extensions; *needed; needed++) all &= has_word(extensions, *needed);
-        if (all) best = &LEVELS[i];
+static unsigned levels_of(const char *extensions, const char *wanted) {
+    unsigned levels = 0;
+    for (unsigned i = 0; i < OPENCL_LEVEL_COUNT; i++) {
+        bool all = wanted ? strcmp(wanted, OPENCL_LEVELS[i].name) == 0 : !OPENCL_LEVELS[i].by_name;
+        for (const char *const *needed = OPENCL_LEVELS[i].extensions; *needed; needed++)
+            all = all && has_word(extensions, *needed);
+        levels |= (unsigned)all << i;
     }
-    return best;
+    return levels;
+}
+
+static const struct opencl_level *best_of(unsigned levels) {
+    for (int i = OPENCL_LEVEL_COUNT - 1; i >= 0; i--)
+        if (levels >> i & 1) return &OPENCL_LEVELS[i];
+    return NULL;
+}
+
+bool opencl_device_lower(struct opencl_device *device) {
+    unsigned levels = device->levels & ~(1u << (device->level - OPENCL_LEVELS));
+    const struct opencl_level *next = best_of(levels);
+    if (!next) return false;
+    device->levels = levels;
+    device->level = next;
+    return true;
 }
 
 struct features {
@@ -99,7 +124,8 @@ static const char *read_device(const struct opencl_api *api, cl_device_id id, bo
     out->shared_memory = features.shared_memory;
     out->exact_division = (features.floats & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
     out->alloc_bytes_max = features.alloc_bytes_max;
-    out->level = level_of(extensions, level);
+    out->levels = levels_of(extensions, level);
+    out->level = best_of(out->levels);
     if (!out->level) return "lacks what these kernels need";
     *units = features.units;
     return NULL;

@@ -11,16 +11,25 @@ struct opencl_device {
     bool shared_memory;  // with the host: a buffer may lie where the host's data lies
     bool exact_division; // when asked for
     size_t alloc_bytes_max;
-    const struct opencl_level *level;
+    unsigned levels;                  // a bit for each row of OPENCL_LEVELS that it may get
+    const struct opencl_level *level; // the last of them
 };
 
-// What kernels a device gets: the last row of this table all of whose extensions it has.
+// What kernels a device gets: the last row of this table all of whose extensions it has, and whose kernels its compiler
+// takes.
 struct opencl_level {
     const char *name;          // for a person
     const char *extensions[4]; // that it takes; up to NULL
     const char *options;       // for the kernels' build
-    int tile_outputs;          // what a work group computes in calls of many rows
+    bool sub_groups;           // of 16
+    bool dot;                  // products of four bytes, for weights that are integers
+    bool by_name;              // only for those who ask for it
 };
+enum { OPENCL_LEVEL_COUNT = 6 };
+extern const struct opencl_level OPENCL_LEVELS[OPENCL_LEVEL_COUNT];
+
+// Gives up a device's level for the best one below it. False: there is none.
+bool opencl_device_lower(struct opencl_device *device);
 
 // The best device that has what the kernels need: a GPU before all others, then the one with most compute units. level:
 // see struct opencl_options. ERROR_UNSUPPORTED says what there is instead.

@@ -1,4 +1,4 @@
-// Running a device: seven kernels a call, one queue, one wait.
+// Running a device: five kernels a call, two more where rows are quantized; one queue, one wait.
 //
 // A slot's buffers are mapped, the host's, while it is free. opencl_begin copies x in and hands them over; the last
 // commands of its call map them again, so that no call ever waits for another one's, and the host waits in opencl_end alone.
@@ -73,6 +73,11 @@ static int tiles_max(const struct opencl *opencl, int slots, int tile_rows) {
     return most < slots ? most : slots;
 }
 
+// Of a row in int8: its blocks, and the room of one more for its outliers.
+static size_t quantized_bytes(int columns) {
+    return (packed_blocks(columns) + 1) * OPENCL_X_BYTES;
+}
+
 static bool take_buffers(struct opencl *opencl, struct error *error) {
     size_t rows = (size_t)opencl->limits.tokens_max, slots = rows * ROUTE_TOP_K_MAX;
     size_t hidden = (size_t)opencl->limits.hidden, inner = (size_t)opencl->limits.intermediate;
@@ -83,6 +88,10 @@ static bool take_buffers(struct opencl *opencl, struct error *error) {
             !take_shared(opencl, &slot->expert, slots, 1, error) || !take_shared(opencl, &slot->weight, slots, 1, error))
             return false;
     }
+    if (opencl_uses_dot(opencl->device.level, opencl->weights) &&
+        (!take(opencl, &opencl->quantized_x, rows, quantized_bytes(opencl->limits.hidden) / 4, error) ||
+         !take(opencl, &opencl->quantized_gated, slots, quantized_bytes(opencl->limits.intermediate) / 4, error)))
+        return false;
     return take(opencl, &opencl->slot_at, slots, 1, error) && take(opencl, &opencl->place_of, slots, 1, error) &&
            take(opencl, &opencl->tiles, 1 + 3 * tiles, 1, error) && take(opencl, &opencl->gated, slots, inner, error) &&
            take(opencl, &opencl->mixed, slots, hidden, error);
@@ -104,6 +113,8 @@ void opencl_close(struct opencl *opencl) {
     if (opencl->queue) opencl->api->Finish(opencl->queue);
     opencl_layers_finish(opencl);
     release(opencl, opencl->mixed);
+    release(opencl, opencl->quantized_gated);
+    release(opencl, opencl->quantized_x);
     release(opencl, opencl->gated);
     release(opencl, opencl->tiles);
     release(opencl, opencl->place_of);
@@ -150,7 +161,7 @@ int opencl_open(struct opencl **out, const struct opencl_options *options, struc
     opencl->wait_seconds = options->wait_seconds > 0 ? options->wait_seconds : WAIT_SECONDS;
     opencl->span = options->span;
     opencl->span_user = options->span_user;
-    const struct opencl_device *device = &opencl->device;
+    struct opencl_device *device = &opencl->device;
     int code = check_shapes(options->limits, error);
     if (!code) code = opencl_api_load(&opencl->api, error);
     if (!code) code = opencl_device_find(opencl->api, options->gpu_only, options->level, &opencl->device, error);
@@ -212,6 +223,14 @@ int opencl_few_outputs(enum weight_format weights) {
     return weight_format_packed(weights) ? OPENCL_FEW_OUTPUTS_PACKED : OPENCL_FEW_OUTPUTS;
 }
 
+int opencl_tile_outputs(const struct opencl_level *level, enum weight_format weights) {
+    return level->sub_groups || opencl_uses_dot(level, weights) ? 16 : 32;
+}
+
+bool opencl_uses_dot(const struct opencl_level *level, enum weight_format weights) {
+    return level->dot && weight_format_packed(weights);
+}
+
 static int groups_for(int count, int each) {
     return (count + each - 1) / each;
 }
@@ -224,7 +243,10 @@ static bool launch_all(struct opencl *opencl, const struct opencl_layer *on_devi
     const cl_float jitter = layer->router.jitter;
     const bool few = slot->few;
     const cl_int tile_rows = few ? OPENCL_FEW_ROWS : OPENCL_TILE_ROWS;
-    const int outputs = few ? opencl_few_outputs(opencl->weights) : opencl->device.level->tile_outputs;
+    const int outputs =
+        few ? opencl_few_outputs(opencl->weights) : opencl_tile_outputs(opencl->device.level, opencl->weights);
+    const bool dot = opencl_uses_dot(opencl->device.level, opencl->weights);
+    const cl_mem x = dot ? opencl->quantized_x : slot->x.buffer, gated = dot ? opencl->quantized_gated : opencl->gated;
     const int tiles = tiles_max(opencl, slots, tile_rows);
 
     const struct argument route[] = {
@@ -236,13 +258,15 @@ static bool launch_all(struct opencl *opencl, const struct opencl_layer *on_devi
         ARGUMENT(slot->expert.buffer), ARGUMENT(slots),          ARGUMENT(experts), ARGUMENT(tile_rows),
         ARGUMENT(opencl->slot_at),     ARGUMENT(opencl->place_of), ARGUMENT(opencl->tiles),
     };
+    const struct argument quantize_x[] = {ARGUMENT(slot->x.buffer), ARGUMENT(hidden), ARGUMENT(opencl->quantized_x)};
     const struct argument gate_up[] = {
         ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles),
-        ARGUMENT(opencl->slot_at),    ARGUMENT(slot->x.buffer),   ARGUMENT(hidden),
+        ARGUMENT(opencl->slot_at),    ARGUMENT(x),                ARGUMENT(hidden),
         ARGUMENT(inner),              ARGUMENT(top_k),            ARGUMENT(opencl->gated),
     };
+    const struct argument quantize_gated[] = {ARGUMENT(opencl->gated), ARGUMENT(inner), ARGUMENT(opencl->quantized_gated)};
     const struct argument down[] = {
-        ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles), ARGUMENT(opencl->gated),
+        ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles), ARGUMENT(gated),
         ARGUMENT(hidden),             ARGUMENT(inner),            ARGUMENT(opencl->mixed),
     };
     const struct argument scatter[] = {
@@ -251,8 +275,10 @@ static bool launch_all(struct opencl *opencl, const struct opencl_layer *on_devi
     };
     return launch(opencl, slot, KERNEL_route, slot->rows, 1, route, COUNT(route), error) &&
            launch(opencl, slot, KERNEL_lists, 1, 1, lists, COUNT(lists), error) &&
+           (!dot || launch(opencl, slot, KERNEL_quantize, slot->rows, 1, quantize_x, COUNT(quantize_x), error)) &&
            launch(opencl, slot, few ? KERNEL_gate_up_few : KERNEL_gate_up_many, groups_for(inner, outputs), tiles, gate_up,
                   COUNT(gate_up), error) &&
+           (!dot || launch(opencl, slot, KERNEL_quantize, slots, 1, quantize_gated, COUNT(quantize_gated), error)) &&
            launch(opencl, slot, few ? KERNEL_down_few : KERNEL_down_many, groups_for(hidden, outputs), tiles, down, COUNT(down),
                   error) &&
            launch(opencl, slot, KERNEL_scatter, groups_for(hidden, OPENCL_GROUP), slot->rows, scatter, COUNT(scatter), error);
@@ -292,6 +318,7 @@ int opencl_begin(struct opencl *opencl, int slot_index, const struct layer *laye
     if (!on_device) return (int)error->code;
     slot->rows = rows;
     slot->top_k = layer->router.top_k;
+    if (rows == 0) return 0;
     slot->few = kind == ROWS_BY_NUMBER ? rows <= STAGE_STEADY_ROWS : kind == ROWS_OF_ANSWERS;
     memcpy(slot->x.host, x, (size_t)rows * (size_t)layer->router.hidden * sizeof *x);
     opencl->counts.mixtures++;
@@ -334,6 +361,9 @@ static int wait_for(struct opencl *opencl, cl_event event, struct error *error) 
 
 int opencl_end(struct opencl *opencl, int slot_index, float *y, struct routing *routing, struct error *error) {
     struct opencl_slot *slot = &opencl->slots[slot_index];
+    routing->rows = slot->rows;
+    routing->top_k = slot->top_k;
+    if (slot->rows == 0) return 0;
     int code = wait_for(opencl, slot->done, error);
     if (code) return code;
     opencl->api->ReleaseEvent(slot->done);
@@ -345,8 +375,6 @@ int opencl_end(struct opencl *opencl, int slot_index, float *y, struct routing *
         if (expert[i] < 0 || expert[i] >= opencl->limits.experts)
             return error_set(error, ERROR_INTERNAL, "the device chose expert %d of %d", (int)expert[i],
                              opencl->limits.experts);
-    routing->rows = slot->rows;
-    routing->top_k = slot->top_k;
     memcpy(routing->expert, expert, (size_t)pairs * sizeof *routing->expert);
     memcpy(routing->weight, slot->weight.host, (size_t)pairs * sizeof *routing->weight);
     size_t count = (size_t)slot->rows * (size_t)opencl->limits.hidden;

@@ -13,6 +13,7 @@ enum {
     OPENCL_FEW_OUTPUTS = 4,  // of weights that lie output by output
     OPENCL_FEW_OUTPUTS_PACKED = 16,
     OPENCL_TILE_ROWS = 32,   // and in calls of many; how many outputs is a matter of the level
+    OPENCL_X_BYTES = 80,     // 64 columns of a row in int8, with two scales and sums
 };
 
 // Memory that the host writes or reads between two calls and the device in between: mapped while it is the host's.
@@ -66,6 +67,8 @@ struct opencl {
     cl_mem slot_at, place_of; // [tokens_max * top_k]
     cl_mem tiles;             // 1 + [tiles][3]
     cl_mem gated;             // [tokens_max * top_k][intermediate]
+    cl_mem quantized_x;       // [tokens_max] rows in int8, where products take integers; else NULL
+    cl_mem quantized_gated;   // [tokens_max * top_k] the same of gated
     cl_mem mixed;             // [tokens_max * top_k][hidden]
     struct opencl_layer *layers; // [layer_count]
     int layer_count, layer_capacity, layer_next; // layer_next: the one that is likely to be asked for
@@ -77,8 +80,11 @@ struct opencl {
 cl_mem opencl_buffer(struct opencl *opencl, cl_mem_flags flags, size_t bytes, void *host, const char *what,
                      struct error *error);
 
-// How many outputs a work group computes in calls of few rows.
+// How many outputs a work group computes in calls of few rows, and of many.
 int opencl_few_outputs(enum weight_format weights);
+int opencl_tile_outputs(const struct opencl_level *level, enum weight_format weights);
+// Whether rows become int8 too.
+bool opencl_uses_dot(const struct opencl_level *level, enum weight_format weights);
 
 // ---- layers.c
 

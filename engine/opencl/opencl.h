@@ -16,7 +16,7 @@ struct opencl_options {
     const struct stage_limits *limits; // its shapes; only read while opening
     enum weight_format weights;        // of the experts
     const char *kernels; // a directory whose NAME.cl go before the built-in ones; NULL: none
-    const char *level;   // "portable" or "sub-group" kernels and no others; NULL: the best ones that the device takes
+    const char *level;   // one of OPENCL_LEVELS (device.c) and no other; NULL: the best one that the device takes
     bool gpu_only;       // whether a device that is a CPU will not do
     // Told of each kernel that has run, by the clock of base/clock.h; NULL: nobody is, which is faster.
     void (*span)(void *user, const char *name, int rows, double began_at, double ended_at);

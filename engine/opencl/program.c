@@ -25,18 +25,13 @@ const char *const OPENCL_KERNEL_NAMES[OPENCL_KERNEL_COUNT] = {
 // The text of DIRECTORY/name to be freed; NULL without an error: there is no such file.
 static int read_source(const char *directory, const char *name, char **out, struct error *error) {
     char path[PATH_MAX];
-    struct file file;
+    size_t bytes;
     *out = NULL;
     int length = snprintf(path, sizeof path, "%s/%s", directory, name);
     if (length < 0 || (size_t)length >= sizeof path)
         return error_set(error, ERROR_ARGUMENT, "%.100s…: expected a shorter path", directory);
-    int code = file_open(&file, path, SOURCES_BYTES_MAX, error);
-    if (code) return code == ERROR_NOT_FOUND ? 0 : code;
-    *out = calloc(file.bytes + 1, 1);
-    code = *out ? file_read(&file, path, *out, error) : error_set(error, ERROR_MEMORY, "out of memory for %s", path);
-    close(file.fd);
-    if (code) free(*out);
-    return code;
+    int code = file_load(path, SOURCES_BYTES_MAX, out, &bytes, error);
+    return code == ERROR_NOT_FOUND ? 0 : code;
 }
 
 // All files as one text; #line tells the compiler, and with it whoever reads its messages, which is which.
@@ -98,30 +93,38 @@ static int build(const struct opencl_api *api, cl_context context, const struct 
     char options[512];
     cl_int rc;
     snprintf(options, sizeof options,
-             "-cl-std=CL1.2 -DQUANT=%s -DGROUP=%d -DFEW_ROWS=%d -DFEW_OUTPUTS=%d -DTILE_ROWS=%d -DTILE_OUTPUTS=%d "
-             "-DEXPERTS_MAX=%d%s%s%s",
-             weight_format_name(weights), OPENCL_GROUP, OPENCL_FEW_ROWS, opencl_few_outputs(weights), OPENCL_TILE_ROWS, device->level->tile_outputs,
-             OPENCL_EXPERTS_MAX, weight_format_packed(weights) ? " -DPACKED" : "",
-             device->exact_division ? " -cl-fp32-correctly-rounded-divide-sqrt" : "",
-             device->level->options);
+             "%s -DQUANT=%s -DGROUP=%d -DFEW_ROWS=%d -DFEW_OUTPUTS=%d -DTILE_ROWS=%d -DTILE_OUTPUTS=%d -DEXPERTS_MAX=%d%s%s",
+             device->level->options, weight_format_name(weights), OPENCL_GROUP, OPENCL_FEW_ROWS, opencl_few_outputs(weights),
+             OPENCL_TILE_ROWS, opencl_tile_outputs(device->level, weights), OPENCL_EXPERTS_MAX,
+             weight_format_packed(weights) ? " -DPACKED" : "",
+             device->exact_division ? " -cl-fp32-correctly-rounded-divide-sqrt" : "");
     out->program = CL_MAKE(api, CreateProgramWithSource, &rc, context, 1, &text, NULL);
     if (!out->program) return opencl_error(error, rc, "a program");
     rc = CL_CALL(api, BuildProgram, out->program, 1, &device->id, options, NULL, NULL);
-    if (rc) return say_why(api, out->program, device, rc, error);
+    if (rc == CL_BUILD_PROGRAM_FAILURE || rc == CL_INVALID_BUILD_OPTIONS)
+        return say_why(api, out->program, device, rc, error);
+    if (rc) return opencl_error(error, rc, "building the kernels");
     for (int i = 0; i < OPENCL_KERNEL_COUNT; i++) {
+        if (i == KERNEL_quantize && !opencl_uses_dot(device->level, weights)) continue;
         out->kernel[i] = CL_MAKE(api, CreateKernel, &rc, out->program, OPENCL_KERNEL_NAMES[i]);
         if (!out->kernel[i]) return opencl_error(error, rc, OPENCL_KERNEL_NAMES[i]);
     }
     return 0;
 }
 
-int opencl_program_build(const struct opencl_api *api, cl_context context, const struct opencl_device *device,
+int opencl_program_build(const struct opencl_api *api, cl_context context, struct opencl_device *device,
                          enum weight_format weights, const char *directory, struct opencl_program *out, struct error *error) {
     struct buffer text;
     *out = (struct opencl_program){0};
     buffer_init(&text, SOURCES_BYTES_MAX);
     int code = gather_sources(directory, &text, error);
     if (!code) code = build(api, context, device, weights, text.data, out, error);
+    while (code == ERROR_FORMAT && opencl_device_lower(device)) { // what is told is what the best level lacks
+        struct error lower;
+        opencl_program_finish(api, out);
+        code = build(api, context, device, weights, text.data, out, &lower);
+        if (code && code != ERROR_FORMAT) *error = lower;
+    }
     buffer_finish(&text);
     return code;
 }

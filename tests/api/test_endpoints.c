@@ -271,15 +271,42 @@ static void events(void **state) {
     sse_error(&out, &error);
     sse_done(&out);
     assert_string_equal(out.data, "data: {\"error\":{\"message\":\"Bye\",\"type\":\"server_error\",\"param\":null,"
-                                  "\"code\":\"shutting_down\"}}\n\ndata: [DONE]\n\n");
+                                  "\"code\":\"shutting_down\",\"status\":503,\"retry_after_ms\":2000}}\n\n"
+                                  "data: [DONE]\n\n");
+    buffer_clear(&out);
+    error_set(&error, ERROR_BUSY, "later");
+    error.retry_seconds = 7.2501;
+    sse_error(&out, &error);
+    assert_non_null(strstr(out.data, "\"status\":429,\"retry_after_ms\":7251}}\n\n"));
+    buffer_clear(&out);
+    error_set(&error, ERROR_NUMERIC, "bad");
+    sse_error(&out, &error);
+    assert_non_null(strstr(out.data, "\"status\":500}}\n\n"));
     buffer_finish(&out);
+}
+
+// Rounded up: who comes back when told to finds room.
+static void retry(void **state) {
+    (void)state;
+    static const struct {
+        double seconds;
+        const char *whole, *milliseconds;
+    } cases[] = {
+        {0.1, "1", "100"}, {0.9995, "1", "1000"}, {1, "1", "1000"}, {1.2, "2", "1200"}, {1.4001, "2", "1401"}, {60, "60", "60000"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char whole[API_RETRY_BYTES], milliseconds[API_RETRY_BYTES];
+        api_retry_after(cases[i].seconds, whole, milliseconds);
+        assert_string_equal(whole, cases[i].whole);
+        assert_string_equal(milliseconds, cases[i].milliseconds);
+    }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(table),          cmocka_unit_test(models), cmocka_unit_test(model_names), cmocka_unit_test(sentences), cmocka_unit_test(health),
         cmocka_unit_test(greeting),       cmocka_unit_test(errors), cmocka_unit_test(strings),
-        cmocka_unit_test(random_strings), cmocka_unit_test(events), cmocka_unit_test(metrics),
+        cmocka_unit_test(random_strings), cmocka_unit_test(events), cmocka_unit_test(retry), cmocka_unit_test(metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,7 +24,7 @@
 
 enum { PARTS_MAX = 8 };
 
-struct stub {
+struct scripted {
     int fd, port;
     const char *parts[PARTS_MAX]; // sent one by one; up to a NULL
     int connections;              // to serve
@@ -32,8 +32,8 @@ struct stub {
     pthread_t thread;
 };
 
-static void serve_one(struct stub *stub) {
-    int fd = accept(stub->fd, NULL, NULL);
+static void serve_one(struct scripted *scripted) {
+    int fd = accept(scripted->fd, NULL, NULL);
     char request[4096] = "";
     size_t got = 0;
     while (!strstr(request, "}}")) { // the end of the body
@@ -42,32 +42,32 @@ static void serve_one(struct stub *stub) {
         got += (size_t)more;
         request[got] = '\0';
     }
-    size_t before = stub->requests ? strlen(stub->requests) : 0;
-    stub->requests = realloc(stub->requests, before + got + 1);
-    if (!stub->requests) abort();
-    memcpy(stub->requests + before, request, got + 1);
-    for (int i = 0; i < PARTS_MAX && stub->parts[i]; i++) {
+    size_t before = scripted->requests ? strlen(scripted->requests) : 0;
+    scripted->requests = realloc(scripted->requests, before + got + 1);
+    if (!scripted->requests) abort();
+    memcpy(scripted->requests + before, request, got + 1);
+    for (int i = 0; i < PARTS_MAX && scripted->parts[i]; i++) {
         usleep(2000); // so that each arrives by itself
-        if (send(fd, stub->parts[i], strlen(stub->parts[i]), MSG_NOSIGNAL) < 0) abort();
+        if (send(fd, scripted->parts[i], strlen(scripted->parts[i]), MSG_NOSIGNAL) < 0) abort();
     }
     close(fd);
 }
 
 static void *serve(void *user) {
-    struct stub *stub = user;
-    for (int i = 0; i < stub->connections; i++) serve_one(stub);
+    struct scripted *scripted = user;
+    for (int i = 0; i < scripted->connections; i++) serve_one(scripted);
     return NULL;
 }
 
-static void start(struct stub *stub) {
+static void start(struct scripted *scripted) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t bytes = sizeof address;
-    stub->fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(stub->fd, (struct sockaddr *)&address, sizeof address), 0);
-    assert_int_equal(listen(stub->fd, 64), 0);
-    assert_int_equal(getsockname(stub->fd, (struct sockaddr *)&address, &bytes), 0);
-    stub->port = ntohs(address.sin_port);
-    assert_int_equal(pthread_create(&stub->thread, NULL, serve, stub), 0);
+    scripted->fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(scripted->fd, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(scripted->fd, 64), 0);
+    assert_int_equal(getsockname(scripted->fd, (struct sockaddr *)&address, &bytes), 0);
+    scripted->port = ntohs(address.sin_port);
+    assert_int_equal(pthread_create(&scripted->thread, NULL, serve, scripted), 0);
 }
 
 static char *prompt(void *user) {
@@ -76,34 +76,34 @@ static char *prompt(void *user) {
     return strdup(text);
 }
 
-static int run(struct stub *stub, int requests, int clients, struct load_outcome *out, struct error *error) {
+static int run(struct scripted *scripted, int requests, int clients, struct load_outcome *out, struct error *error) {
     int count = 0;
-    stub->connections = requests;
-    start(stub);
-    const struct load_plan plan = {.port = stub->port,
+    scripted->connections = requests;
+    start(scripted);
+    const struct load_plan plan = {.port = scripted->port,
                                    .requests = requests,
                                    .clients = clients,
                                    .new_tokens = 2,
                                    .prompt = prompt,
                                    .user = &count};
     int code = load_run(&plan, out, error);
-    pthread_join(stub->thread, NULL);
-    close(stub->fd);
+    pthread_join(scripted->thread, NULL);
+    close(scripted->fd);
     return code;
 }
 
-static void finish(struct stub *stub, struct load_outcome *out) {
+static void finish(struct scripted *scripted, struct load_outcome *out) {
     load_finish(out);
-    free(stub->requests);
+    free(scripted->requests);
 }
 
 static void test_counts_and_times(void **state) {
     (void)state;
-    struct stub stub = {.parts = {HEAD "23\r\n" TOKEN "\r\n", "23\r\n" TOKEN "\r\n",
+    struct scripted scripted = {.parts = {HEAD "23\r\n" TOKEN "\r\n", "23\r\n" TOKEN "\r\n",
                                   "21\r\n" LAST "\r\n36\r\n" USAGE "\r\n", "e\r\n" DONE "\r\n" END}};
     struct load_outcome out;
     struct error error;
-    assert_int_equal(run(&stub, 5, 2, &out, &error), 0);
+    assert_int_equal(run(&scripted, 5, 2, &out, &error), 0);
     assert_int_equal(out.tokens, 10);
     assert_int_equal(out.refused, 0);
     assert_int_equal(out.first.count, 5);
@@ -117,36 +117,36 @@ static void test_counts_and_times(void **state) {
     for (int i = 1; i <= 5; i++) { // a prompt of its own for each, and all that was asked for
         char wanted[32];
         snprintf(wanted, sizeof wanted, "{\"prompt\":[%d,7],\"max_tokens\":2,", i);
-        assert_non_null(strstr(stub.requests, wanted));
+        assert_non_null(strstr(scripted.requests, wanted));
     }
-    finish(&stub, &out);
+    finish(&scripted, &out);
 }
 
 // An event that comes in pieces, in chunks and out of them, is one event, at the time of its last byte.
 static void test_events_in_pieces(void **state) {
     (void)state;
-    struct stub stub = {.parts = {"HTTP/1.1 200 OK\r\nTransfer-", "Encoding: chunked\r\n\r\n10\r\ndata: {\"choices\"",
+    struct scripted scripted = {.parts = {"HTTP/1.1 200 OK\r\nTransfer-", "Encoding: chunked\r\n\r\n10\r\ndata: {\"choices\"",
                                   "\r\n13\r\n:[{\"text\":\" a\"}]}\n\n\r\n2", "3\r\n" TOKEN "\r",
                                   "\n36\r\n" USAGE "\r\n", "e\r\n" DONE "\r\n0\r", "\n\r\n"}};
     struct load_outcome out;
     struct error error = {0};
-    assert_int_equal(run(&stub, 1, 1, &out, &error), 0);
+    assert_int_equal(run(&scripted, 1, 1, &out, &error), 0);
     assert_int_equal(out.tokens, 2);
     assert_int_equal(out.first.count, 1);
     assert_int_equal(out.between.count, 1);
     assert_true(out.first.of[0] > 0.004); // not before the third piece
-    finish(&stub, &out);
+    finish(&scripted, &out);
 }
 
 static void test_refusals_are_counted(void **state) {
     (void)state;
-    struct stub stub = {.parts = {"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}"}};
+    struct scripted scripted = {.parts = {"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}"}};
     struct load_outcome out;
     struct error error;
-    assert_int_equal(run(&stub, 3, 3, &out, &error), 0);
+    assert_int_equal(run(&scripted, 3, 3, &out, &error), 0);
     assert_int_equal(out.refused, 3);
     assert_int_equal(out.whole.count, 0);
-    finish(&stub, &out);
+    finish(&scripted, &out);
 }
 
 static void test_other_answers_are_errors(void **state) {
@@ -165,12 +165,12 @@ static void test_other_answers_are_errors(void **state) {
         {"", "no stream"},
     };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
-        struct stub stub = {.parts = {CASES[i].answer[0] ? CASES[i].answer : NULL}};
+        struct scripted scripted = {.parts = {CASES[i].answer[0] ? CASES[i].answer : NULL}};
         struct load_outcome out;
         struct error error = {0};
-        assert_int_equal(run(&stub, 1, 1, &out, &error), ERROR_FORMAT);
+        assert_int_equal(run(&scripted, 1, 1, &out, &error), ERROR_FORMAT);
         assert_non_null(strstr(error.message, CASES[i].said));
-        finish(&stub, &out);
+        finish(&scripted, &out);
     }
 }
 
@@ -197,11 +197,11 @@ static void test_nobody_there(void **state) {
 
 static void test_requests_come_evenly(void **state) {
     (void)state;
-    struct stub stub = {.parts = {HEAD "23\r\n" TOKEN "\r\n36\r\n" USAGE "\r\ne\r\n" DONE "\r\n" END},
+    struct scripted scripted = {.parts = {HEAD "23\r\n" TOKEN "\r\n36\r\n" USAGE "\r\ne\r\n" DONE "\r\n" END},
                         .connections = 4};
     int count = 0;
-    start(&stub);
-    const struct load_plan plan = {.port = stub.port,
+    start(&scripted);
+    const struct load_plan plan = {.port = scripted.port,
                                    .requests = 4,
                                    .clients = 1,
                                    .per_second = 20,
@@ -211,11 +211,11 @@ static void test_requests_come_evenly(void **state) {
     struct load_outcome out;
     struct error error;
     assert_int_equal(load_run(&plan, &out, &error), 0);
-    pthread_join(stub.thread, NULL);
-    close(stub.fd);
+    pthread_join(scripted.thread, NULL);
+    close(scripted.fd);
     assert_int_equal(out.whole.count, 4);
     assert_true(out.seconds >= 0.15); // the fourth was not sent before
-    finish(&stub, &out);
+    finish(&scripted, &out);
 }
 
 static void test_quantiles(void **state) {

@@ -107,8 +107,24 @@ def test_compare(measured, tmp_path):
     rounded = 0.05 / before + 0.05 * after / before**2  # what the two shown figures may be off by
     assert abs(percent - 100 * (after / before - 1)) < 0.06 + 100 * rounded
     assert "batch 8" not in change  # it was not measured then
+    assert not re.search(r"prefill.*noise", change)
     assert re.match(r"phi-toy-moe, weights in bf16: [\d.]+ MB, made in ", result.stdout)
     assert 'model was "demo" then' in change
+
+
+@pytest.mark.parametrize("more, deviation, noise", [(1e9, 2e9, True), (1e9, 1, False)])
+def test_change_within_the_noise(more, deviation, noise, measured, tmp_path):
+    """Where it is no larger than what both deviations add up to. It was so much faster then."""
+    old = json.loads(measured[1].read_text())
+    for row in old["prefill"] + old["decode"]:
+        row["tokens_per_s"] += more
+        row["stddev"] = deviation
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    result = run(*TOY, "--compare", path)
+    rows = re.findall(r"^(?:prefill|decode).* %(?:  within the noise)?$", result.stdout.split("before")[1], re.M)
+    assert len(rows) == 5, result
+    assert all(row.endswith("within the noise") == noise for row in rows), rows
 
 
 def check_quantiles(found):
@@ -191,7 +207,8 @@ def test_int8(tmp_path):
     (["--compare", str(tandem.MODEL)], "found a directory"),
     (["--compare", str(tandem.TOP / "README.md")], "README.md:1: "),
     (["--compare", str(tandem.MODEL / "config.json")], "expected what tandem bench --json writes"),
-    (["--json", "/nowhere/x.json"], "/nowhere/x.json can not be written"),
+    (["--json", "/nowhere/x.json"], "/nowhere/x.json can not be written: No such file or directory\n"),
+    (["--json", "/tmp"], "/tmp can not be written: Is a directory\n"),
 ])
 def test_wrong_arguments(arguments, said):
     assert said in refused("bench", *arguments)

@@ -249,6 +249,11 @@ def test_log_as_json(serve):
     lines = [json.loads(line) for line in server.log.splitlines()]
     assert all({"time", "level", "message"} <= set(line) for line in lines)
     assert server.url in lines[0]["message"] and lines[-1]["message"] == "stopped"
+    start = lines[0]
+    assert f"http://{start['address']}" == server.url and start["settings"] == "none (--config none)"
+    assert (start["model"], start["model_path"]) == (tandem.MODEL.name, str(tandem.MODEL))
+    assert (start["architecture"], start["weights"], start["parameters"]) == ("phimoe", "bf16", 5398400)
+    assert start["threads"] >= 1 and start["kv_tokens"] >= start["context_tokens"] == 2048 and start["api_keys"] == 0
     chat, health, model, strange, nonsense = [line for line in lines if "status" in line]
     assert (chat["route"], chat["status"], chat["client"], chat["finish"]) == (CHAT, 200, "127.0.0.1", "length")
     assert (chat["prompt_tokens"], chat["completion_tokens"]) == (usage["prompt_tokens"], 3) and chat["duration_ms"] >= 0

@@ -12,10 +12,13 @@ CONFIGS = tandem.TOP / "configs"
 TOPICS = ["settings", "parameters", "metrics", "errors", "exit-codes", "yaml", "man"]
 
 
+def clean_environment():
+    return {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+
+
 def run(*arguments, binary=tandem.BINARY, **environment):
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
     return subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=tandem.PATIENCE_S,
-                          stdin=subprocess.DEVNULL, env={**clean, **environment})
+                          stdin=subprocess.DEVNULL, env={**clean_environment(), **environment})
 
 
 def told(*arguments, **more):
@@ -34,6 +37,27 @@ def refused(*arguments, **more):
 
 def test_serve_says_that_no_file_was_wanted(server):
     assert "  settings none (--config none)\n" in server.log and "65536 tokens" in server.log and "MB when full" in server.log
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["help", "man"], ["serve", "--help"], ["version"], ["--version"],
+                                       ["inspect"], ["inspect", "--json"],
+                                       ["bench", "--quick", "--synthetic", "phi-toy-moe"]], ids=" ".join)
+def test_what_can_not_be_printed(arguments):
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run([tandem.BINARY, *arguments], stdout=full, stderr=subprocess.PIPE, text=True,
+                                timeout=tandem.PATIENCE_S, stdin=subprocess.DEVNULL, env=clean_environment())
+    name = "help" if arguments == ["help", "man"] else arguments[0].removeprefix("--")
+    assert re.fullmatch(rf"tandem {name}: standard output can not be written(: No space left on device)?\n", result.stderr)
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [["inspect"], ["generate", "--prompt", "Once", "--max-tokens", "1"]], ids=" ".join)
+def test_closed_output(arguments):
+    """No file that is opened later takes its place."""
+    result = subprocess.run(["sh", "-c", 'exec "$0" "$@" >&-', tandem.BINARY, *arguments], stderr=subprocess.PIPE,
+                            text=True, timeout=tandem.PATIENCE_S, stdin=subprocess.DEVNULL, env=clean_environment())
+    said = f"tandem {arguments[0]}: standard output can not be written: Bad file descriptor\n"
+    assert result.returncode == 1 and result.stderr == said, result
 
 
 @pytest.fixture

@@ -36,6 +36,12 @@ enum { PATIENCE_MS = 60 * 1000, ANSWER_BYTES_MAX = 4 * 1024 * 1024 }; // against
 #define FORM "Content-Type: application/x-www-form-urlencoded\r\n"
 #define HEALTH LINE("GET", "/health")
 
+static int count(const char *text, const char *part) {
+    int found = 0;
+    for (; (text = strstr(text, part)); text += strlen(part)) found++;
+    return found;
+}
+
 // ---- One server for a test
 
 struct service {
@@ -93,6 +99,41 @@ static int setup(void **state) {
     return start(state, NULL, 0);
 }
 
+// With what it logs: standard error, until teardown_logged.
+static int log_file, log_before;
+
+static int start_logged(void **state, char *const *flags, int count) {
+    int code = start(state, flags, count);
+    log_file = memfd_create("log", 0);
+    fflush(stderr);
+    log_before = dup(STDERR_FILENO);
+    dup2(log_file, STDERR_FILENO);
+    return code;
+}
+
+static int teardown_logged(void **state) {
+    int code = teardown(state);
+    dup2(log_before, STDERR_FILENO);
+    close(log_before);
+    close(log_file);
+    log_open(LOG_ERROR, LOG_TEXT);
+    return code;
+}
+
+// The log so far, once it says something so many times at least.
+static char *wait_for_log(const char *part, int times) {
+    static char text[64 * 1024];
+    for (int ms = 0; ms < PATIENCE_MS; ms++) {
+        ssize_t bytes = pread(log_file, text, sizeof text - 1, 0);
+        text[bytes > 0 ? bytes : 0] = '\0';
+        if (count(text, part) >= times) return text;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    dup2(log_before, STDERR_FILENO);
+    fail_msg("`%s` was not logged: %s", part, text);
+    return text;
+}
+
 static int setup_impatient(void **state) {
     char *flags[] = {"--header-seconds=0.3",      "--body-seconds=0.3",  "--idle-seconds=0.5",
                      "--slow-reader-seconds=1.5", "--drain-seconds=0.3", "--heartbeat-seconds=0.3",
@@ -105,7 +146,7 @@ static int setup_slow(void **state) {
     return start(state, flags, 1);
 }
 
-// Its window closes and opens again all the time, which takes a busy machine up to half a second.
+// Some more, for it shares the machine with other tests.
 static int setup_slow_and_busy(void **state) {
     char *flags[] = {"--slow-reader-seconds=2"};
     return start(state, flags, 1);
@@ -225,12 +266,6 @@ static void join_chunks(char *answer) {
         at = end + 2 + bytes + 2;
     }
     *out = '\0';
-}
-
-static int count(const char *text, const char *part) {
-    int found = 0;
-    for (; (text = strstr(text, part)); text += strlen(part)) found++;
-    return found;
 }
 
 static void wait_for_load(const struct service *service, int running, int waiting) {

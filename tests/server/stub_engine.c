@@ -3,7 +3,8 @@
 // that pauses the job, wake calls, cancellation, ERROR_BUSY, ERROR_SHUTDOWN.
 //
 // A prompt is its bytes. An answer is "t0 t1 t2 …", tokens_max of them. What the prompt contains decides more:
-// "fail-now" fails before the first token, "fail-later" after the third, "silent" gives no token at all.
+// "fail-now" fails before the first token, "fail-later" after the third, "silent" gives no token at all, and "<name>"
+// makes it "name.0 name.1 …". The environment's STUB_STEP_US is the time from token to token.
 #include "tests/server/stub_engine.h"
 
 #include <pthread.h>
@@ -17,6 +18,7 @@ struct engine_job {
     struct engine *engine;
     int tokens_max, made;
     size_t prompt_tokens;
+    char name[16]; // "": none
     bool fail_now, fail_later, silent;
     bool ended, cancelled, released;
     bool waking; // the engine's thread is in its wake call
@@ -81,8 +83,9 @@ static void step(struct engine_job *job) {
         end(job, 0);
     } else if (!job->silent && job->count < ENGINE_JOB_EVENTS_MAX) {
         struct engine_event *event = new_event(ENGINE_EVENT_TEXT);
-        char text[16];
-        event->text_bytes = (size_t)snprintf(text, sizeof text, "t%d ", job->made++);
+        char text[32];
+        event->text_bytes = (size_t)snprintf(text, sizeof text, job->name[0] ? "%s.%d " : "%st%d ", job->name,
+                                             job->made++);
         event->text = strdup(text);
         event->token_count = 1;
         event->tokens = calloc(1, sizeof *event->tokens);
@@ -225,6 +228,13 @@ static bool contains(const struct engine_request *request, const char *word) {
     return false;
 }
 
+static void read_name(struct engine_job *job, const struct engine_request *request) {
+    size_t at = 0, bytes = 0;
+    while (at < request->prompt_tokens && request->prompt[at] != '<') at++;
+    for (at++; at < request->prompt_tokens && request->prompt[at] != '>' && bytes < sizeof job->name - 1; at++)
+        job->name[bytes++] = (char)request->prompt[at];
+}
+
 int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
                   struct error *error) {
     struct engine_job *job = calloc(1, sizeof *job);
@@ -232,6 +242,7 @@ int engine_submit(struct engine *engine, const struct engine_request *request, s
     job->engine = engine;
     job->tokens_max = request->tokens_max < 0 ? 16 : request->tokens_max;
     job->prompt_tokens = request->prompt_tokens;
+    read_name(job, request);
     job->fail_now = contains(request, "fail-now");
     job->fail_later = contains(request, "fail-later");
     job->silent = contains(request, "silent");

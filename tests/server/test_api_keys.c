@@ -154,6 +154,20 @@ static void test_accept(void **state) {
     }
 }
 
+static void test_why_not(void **state) {
+    (void)state;
+    static const char EMPTY[] = "is empty", UNKNOWN[] = "not one that this server knows", OTHER[] = "has no API key";
+    static const char *const CASES[][2] = {
+        {NULL, "wants an API key"}, {"", OTHER},       {"Bearer", EMPTY},     {"bearer   ", EMPTY},
+        {"Bearer x", UNKNOWN},      {"BEARER  x", UNKNOWN}, {"Bearerx", OTHER}, {"Basic eDp5", OTHER},
+        {"sk-abc", OTHER},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        const char *told = api_keys_why_not(CASES[i][0]);
+        if (!strstr(told, CASES[i][1])) fail_msg("`%s` is told: %s", CASES[i][0], told);
+    }
+}
+
 // One character at a time, everywhere in the key.
 static void test_every_character_counts(void **state) {
     (void)state;
@@ -175,25 +189,9 @@ static void test_every_character_counts(void **state) {
 
 #define KEY(key) "Authorization: Bearer " key "\r\n"
 
-static int log_file, log_before;
-
 static int setup_keys(void **state) {
     char *flags[] = {"--api-key=key-of-ann,key-of-bob", "--cors-origin=*"};
-    int code = start(state, flags, 2);
-    log_file = memfd_create("log", 0);
-    fflush(stderr);
-    log_before = dup(STDERR_FILENO);
-    dup2(log_file, STDERR_FILENO);
-    return code;
-}
-
-static int teardown_server(void **state) {
-    int code = teardown(state);
-    dup2(log_before, STDERR_FILENO);
-    close(log_before);
-    close(log_file);
-    log_open(LOG_ERROR, LOG_TEXT);
-    return code;
+    return start_logged(state, flags, 2);
 }
 
 // Every endpoint there is: without a key only those that the table calls open are there for all.
@@ -245,6 +243,7 @@ static void test_connection_goes_on(void **state) {
     free(answer);
     close(fd);
     answers(*state, LINE("POST", "/v1/completions") CLOSE "Content-Length: 8\r\n\r\nnonsense", 401, "invalid_api_key");
+    answers(*state, LINE("GET", "/v1/models") KEY("") CLOSE "\r\n", 401, "The API key is empty");
 }
 
 // What has nothing to do with keys is answered as ever; and a browser asks before it has one to send.
@@ -259,28 +258,15 @@ static void test_before_keys(void **state) {
         204, "Access-Control-Allow-Headers: authorization\r\n");
 }
 
-// The log, once it has so many lines.
-static const char *wait_for_lines(int lines) {
-    static char text[16 * 1024];
-    for (int ms = 0; ms < PATIENCE_MS; ms++) {
-        ssize_t bytes = pread(log_file, text, sizeof text - 1, 0);
-        text[bytes > 0 ? bytes : 0] = '\0';
-        if (count(text, "\n") == lines) return text;
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    }
-    fail_msg("not %d lines: %s", lines, text);
-    return text;
-}
-
 // Not even where everything is logged.
 static void check_log(const struct service *service, enum log_format format) {
     log_open(LOG_DEBUG, format);
     answers(service, LINE("GET", "/v1/models") KEY("key-of-ann") CLOSE "\r\n", 200, "stub");
     answers(service, LINE("GET", "/v1/models") KEY("key-of-eve") CLOSE "\r\n", 401, "");
     answers(service, LINE("GET", "/metrics") KEY("key-of-bob") CLOSE "\r\n", 200, "status=\"401\"");
-    const char *log = wait_for_lines(3);
+    const char *log = wait_for_log("\n", 3);
     assert_int_equal(count(log, "key-of"), 0);
-    assert_int_equal(count(log, "API_KEY"), 1); // why it was refused
+    assert_int_equal(count(log, "invalid_api_key"), 1); // why it was refused
 }
 
 static void test_log_of_text(void **state) {
@@ -298,12 +284,13 @@ int main(void) {
         cmocka_unit_test_teardown(test_wrong, teardown_keys),
         cmocka_unit_test_teardown(test_not_too_many, teardown_keys),
         cmocka_unit_test_teardown(test_accept, teardown_keys),
+        cmocka_unit_test(test_why_not),
         cmocka_unit_test_teardown(test_every_character_counts, teardown_keys),
-        cmocka_unit_test_setup_teardown(test_endpoints, setup_keys, teardown_server),
-        cmocka_unit_test_setup_teardown(test_connection_goes_on, setup_keys, teardown_server),
-        cmocka_unit_test_setup_teardown(test_before_keys, setup_keys, teardown_server),
-        cmocka_unit_test_setup_teardown(test_log_of_text, setup_keys, teardown_server),
-        cmocka_unit_test_setup_teardown(test_log_of_json, setup_keys, teardown_server),
+        cmocka_unit_test_setup_teardown(test_endpoints, setup_keys, teardown_logged),
+        cmocka_unit_test_setup_teardown(test_connection_goes_on, setup_keys, teardown_logged),
+        cmocka_unit_test_setup_teardown(test_before_keys, setup_keys, teardown_logged),
+        cmocka_unit_test_setup_teardown(test_log_of_text, setup_keys, teardown_logged),
+        cmocka_unit_test_setup_teardown(test_log_of_json, setup_keys, teardown_logged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,69 +3,40 @@
 
 // ---- The log
 
-static int log_file, log_before;
-
 static int setup_log(void **state) {
     char *flags[] = {"--body-seconds=1", "--body-bytes-max=64K", "--drain-seconds=0.3"};
-    int code = start(state, flags, 3);
-    log_file = memfd_create("log", 0);
-    fflush(stderr);
-    log_before = dup(STDERR_FILENO);
-    dup2(log_file, STDERR_FILENO);
+    int code = start_logged(state, flags, 3);
     log_open(LOG_INFO, LOG_TEXT);
     return code;
-}
-
-static int teardown_log(void **state) {
-    int code = teardown(state);
-    dup2(log_before, STDERR_FILENO);
-    close(log_before);
-    close(log_file);
-    log_open(LOG_ERROR, LOG_TEXT);
-    return code;
-}
-
-// The log so far, once it says something.
-static char *wait_for_log(const char *part) {
-    static char text[64 * 1024];
-    for (int ms = 0; ms < PATIENCE_MS; ms++) {
-        ssize_t bytes = pread(log_file, text, sizeof text - 1, 0);
-        text[bytes > 0 ? bytes : 0] = '\0';
-        if (strstr(text, part)) return text;
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    }
-    dup2(log_before, STDERR_FILENO);
-    fail_msg("`%s` was not logged: %s", part, text);
-    return text;
 }
 
 static void test_log(void **state) {
     char *request = chat("secret", false, 3, CLOSE);
     answers(*state, request, 200, "t2 ");
     free(request);
-    char *log = wait_for_log("POST /v1/chat/completions 200 · 7 tokens in, 3 out, length, ");
+    char *log = wait_for_log("POST /v1/chat/completions 200 · 7 tokens in, 3 out, length, ", 1);
     expect(log, " tokens/s, ");
     expect(log, " s · req-");
     expect(log, " · chatcmpl-");
 
     answers(*state, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 15\r\n\r\n{\"messages\":[]}", 400, "");
-    log = wait_for_log("POST /v1/chat/completions 400 ARGUMENT messages, ");
+    log = wait_for_log("POST /v1/chat/completions 400 invalid_request_error messages, ", 1);
     assert_int_equal(count(log, "tokens"), 2); // those of the first line
 
     int fd = dial(*state, 0);
     say_too_large(fd);
     free(hear(fd, NULL));
     close(fd);
-    log = wait_for_log("POST /v1/chat/completions 413 TOO_LARGE, ");
+    log = wait_for_log("POST /v1/chat/completions 413 too_large, ", 1);
     answers(*state, LINE("POST", "/v1/completions") "Content-Length: 9\r\n\r\n{", 408, "");
-    log = wait_for_log("POST /v1/completions 408 TIMEOUT, ");
+    log = wait_for_log("POST /v1/completions 408 request_timeout, ", 1);
     assert_int_equal(count(log, "the client left"), 0);
 
     fd = dial(*state, 0);
     say_chat(fd, "silent", false, 5, "");
     wait_for_load(*state, 1, 0);
     close(fd);
-    log = wait_for_log("POST /v1/chat/completions 499 (the client left) · 7 tokens in, ");
+    log = wait_for_log("POST /v1/chat/completions 499 (the client left) · 7 tokens in, ", 1);
     assert_int_equal(count(log, "secret"), 0);
 }
 
@@ -75,16 +46,16 @@ static void test_json_log(void **state) {
     answers(*state, request, 200, "t2 ");
     free(request);
     char *log =
-        wait_for_log("\"prompt_tokens\":7,\"completion_tokens\":3,\"finish\":\"length\",\"tokens_per_second\":");
+        wait_for_log("\"prompt_tokens\":7,\"completion_tokens\":3,\"finish\":\"length\",\"tokens_per_second\":", 1);
     expect(log, "{\"time\":\"20");
     expect(log,
            "Z\",\"level\":\"info\",\"message\":\"request\",\"request_id\":\"mine.1\",\"client\":\"127.0.0.1\","
            "\"method\":\"POST\",\"target\":\"/v1/chat/completions\",\"route\":\"/v1/chat/completions\",\"status\":200,"
            "\"duration_ms\":");
     answers(*state, LINE("GET", "/no\"thing\\") CLOSE "\r\n", 404, "");
-    log = wait_for_log("\"target\":\"/no\\\"thing\\\\\",\"status\":404,");
+    log = wait_for_log("\"target\":\"/no\\\"thing\\\\\",\"status\":404,", 1);
     answers(*state, "GET / HTTP/1.1\r\n\r\n", 400, ""); // without a Host: turned away by the listener
-    log = wait_for_log("\"client\":\"127.0.0.1\",\"status\":400,\"error\":\"HEADERS\"}");
+    log = wait_for_log("\"client\":\"127.0.0.1\",\"status\":400,\"error\":\"invalid_headers\"}", 1);
     assert_int_equal(count(log, "\n"), 3);
     assert_int_equal(count(log, "\"request_id\":\""), 3);
     assert_int_equal(count(log, "secret"), 0);
@@ -206,8 +177,8 @@ static void test_server_timing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_log, setup_log, teardown_log),
-        cmocka_unit_test_setup_teardown(test_json_log, setup_log, teardown_log),
+        cmocka_unit_test_setup_teardown(test_log, setup_log, teardown_logged),
+        cmocka_unit_test_setup_teardown(test_json_log, setup_log, teardown_logged),
         cmocka_unit_test_setup_teardown(test_metrics, setup, teardown),
         cmocka_unit_test_setup_teardown(test_metrics_of_leaving, setup, teardown),
         cmocka_unit_test_setup_teardown(test_metrics_of_many, setup, teardown),

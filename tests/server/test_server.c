@@ -370,13 +370,13 @@ static void test_slow_reader(void **state) {
 // An answer in one piece that is more than the kernel's buffers hold: a prompt of 90 kB, eight times.
 enum { LARGE_BYTES = 90 * 1000 };
 
-static int ask_for_much(const struct service *service) {
+static int ask_for_much(const struct service *service, int receive_bytes) {
     char *body = malloc(LARGE_BYTES + 512);
     assert_non_null(body);
     int front = sprintf(body, "{\"max_tokens\":1,\"echo\":true,\"n\":8,\"prompt\":\"");
     memset(body + front, 'x', LARGE_BYTES);
     strcpy(body + front + LARGE_BYTES, "\"}");
-    int fd = dial(service, 4096);
+    int fd = dial(service, receive_bytes);
     char header[256];
     snprintf(header, sizeof header, LINE("POST", "/v1/completions") CLOSE "Content-Length: %zu\r\n\r\n", strlen(body));
     say(fd, header);
@@ -386,7 +386,7 @@ static int ask_for_much(const struct service *service) {
 }
 
 static void test_slow_reader_of_one_answer(void **state) {
-    int fd = ask_for_much(*state);
+    int fd = ask_for_much(*state, 4096);
     struct pollfd answer = {.fd = fd, .events = POLLIN};
     assert_int_equal(poll(&answer, 1, PATIENCE_MS), 1);
     wait_for_metric(*state, "tandem_generations_total{outcome=\"cancelled\"}", 1); // it was dropped
@@ -396,10 +396,11 @@ static void test_slow_reader_of_one_answer(void **state) {
     close(fd);
 }
 
-// One that reads little but goes on reading gets it all, however long it takes: here, longer than it may read nothing.
+// One that reads little but goes on reading gets it all, however long it takes: here, twice as long as it may read
+// nothing. Its window stays open: a sender who finds one closed asks again at doubled intervals, soon of seconds.
 static void test_steady_reader(void **state) {
-    int fd = ask_for_much(*state);
-    char piece[32 * 1024], last[16] = "";
+    int fd = ask_for_much(*state, 64 * 1024);
+    char piece[16 * 1024], last[16] = "";
     size_t all = 0;
     for (;;) {
         ssize_t got = recv(fd, piece, sizeof piece, MSG_WAITALL);

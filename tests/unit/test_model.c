@@ -1,234 +1,12 @@
-// Opening a model directory: configs that are refused, tensors that do not fit, what is bound where, the shapes of the
-// real models of the family, and how weights are loaded.
+// Opening a model directory: tensors that do not fit, what is bound where, the shapes of the real models of the family,
+// and how weights are loaded.
 #include "engine/architectures/architecture.h"
 #include "engine/binder.h"
 #include "engine/machine.h"
 #include "engine/quants/bf16.h"
-#include "tests/unit/model_files.h"
-
-static const char WINDOW[] = "tests/golden/data/toy-window";   // bf16
-static const char SHARDED[] = "tests/golden/data/toy-sharded"; // f16, two files
-static const char STACKED[] = "tests/golden/data/toy-stacked"; // f32, stacked experts
-static const char TIED[] = "tests/golden/data/toy-tied";       // f32, tied head, no biases
-
-static struct model *open_model(const char *dir, enum weight_format weights) {
-    struct model *model = NULL;
-    struct error error;
-    const struct model_options options = {.dir = dir, .weights = weights};
-    if (model_open(&model, &options, &error)) fail_msg("%s", error.message);
-    return model;
-}
-
-static void refused(const char *dir, const char *part) {
-    struct model *model = NULL;
-    struct error error = {0};
-    const struct model_options options = {.dir = dir, .weights = WEIGHTS_F32};
-    int rc = model_open(&model, &options, &error);
-    if (rc == 0) fail_msg("expected to be refused: %s", part);
-    assert_null(model);
-    assert_int_equal(error.code, rc);
-    expect_text(error.message, dir);
-    expect_text(error.message, part);
-}
-
-// ---- Configs
-
-static void set(const struct scratch *scratch, const char *file, const char *key, const char *value) {
-    json_error_t cause;
-    json_t *json = json_load_file(scratch_path(scratch, file), 0, &cause);
-    assert_non_null(json);
-    if (value)
-        assert_int_equal(json_object_set_new(json, key, json_loads(value, JSON_DECODE_ANY, &cause)), 0);
-    else
-        json_object_del(json, key);
-    assert_int_equal(json_dump_file(json, scratch_path(scratch, file), 0), 0);
-    json_decref(json);
-}
-
-static void configs_that_are_refused(void **state) {
-    (void)state;
-    const struct {
-        const char *key, *value, *message; // value NULL: the key is missing
-    } cases[] = {
-        {"model_type", "\"llama\"", "config.json: model_type: expected one of: phimoe, found \"llama\""},
-        {"model_type", NULL, "config.json: model_type: expected a string, found nothing"},
-        {"num_hidden_layers", NULL, "config.json: num_hidden_layers: expected an integer from 1 to 1024, found nothing"},
-        {"num_hidden_layers", "0", "found 0"},
-        {"num_hidden_layers", "-1", "found -1"},
-        {"num_hidden_layers", "1025", "found 1025"},
-        {"num_hidden_layers", "3", "tensor model.layers.2.input_layernorm.weight: expected with shape [48], found in no"},
-        {"num_hidden_layers", "1", "tensor model.layers.1.block_sparse_moe.experts.0.w1.weight: expected none"},
-        {"hidden_size", "49", "tensor model.embed_tokens.weight: expected shape [131, 49], found [131, 48]"},
-        {"hidden_size", "\"48\"", "hidden_size: expected an integer from 1 to 65536, found \"48\""},
-        {"num_attention_heads", "5", "num_key_value_heads: expected a divisor of num_attention_heads 5, found 2"},
-        {"num_attention_heads", "8", "q_proj.weight: expected shape [128, 48], found [64, 48]"},
-        {"num_key_value_heads", "0", "num_key_value_heads: expected an integer from 1 to 1024, found 0"},
-        {"num_key_value_heads", "4", "k_proj.weight: expected shape [64, 48], found [32, 48]"},
-        {"head_dim", "15", "head_dim: expected an even number from 2 to 512, found 15"},
-        {"head_dim", "0", "head_dim: expected an integer from 2 to 512, found 0"},
-        {"head_dim", "514", "head_dim: expected an integer from 2 to 512, found 514"},
-        {"head_dim", "32", "q_proj.weight: expected shape [128, 48], found [64, 48]"},
-        {"head_dim", NULL, "q_proj.weight: expected shape [48, 48], found [64, 48]"}, // hidden / heads then
-        {"intermediate_size", "47", "experts.0.w1.weight: expected shape [47, 48], found [48, 48]"},
-        {"num_local_experts", "1", "num_local_experts: expected an integer from 2 to 1024, found 1"},
-        {"num_local_experts", "16", "block_sparse_moe.gate.weight: expected shape [16, 48], found [8, 48]"},
-        {"num_experts_per_tok", "1", "num_experts_per_tok: expected 2, found 1"},
-        {"vocab_size", "130", "embed_tokens.weight: expected shape [130, 48], found [131, 48]"},
-        {"vocab_size", "2", "generation_config.json: eos_token_id: expected token ids from 0 to 1, found one beyond"},
-        {"max_position_embeddings", "0", "max_position_embeddings: expected an integer from 1 to 1048576, found 0"},
-        {"max_position_embeddings", "1e308", "max_position_embeddings: expected an integer from 1 to 1048576"},
-        {"sliding_window", "0", "sliding_window: expected an integer from 1 to 2147483647, found 0"},
-        {"sliding_window", "-7", "found -7"},
-        {"rms_norm_eps", "\"x\"", "rms_norm_eps: expected a number from 0 to 1, found \"x\""},
-        {"rms_norm_eps", "-1e-5", "found -1e-05"},
-        {"router_jitter_noise", "2", "router_jitter_noise: expected a number from 0 to 1, found 2"},
-        {"rope_theta", "0", "rope_theta: expected a number from 1 to 1e+12, found 0"},
-        {"rope_scaling", "{\"type\": \"longrope\"}", "rope_scaling: type: expected \"default\", found \"longrope\""},
-        {"rope_scaling", "{\"rope_type\": \"yarn\"}", "rope_scaling: rope_type: expected \"default\", found \"yarn\""},
-        {"rope_scaling", "{\"short_factor\": [1.0]}", "rope_scaling: short_factor: expected no such key"},
-        {"rope_scaling", "{\"type\": null, \"factor\": 2}", "rope_scaling: factor: expected no such key"},
-        {"rope_scaling", "{\"partial_rotary_factor\": 0.5}", "scaling: partial_rotary_factor: expected 1, found 0.5"},
-        {"rope_scaling", "{\"rope_theta\": \"7\"}", "rope_scaling: rope_theta: expected a number from 1"},
-        {"rope_parameters", "{\"rope_type\": \"default\", \"long_mscale\": 1.2}", "meters: long_mscale: expected no"},
-        {"rope_parameters", "{\"full_attention\": {}}", "rope_parameters: full_attention: expected no such key"},
-        {"partial_rotary_factor", "0.4", "config.json: partial_rotary_factor: expected 1, found 0.4"},
-        {"rope_scaling", "{\"rope_type\": 1}", "rope_scaling: rope_type: expected a string, found an integer"},
-        {"rope_scaling", "[]", "rope_scaling: expected null or an object, found an array"},
-        {"rope_parameters", "{\"rope_type\": \"longrope\", \"rope_theta\": 10000}", "found \"longrope\""},
-        {"rope_parameters", "{\"rope_theta\": -1}", "rope_theta: expected a number from 1"},
-        {"hidden_act", "\"gelu\"", "hidden_act: expected \"silu\", found gelu"},
-        {"hidden_act", "1", "hidden_act: expected \"silu\", found an integer"},
-        {"quantization_config", "{\"quant_method\": \"fp8\"}", "quantization_config: expected none, found an object"},
-        {"attention_bias", "\"no\"", "attention_bias: expected true or false, found \"no\""},
-        {"attention_bias", "false", "self_attn.k_proj.bias: expected none of this name"},
-        {"lm_head_bias", "false", "tensor lm_head.bias: expected none of this name"},
-        {"tie_word_embeddings", "true", "tensor lm_head.weight: expected none of this name"},
-    };
-    struct scratch scratch;
-    scratch_create(&scratch);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        copy_directory(&scratch, WINDOW);
-        set(&scratch, "config.json", cases[i].key, cases[i].value);
-        refused(scratch.dir, cases[i].message);
-    }
-    scratch_destroy(&scratch);
-}
-
-static void ends_of_an_answer(void **state) {
-    (void)state;
-    const struct {
-        const char *generation, *config; // eos_token_id there; NULL: none
-        int count, first;                // count 0: refused
-        const char *message;
-    } cases[] = {
-        {"[2, 3]", "5", 2, 2, NULL},
-        {"4", "5", 1, 4, NULL},
-        {NULL, "5", 1, 5, NULL},
-        {"null", "[6, 7, 8]", 3, 6, NULL},
-        {NULL, NULL, 0, 0, "config.json: eos_token_id: expected a token id, here or in generation_config.json"},
-        {"-1", "5", 0, 0, "generation_config.json: eos_token_id: expected token ids from 0 to 130, found one beyond them"},
-        {"131", "5", 0, 0, "found one beyond them"},
-        {"\"2\"", "5", 0, 0, "found a string"},
-        {"[2, null]", "5", 0, 0, "found null"},
-        {"[1,2,3,4,5,6,7,8,9]", "5", 0, 0, "expected at most 8 tokens"},
-        {NULL, "131", 0, 0, "config.json: eos_token_id: expected token ids from 0 to 130"},
-    };
-    struct scratch scratch;
-    scratch_create(&scratch);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        copy_directory(&scratch, WINDOW);
-        set(&scratch, "generation_config.json", "eos_token_id", cases[i].generation);
-        set(&scratch, "config.json", "eos_token_id", cases[i].config);
-        if (cases[i].count == 0) {
-            refused(scratch.dir, cases[i].message);
-            continue;
-        }
-        struct model *model = open_model(scratch.dir, WEIGHTS_BF16);
-        assert_int_equal(model->config.eos_count, cases[i].count);
-        assert_int_equal(model->config.eos[0], cases[i].first);
-        model_close(model);
-    }
-    assert_int_equal(unlink(scratch_path(&scratch, "generation_config.json")), 0); // it may be missing
-    set(&scratch, "config.json", "eos_token_id", "9");
-    struct model *model = open_model(scratch.dir, WEIGHTS_BF16);
-    assert_int_equal(model->config.eos[0], 9);
-    model_close(model);
-    scratch_destroy(&scratch);
-}
-
-static void configs_that_leave_things_out(void **state) {
-    (void)state;
-    struct scratch scratch;
-    scratch_create(&scratch);
-    copy_directory(&scratch, WINDOW);
-    const char *const keys[] = {"rope_theta",  "rope_scaling", "rms_norm_eps",        "router_jitter_noise",
-                                "hidden_act",  "torch_dtype",  "tie_word_embeddings", "sliding_window"};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) set(&scratch, "config.json", keys[i], NULL);
-    struct model *model = open_model(scratch.dir, WEIGHTS_F32);
-    assert_true(model->config.rope_theta == 1e6); // all as transformers has them for this family
-    assert_true(model->config.norm_epsilon == 1e-5f);
-    assert_true(model->config.router_jitter == 0.01f);
-    assert_int_equal(model->config.window, model->config.context);
-    assert_false(model->config.tied);
-    model_close(model);
-
-    set(&scratch, "config.json", "sliding_window", "2000000000");
-    set(&scratch, "config.json", "rope_theta", "7");
-    set(&scratch, "config.json", "rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 500}");
-    model = open_model(scratch.dir, WEIGHTS_F32);
-    assert_int_equal(model->config.window, model->config.context); // so that no position can overflow it
-    assert_true(model->config.rope_theta == 500);
-    model_close(model);
-
-    const struct {
-        const char *scaling, *parameters;
-        double theta;
-    } ropes[] = {
-        // As transformers: what is in an object goes before rope_theta 7, rope_scaling before rope_parameters.
-        {"{\"type\": \"default\", \"rope_theta\": 90, \"factor\": null}", "{\"rope_theta\": 500}", 90},
-        {"{\"type\": \"default\"}", "{\"rope_theta\": 500}", 7},
-        {"{}", "{\"rope_theta\": 500, \"partial_rotary_factor\": 1.0}", 500},
-        {"null", "{}", 7},
-    };
-    for (size_t i = 0; i < sizeof ropes / sizeof *ropes; i++) {
-        set(&scratch, "config.json", "rope_scaling", ropes[i].scaling);
-        set(&scratch, "config.json", "rope_parameters", ropes[i].parameters);
-        model = open_model(scratch.dir, WEIGHTS_F32);
-        assert_true(model->config.rope_theta == ropes[i].theta);
-        model_close(model);
-    }
-    scratch_destroy(&scratch);
-}
+#include "tests/unit/toy_models.h"
 
 // ---- Tensors
-
-static void a_config_is_read(void **state) {
-    (void)state;
-    struct model *model = open_model(WINDOW, WEIGHTS_BF16);
-    const struct model_config *config = &model->config;
-    assert_int_equal(config->layers, 2);
-    assert_int_equal(config->hidden, 48);
-    assert_int_equal(config->heads, 4);
-    assert_int_equal(config->kv_heads, 2);
-    assert_int_equal(config->head_dim, 16);
-    assert_int_equal(config->intermediate, 48);
-    assert_int_equal(config->experts, 8);
-    assert_int_equal(config->experts_per_token, 2);
-    assert_int_equal(config->vocab, 131);
-    assert_int_equal(config->context, 640);
-    assert_int_equal(config->window, 7);
-    assert_int_equal(config->eos_count, 2);
-    assert_string_equal(model->architecture->name, "phimoe");
-    assert_true(model->created > 1600000000);
-
-    // By hand: embedding, head and its bias, final norm; per layer two norms, q, k, v, o with biases, router, experts.
-    uint64_t embedding = 131 * 48, expert = 3 * 48 * 48;
-    uint64_t layer = 4 * 48 + (64 + 32 + 32) * 49 + 48 * 65 + 8 * 48;
-    uint64_t all = 2 * embedding + 131 + 2 * 48 + 2 * (layer + 8 * expert);
-    assert_int_equal(model->parameters, all);
-    assert_int_equal(model->parameters_active, all - embedding + 48 - 2 * 6 * expert);
-    model_close(model);
-}
 
 static bool within(const void *pointer, const struct model *model) {
     for (size_t i = 0; i < model->storage->checkpoint.file_count; i++) {
@@ -247,10 +25,10 @@ static void weights_are_held_once(void **state) {
         enum weight_format weights;
         bool matrices_mapped, vectors_mapped;
     } cases[] = {
-        {WINDOW, WEIGHTS_BF16, true, false},   {WINDOW, WEIGHTS_F32, false, false},
-        {SHARDED, WEIGHTS_BF16, false, false}, {SHARDED, WEIGHTS_F32, false, false},
-        {STACKED, WEIGHTS_BF16, false, true},  {STACKED, WEIGHTS_F32, true, true},
-        {TIED, WEIGHTS_F32, true, true},
+        {TOY_WINDOW, WEIGHTS_BF16, true, false},   {TOY_WINDOW, WEIGHTS_F32, false, false},
+        {TOY_SHARDED, WEIGHTS_BF16, false, false}, {TOY_SHARDED, WEIGHTS_F32, false, false},
+        {TOY_STACKED, WEIGHTS_BF16, false, true},  {TOY_STACKED, WEIGHTS_F32, true, true},
+        {TOY_TIED, WEIGHTS_F32, true, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct model *model = open_model(cases[i].dir, cases[i].weights);
@@ -293,7 +71,7 @@ static void same_matrix(const struct matrix *wide, const struct matrix *narrow, 
 
 static void formats_hold_the_same_values(void **state) {
     (void)state;
-    const char *const dirs[] = {WINDOW, SHARDED, STACKED};
+    const char *const dirs[] = {TOY_WINDOW, TOY_SHARDED, TOY_STACKED};
     for (size_t i = 0; i < 3; i++) {
         struct model *wide = open_model(dirs[i], WEIGHTS_F32), *narrow = open_model(dirs[i], WEIGHTS_BF16);
         bool rounded = i > 0; // the first is bf16 in its file
@@ -323,7 +101,7 @@ static void data_at_an_odd_byte(void **state) {
     size_t bytes;
     uint64_t length;
     scratch_create(&scratch);
-    copy_directory(&scratch, WINDOW);
+    copy_directory(&scratch, TOY_WINDOW);
     char *file = read_file(scratch_path(&scratch, "model.safetensors"), &bytes);
     memcpy(&length, file, 8);
     char *longer = malloc(bytes + 1);
@@ -335,7 +113,7 @@ static void data_at_an_odd_byte(void **state) {
     memcpy(longer + 8 + length, file + 8 + length - 1, bytes - 8 - (length - 1));
     write_file(scratch_path(&scratch, "model.safetensors"), longer, bytes + 1);
 
-    struct model *odd = open_model(scratch.dir, WEIGHTS_BF16), *even = open_model(WINDOW, WEIGHTS_BF16);
+    struct model *odd = open_model(scratch.dir, WEIGHTS_BF16), *even = open_model(TOY_WINDOW, WEIGHTS_BF16);
     assert_false(within(odd->embedding.data, odd));
     same_matrix(&even->embedding, &odd->embedding, false);
     same_matrix(&even->layers[1].experts[7].down, &odd->layers[1].experts[7].down, false);
@@ -374,7 +152,7 @@ static void tensors_that_do_not_fit(void **state) {
     scratch_create(&scratch);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         size_t bytes;
-        copy_directory(&scratch, WINDOW);
+        copy_directory(&scratch, TOY_WINDOW);
         const char *path = scratch_path(&scratch, "model.safetensors");
         char *file = read_file(path, &bytes);
         replace(file, bytes, cases[i].from, cases[i].to);
@@ -581,7 +359,7 @@ static void conversions_fit_the_memory(void **state) {
     struct model model;
     struct error error;
     char wanted[64];
-    struct binder *binder = bind_toy(&model, SHARDED, WEIGHTS_F32); // f16: all of it is converted
+    struct binder *binder = bind_toy(&model, TOY_SHARDED, WEIGHTS_F32); // f16: all of it is converted
     size_t bytes = binder_converted_bytes(binder);
     assert_int_equal(bytes, 4 * binder_parameters(binder));
     assert_int_equal(binder_load(binder, &(struct binder_loading){.memory_bytes = bytes - 1}, &error), ERROR_MEMORY);
@@ -591,7 +369,7 @@ static void conversions_fit_the_memory(void **state) {
     assert_int_equal(binder_load(binder, &(struct binder_loading){.memory_bytes = 0}, &error), 0); // not known
     let_go(&model, binder);
 
-    binder = bind_toy(&model, STACKED, WEIGHTS_F32); // f32: all of it stays in the file
+    binder = bind_toy(&model, TOY_STACKED, WEIGHTS_F32); // f32: all of it stays in the file
     assert_int_equal(binder_converted_bytes(binder), 0);
     assert_int_equal(binder_load(binder, &(struct binder_loading){.memory_bytes = 1}, &error), 0);
     let_go(&model, binder);
@@ -604,7 +382,7 @@ static void slow_loading_is_told(void **state) {
         struct model model;
         struct error error;
         struct told told = {0};
-        struct binder *binder = bind_toy(&model, WINDOW, WEIGHTS_BF16);
+        struct binder *binder = bind_toy(&model, TOY_WINDOW, WEIGHTS_BF16);
         const struct binder_loading loading = {.quiet_seconds = quiet[i], .progress = tell, .progress_user = &told};
         assert_int_equal(binder_load(binder, &loading, &error), 0);
         if (i == 0)
@@ -630,8 +408,8 @@ static void several_threads_load(void **state) {
     int before = count_threads();
     for (int threads = 0; threads <= 100; threads += threads < 3 ? 1 : 97) {
         struct error error;
-        struct model *alone = open_model(SHARDED, WEIGHTS_F32), *together = NULL;
-        const struct model_options options = {.dir = SHARDED, .weights = WEIGHTS_F32, .threads = threads};
+        struct model *alone = open_model(TOY_SHARDED, WEIGHTS_F32), *together = NULL;
+        const struct model_options options = {.dir = TOY_SHARDED, .weights = WEIGHTS_F32, .threads = threads};
         if (model_open(&together, &options, &error)) fail_msg("%s", error.message);
         for (int l = 0; l < alone->config.layers; l++)
             for (int e = 0; e < alone->config.experts; e++)
@@ -645,10 +423,6 @@ static void several_threads_load(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(configs_that_are_refused),
-        cmocka_unit_test(ends_of_an_answer),
-        cmocka_unit_test(configs_that_leave_things_out),
-        cmocka_unit_test(a_config_is_read),
         cmocka_unit_test(weights_are_held_once),
         cmocka_unit_test(formats_hold_the_same_values),
         cmocka_unit_test(data_at_an_odd_byte),

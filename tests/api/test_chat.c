@@ -1,80 +1,8 @@
-// Chat and completions, from a body to the bytes of the answer, streamed and whole; the engine's events are made by
-// hand.
-#include "api/json.h"
-#include "tests/api/fake_engine.h"
+// Chat, from a body to the bytes of the answer, streamed and whole; and how answers of either kind fail.
+#include "tests/api/streams.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-// ---- Streams, as a client reads them
-
-enum { EVENTS_MAX = 64 };
-
-struct stream {
-    json_t *events[EVENTS_MAX]; // all but [DONE]
-    size_t count;
-    bool done;
-};
-
-// Takes the bytes apart; each event must be one line of JSON and an empty line, and nothing may follow [DONE].
-static struct stream read_stream(const struct buffer *bytes) {
-    struct stream stream = {0};
-    assert_false(bytes->failed);
-    for (const char *at = bytes->data; at && *at;) {
-        assert_memory_equal(at, "data: ", 6);
-        const char *end = strstr(at, "\n\n");
-        assert_non_null(end);
-        assert_null(memchr(at, '\n', (size_t)(end - at)));
-        assert_false(stream.done);
-        assert_true(stream.count < EVENTS_MAX);
-        if (end - at == 12 && memcmp(at, "data: [DONE]", 12) == 0)
-            stream.done = true;
-        else
-            assert_non_null(stream.events[stream.count++] = json_loadb(at + 6, (size_t)(end - at) - 6, 0, NULL));
-        at = end + 2;
-    }
-    return stream;
-}
-
-static void free_stream(struct stream *stream) {
-    for (size_t i = 0; i < stream->count; i++) json_decref(stream->events[i]);
-}
-
-static const json_t *choice_of(const json_t *event) {
-    return json_array_get(json_object_get(event, "choices"), 0);
-}
-
-static void assert_json(const json_t *found, const char *expected) {
-    json_t *wanted = json_loads(expected, JSON_DECODE_ANY, NULL);
-    assert_non_null(wanted);
-    if (!json_equal(found, wanted)) {
-        char *text = json_dumps(found, JSON_ENCODE_ANY);
-        fail_msg("found %s\nexpected %s", text, expected);
-    }
-    json_decref(wanted);
-}
-
-static json_t *read_result(struct generation *generation, int status) {
-    struct api_reply reply;
-    api_reply_init(&reply);
-    generation_result(generation, &reply);
-    assert_int_equal(reply.status, status);
-    assert_string_equal(reply.content_type, "application/json");
-    json_t *result = json_loadb(reply.body.data, reply.body.bytes, JSON_REJECT_DUPLICATES, NULL);
-    assert_non_null(result);
-    buffer_finish(&reply.body);
-    return result;
-}
-
-static void send(struct generation *generation, size_t job, struct engine_event event, struct buffer *out) {
-    generation_event(generation, job, &event, out);
-}
 
 #define HI "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]"
 
@@ -88,7 +16,7 @@ static const char TWO_TOKENS_TIMINGS[] =
 
 // ---- Predictions
 
-static void check_expected(const char *prediction, const int32_t *expected, size_t count) {
+static void check_foretold(const char *prediction, const int32_t *expected, size_t count) {
     char body[512];
     struct engine_request request;
     snprintf(body, sizeof body, "{" HI ",\"n\":2,\"prediction\":%s}", prediction);
@@ -104,10 +32,10 @@ static void check_expected(const char *prediction, const int32_t *expected, size
 static void a_prediction_is_a_text_of_its_own(void **state) {
     (void)state;
     static const int32_t WHOLE[] = {' ', 'A', FAKE_CAT}, PARTS[] = {' ', 'A', '\n', FAKE_CAT};
-    check_expected("null", NULL, 0);
-    check_expected("{\"type\":\"content\",\"content\":\"\"}", NULL, 0);
-    check_expected("{\"type\":\"content\",\"content\":\"A cat\"}", WHOLE, 3);
-    check_expected("{\"type\":\"content\",\"content\":[{\"type\":\"text\",\"text\":\"A\"},"
+    check_foretold("null", NULL, 0);
+    check_foretold("{\"type\":\"content\",\"content\":\"\"}", NULL, 0);
+    check_foretold("{\"type\":\"content\",\"content\":\"A cat\"}", WHOLE, 3);
+    check_foretold("{\"type\":\"content\",\"content\":[{\"type\":\"text\",\"text\":\"A\"},"
                    "{\"type\":\"text\",\"text\":\" cat\"}]}",
                    PARTS, 4);
 }
@@ -424,200 +352,6 @@ static void messages(void **state) {
     assert_string_equal(parse_bad(&chat_generation, "{}").message, "'messages' is required");
 }
 
-// ---- Completions
-
-static void prompts(void **state) {
-    (void)state;
-    struct engine_request request;
-    struct generation *generation = parse_good(&completion_generation, "{\"prompt\":\"the cat\"}");
-    generation_job(generation, 0, &request);
-    assert_int_equal(request.prompt_tokens, 2);
-    assert_true(request.prompt[0] == FAKE_THE && request.prompt[1] == FAKE_CAT);
-    generation_destroy(generation);
-
-    generation = parse_good(&completion_generation, "{\"prompt\":[7,299,0]}");
-    assert_int_equal(generation_jobs(generation), 1);
-    generation_job(generation, 0, &request);
-    assert_int_equal(request.prompt_tokens, 3);
-    assert_true(request.prompt[0] == 7 && request.prompt[1] == 299 && request.prompt[2] == 0);
-    generation_destroy(generation);
-
-    generation = parse_good(&completion_generation, "{\"prompt\":[\"a\",\"bc\"],\"n\":2,\"best_of\":2,\"seed\":9}");
-    assert_int_equal(generation_jobs(generation), 4);
-    for (size_t job = 0; job < 4; job++) {
-        generation_job(generation, job, &request);
-        assert_int_equal(request.prompt_tokens, job < 2 ? 2 : 3);
-        assert_int_equal(request.sampling.seed, 9 + job % 2); // as if its prompt were alone
-    }
-    generation_destroy(generation);
-
-    generation = parse_good(&completion_generation, "{\"prompt\":[[1],[2,3],[4]]}");
-    assert_int_equal(generation_jobs(generation), 3);
-    generation_job(generation, 1, &request);
-    assert_true(request.prompt_tokens == 2 && request.prompt[1] == 3);
-    generation_destroy(generation);
-
-    generation = parse_good(&completion_generation, "{\"prompt\":\"a<|end|>\"}");
-    generation_job(generation, 0, &request);
-    assert_int_equal(request.prompt_tokens, 9); // plain text
-    generation_destroy(generation);
-    generation = parse_good(&completion_generation, "{\"prompt\":\"a<|end|>\",\"parse_special\":true}");
-    generation_job(generation, 0, &request);
-    assert_int_equal(request.prompt[2], FAKE_END);
-    generation_destroy(generation);
-
-#define KINDS "'prompt' must be a string, an array of strings, an array of token ids, or an array of those, got "
-    static const char *const BAD[][2] = {
-        {"\"\"", "'prompt' must not be empty"},
-        {"[]", "'prompt' must not be empty"},
-        {"[[]]", "'prompt' must not be empty"},
-        {"[\"a\",\"\"]", "'prompt' must not be empty"},
-        {"5", KINDS "5"},
-        {"{}", KINDS "an object"},
-        {"[1,\"a\"]", KINDS "\"a\""},
-        {"[\"a\",1]", KINDS "1"},
-        {"[[1],\"a\"]", KINDS "\"a\""},
-        {"[[1],[1.5]]", KINDS "1.5"},
-        {"[null]", KINDS "null"},
-        {"[[[1]]]", KINDS "an array of 1"},
-        {"[300]", "'prompt' must have token ids between 0 and 299, got 300"},
-        {"[-1]", "'prompt' must have token ids between 0 and 299, got -1"},
-        {"[9223372036854775807]", "'prompt' must have token ids between 0 and 299, got 9223372036854775807"},
-    };
-    for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
-        char body[128];
-        snprintf(body, sizeof body, "{\"prompt\":%s}", BAD[i][0]);
-        struct error error = parse_bad(&completion_generation, body);
-        assert_string_equal(error.message, BAD[i][1]);
-        assert_string_equal(error.param, "prompt");
-    }
-    assert_string_equal(parse_bad(&completion_generation, "{\"n\":16,\"prompt\":[[1],[1],[1],[1],[1]]}").message,
-                        "5 prompts with 'n' = 16 ask for more than 64 answers in one request");
-    generation_destroy(parse_good(&completion_generation, "{\"n\":16,\"prompt\":[[1],[1],[1],[1]]}"));
-}
-
-static void completion_whole(void **state) {
-    (void)state;
-    struct generation *generation = parse_good(&completion_generation, "{\"prompt\":[\"a\",\"b\"],\"n\":2}");
-    assert_memory_equal(generation_id(generation), "cmpl-", 5);
-    for (size_t job = 4; job-- > 0;) {
-        char text[] = {'t', (char)('0' + job), '\0'};
-        send(generation, job, fake_text(text), NULL);
-        struct engine_event done = fake_done(job == 1 ? FINISH_LENGTH : FINISH_STOP, 3);
-        done.usage.cached_tokens = (size_t[]){1, 0, 0, 1}[job]; // one of each two has read the whole prompt
-        send(generation, job, done, NULL);
-    }
-    json_t *result = read_result(generation, 200);
-    assert_json(json_object_get(result, "object"), "\"text_completion\"");
-    assert_json(json_object_get(result, "choices"),
-                "[{\"index\":0,\"text\":\"t0\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
-                "{\"index\":1,\"text\":\"t1\",\"logprobs\":null,\"finish_reason\":\"length\"},"
-                "{\"index\":2,\"text\":\"t2\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
-                "{\"index\":3,\"text\":\"t3\",\"logprobs\":null,\"finish_reason\":\"stop\"}]");
-    const json_t *usage = json_object_get(result, "usage");
-    assert_int_equal(json_integer_value(json_object_get(usage, "prompt_tokens")), 4);
-    assert_int_equal(json_integer_value(json_object_get(usage, "completion_tokens")), 12);
-    assert_int_equal(json_integer_value(json_object_get(usage, "total_tokens")), 16);
-    const json_t *details = json_object_get(usage, "prompt_tokens_details");
-    assert_int_equal(json_integer_value(json_object_get(details, "cached_tokens")), 0);
-    assert_string_equal(generation_summary(generation).finish, "length");
-    json_decref(result);
-    generation_destroy(generation);
-}
-
-static const int32_t PROMPT[] = {FAKE_THE, FAKE_CAT, 0xc3, 0xa9};
-static const int32_t ANSWER[] = {FAKE_THE};
-
-// What lm-evaluation-harness asks: echo, logprobs and one token.
-static void scoring(void **state) {
-    (void)state;
-    static const char *const BODIES[] = {
-        "{\"prompt\":\"the cat\xc3\xa9\",\"echo\":true,\"logprobs\":1,\"max_tokens\":1}",
-        "{\"prompt\":[258,260,195,169],\"echo\":true,\"logprobs\":1,\"max_tokens\":1}",
-    };
-    for (int i = 0; i < 2; i++) {
-        struct generation *generation = parse_good(&completion_generation, BODIES[i]);
-        struct engine_request request;
-        generation_job(generation, 0, &request);
-        assert_int_equal(request.prompt_tokens, 4);
-        assert_memory_equal(request.prompt, PROMPT, sizeof PROMPT);
-        assert_true(request.prompt_logprobs && request.want_logprobs && request.top_logprobs == 1);
-        send(generation, 0, fake_tokens(ENGINE_EVENT_PROMPT, "", PROMPT, 4), NULL);
-        send(generation, 0, fake_tokens(ENGINE_EVENT_TEXT, " the", ANSWER, 1), NULL);
-        send(generation, 0, fake_done(FINISH_LENGTH, 1), NULL);
-        json_t *result = read_result(generation, 200);
-        assert_json(
-            choice_of(result),
-            "{\"index\":0,\"text\":\"the cat\xc3\xa9 the\",\"finish_reason\":\"length\",\"logprobs\":{"
-            "\"tokens\":[\" the\",\" cat\",\"bytes:\\\\xc3\",\"bytes:\\\\xa9\",\" the\"],"
-            "\"token_logprobs\":[null,-0.5,-0.75,-1,-0.25],"
-            "\"top_logprobs\":[null,{\"<|end|>\":-0.125,\" cat\":-0.5},{\"<|end|>\":-0.125,\"bytes:\\\\xc3\":-0.75},"
-            "{\"<|end|>\":-0.125,\"bytes:\\\\xa9\":-1},{\"<|end|>\":-0.125,\" the\":-0.25}],"
-            "\"text_offset\":[0,3,7,8,8]}}");
-        json_decref(result);
-        generation_destroy(generation);
-    }
-}
-
-static void no_new_tokens(void **state) {
-    (void)state;
-    struct engine_request request;
-    struct generation *generation =
-        parse_good(&completion_generation, "{\"prompt\":\"the cat\",\"echo\":true,\"max_tokens\":0}");
-    generation_job(generation, 0, &request);
-    assert_true(request.tokens_max == 0 && request.prompt_logprobs && !request.want_logprobs);
-    send(generation, 0, fake_tokens(ENGINE_EVENT_PROMPT, "", PROMPT, 2), NULL);
-    send(generation, 0, fake_done(FINISH_LENGTH, 0), NULL);
-    json_t *result = read_result(generation, 200);
-    assert_json(choice_of(result), "{\"index\":0,\"text\":\"the cat\",\"logprobs\":null,\"finish_reason\":\"length\"}");
-    json_decref(result);
-    generation_destroy(generation);
-}
-
-static void completion_stream(void **state) {
-    (void)state;
-    struct buffer out;
-    buffer_init(&out, 1 << 20);
-    struct generation *generation =
-        parse_good(&completion_generation,
-                   "{\"prompt\":\"the cat\xc3\xa9\",\"echo\":true,\"logprobs\":0,\"max_tokens\":2,\"stream\":true}");
-    send(generation, 0, fake_tokens(ENGINE_EVENT_PROMPT, "", PROMPT, 2), &out);
-    send(generation, 0, fake_tokens(ENGINE_EVENT_TEXT, " the", ANSWER, 1), &out);
-    send(generation, 0, fake_done(FINISH_STOP, 1), &out);
-    struct stream stream = read_stream(&out);
-    assert_true(stream.done);
-    assert_int_equal(stream.count, 4);
-    assert_json(json_object_get(choice_of(stream.events[0]), "text"), "\"the cat\xc3\xa9\"");
-    assert_json(json_object_get(choice_of(stream.events[1]), "text"), "\"\"");
-    assert_json(json_object_get(json_object_get(choice_of(stream.events[1]), "logprobs"), "tokens"),
-                "[\" the\",\" cat\"]");
-    assert_json(
-        choice_of(stream.events[2]),
-        "{\"index\":0,\"text\":\" the\",\"finish_reason\":null,\"logprobs\":{\"tokens\":[\" the\"],"
-        "\"token_logprobs\":[-0.25],\"top_logprobs\":[{\"<|end|>\":-0.125,\" the\":-0.25}],\"text_offset\":[8]}}");
-    assert_json(choice_of(stream.events[3]),
-                "{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"stop\"}");
-    free_stream(&stream);
-    generation_destroy(generation);
-    buffer_finish(&out);
-}
-
-// "A" the word and 0x41 the byte: one key, the likelier's value.
-static void tokens_of_one_spelling(void **state) {
-    (void)state;
-    struct generation *generation = parse_good(&completion_generation, "{\"prompt\":\"x\",\"logprobs\":3}");
-    struct token_logprob top[3] = {{FAKE_A, -0.5f}, {'A', -1}, {'B', -2}};
-    struct engine_token token = {.token = 'A', .logprob = -1, .top_count = 3, .top = top};
-    struct engine_event event = {.type = ENGINE_EVENT_TEXT, .tokens = &token, .token_count = 1};
-    generation_event(generation, 0, &event, NULL);
-    send(generation, 0, fake_done(FINISH_STOP, 1), NULL);
-    json_t *result = read_result(generation, 200);
-    assert_json(json_object_get(json_object_get(choice_of(result), "logprobs"), "top_logprobs"),
-                "[{\"A\":-0.5,\"B\":-2}]");
-    json_decref(result);
-    generation_destroy(generation);
-}
-
 // ---- Failures
 
 static void failing_job(void **state) {
@@ -634,7 +368,7 @@ static void failing_job(void **state) {
     assert_false(stream.done);
     assert_int_equal(stream.count, 3);
     assert_json(stream.events[2], "{\"error\":{\"message\":\"The model produced numbers that are not finite\","
-                                  "\"type\":\"server_error\",\"param\":null,\"code\":\"numeric_error\"}}");
+                                  "\"type\":\"server_error\",\"param\":null,\"code\":\"numeric_error\",\"status\":500}}");
     assert_string_equal(generation_summary(generation).finish, "error");
     assert_int_equal(generation_summary(generation).error.code, ERROR_NUMERIC);
     free_stream(&stream);
@@ -694,7 +428,6 @@ static void too_large(void **state) {
     json_decref(result);
     generation_destroy(generation);
 }
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_prediction_is_a_text_of_its_own),
@@ -706,12 +439,6 @@ int main(void) {
         cmocka_unit_test(chat_logprobs),
         cmocka_unit_test(infinite_logprobs),
         cmocka_unit_test(messages),
-        cmocka_unit_test(prompts),
-        cmocka_unit_test(completion_whole),
-        cmocka_unit_test(scoring),
-        cmocka_unit_test(no_new_tokens),
-        cmocka_unit_test(completion_stream),
-        cmocka_unit_test(tokens_of_one_spelling),
         cmocka_unit_test(failing_job),
         cmocka_unit_test(failing_from_outside),
         cmocka_unit_test(no_room),

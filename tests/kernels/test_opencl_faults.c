@@ -1,0 +1,145 @@
+// A device that fails, at every call of the library in turn, and from one on; one that never answers; kernels from a
+// directory; what is refused. Whatever goes wrong, the rows are right or as they were, and a cause is told.
+#include "tests/kernels/opencl_data.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+// Opens, runs twice and closes; 0, or the first error. y is right, or as it was.
+static int whole_life(struct mixture *m, const struct answer *right, double wait_seconds, struct error *error) {
+    struct opencl *opencl;
+    struct stage_limits limits = limits_of(m);
+    const struct opencl_options options = {
+        .limits = &limits, .weights = m->expert[0].gate.format, .wait_seconds = wait_seconds};
+    struct answer a = answer_for(m);
+    size_t bytes = (size_t)m->rows * (size_t)m->hidden * sizeof(float);
+    int code = opencl_open(&opencl, &options, error);
+    bool open = !code;
+    for (int i = 0; !code && i < 2; i++) {
+        memcpy(a.y, m->y, bytes);
+        code = opencl_begin(opencl, 0, &m->layer, m->x, m->rows, ROWS_BY_NUMBER, error);
+        if (!code) code = opencl_end(opencl, 0, a.y, &a.routing, error);
+        assert_memory_equal(a.y, code ? m->y : right->y, bytes);
+    }
+    if (open) opencl_close(opencl);
+    answer_free(&a);
+    return code;
+}
+
+static void every_call_fails_once(void) {
+    struct random random = {40};
+    struct mixture m = mixture_of(&random, WEIGHTS_BF16, 32, 16, 4, 5, 0);
+    struct answer right = answer_for(&m);
+    struct opencl *opencl = open_for(&m);
+    run(opencl, &m, &right);
+    opencl_close(opencl);
+
+    struct error error;
+    opencl_inject(0, OPENCL_FAULT_ONCE);
+    assert_int_equal(whole_life(&m, &right, 0, &error), 0);
+    long calls = opencl_inject(0, OPENCL_FAULT_ONCE);
+    assert_true(calls > 100);
+    int survived = 0;
+    for (int kind = OPENCL_FAULT_ONCE; kind <= OPENCL_FAULT_ONWARDS; kind++)
+        for (long n = 1; n <= calls; n += kind == OPENCL_FAULT_ONCE || n < 80 ? 1 : 7) {
+            error = (struct error){0};
+            opencl_inject(n, (enum opencl_fault)kind);
+            int code = whole_life(&m, &right, 0, &error);
+            if (code && (error.code != code || !error.message[0])) fail_msg("call %ld: no cause is told", n);
+            survived += code == 0;
+        }
+    opencl_inject(0, OPENCL_FAULT_ONCE);
+    assert_true(survived < 10); // words of a device, a buffer that is copied instead of shared: little can go without harm
+    assert_int_equal(whole_life(&m, &right, 0, &error), 0);
+    answer_free(&right);
+    mixture_free(&m);
+}
+
+static void a_silent_device_is_given_up(void) {
+    struct random random = {41};
+    struct mixture m = mixture_of(&random, WEIGHTS_BF16, 32, 16, 4, 5, 0);
+    struct answer right = answer_for(&m);
+    struct error error;
+    opencl_inject(1, OPENCL_FAULT_SILENCE);
+    assert_int_equal(whole_life(&m, &right, 0.05, &error), ERROR_TIMEOUT);
+    opencl_inject(0, OPENCL_FAULT_ONCE);
+    answer_free(&right);
+    usleep(200000); // what it was about to write, it writes: its memory was left to it
+    mixture_free(&m);
+}
+
+static void write_file(const char *directory, const char *name, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+// A directory's kernels go before the built-in ones; what the compiler says of them is told with file and line.
+static void kernels_of_a_directory(void) {
+    char directory[] = "/tmp/tandem-kernels-XXXXXX", path[256];
+    assert_non_null(mkdtemp(directory));
+    struct random random = {42};
+    struct mixture m = mixture_of(&random, WEIGHTS_BF16, 32, 16, 4, 5, 0);
+    struct stage_limits limits = limits_of(&m);
+    const struct opencl_options options = {.limits = &limits, .weights = WEIGHTS_BF16, .kernels = directory};
+    struct opencl *opencl;
+    struct error error;
+    assert_int_equal(opencl_open(&opencl, &options, &error), ERROR_NOT_FOUND); // it has none of them
+    assert_non_null(strstr(error.message, directory));
+
+    write_file(directory, "scatter.cl", "\n__kernel void scatter(__global int *x) { x[0] = missing; }\n");
+    assert_int_equal(opencl_open(&opencl, &options, &error), ERROR_FORMAT);
+    if (!strstr(error.message, "scatter.cl:2") || !strstr(error.message, "missing")) fail_msg("%s", error.message);
+
+    // Of the right arguments, but one that leaves everything at 7.
+    write_file(directory, "scatter.cl",
+               "__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void scatter(__global const float *a,\n"
+               "    __global const int *b, __global const float *c, int hidden, int d, __global float *out) {\n"
+               "    if (get_global_id(0) < hidden) out[get_group_id(1) * hidden + get_global_id(0)] = 7; }\n");
+    if (opencl_open(&opencl, &options, &error)) fail_msg("%s", error.message);
+    struct answer a = answer_for(&m);
+    run(opencl, &m, &a);
+    for (int i = 0; i < m.rows * m.hidden; i++) check("seven", (double)(a.y[i] - m.y[i]), 7, 1e-5);
+    opencl_close(opencl);
+    answer_free(&a);
+    mixture_free(&m);
+    snprintf(path, sizeof path, "%s/scatter.cl", directory);
+    unlink(path);
+    rmdir(directory);
+}
+
+static void too_much_is_refused(void) {
+    struct random random = {43};
+    struct mixture m = mixture_of(&random, WEIGHTS_BF16, 8, 8, 4, 2, 0);
+    struct stage_limits limits = limits_of(&m);
+    struct opencl_options options = {.limits = &limits, .weights = WEIGHTS_BF16};
+    struct opencl *opencl;
+    struct error error;
+    limits.experts = OPENCL_EXPERTS_MAX + 1;
+    assert_int_equal(opencl_open(&opencl, &options, &error), ERROR_UNSUPPORTED);
+    limits.experts = 4;
+    limits.tokens_max = 1 << 30;
+    assert_int_equal(opencl_open(&opencl, &options, &error), ERROR_MEMORY);
+    limits.tokens_max = 2;
+    options.weights = WEIGHTS_F32; // not what the layer has
+    assert_int_equal(opencl_open(&opencl, &options, &error), 0);
+    assert_int_equal(opencl_begin(opencl, 0, &m.layer, m.x, 2, ROWS_BY_NUMBER, &error), ERROR_UNSUPPORTED);
+    opencl_close(opencl);
+    mixture_free(&m);
+}
+
+#define FAULT_TEST(function) DEVICE_TEST(#function, function, NULL)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        FAULT_TEST(every_call_fails_once),
+        FAULT_TEST(a_silent_device_is_given_up),
+        FAULT_TEST(kernels_of_a_directory),
+        FAULT_TEST(too_much_is_refused),
+    };
+    tell_device();
+    return cmocka_run_group_tests_name("opencl_faults", tests, NULL, NULL);
+}
