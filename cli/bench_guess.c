@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 static const struct bench_guess ROWS[BENCH_GUESS_ROWS] = {
-    {.name = "nothing foretold", .wrong_every = 0},
     {.name = "foretold", .wrong_every = INT_MAX},
+    {.name = "nothing foretold", .wrong_every = 0},
     {.name = "foretold, one in 16 wrong", .wrong_every = 16},
     {.name = "foretold, one in 3 wrong", .wrong_every = 3},
 };
@@ -115,10 +115,16 @@ static int measure(struct bench *bench, struct question *question, struct bench_
 
 // ---- Telling
 
+static void print_head(void) {
+    printf("%-34s %10s %10s %10s %9s %7s\n", "tokens/s of one answer", "without", "guessing", "gain", "guessed", "right");
+    fflush(stdout);
+}
+
 static void print_row(const struct bench_guess *row) {
     double off = (double)row->tokens / row->seconds[0], on = (double)row->tokens / row->seconds[1];
     printf("%-34s %10.1f %10.1f %+8.1f %% %9zu %7zu\n", row->name, off, on, 100 * (on / off - 1), row->guessed,
            row->right);
+    fflush(stdout);
 }
 
 static double step_seconds(const struct bench *bench, int rows) {
@@ -159,17 +165,17 @@ int bench_guess(struct bench *bench, int rounds, struct bench_guess rows[BENCH_G
         if (!code) code = ask(bench, &questions[i], false, NULL, &usage, error);
         if (!code && questions[i].tokens < 2) code = error_set(error, ERROR_UNSUPPORTED, "this model says nothing");
     }
-    for (int round = 0; round < rounds; round++)
-        for (int row = 0; row < BENCH_GUESS_ROWS; row++)
+    if (!code) print_head();
+    for (int row = 0; !code && row < BENCH_GUESS_ROWS; row++) {
+        for (int round = 0; round < rounds; round++)
             for (int i = 0; !code && i < count; i++) {
                 if (isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K%s: run %d of %d", rows[row].name, round + 1, rounds);
                 code = measure(bench, &questions[i], &rows[row], error);
             }
-    if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
+        if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
+        if (!code) print_row(&rows[row]);
+    }
     for (int i = 0; i < count; i++) token_list_finish(&questions[i].prompt);
-    if (code) return code;
-    printf("%-34s %10s %10s %10s %9s %7s\n", "tokens/s of one answer", "without", "guessing", "gain", "guessed", "right");
-    for (int row = 0; row < BENCH_GUESS_ROWS; row++) print_row(&rows[row]);
-    print_steps(bench);
-    return 0;
+    if (!code) print_steps(bench);
+    return code;
 }

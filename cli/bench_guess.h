@@ -12,7 +12,7 @@
 enum {
     BENCH_GUESS_ROWS = 4,
     BENCH_GUESS_PROMPT_TOKENS = 64, // of random weights
-    BENCH_GUESS_NEW_TOKENS = 256,   // at most
+    BENCH_GUESS_NEW_TOKENS = 160,   // at most
     BENCH_GUESS_CONTEXT = 1024,     // for both, generously
 };
 

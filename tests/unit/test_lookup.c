@@ -57,8 +57,8 @@ static void the_longest_match_wins_and_then_the_newest(void **state) {
     expect_guess(lookup, "1 ya");
     lookup_destroy(lookup);
     lookup = open_lookup(100);
-    add_text(lookup, "xabc1 xabc2 zbc3 xabc");
-    expect_guess(lookup, "2 zb");
+    add_text(lookup, "xabc1xabc2zbc3xabc");
+    expect_guess(lookup, "2zb");
     lookup_destroy(lookup);
 }
 

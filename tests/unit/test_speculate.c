@@ -188,6 +188,19 @@ static void where_it_pays_it_is_done(void **state) {
     assert_true(gain(&MACHINES[4], 1) > 0.98);
 }
 
+// What a long copy has gained is not there to be lost on what follows.
+static void gains_are_not_kept_for_ever(void **state) {
+    (void)state;
+    static struct answer answer;
+    struct step_costs costs = {0};
+    srandom(1);
+    begin(&answer, 1000, 1, 0.4);
+    assert_true(run(&MACHINES[0], &costs, &answer, 1) > 500);
+    assert_true(answer.alone - answer.seconds > 100 * MACHINES[0].step);
+    assert_true(answer.speculator.account_seconds < 1.1 * SPECULATE_SAVED_STEPS_MAX * MACHINES[0].step);
+    speculator_finish(&answer.speculator);
+}
+
 // One that copies and one that does not: the second waits for the first's guesses, 2 % at most. Two that copy both gain.
 static void in_company_nobody_pays_for_others(void **state) {
     (void)state;
@@ -267,6 +280,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_answer_takes_much_longer),
         cmocka_unit_test(where_it_pays_it_is_done),
+        cmocka_unit_test(gains_are_not_kept_for_ever),
         cmocka_unit_test(in_company_nobody_pays_for_others),
         cmocka_unit_test(no_more_than_there_is_room_for),
         cmocka_unit_test(the_plain_step_is_measured_again),
