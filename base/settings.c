@@ -251,8 +251,9 @@ int settings_read_environment(const struct setting_table *tables, size_t table_c
     for (const struct setting_table *table = tables; table < tables + table_count; table++)
         for (size_t i = 0; i < table->count; i++) {
             const char *name = table->rows[i].environment, *text = name ? getenv(name) : NULL;
-            bool counts = text && (*text || never_empty(&table->rows[i]));
-            int code = counts ? settings_set(table, &table->rows[i], text, name, error) : 0;
+            if (text && !*text && never_empty(&table->rows[i]))
+                return error_set(error, ERROR_ARGUMENT, "%s is set, but empty: unset it, or say what it is to be", name);
+            int code = text && *text ? settings_set(table, &table->rows[i], text, name, error) : 0;
             if (code) return code;
         }
     return 0;

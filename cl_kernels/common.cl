@@ -17,8 +17,8 @@
 #define PASTE_(a, b) a##b
 #define PASTE(a, b) PASTE_(a, b)
 
-// ---- Weights: -DQUANT=f32, bf16, int8 or int4 chooses a type, and how four of an output's weights, or one, become floats.
-// f32 and bf16 lie output by output; int8 and int4 in blocks of 16 outputs by 64 columns, as the CPU's kernels have them:
+// ---- Weights: -DQUANT=f32, bf16, f16, int8 or int4 chooses a type, and how four of an output's weights, or one, become floats.
+// Floats lie output by output; int8 and int4 in blocks of 16 outputs by 64 columns, as the CPU's kernels have them:
 // engine/quants/packed.h says how.
 
 typedef float weight_f32;
@@ -38,6 +38,16 @@ static inline float4 unpack4_bf16(__global const ushort *w) {
 
 static inline float unpack_bf16(__global const ushort *w) {
     return as_float((uint)*w << 16);
+}
+
+typedef half weight_f16; // read without an extension
+
+static inline float4 unpack4_f16(__global const half *w) {
+    return vload_half4(0, w);
+}
+
+static inline float unpack_f16(__global const half *w) {
+    return vload_half(0, w);
 }
 
 typedef uchar weight_int8;

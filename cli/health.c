@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 struct health_settings {
@@ -26,6 +27,8 @@ static const struct setting WHERE_SETTINGS[] = {
      "where the server is; 0.0.0.0, as for serve, means this machine"},
     {"server.port", "--port", "TANDEM_PORT", SETTING_INT, offsetof(struct config, port), 0, 65535, NULL, "8080", "",
      "the port that it listens on"},
+    {"server.unix_socket", "--unix-socket", "TANDEM_UNIX_SOCKET", SETTING_PATH, offsetof(struct config, unix_socket), 0,
+     0, NULL, "", "", "instead of a port, the Unix socket that it listens on"},
 };
 
 static struct config config;
@@ -52,11 +55,37 @@ enum { ANSWER_BYTES_MAX = 16 * 1024 };
 
 static int fail_to(const char *what, struct error *error) {
     const char *why = errno == EAGAIN || errno == EINPROGRESS ? "no answer in time" : strerror(errno);
+    if (config.unix_socket[0])
+        return error_set(error, ERROR_IO, "could not %s %s: %s", what, config.unix_socket, why);
     return error_set(error, ERROR_IO, "could not %s %s port %d: %s", what, config.host, config.port, why);
+}
+
+// Connects, or returns -1 with errno.
+static int dial_one(const struct sockaddr *address, socklen_t bytes, int family, int protocol) {
+    double whole = (double)(long)own.seconds;
+    struct timeval patience = {.tv_sec = (long)own.seconds, .tv_usec = (long)((own.seconds - whole) * 1e6)};
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, protocol);
+    if (fd < 0) return -1;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    if (connect(fd, address, bytes) == 0) return fd;
+    int why = errno;
+    close(fd);
+    errno = why;
+    return -1;
+}
+
+static int dial_path(struct error *error) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", config.unix_socket); // cut short, it is not there
+    int fd = dial_one((struct sockaddr *)&address, sizeof address, AF_UNIX, 0);
+    if (fd < 0) fail_to("connect to", error);
+    return fd;
 }
 
 // A connected socket, or -1.
 static int dial(struct error *error) {
+    if (config.unix_socket[0]) return dial_path(error);
     char port[16];
     snprintf(port, sizeof port, "%d", config.port);
     struct addrinfo *places, hints = {.ai_socktype = SOCK_STREAM};
@@ -66,20 +95,9 @@ static int dial(struct error *error) {
         return -1;
     }
 
-    double whole = (double)(long)own.seconds;
-    struct timeval patience = {.tv_sec = (long)own.seconds, .tv_usec = (long)((own.seconds - whole) * 1e6)};
     int fd = -1;
-    for (struct addrinfo *at = places; at && fd < 0; at = at->ai_next) {
-        fd = socket(at->ai_family, at->ai_socktype | SOCK_CLOEXEC, at->ai_protocol);
-        if (fd < 0) continue;
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-        if (connect(fd, at->ai_addr, at->ai_addrlen) == 0) continue;
-        int why = errno;
-        close(fd);
-        errno = why;
-        fd = -1;
-    }
+    for (struct addrinfo *at = places; at && fd < 0; at = at->ai_next)
+        fd = dial_one(at->ai_addr, at->ai_addrlen, at->ai_family, at->ai_protocol);
     if (fd < 0) fail_to("connect to", error);
     freeaddrinfo(places);
     return fd;
@@ -104,7 +122,7 @@ static int exchange(int fd, char answer[ANSWER_BYTES_MAX], struct error *error) 
 static int judge(const char *answer, struct error *error) {
     const char *body = strstr(answer, "\r\n\r\n");
     if (strncmp(answer, "HTTP/1.1 ", 9) != 0 || !body)
-        return error_set(error, ERROR_FORMAT, "what answers on port %d is no Tandem", config.port);
+        return error_set(error, ERROR_FORMAT, "what answers there is no Tandem");
     printf("%s\n", body + 4);
     if (strncmp(answer + 9, "200", 3) == 0) return 0;
     return error_set(error, ERROR_BUSY, "the server is not ready (%.3s)", answer + 9);
@@ -113,7 +131,7 @@ static int judge(const char *answer, struct error *error) {
 static int ask(void) {
     struct error error = {0};
     char answer[ANSWER_BYTES_MAX];
-    if (config.port == 0) {
+    if (config.port == 0 && !config.unix_socket[0]) {
         error_set(&error, ERROR_ARGUMENT, "the port is 0, so that the server picks one: name it with --port");
         return command_misused(&health_command, &error);
     }
@@ -131,6 +149,7 @@ static int run(int count, char **arguments) {
     for (int i = 0; i < FILE_TABLE_COUNT; i++) // before the command's own, which are among them
         if (settings_init(&FILE_TABLES[i], &error)) return command_fail(&health_command, &error, EXIT_OTHER);
     free(config.host);
+    free(config.unix_socket);
     int exit_code = command_begin(&health_command, count, arguments, NULL);
     if (!exit_code)
         exit_code = config_file_read(&health_command, FILE_TABLES, FILE_TABLE_COUNT, config_name, count, arguments, path);

@@ -30,6 +30,8 @@ const struct setting MODEL_SETTINGS[] = {
      "threads that compute; 0: one for each physical core"},
     {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
+    {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0, "auto own clblast",
+     "auto", "", "what multiplies prompts by experts on a GPU: our own kernels or CLBlast; auto, the faster one"},
     {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, "auto cpu split", "auto",
      "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
     {"engine.experts_prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,
@@ -121,6 +123,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.stages = settings->kernels;
     options.threads = settings->threads;
     options.cl_kernels = settings->cl_kernels;
+    options.cl_products = settings->cl_products;
     options.placement = settings->placement;
     options.experts_prefill = settings->experts_prefill;
     options.experts_decode = settings->experts_decode;

@@ -11,6 +11,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@ static const struct example EXAMPLES[] = {
     {"tandem serve --model Phi-tiny-MoE-instruct --port 9000", "a model as downloaded from Hugging Face"},
     {"tandem serve --model-name gpt-4o", "for programs that ask for that model whatever one says"},
     {"tandem serve --host 0.0.0.0 --api-key-file keys", "for other machines too, with one of the keys in that file"},
+    {"tandem serve --unix-socket /run/tandem.sock --unix-socket-mode 660", "for a proxy of the same group, without a port"},
     {"TANDEM_THREADS=4 tandem serve --kv-tokens 64K", "four threads, and room for 65,536 tokens in the KV cache"},
     {NULL, NULL},
 };
@@ -39,14 +41,20 @@ static const struct example EXAMPLES[] = {
 // ---- Saying what is served
 
 // An address that a client on this machine can use.
-static void client_address(char out[LISTENER_ADDRESS_BYTES], const char *bound) {
-    const char *port = strrchr(bound, ':');
-    if (strncmp(bound, "0.0.0.0:", 8) == 0)
+static void client_address(char out[LISTENER_ADDRESS_BYTES], const struct listener_socket *socket) {
+    const char *bound = socket->address, *port = strrchr(bound, ':');
+    if (socket->path[0])
+        snprintf(out, LISTENER_ADDRESS_BYTES, "localhost");
+    else if (strncmp(bound, "0.0.0.0:", 8) == 0)
         snprintf(out, LISTENER_ADDRESS_BYTES, "127.0.0.1%s", port);
     else if (strncmp(bound, "[::]:", 5) == 0)
         snprintf(out, LISTENER_ADDRESS_BYTES, "[::1]%s", port);
     else
         snprintf(out, LISTENER_ADDRESS_BYTES, "%s", bound);
+}
+
+static const char *scheme(const struct listener_socket *socket) {
+    return socket->path[0] ? "the Unix socket " : "http://";
 }
 
 // How long conversations may be, and how many of them keys and values are kept of. Where that is less than all that
@@ -75,20 +83,22 @@ static bool describe_access(char out[ACCESS_BYTES], const struct listener_socket
     if (keys.count > 0)
         snprintf(out, ACCESS_BYTES, "with %s%zu API key%s", keys.count > 1 ? "one of " : "", keys.count,
                  keys.count > 1 ? "s" : "");
+    else if (socket->path[0])
+        snprintf(out, ACCESS_BYTES, "whoever may open the socket (mode %s), without an API key", config.unix_socket_mode);
     else if (socket->loopback)
         snprintf(out, ACCESS_BYTES, "from this machine only, without an API key");
     else
         snprintf(out, ACCESS_BYTES, "anyone who can reach %s can use it: there are no API keys (--api-key-file)",
                  socket->address);
-    return keys.count == 0 && !socket->loopback;
+    return keys.count == 0 && !socket->loopback && !socket->path[0];
 }
 
 static void announce(const struct engine_info *info, const struct listener_socket *socket) {
     char access[ACCESS_BYTES];
     describe_access(access, socket);
     char address[LISTENER_ADDRESS_BYTES];
-    client_address(address, socket->address);
-    printf("Tandem %s serves %s on http://%s\n\n", TANDEM_VERSION, info->model_name, socket->address);
+    client_address(address, socket);
+    printf("Tandem %s serves %s on %s%s\n\n", TANDEM_VERSION, info->model_name, scheme(socket), socket->address);
     char all[AMOUNT_BYTES], active[AMOUNT_BYTES], weights[AMOUNT_BYTES];
     printf("  model    %s, %s parameters (%s for a token)\n", info->architecture,
            amount_of_things(all, (double)info->parameters), amount_of_things(active, (double)info->parameters_active));
@@ -100,11 +110,11 @@ static void announce(const struct engine_info *info, const struct listener_socke
     printf("  access   %s\n", access);
     printf("  devices  %s\n", info->device);
     print_context(info);
-    printf("Try:\n  curl -N http://%s/v1/chat/completions %s\\\n"
+    printf("Try:\n  curl %s%s%s-N http://%s/v1/chat/completions %s\\\n"
            "    -d '{\"model\": \"%s\", \"stream\": true, \"temperature\": 0, \"messages\": [{\"role\": \"user\", "
            "\"content\": "
            "\"What is the capital of France?\"}]}'\n\n",
-           address, keys.count > 0 ? "-H \"Authorization: Bearer $KEY\" " : "", info->model_name);
+           socket->path[0] ? "--unix-socket " : "", socket->path, socket->path[0] ? " " : "", address, keys.count > 0 ? "-H \"Authorization: Bearer $KEY\" " : "", info->model_name);
     fflush(stdout);
     clearerr(stdout); // where nobody can be told, it serves all the same
 }
@@ -130,7 +140,8 @@ static void announce_in_log(const struct engine_info *info, const struct listene
                   "\"context_tokens\":%d,\"kv_tokens\":%zu,\"sequences_max\":%d,\"queue_max\":%d,\"api_keys\":%zu",
                   info->parameters, info->weight_bytes, info->load_seconds, info->threads, info->context_tokens,
                   info->kv_tokens, info->sequences_max, info->queue_max, keys.count);
-    snprintf(line, sizeof line, "Tandem %s serves %s on http://%s", TANDEM_VERSION, info->model_name, socket->address);
+    snprintf(line, sizeof line, "Tandem %s serves %s on %s%s", TANDEM_VERSION, info->model_name, scheme(socket),
+             socket->address);
     log_members(LOG_INFO, line, &facts);
     log_write(warn ? LOG_WARNING : LOG_INFO, "access: %s", access);
     buffer_finish(&facts);
@@ -148,7 +159,9 @@ static int serve(void) {
     struct listener_socket socket; // before the model: what is wrong here is known at once
     if (api_keys_read(&keys, config.api_key.text, config.api_key.source, config.api_key_file, &error))
         return command_fail(&serve_command, &error, EXIT_USAGE);
-    int code = listener_bind(&socket, config.host, config.port, &error);
+    int code = config.unix_socket[0]
+                   ? listener_bind_unix(&socket, config.unix_socket, (mode_t)strtoul(config.unix_socket_mode, NULL, 8), &error)
+                   : listener_bind(&socket, config.host, config.port, &error);
     if (code) return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
 
     struct engine_options options = {
@@ -165,7 +178,7 @@ static int serve(void) {
     struct engine *engine;
     code = model_settings_open(&model, options, &engine, &error);
     if (code) {
-        close(socket.fd);
+        listener_unbind(&socket);
         return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
     }
     struct server *server = NULL;
@@ -213,7 +226,8 @@ const struct command serve_command = {
         "relative to it. Ctrl-C or SIGTERM stops accepting, lets what is being answered end, and exits; a "
         "second one exits at once.\n\nOn a loopback address, which is the default, only requests are answered "
         "whose Host header is localhost, 127.0.0.1, [::1] or what --host says: a web page must not reach the "
-        "server by a name of its own.",
+        "server by a name of its own. A Unix socket (--unix-socket) can not be reached by web pages, and any name will do "
+        "there; each request has a connection of its own.",
     .tables = TABLES,
     .table_count = TABLE_COUNT,
     .examples = EXAMPLES,

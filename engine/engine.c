@@ -75,6 +75,9 @@ static int read_placement(struct engine *engine, const struct engine_options *op
             return error_set_param(error, ERROR_ARGUMENT, "experts", "experts can not be on \"%s\"", phases[i]);
     if (options->experts_layers && options->experts_layers[0]) out->experts_layers = options->experts_layers;
     if (options->cl_kernels && options->cl_kernels[0]) out->kernels = options->cl_kernels;
+    const char *products = options->cl_products ? options->cl_products : "auto";
+    if (!opencl_products_parse(products, &out->products))
+        return error_set_param(error, ERROR_ARGUMENT, "cl_products", "\"%s\" multiplies nothing", products);
     out->explain = options->explain_placement;
     out->warn = options->warn;
     out->warn_user = options->warn_user;

@@ -114,6 +114,8 @@ struct engine_options {
     const char *experts_decode;  // the same, for answers
     const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
+    const char *cl_products;    // "auto", "own" or "clblast": what multiplies prompts' experts on the OpenCL device, see
+                                // OPENCL_PRODUCTS in engine/opencl/opencl.h; NULL: "auto"
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
     const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
     int threads;                // OpenMP threads; 0: one for each physical core this process may use

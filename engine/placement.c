@@ -130,6 +130,11 @@ static void add_span(void *user, const char *name, int rows, double began_at, do
     trace_span(user, TRACE_OPENCL, name, rows, began_at, ended_at);
 }
 
+static void route_here(void *user, const struct router *router, const float *x, int rows, struct routing *routing) {
+    const struct placement *placement = user;
+    placement->inner->route(placement->state, router, x, rows, routing);
+}
+
 static int measure(const struct placement *placement, struct engine_placement *found, struct error *error) {
     const struct placement_options *options = &placement->options;
     const struct placement_devices devices = {.inner = placement->inner,
@@ -151,6 +156,9 @@ static int open_device(struct placement *placement, struct engine_placement *fou
     const struct opencl_options wanted = {.limits = &placement->limits,
                                           .weights = options->weights,
                                           .kernels = options->kernels,
+                                          .products = options->products,
+                                          .route = route_here,
+                                          .route_user = placement,
                                           .gpu_only = !any,
                                           .wait_seconds = options->wait_seconds,
                                           .span = options->trace ? add_span : NULL,

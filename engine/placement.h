@@ -4,6 +4,7 @@
 #ifndef ENGINE_PLACEMENT_H
 #define ENGINE_PLACEMENT_H
 
+#include "engine/opencl/opencl.h"
 #include "engine/stages.h"
 #include "engine/trace.h"
 
@@ -39,6 +40,7 @@ struct placement_options {
     const struct linear *head; // of the model, for how fast it will be; NULL: it is left out
     struct trace *trace;       // for what the device does; NULL: none
     const char *kernels; // see struct opencl_options
+    enum opencl_products products;
     const char *root;    // "": of the file system; where to look for GPUs
     double wait_seconds; // see struct opencl_options
     double retry_seconds; // the first pause after a failure; 0: ten seconds

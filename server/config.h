@@ -8,6 +8,7 @@
 struct config {
     char *host;
     int port;
+    char *unix_socket, *unix_socket_mode;
     int sequences_max, queue_max, prefill_tokens_max;
     size_t kv_tokens;
     size_t body_bytes_max;
@@ -19,7 +20,7 @@ struct config {
     char *model_name; // "a,b": what clients may call the model
 };
 
-enum { CONFIG_SETTING_COUNT = 23 };
+enum { CONFIG_SETTING_COUNT = 25 };
 extern const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT];
 
 #endif

@@ -154,6 +154,9 @@ static enum MHD_Result queue(struct connection *connection) {
         connection->stays = false;
     }
     connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
+    if (connection->uncounted)
+        MHD_set_connection_option(connection->mhd, MHD_CONNECTION_OPTION_TIMEOUT,
+                                  (unsigned)(connection->http->options.slow_reader_ms / 1000 + 1));
     enum MHD_Result queued = MHD_queue_response(connection->mhd, (unsigned)connection->exchange.status, response);
     MHD_destroy_response(response); // libmicrohttpd holds its own reference
     return queued;
@@ -203,7 +206,8 @@ void http_on_completed(void *user, struct MHD_Connection *mhd, void **context, e
     if (!connection) return; // it ended before its header did
     *context = NULL;
     if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK && connection->fate == FATE_OPEN && !connection->exchange.failed)
-        connection->exchange.failed = HTTP_CLIENT_LEFT;
+        connection->exchange.failed =
+            code == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED ? HTTP_SLOW_READER : HTTP_CLIENT_LEFT;
     if (connection->response) MHD_destroy_response(connection->response); // one that was never queued
     connection->response = NULL;
     connection->suspended = connection->active = false;
@@ -361,14 +365,15 @@ int http_create(struct http **out, struct loop *loop, const struct http_options 
                 const struct http_handler *handler, struct error *error) {
     struct http *http = calloc(1, sizeof *http);
     if (!http) {
-        close(options->listen_fd);
+        struct listener_socket socket = options->socket;
+        listener_unbind(&socket);
         return error_set_code(error, ERROR_MEMORY);
     }
     http->loop = loop;
     http->options = *options;
     http->handler = *handler;
     struct listener_options door = {
-        .fd = options->listen_fd,
+        .socket = options->socket,
         .connections_max = options->connections_max,
         .header_ms = options->header_ms,
         .linger_ms = LINGER_MS,

@@ -70,7 +70,7 @@ struct http_handler {
 };
 
 struct http_options {
-    int listen_fd; // taken over
+    struct listener_socket socket; // taken over
     size_t connections_max, body_bytes_max;
     uint64_t header_ms, body_ms; // for all of the first header, all of a body
     uint64_t idle_ms;            // from one request on a connection to the header of the next

@@ -20,7 +20,8 @@ enum { ONE_THREAD = MHD_USE_NO_THREAD_SAFETY };
 enum { ONE_THREAD = 0 };
 #endif
 
-const char HTTP_CLIENT_LEFT[] = "the client left", HTTP_OUT_OF_MEMORY[] = "out of memory";
+const char HTTP_CLIENT_LEFT[] = "the client left", HTTP_SLOW_READER[] = "the client reads too slowly",
+           HTTP_OUT_OF_MEMORY[] = "out of memory";
 
 // ---- Running libmicrohttpd
 
@@ -107,16 +108,20 @@ static uint64_t bytes_received(const struct connection *connection) {
     return tcp_state(connection, &info) ? info.tcpi_bytes_received : UINT64_MAX;
 }
 
-// Bytes that libmicrohttpd has read: all that came, less what still lies in the socket.
+static uint64_t bytes_unread(const struct connection *connection) {
+    int unread = 0;
+    return ioctl(connection->fd, FIONREAD, &unread) == 0 ? (uint64_t)unread : 0;
+}
+
+// Bytes that libmicrohttpd has read: all that came, less what still lies in the socket. UINT64_MAX: nobody knows.
 static uint64_t bytes_read(const struct connection *connection) {
-    int unread = 0; // first: what comes in between counts as read, which ends a connection rather than trusting it
-    if (ioctl(connection->fd, FIONREAD, &unread) != 0) return UINT64_MAX;
-    uint64_t received = bytes_received(connection);
-    return received == UINT64_MAX ? received : received - (uint64_t)unread;
+    uint64_t unread = bytes_unread(connection); // first: what comes in between counts as read, which ends a connection
+    uint64_t received = bytes_received(connection); // rather than trusting it
+    return received == UINT64_MAX ? received : received - unread;
 }
 
 bool connection_ends(const struct connection *connection) {
-    if (connection->chunked) return true; // where it ends, libmicrohttpd alone knows
+    if (connection->chunked || connection->uncounted) return true; // where it ends, libmicrohttpd alone knows
     if (connection->vetted > 0) return false;
     if (connection->more_follows) return true;
     return bytes_received(connection) > connection->vetted_bytes && bytes_read(connection) > connection->vetted_bytes;
@@ -231,6 +236,8 @@ static void touch(struct connection *connection) {
 static bool makes_no_progress(struct connection *connection) {
     enum { IDLE_BYTES_MAX = 4096 };
     uint64_t read = bytes_read(connection);
+    if (connection->received == connection->received_before && connection->uncounted)
+        return bytes_unread(connection) > 0; // it reads no more: its buffer is full
     if (connection->received == connection->received_before) return read - connection->read_before > IDLE_BYTES_MAX;
     connection->received_before = connection->received;
     connection->read_before = read;
@@ -353,6 +360,7 @@ bool connection_arrives(void *user, int fd, struct loop_watch *watch, const stru
     connection->vetted = vetted->requests;
     connection->vetted_bytes = vetted->bytes;
     connection->more_follows = vetted->more_follows;
+    connection->uncounted = bytes_received(connection) == UINT64_MAX;
     loop_watch_redirect(watch, on_socket, connection);
     buffer_init(&connection->exchange.body, http->options.body_bytes_max);
     connection_set_phase(connection, PHASE_IDLE, http->options.header_ms);
@@ -390,8 +398,8 @@ static void check_deadline(struct connection *connection) {
     case PHASE_WORK:
         break; // the engine takes the time it takes; disconnects are watched for
     case PHASE_ANSWER:
-        if (!connection->suspended)
-            connection_leave(connection, "the client reads too slowly"); // there are bytes for it
+        if (!connection->suspended && !connection->uncounted)
+            connection_leave(connection, HTTP_SLOW_READER); // there are bytes for it
         break;
     }
 }

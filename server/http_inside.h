@@ -50,6 +50,7 @@ struct connection {
     bool suspended;                // libmicrohttpd leaves it alone until we resume it
     bool half_closed;              // the client sends no more
     bool linger;                   // closed while the client may still be sending
+    bool uncounted;                // the system does not tell what was taken: libmicrohttpd notices a slow reader then
     bool stays;                    // behind the answer, as far as client and server have said
     struct MHD_Response *response; // waits to be queued
 };
@@ -73,7 +74,7 @@ struct http {
     bool run_wanted, quiet;
 };
 
-extern const char HTTP_CLIENT_LEFT[], HTTP_OUT_OF_MEMORY[]; // why an exchange failed
+extern const char HTTP_CLIENT_LEFT[], HTTP_SLOW_READER[], HTTP_OUT_OF_MEMORY[]; // why an exchange failed
 
 // ---- http_connection.c
 

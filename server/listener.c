@@ -5,17 +5,22 @@
 #include "server/request_id.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum {
     BACKLOG = 1024,
+    LOOK_AGAIN_MS = 10, // at Unix sockets that hold part of a header
     ACCEPTS_A_TURN_MAX = 64, // so that a flood of connections can not hold up the streams
     DISMISSED_MAX = 256,     // beyond, those turned away are closed without waiting
     SWALLOWED_BYTES_MAX = 16 * 1024 * 1024,
@@ -30,6 +35,7 @@ struct guest {
     struct loop_watch *watch;
     int fd;
     bool dismissed; // we only wait for it to go
+    bool again;     // a Unix socket with part of a header in it: it is looked at now and then
     size_t seen;    // bytes of its header looked at, or swallowed since it was dismissed
     uint64_t deadline_ms;
 };
@@ -39,6 +45,7 @@ struct listener {
     struct loop *loop;
     struct loop_watch *watch; // of the listening socket; NULL once closed
     bool resting;             // out of descriptors: the next tick accepts again
+    struct loop_timer *again; // for guests of whom we know no better
     struct guest *guests;
     size_t dismissed;
     size_t connections; // guests that wait for a header, and those handed on
@@ -112,6 +119,91 @@ int listener_bind(struct listener_socket *out, const char *host, int port, struc
     return 0;
 }
 
+// ---- Unix sockets
+
+static bool is_listened_on(const struct sockaddr_un *address) {
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool refused = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) != 0 &&
+                   errno == ECONNREFUSED;
+    if (fd >= 0) close(fd);
+    return !refused; // where in doubt, somebody does
+}
+
+// Removes what another server has left behind.
+static int clear_path(const struct sockaddr_un *address, struct error *error) {
+    struct stat found;
+    const char *path = address->sun_path;
+    if (lstat(path, &found) != 0) return 0;
+    if (!S_ISSOCK(found.st_mode))
+        return error_set(error, ERROR_IO, "cannot listen on %s: it is there, and no socket", path);
+    if (is_listened_on(address))
+        return error_set(error, ERROR_IO, "cannot listen on %s: another server does", path);
+    if (unlink(path) == 0 || errno == ENOENT) return 0;
+    return error_set(error, ERROR_IO, "cannot remove the old socket %s: %s", path, strerror(errno));
+}
+
+static int bind_path(int fd, const struct sockaddr_un *address, mode_t mode, struct error *error) {
+    int code = clear_path(address, error);
+    if (code) return code;
+    mode_t before = umask(~mode & 0777); // from its first moment on, nobody else may connect
+    bool bound = bind(fd, (const struct sockaddr *)address, sizeof *address) == 0;
+    int cause = errno;
+    umask(before);
+    if (bound && listen(fd, BACKLOG) == 0) return 0;
+    if (bound) cause = errno;
+    return error_set(error, ERROR_IO, "cannot listen on %s: %s", address->sun_path, strerror(cause));
+}
+
+// Two servers that start at once look one after the other: a lock on the directory that the socket lies in.
+static int lock_directory(const char *path) {
+    char directory[LISTENER_PATH_BYTES];
+    snprintf(directory, sizeof directory, "%s", path);
+    char *slash = strrchr(directory, '/');
+    if (slash) slash[slash == directory] = '\0';
+    int fd = open(slash ? directory : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) flock(fd, LOCK_EX);
+    return fd;
+}
+
+int listener_bind_unix(struct listener_socket *out, const char *path, mode_t mode, struct error *error) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    _Static_assert(sizeof address.sun_path == LISTENER_PATH_BYTES, "of the system");
+    if (!*path || strlen(path) >= sizeof address.sun_path)
+        return error_set(error, ERROR_ARGUMENT, "--unix-socket is `%.200s`; a path has 1 to %zu bytes", path,
+                         sizeof address.sun_path - 1);
+    memcpy(address.sun_path, path, strlen(path));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) return error_set(error, ERROR_IO, "no socket can be made: %s", strerror(errno));
+    int directory = lock_directory(path);
+    int code = bind_path(fd, &address, mode, error);
+    struct stat file = {0};
+    if (!code && lstat(path, &file) != 0)
+        code = error_set(error, ERROR_IO, "%s can not be examined: %s", path, strerror(errno));
+    if (directory >= 0) close(directory);
+    if (code) {
+        close(fd);
+        return code;
+    }
+    *out = (struct listener_socket){.fd = fd, .device = file.st_dev, .file = file.st_ino};
+    snprintf(out->path, sizeof out->path, "%s", path);
+    snprintf(out->address, sizeof out->address, "%s", path);
+    return 0;
+}
+
+static void remove_file(struct listener_socket *socket) {
+    struct stat found;
+    if (socket->path[0] && lstat(socket->path, &found) == 0 && found.st_dev == socket->device &&
+        found.st_ino == socket->file)
+        unlink(socket->path);
+    socket->path[0] = '\0';
+}
+
+void listener_unbind(struct listener_socket *socket) {
+    remove_file(socket);
+    if (socket->fd >= 0) close(socket->fd);
+    socket->fd = -1;
+}
+
 // ---- Guests
 
 static struct guest *guest_create(struct listener *listener, int fd, void (*callback)(void *user, int events),
@@ -151,8 +243,15 @@ static int guest_release(struct guest *guest) {
 // ---- Turning away
 
 void listener_peer(int fd, char out[LISTENER_PEER_BYTES]) {
-    struct sockaddr_storage peer;
-    socklen_t bytes = sizeof peer;
+    struct sockaddr_storage peer = {0};
+    struct ucred who;
+    socklen_t bytes = sizeof who;
+    if (getsockname(fd, (struct sockaddr *)&peer, &(socklen_t){sizeof peer}) == 0 && peer.ss_family == AF_UNIX &&
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &bytes) == 0) {
+        snprintf(out, LISTENER_PEER_BYTES, "uid %u", who.uid);
+        return;
+    }
+    bytes = sizeof peer;
     if (getpeername(fd, (struct sockaddr *)&peer, &bytes) != 0 ||
         getnameinfo((struct sockaddr *)&peer, bytes, out, LISTENER_PEER_BYTES, NULL, 0, NI_NUMERICHOST) != 0)
         out[0] = '\0';
@@ -227,19 +326,40 @@ static void hand_on(struct guest *guest, const struct http_vetted *vetted) {
         listener->connections--;
 }
 
+// A Unix socket can not be told to wait for more than a byte, and the loop would turn until the rest is there.
+static void look_again_later(struct guest *guest) {
+    guest->again = true;
+    loop_watch_start(guest->watch, LOOP_DISCONNECT);
+    loop_timer_start(guest->listener->again, LOOK_AGAIN_MS, 0);
+}
+
 static void on_guest(void *user, int events) {
-    (void)events;
     struct guest *guest = user;
     struct listener *listener = guest->listener;
     struct http_vetted vetted;
     struct error error;
     int status = listener_peek(listener, guest->fd, &guest->seen, &vetted, &error);
-    if (status < 0)
+    bool is_unix = listener->options.socket.path[0];
+    if (status < 0 && is_unix && !(events & LOOP_DISCONNECT))
+        look_again_later(guest); // nothing new yet
+    else if (status < 0)
         close(guest_release(guest));
+    else if (status == 0 && is_unix && guest->seen > 0)
+        look_again_later(guest);
     else if (status == 200)
         hand_on(guest, &vetted);
     else if (status != 0)
         listener_refuse(listener, guest_release(guest), status, &error);
+}
+
+static void on_again(void *user) {
+    struct listener *listener = user;
+    for (struct guest *guest = listener->guests, *next; guest; guest = next) {
+        next = guest->next;
+        if (!guest->again) continue;
+        guest->again = false;
+        on_guest(guest, LOOP_READABLE);
+    }
 }
 
 static void welcome(struct listener *listener, int fd) {
@@ -261,7 +381,7 @@ static void on_connection(void *user, int events) {
     (void)events;
     struct listener *listener = user;
     for (int i = 0; i < ACCEPTS_A_TURN_MAX; i++) {
-        int fd = accept4(listener->options.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(listener->options.socket.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             welcome(listener, fd);
             continue;
@@ -280,9 +400,13 @@ static void on_connection(void *user, int events) {
 int listener_create(struct listener **out, struct loop *loop, const struct listener_options *options,
                     struct error *error) {
     struct listener *listener = calloc(1, sizeof *listener);
-    if (listener) listener->watch = loop_watch_create(loop, options->fd, on_connection, listener);
-    if (!listener || !listener->watch) {
-        close(options->fd);
+    if (listener) listener->watch = loop_watch_create(loop, options->socket.fd, on_connection, listener);
+    if (listener) listener->again = loop_timer_create(loop, on_again, listener);
+    if (!listener || !listener->watch || !listener->again) {
+        if (listener) loop_watch_destroy(listener->watch);
+        if (listener) loop_timer_destroy(listener->again);
+        struct listener_socket socket = options->socket;
+        listener_unbind(&socket);
         free(listener);
         return error_set_code(error, ERROR_MEMORY);
     }
@@ -297,7 +421,7 @@ void listener_close(struct listener *listener) {
     if (!listener->watch) return;
     loop_watch_destroy(listener->watch);
     listener->watch = NULL;
-    close(listener->options.fd);
+    listener_unbind(&listener->options.socket);
     for (struct guest *guest = listener->guests, *next; guest; guest = next) {
         next = guest->next;
         if (!guest->dismissed) close(guest_release(guest));
@@ -308,6 +432,7 @@ void listener_destroy(struct listener *listener) {
     if (!listener) return;
     listener_close(listener);
     while (listener->guests) close(guest_release(listener->guests));
+    loop_timer_destroy(listener->again);
     free(listener);
 }
 

@@ -13,18 +13,29 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
-enum { LISTENER_ADDRESS_BYTES = 320, LISTENER_PEER_BYTES = 48 };
+enum { LISTENER_ADDRESS_BYTES = 320, LISTENER_PEER_BYTES = 48, LISTENER_PATH_BYTES = 108 };
 
 struct listener_socket {
     int fd;
-    bool loopback;                        // only this machine can reach it
-    char host[256];                       // as the settings name it
-    char address[LISTENER_ADDRESS_BYTES]; // "127.0.0.1:8080": what it is bound to
+    bool loopback;                        // a port that only this machine can reach
+    char host[256];                       // as the settings name it; "" for a Unix socket
+    char address[LISTENER_ADDRESS_BYTES]; // "127.0.0.1:8080": what it is bound to; of a Unix socket, its path
+    char path[LISTENER_PATH_BYTES];       // of a Unix socket; "": it is none
+    dev_t device;                         // where its file is, and which: at the end another may lie in its place
+    ino_t file;
 };
 
 // Binds and listens; nothing is accepted yet. Port 0: any free one.
 int listener_bind(struct listener_socket *out, const char *host, int port, struct error *error);
+
+// A Unix socket, whose file gets these permissions. One that lies there and that nobody listens on any more is
+// replaced; any other file is left alone: ERROR_IO.
+int listener_bind_unix(struct listener_socket *out, const char *path, mode_t mode, struct error *error);
+
+// Closes it where no listener has taken it over, and removes its file, if it is still its own.
+void listener_unbind(struct listener_socket *socket);
 
 struct listener_refused { // a connection that was turned away before there was a request
     int status;
@@ -33,7 +44,7 @@ struct listener_refused { // a connection that was turned away before there was 
 };
 
 struct listener_options {
-    int fd;                 // taken over
+    struct listener_socket socket; // its descriptor and file are taken over
     size_t connections_max; // beyond, a connection is told 429
     uint64_t header_ms;     // for the whole first header
     uint64_t linger_ms;     // for a client that is turned away to read why
@@ -55,11 +66,11 @@ size_t listener_connections(const struct listener *listener); // that wait for a
 void listener_left(struct listener *listener);                // a connection that was handed on is closed
 
 // Looks at what a socket holds, without reading it; `seen`: how much of it has been looked at. 0: the header is not
-// complete, and the socket becomes readable when more of it is there. -1: the client has gone. Otherwise as
+// complete, and the socket becomes readable when more of it is there (but a Unix socket at once). -1: the client has gone. Otherwise as
 // http_syntax_vet, and the socket becomes readable by any byte.
 int listener_peek(struct listener *listener, int fd, size_t *seen, struct http_vetted *vetted, struct error *error);
 
-// The address of the machine at the other end; "": it has left.
+// The address of the machine at the other end, of a Unix socket "uid 1000"; "": it has left.
 void listener_peer(int fd, char out[LISTENER_PEER_BYTES]);
 
 // Takes a descriptor over, answers it with an error, and lingers.

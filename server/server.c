@@ -136,7 +136,7 @@ static int open_http(struct server *server, const struct config *config, const s
                      struct error *error) {
     server->connections_max = connections_possible((size_t)config->connections_max);
     struct http_options options = {
-        .listen_fd = socket->fd,
+        .socket = *socket,
         .connections_max = server->connections_max,
         .body_bytes_max = config->body_bytes_max,
         .header_ms = milliseconds(config->header_seconds),
@@ -162,8 +162,9 @@ int server_create(struct server **out, const struct config *config, const struct
                   const struct api_keys *keys, struct engine *engine, struct error *error) {
     signal(SIGPIPE, SIG_IGN); // a client that left is an error code, not a reason to die
     struct server *server = calloc(1, sizeof *server);
+    struct listener_socket own = *socket; // until http takes it over
     if (!server) {
-        close(socket->fd);
+        listener_unbind(&own);
         return error_set_code(error, ERROR_MEMORY);
     }
     server->engine = engine;
@@ -189,7 +190,7 @@ int server_create(struct server **out, const struct config *config, const struct
         code = requests_create(&server->requests, &options, error);
     }
     if (code)
-        close(socket->fd);
+        listener_unbind(&own);
     else
         code = open_http(server, config, socket, error);
     if (!code) {

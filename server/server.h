@@ -10,8 +10,8 @@
 
 struct server;
 
-// The keys (NULL: none) and the engine stay the caller's and must outlive the server; the socket's descriptor is taken
-// over.
+// The keys (NULL: none) and the engine stay the caller's and must outlive the server; the socket's descriptor and
+// file are taken over.
 int server_create(struct server **out, const struct config *config, const struct listener_socket *socket,
                   const struct api_keys *keys, struct engine *engine, struct error *error);
 void server_destroy(struct server *server); // takes NULL

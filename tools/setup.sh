@@ -23,6 +23,7 @@ needs_of_build=(
     "library yaml-0.1|libyaml-dev|settings files"
     "header oneapi/dnnl/dnnl.h|libdnnl-dev|oneDNN, the fast matrix products"
     "header CL/cl.h|opencl-c-headers|OpenCL, for experts on a GPU; drivers are found when the program runs"
+    "header clblast_c.h|libclblast-dev|CLBlast, matrix products for GPUs; used when it is the faster way"
     "command curl|curl|to try the server out"
 )
 needs_of_tests=(
@@ -48,11 +49,11 @@ declare -A fedora=([libc6-dev]=glibc-devel [pkg-config]=pkgconf-pkg-config [libm
     [libuv1-dev]=libuv-devel [libjansson-dev]=jansson-devel [libedit-dev]=libedit-devel [libyaml-dev]=libyaml-devel
     [libdnnl-dev]=onednn-devel [libomp-dev]=libomp-devel [libcmocka-dev]=libcmocka-devel [shellcheck]=ShellCheck
     [xz-utils]=xz [python3-venv]=python3 [ocl-icd-opencl-dev]=ocl-icd-devel [opencl-c-headers]=opencl-headers
-    [pocl-opencl-icd]=pocl)
+    [pocl-opencl-icd]=pocl [libclblast-dev]=clblast-devel)
 declare -A arch=([libc6-dev]=glibc [ninja-build]=ninja [pkg-config]=pkgconf [libmicrohttpd-dev]=libmicrohttpd
     [libuv1-dev]=libuv [libjansson-dev]=jansson [libedit-dev]=libedit [libyaml-dev]=libyaml [libdnnl-dev]=onednn
     [libomp-dev]=openmp [libcmocka-dev]=cmocka [xz-utils]=xz [groff-base]=groff [python3]=python [python3-venv]=python
-    [ocl-icd-opencl-dev]=ocl-icd [opencl-c-headers]=opencl-headers [pocl-opencl-icd]=pocl)
+    [ocl-icd-opencl-dev]=ocl-icd [opencl-c-headers]=opencl-headers [pocl-opencl-icd]=pocl [libclblast-dev]=clblast)
 
 # Ctrl-C, at whatever it comes: what was begun is taken up by the next call.
 interrupted() {

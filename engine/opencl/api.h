@@ -28,7 +28,9 @@
     X(ReleaseKernel) \
     X(CreateBuffer) \
     X(ReleaseMemObject) \
+    X(EnqueueReadBuffer) \
     X(EnqueueWriteBuffer) \
+    X(EnqueueBarrierWithWaitList) \
     X(EnqueueMapBuffer) \
     X(EnqueueUnmapMemObject) \
     X(EnqueueNDRangeKernel) \

@@ -11,13 +11,13 @@ enum { PLATFORM_NOT_FOUND = -1001 }; // libOpenCL's own: there is no driver
 #define SUB_GROUPS "cl_intel_subgroups", "cl_intel_required_subgroup_size"
 #define DOT "cl_khr_integer_dot_product"
 
-// Emulated: without the instruction, to show that all else is right.
+// Emulated: without the instruction, for the sake of the same tokens as the CPU's.
 const struct opencl_level OPENCL_LEVELS[OPENCL_LEVEL_COUNT] = {
-    {"emulated dot", {NULL}, "-cl-std=CL1.2 -DDOT -DDOT_EMULATED", .dot = true, .by_name = true},
-    {"emulated sub-group dot", {SUB_GROUPS, NULL}, "-cl-std=CL1.2 -DSUB_GROUPS -DDOT -DDOT_EMULATED", .sub_groups = true,
-     .dot = true, .by_name = true},
     {"portable", {NULL}, "-cl-std=CL1.2", .sub_groups = false},
     {"sub-group", {SUB_GROUPS, NULL}, "-cl-std=CL1.2 -DSUB_GROUPS", .sub_groups = true},
+    {"emulated dot", {NULL}, "-cl-std=CL1.2 -DDOT -DDOT_EMULATED", .dot = true},
+    {"emulated sub-group dot", {SUB_GROUPS, NULL}, "-cl-std=CL1.2 -DSUB_GROUPS -DDOT -DDOT_EMULATED", .sub_groups = true,
+     .dot = true},
     {"dot", {DOT, NULL}, "-cl-std=CL3.0 -DDOT", .dot = true}, // the instruction came with OpenCL C 3.0
     {"sub-group dot", {SUB_GROUPS, DOT, NULL}, "-cl-std=CL3.0 -DSUB_GROUPS -DDOT", .sub_groups = true, .dot = true},
 };
@@ -37,10 +37,10 @@ static bool has_word(const char *words, const char *word) {
 }
 
 // wanted: the only one that will do, or NULL.
-static unsigned levels_of(const char *extensions, const char *wanted) {
+static unsigned levels_of(const char *extensions, const struct opencl_wanted *wanted) {
     unsigned levels = 0;
     for (unsigned i = 0; i < OPENCL_LEVEL_COUNT; i++) {
-        bool all = wanted ? strcmp(wanted, OPENCL_LEVELS[i].name) == 0 : !OPENCL_LEVELS[i].by_name;
+        bool all = wanted->level ? strcmp(wanted->level, OPENCL_LEVELS[i].name) == 0 : wanted->integers || !OPENCL_LEVELS[i].dot;
         for (const char *const *needed = OPENCL_LEVELS[i].extensions; *needed; needed++)
             all = all && has_word(extensions, *needed);
         levels |= (unsigned)all << i;
@@ -102,7 +102,7 @@ static bool is_new_enough(const char *version) {
 }
 
 // Why it will not do; NULL: it will.
-static const char *read_device(const struct opencl_api *api, cl_device_id id, bool gpu_only, const char *level,
+static const char *read_device(const struct opencl_api *api, cl_device_id id, const struct opencl_wanted *wanted,
                                struct opencl_device *out, cl_uint *units) {
     static char extensions[16 << 10];
     char version[128];
@@ -120,11 +120,12 @@ static const char *read_device(const struct opencl_api *api, cl_device_id id, bo
     if (features.group_max < OPENCL_GROUP) return "takes too small work groups";
     if (features.local_bytes < LOCAL_BYTES_MIN) return "has too little local memory";
     out->gpu = (features.type & CL_DEVICE_TYPE_GPU) != 0;
-    if (gpu_only && !out->gpu) return "is no GPU";
+    if (wanted->gpu_only && !out->gpu) return "is no GPU";
     out->shared_memory = features.shared_memory;
     out->exact_division = (features.floats & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
+    out->fp16 = has_word(extensions, "cl_khr_fp16");
     out->alloc_bytes_max = features.alloc_bytes_max;
-    out->levels = levels_of(extensions, level);
+    out->levels = levels_of(extensions, wanted);
     out->level = best_of(out->levels);
     if (!out->level) return "lacks what these kernels need";
     *units = features.units;
@@ -136,8 +137,7 @@ static const char *read_device(const struct opencl_api *api, cl_device_id id, bo
 typedef void visitor(void *user, const struct opencl_device *device, cl_uint units, const char *refused);
 
 struct look {
-    bool gpu_only;
-    const char *level;
+    struct opencl_wanted wanted;
     visitor *visit;
     void *user;
 };
@@ -159,7 +159,7 @@ static int look_at_all(const struct opencl_api *api, const struct look *look, cl
         if (CL_CALL(api, GetDeviceIDs, platforms[p], CL_DEVICE_TYPE_ALL, DEVICES_MAX, devices, &count)) continue;
         if (count > DEVICES_MAX) count = DEVICES_MAX;
         for (cl_uint d = 0; d < count; d++) {
-            const char *refused = read_device(api, devices[d], look->gpu_only, look->level, &device, &units);
+            const char *refused = read_device(api, devices[d], &look->wanted, &device, &units);
             if (CL_CALL(api, GetPlatformInfo, platforms[p], CL_PLATFORM_NAME, sizeof device.platform, device.platform, NULL))
                 device.platform[0] = 0;
             look->visit(look->user, &device, units, refused);
@@ -191,11 +191,11 @@ static void compare(void *user, const struct opencl_device *device, cl_uint unit
     search->found = true;
 }
 
-int opencl_device_find(const struct opencl_api *api, bool gpu_only, const char *level, struct opencl_device *out,
+int opencl_device_find(const struct opencl_api *api, const struct opencl_wanted *wanted, struct opencl_device *out,
                        struct error *error) {
     struct search search = {0};
     cl_uint platform_count = 0;
-    const struct look look = {gpu_only, level, compare, &search};
+    const struct look look = {*wanted, compare, &search};
     int code = look_at_all(api, &look, &platform_count, error);
     *out = search.best;
     if (code || search.found) return code;
@@ -228,7 +228,7 @@ static void list_device(void *user, const struct opencl_device *device, cl_uint 
 int engine_opencl_devices(struct engine_opencl_device out[ENGINE_OPENCL_DEVICES_MAX], int *count, struct error *error) {
     const struct opencl_api *api;
     struct listing listing = {.devices = out};
-    const struct look look = {.visit = list_device, .user = &listing};
+    const struct look look = {.wanted = {.integers = true}, .visit = list_device, .user = &listing};
     cl_uint platform_count;
     int code = opencl_api_load(&api, error);
     if (!code) code = look_at_all(api, &look, &platform_count, error);

@@ -2,6 +2,8 @@
 // together, as in a file, the device reads them where they are: one buffer over the pages that they lie in. Otherwise
 // they are copied to memory of its own, once.
 #include "engine/opencl/mixture.h"
+#include "engine/quants/bf16.h"
+#include "engine/quants/f16.h"
 #include "engine/quants/packed.h"
 
 #include <stdlib.h>
@@ -49,11 +51,33 @@ static struct span span_of(const struct layer *layer, int count) {
     return span;
 }
 
+// What the device has of it: two bytes a weight in f16.
+static size_t device_bytes(const struct opencl *opencl, const struct matrix *matrix) {
+    if (opencl->half_weights) return (size_t)matrix->rows * (size_t)matrix->columns * sizeof(cl_half);
+    return bytes_of(matrix);
+}
+
 // ---- Bringing them to the device
 
 static bool upload(struct opencl *opencl, cl_mem buffer, size_t at, const void *from, size_t bytes, struct error *error) {
     cl_int rc = CL_CALL(opencl->api, EnqueueWriteBuffer, opencl->queue, buffer, CL_TRUE, at, bytes, from, 0, NULL, NULL);
     return rc == CL_SUCCESS || opencl_error(error, rc, "weights on their way to the device") == 0;
+}
+
+// A matrix of bf16 as f16. What f16 can not hold is told in opencl->beyond_half.
+static bool upload_half(struct opencl *opencl, cl_mem buffer, size_t at, const struct matrix *matrix, struct error *error) {
+    const uint16_t *weights = matrix->data;
+    size_t count = (size_t)matrix->rows * (size_t)matrix->columns;
+    cl_half *narrow = malloc(count * sizeof *narrow);
+    if (!narrow) return error_set(error, ERROR_MEMORY, "out of memory for weights in f16") == 0;
+    for (size_t i = 0; i < count; i++) {
+        narrow[i] = f16_from_f32(bf16_to_f32(weights[i]));
+        opencl->beyond_half |= (narrow[i] & 0x7fff) == 0x7c00 && (weights[i] & 0x7fff) != 0x7f80;
+    }
+    bool done = !opencl->beyond_half && upload(opencl, buffer, at, narrow, count * sizeof *narrow, error);
+    if (opencl->beyond_half) error_set(error, ERROR_UNSUPPORTED, "a weight is too large for f16");
+    free(narrow);
+    return done;
 }
 
 static cl_mem copy(struct opencl *opencl, const void *from, size_t bytes, const char *what, struct error *error) {
@@ -83,11 +107,12 @@ static cl_mem copy_span(struct opencl *opencl, const struct layer *layer, int co
     for (int i = 0; buffer && i < count; i++) {
         const struct matrix *matrix = matrix_of(layer, i);
         start[i] = at / unit_of(matrix->format);
-        if (!upload(opencl, buffer, at, matrix->data, bytes_of(matrix), error)) {
+        if (!(opencl->half_weights ? upload_half(opencl, buffer, at, matrix, error)
+                                   : upload(opencl, buffer, at, matrix->data, bytes_of(matrix), error))) {
             opencl->api->ReleaseMemObject(buffer);
             return NULL;
         }
-        at += bytes_of(matrix);
+        at += device_bytes(opencl, matrix);
     }
     return buffer;
 }
@@ -100,7 +125,7 @@ static cl_mem place_weights(struct opencl *opencl, const struct layer *layer, in
     for (int i = 0; i < count; i++) aligned &= (uintptr_t)matrix_of(layer, i)->data % alignment == 0;
     bool dense = extent <= span.bytes + span.bytes / SPREAD_MAX;
     cl_mem shared = NULL; // a driver may refuse, as for files that are mapped for reading only
-    if (opencl->device.shared_memory && aligned && dense)
+    if (opencl->device.shared_memory && aligned && dense && !opencl->half_weights)
         shared = share_span(opencl, layer, count, span, start, error);
     return shared ? shared : copy_span(opencl, layer, count, span, start, error);
 }
@@ -124,7 +149,12 @@ static int place_layer(struct opencl *opencl, const struct layer *layer, struct 
     out->router = copy(opencl, layer->router.weight, router_bytes, "a router", error);
     if (out->router) out->weights = place_weights(opencl, layer, count, start, error);
     if (out->weights) out->start = copy(opencl, start, (size_t)count * sizeof *start, "a layer's plan", error);
-    if (out->start) return 0;
+    if (out->start && (out->start_at = malloc((size_t)count * sizeof *start))) {
+        memcpy(out->start_at, start, (size_t)count * sizeof *start);
+        return 0;
+    }
+    if (out->start) error_set(error, ERROR_MEMORY, "out of memory for a layer's plan");
+    release(opencl->api, out->start);
     release(opencl->api, out->weights);
     release(opencl->api, out->router);
     return error ? (int)error->code : ERROR_INTERNAL;
@@ -160,6 +190,9 @@ void opencl_layers_finish(struct opencl *opencl) {
         release(opencl->api, opencl->layers[i].start);
         release(opencl->api, opencl->layers[i].weights);
         release(opencl->api, opencl->layers[i].router);
+        free(opencl->layers[i].start_at);
     }
     free(opencl->layers);
+    opencl->layers = NULL;
+    opencl->layer_count = opencl->layer_capacity = opencl->layer_next = 0;
 }

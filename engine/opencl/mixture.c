@@ -111,6 +111,7 @@ void opencl_close(struct opencl *opencl) {
         return;
     }
     if (opencl->queue) opencl->api->Finish(opencl->queue);
+    opencl_gemm_close(opencl);
     opencl_layers_finish(opencl);
     release(opencl, opencl->mixed);
     release(opencl, opencl->quantized_gated);
@@ -123,6 +124,8 @@ void opencl_close(struct opencl *opencl) {
         struct opencl_slot *slot = &opencl->slots[i];
         if (slot->done) opencl->api->ReleaseEvent(slot->done);
         for (int s = 0; s < slot->span_count; s++) opencl->api->ReleaseEvent(slot->spans[s].event);
+        free(slot->sorted);
+        free(slot->sorted_weight);
         struct opencl_shared *shared[] = {&slot->x, &slot->out, &slot->expert, &slot->weight};
         for (size_t s = 0; s < sizeof shared / sizeof *shared; s++) {
             if (shared[s]->host)
@@ -151,6 +154,23 @@ static int check_shapes(const struct stage_limits *limits, struct error *error) 
                      limits->experts, OPENCL_EXPERTS_MAX);
 }
 
+static int build_kernels(struct opencl *opencl, struct error *error) {
+    const struct opencl_build wanted = {.weights = opencl->weights,
+                                        .half_weights = opencl->half_weights,
+                                        .half = opencl->gemm.on && opencl->gemm.library.half,
+                                        .directory = opencl->kernels};
+    return opencl_program_build(opencl->api, opencl->context, &opencl->device, &wanted, &opencl->program, error);
+}
+
+static void describe(struct opencl *opencl) {
+    const struct opencl_device *device = &opencl->device;
+    const struct opencl_gemm *gemm = &opencl->gemm;
+    const char *library = !gemm->on ? "" : gemm->library.half ? ", prompts by CLBlast in f16" : ", prompts by CLBlast in f32";
+    snprintf(opencl->description, sizeof opencl->description, "%s (%s %s), %s kernels%s%s%s%s%s", device->name,
+             device->platform, device->driver, device->level->name, opencl->kernels ? " of " : "",
+             opencl->kernels ? opencl->kernels : "", library, gemm->why_not[0] ? ", without CLBlast: " : "", gemm->why_not);
+}
+
 int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error) {
     struct error cause;
     if (!error) error = &cause;
@@ -158,25 +178,25 @@ int opencl_open(struct opencl **out, const struct opencl_options *options, struc
     if (!opencl) return error_set(error, ERROR_MEMORY, "out of memory for OpenCL");
     opencl->limits = *options->limits;
     opencl->weights = options->weights;
+    opencl->half_weights = options->half_weights && options->weights == WEIGHTS_BF16;
+    opencl->kernels = options->kernels;
     opencl->wait_seconds = options->wait_seconds > 0 ? options->wait_seconds : WAIT_SECONDS;
     opencl->span = options->span;
     opencl->span_user = options->span_user;
-    struct opencl_device *device = &opencl->device;
+    const struct opencl_wanted wanted = {options->gpu_only, weight_format_packed(options->weights), options->level};
     int code = check_shapes(options->limits, error);
     if (!code) code = opencl_api_load(&opencl->api, error);
-    if (!code) code = opencl_device_find(opencl->api, options->gpu_only, options->level, &opencl->device, error);
+    if (!code) code = opencl_device_find(opencl->api, &wanted, &opencl->device, error);
     if (!code) code = open_queue(opencl, error);
-    if (!code)
-        code = opencl_program_build(opencl->api, opencl->context, device, options->weights,
-                                    options->kernels, &opencl->program, error);
-    if (!code && !take_buffers(opencl, error)) code = (int)error->code;
+    if (!code) opencl_gemm_open(opencl, options);
+    if (!code) code = build_kernels(opencl, error);
+    if (!code && !(take_buffers(opencl, error) && opencl_gemm_take_buffers(opencl, error))) code = (int)error->code;
+    if (!code) code = opencl_gemm_choose(opencl, options, error);
     if (code) {
         opencl_close(opencl);
         return code;
     }
-    snprintf(opencl->description, sizeof opencl->description, "%s (%s %s), %s kernels%s%s", device->name,
-             device->platform, device->driver, device->level->name, options->kernels ? " of " : "",
-             options->kernels ? options->kernels : "");
+    describe(opencl);
     *out = opencl;
     return 0;
 }
@@ -191,16 +211,9 @@ struct opencl_counts opencl_counts(const struct opencl *opencl) {
 
 // ---- Launching
 
-struct argument {
-    size_t bytes;
-    const void *value;
-};
-#define ARGUMENT(value) {sizeof(value), &(value)}
-#define COUNT(array) (sizeof(array) / sizeof *(array))
-
-// `across` work groups by `down`.
-static bool launch(struct opencl *opencl, struct opencl_slot *slot, enum opencl_kernel which, int across, int down,
-                   const struct argument *arguments, size_t count, struct error *error) {
+bool opencl_launch(struct opencl *opencl, cl_command_queue queue, enum opencl_kernel which, int across, int down,
+                   const struct opencl_argument *arguments, size_t count, cl_event after, cl_event *done,
+                   struct error *error) {
     cl_kernel kernel = opencl->program.kernel[which];
     const char *name = OPENCL_KERNEL_NAMES[which];
     const size_t items[2] = {(size_t)across * OPENCL_GROUP, (size_t)down}, group[2] = {OPENCL_GROUP, 1};
@@ -208,12 +221,18 @@ static bool launch(struct opencl *opencl, struct opencl_slot *slot, enum opencl_
         cl_int rc = CL_CALL(opencl->api, SetKernelArg, kernel, (cl_uint)i, arguments[i].bytes, arguments[i].value);
         if (rc) return opencl_error(error, rc, name) == 0;
     }
+    cl_int rc = CL_CALL(opencl->api, EnqueueNDRangeKernel, queue, kernel, 2, NULL, items, group, after ? 1 : 0,
+                        after ? &after : NULL, done);
+    return rc == CL_SUCCESS || opencl_error(error, rc, name) == 0;
+}
+
+bool opencl_launch_of(struct opencl *opencl, struct opencl_slot *slot, enum opencl_kernel which, int across, int down,
+                      const struct opencl_argument *arguments, size_t count, struct error *error) {
     struct opencl_span *span = opencl->span ? &slot->spans[slot->span_count] : NULL;
-    cl_int rc = CL_CALL(opencl->api, EnqueueNDRangeKernel, opencl->queue, kernel, 2, NULL, items, group, 0, NULL,
-                        span ? &span->event : NULL);
-    if (rc) return opencl_error(error, rc, name) == 0;
+    if (!opencl_launch(opencl, opencl->queue, which, across, down, arguments, count, NULL, span ? &span->event : NULL, error))
+        return false;
     if (!span) return true;
-    span->name = name;
+    span->name = OPENCL_KERNEL_NAMES[which];
     span->enqueued_at = clock_seconds();
     slot->span_count++;
     return true;
@@ -249,39 +268,42 @@ static bool launch_all(struct opencl *opencl, const struct opencl_layer *on_devi
     const cl_mem x = dot ? opencl->quantized_x : slot->x.buffer, gated = dot ? opencl->quantized_gated : opencl->gated;
     const int tiles = tiles_max(opencl, slots, tile_rows);
 
-    const struct argument route[] = {
-        ARGUMENT(on_device->router), ARGUMENT(slot->x.buffer), ARGUMENT(hidden),
-        ARGUMENT(experts),           ARGUMENT(top_k),          ARGUMENT(jitter),
-        ARGUMENT(slot->expert.buffer), ARGUMENT(slot->weight.buffer),
+#define ARGUMENT OPENCL_ARGUMENT
+    const struct opencl_argument route[] = {
+        ARGUMENT(on_device->router),   ARGUMENT(slot->x.buffer),      ARGUMENT(hidden), ARGUMENT(experts),
+        ARGUMENT(top_k),               ARGUMENT(jitter),              ARGUMENT(slot->expert.buffer),
+        ARGUMENT(slot->weight.buffer),
     };
-    const struct argument lists[] = {
-        ARGUMENT(slot->expert.buffer), ARGUMENT(slots),          ARGUMENT(experts), ARGUMENT(tile_rows),
+    const struct opencl_argument lists[] = {
+        ARGUMENT(slot->expert.buffer), ARGUMENT(slots),            ARGUMENT(experts),       ARGUMENT(tile_rows),
         ARGUMENT(opencl->slot_at),     ARGUMENT(opencl->place_of), ARGUMENT(opencl->tiles),
     };
-    const struct argument quantize_x[] = {ARGUMENT(slot->x.buffer), ARGUMENT(hidden), ARGUMENT(opencl->quantized_x)};
-    const struct argument gate_up[] = {
+    const struct opencl_argument quantize_x[] = {ARGUMENT(slot->x.buffer), ARGUMENT(hidden), ARGUMENT(opencl->quantized_x)};
+    const struct opencl_argument gate_up[] = {
         ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles),
         ARGUMENT(opencl->slot_at),    ARGUMENT(x),                ARGUMENT(hidden),
         ARGUMENT(inner),              ARGUMENT(top_k),            ARGUMENT(opencl->gated),
     };
-    const struct argument quantize_gated[] = {ARGUMENT(opencl->gated), ARGUMENT(inner), ARGUMENT(opencl->quantized_gated)};
-    const struct argument down[] = {
+    const struct opencl_argument quantize_gated[] = {ARGUMENT(opencl->gated), ARGUMENT(inner),
+                                                     ARGUMENT(opencl->quantized_gated)};
+    const struct opencl_argument down[] = {
         ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles), ARGUMENT(gated),
         ARGUMENT(hidden),             ARGUMENT(inner),            ARGUMENT(opencl->mixed),
     };
-    const struct argument scatter[] = {
+    const struct opencl_argument scatter[] = {
         ARGUMENT(opencl->mixed), ARGUMENT(opencl->place_of), ARGUMENT(slot->weight.buffer),
         ARGUMENT(hidden),        ARGUMENT(top_k),            ARGUMENT(slot->out.buffer),
     };
-    return launch(opencl, slot, KERNEL_route, slot->rows, 1, route, COUNT(route), error) &&
-           launch(opencl, slot, KERNEL_lists, 1, 1, lists, COUNT(lists), error) &&
-           (!dot || launch(opencl, slot, KERNEL_quantize, slot->rows, 1, quantize_x, COUNT(quantize_x), error)) &&
-           launch(opencl, slot, few ? KERNEL_gate_up_few : KERNEL_gate_up_many, groups_for(inner, outputs), tiles, gate_up,
-                  COUNT(gate_up), error) &&
-           (!dot || launch(opencl, slot, KERNEL_quantize, slots, 1, quantize_gated, COUNT(quantize_gated), error)) &&
-           launch(opencl, slot, few ? KERNEL_down_few : KERNEL_down_many, groups_for(hidden, outputs), tiles, down, COUNT(down),
-                  error) &&
-           launch(opencl, slot, KERNEL_scatter, groups_for(hidden, OPENCL_GROUP), slot->rows, scatter, COUNT(scatter), error);
+#undef ARGUMENT
+#define LAUNCH(kernel, across, down, arguments) \
+    opencl_launch_of(opencl, slot, kernel, across, down, arguments, OPENCL_COUNT(arguments), error)
+    return LAUNCH(KERNEL_route, slot->rows, 1, route) && LAUNCH(KERNEL_lists, 1, 1, lists) &&
+           (!dot || LAUNCH(KERNEL_quantize, slot->rows, 1, quantize_x)) &&
+           LAUNCH(few ? KERNEL_gate_up_few : KERNEL_gate_up_many, groups_for(inner, outputs), tiles, gate_up) &&
+           (!dot || LAUNCH(KERNEL_quantize, slots, 1, quantize_gated)) &&
+           LAUNCH(few ? KERNEL_down_few : KERNEL_down_many, groups_for(hidden, outputs), tiles, down) &&
+           LAUNCH(KERNEL_scatter, groups_for(hidden, OPENCL_GROUP), slot->rows, scatter);
+#undef LAUNCH
 }
 
 // ---- Telling when kernels ran
@@ -309,29 +331,51 @@ static void tell_spans(struct opencl *opencl, struct opencl_slot *slot) {
 
 // ---- A call
 
+// A weight beyond f16 shows when its layer comes to the device: then all layers come anew, in bf16. What has been enqueued
+// keeps what it reads.
+static const struct opencl_layer *find_layer(struct opencl *opencl, const struct layer *layer, struct error *error) {
+    const struct opencl_layer *found = opencl_layer_find(opencl, layer, error);
+    if (found || !opencl->beyond_half) return found;
+    opencl->beyond_half = opencl->half_weights = false;
+    opencl_layers_finish(opencl);
+    opencl_program_finish(opencl->api, &opencl->program);
+    return build_kernels(opencl, error) == 0 ? opencl_layer_find(opencl, layer, error) : NULL;
+}
+
+static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct opencl_layer *layer, struct error *error) {
+    // without_half() may want x again.
+    const cl_map_flags keep_x =
+        slot->gemm && opencl->gemm.library.half ? CL_MAP_READ | CL_MAP_WRITE : CL_MAP_WRITE_INVALIDATE_REGION;
+    bool begun = hand_over(opencl, &slot->x, error) && hand_over(opencl, &slot->out, error) &&
+                 hand_over(opencl, &slot->expert, error) && hand_over(opencl, &slot->weight, error) &&
+                 (slot->gemm ? opencl_gemm_launch(opencl, layer, slot, slot->host_x, error)
+                             : launch_all(opencl, layer, slot, error)) &&
+                 map(opencl, &slot->expert, CL_MAP_READ, CL_FALSE, NULL, error) &&
+                 map(opencl, &slot->weight, CL_MAP_READ, CL_FALSE, NULL, error) &&
+                 map(opencl, &slot->x, keep_x, CL_FALSE, NULL, error) &&
+                 map(opencl, &slot->out, CL_MAP_READ, CL_FALSE, &slot->done, error);
+    if (!begun) return (int)error->code;
+    cl_int rc = CL_CALL(opencl->api, Flush, opencl->queue);
+    return rc ? opencl_error(error, rc, "sending commands to the device") : 0;
+}
+
 int opencl_begin(struct opencl *opencl, int slot_index, const struct layer *layer, const float *x, int rows,
                  enum row_kind kind, struct error *error) {
     struct error cause;
     if (!error) error = &cause;
     struct opencl_slot *slot = &opencl->slots[slot_index];
-    const struct opencl_layer *on_device = opencl_layer_find(opencl, layer, error);
+    const struct opencl_layer *on_device = find_layer(opencl, layer, error);
     if (!on_device) return (int)error->code;
     slot->rows = rows;
     slot->top_k = layer->router.top_k;
     if (rows == 0) return 0;
     slot->few = kind == ROWS_BY_NUMBER ? rows <= STAGE_STEADY_ROWS : kind == ROWS_OF_ANSWERS;
+    slot->gemm = opencl->gemm.on && !slot->few;
+    slot->layer = layer;
+    slot->host_x = x;
     memcpy(slot->x.host, x, (size_t)rows * (size_t)layer->router.hidden * sizeof *x);
     opencl->counts.mixtures++;
-    bool begun = hand_over(opencl, &slot->x, error) && hand_over(opencl, &slot->out, error) &&
-                 hand_over(opencl, &slot->expert, error) && hand_over(opencl, &slot->weight, error) &&
-                 launch_all(opencl, on_device, slot, error) &&
-                 map(opencl, &slot->expert, CL_MAP_READ, CL_FALSE, NULL, error) &&
-                 map(opencl, &slot->weight, CL_MAP_READ, CL_FALSE, NULL, error) &&
-                 map(opencl, &slot->x, CL_MAP_WRITE_INVALIDATE_REGION, CL_FALSE, NULL, error) &&
-                 map(opencl, &slot->out, CL_MAP_READ, CL_FALSE, &slot->done, error);
-    if (!begun) return (int)error->code;
-    cl_int rc = CL_CALL(opencl->api, Flush, opencl->queue);
-    return rc ? opencl_error(error, rc, "sending commands to the device") : 0;
+    return begin(opencl, slot, on_device, error);
 }
 
 // Until the device has done all of a slot's commands. Asks instead of waiting: who waits for a device that hangs, hangs.
@@ -359,25 +403,47 @@ static int wait_for(struct opencl *opencl, cl_event event, struct error *error) 
     return 0;
 }
 
-int opencl_end(struct opencl *opencl, int slot_index, float *y, struct routing *routing, struct error *error) {
-    struct opencl_slot *slot = &opencl->slots[slot_index];
-    routing->rows = slot->rows;
-    routing->top_k = slot->top_k;
-    if (slot->rows == 0) return 0;
+static int finish(struct opencl *opencl, struct opencl_slot *slot, struct error *error) {
     int code = wait_for(opencl, slot->done, error);
     if (code) return code;
     opencl->api->ReleaseEvent(slot->done);
     slot->done = NULL;
     tell_spans(opencl, slot);
+    return 0;
+}
+
+static bool all_finite(const float *x, size_t count) {
+    float odd = 0;
+    for (size_t i = 0; i < count; i++) odd += x[i] * 0;
+    return odd == 0;
+}
+
+// Values between the products may be beyond f16, where f32 has room.
+static int without_half(struct opencl *opencl, struct opencl_slot *slot, struct error *error) {
+    const struct opencl_layer *layer = find_layer(opencl, slot->layer, error);
+    if (!layer) return (int)error->code;
+    slot->gemm = false;
+    int code = begin(opencl, slot, layer, error);
+    return code ? code : finish(opencl, slot, error);
+}
+
+int opencl_end(struct opencl *opencl, int slot_index, float *y, struct routing *routing, struct error *error) {
+    struct opencl_slot *slot = &opencl->slots[slot_index];
+    const size_t count = (size_t)slot->rows * (size_t)opencl->limits.hidden, pairs = (size_t)slot->rows * (size_t)slot->top_k;
+    routing->rows = slot->rows;
+    routing->top_k = slot->top_k;
+    if (slot->rows == 0) return 0;
+    int code = finish(opencl, slot, error);
+    if (!code && slot->gemm && opencl->gemm.library.half && !all_finite(slot->out.host, count))
+        code = without_half(opencl, slot, error);
+    if (code) return code;
     const int32_t *expert = slot->expert.host;
-    int pairs = slot->rows * slot->top_k;
-    for (int i = 0; i < pairs; i++)
+    for (size_t i = 0; i < pairs; i++)
         if (expert[i] < 0 || expert[i] >= opencl->limits.experts)
             return error_set(error, ERROR_INTERNAL, "the device chose expert %d of %d", (int)expert[i],
                              opencl->limits.experts);
-    memcpy(routing->expert, expert, (size_t)pairs * sizeof *routing->expert);
-    memcpy(routing->weight, slot->weight.host, (size_t)pairs * sizeof *routing->weight);
-    size_t count = (size_t)slot->rows * (size_t)opencl->limits.hidden;
+    memcpy(routing->expert, expert, pairs * sizeof *routing->expert);
+    memcpy(routing->weight, slot->weight.host, pairs * sizeof *routing->weight);
     const float *out = slot->out.host;
     for (size_t i = 0; i < count; i++) y[i] += out[i];
     return 0;

@@ -3,6 +3,7 @@
 #ifndef ENGINE_OPENCL_MIXTURE_H
 #define ENGINE_OPENCL_MIXTURE_H
 
+#include "engine/opencl/clblast.h"
 #include "engine/opencl/opencl.h"
 #include "engine/opencl/program.h"
 
@@ -38,7 +39,13 @@ struct opencl_slot {
     struct opencl_shared weight; // the same
     cl_event done;               // NULL: the slot is free
     int rows, top_k;
-    bool few; // which of the kernels' forms
+    const struct layer *layer;
+    const float *host_x; // while it begins
+    bool few;  // which of the kernels' forms
+    bool gemm; // or CLBlast
+    // Where the host sorts.
+    int32_t *sorted;      // [expert, slot_at, place_of][tokens_max * top_k]
+    float *sorted_weight; // [tokens_max * top_k]
     struct opencl_span spans[OPENCL_SPANS_MAX]; // of its kernels, when somebody is told of them
     int span_count;
 };
@@ -48,6 +55,23 @@ struct opencl_layer {
     cl_mem router;  // [experts][hidden]
     cl_mem weights; // of all experts
     cl_mem start;   // [experts][gate, up, down] the element of weights at which each begins
+    cl_ulong *start_at; // the same, the host's
+};
+
+// Products by CLBlast, of numbers that are f16 or f32.
+struct opencl_gemm {
+    bool on;
+    char why_not[ERROR_MESSAGE_BYTES]; // "": nobody has asked
+    struct clblast library;
+    void (*route)(void *user, const struct router *router, const float *x, int rows, struct routing *routing);
+    void *route_user;
+    cl_command_queue queue; // that unpacks weights
+    cl_mem unpacked[2];     // [gate, up][intermediate][hidden] of one expert
+    cl_event read[2];       // the last product that reads it
+    int turn;               // which of them is next
+    cl_mem rows;            // [tokens_max * top_k][hidden] into the first product, out of the last
+    cl_mem products;        // [gate, up][tokens_max * top_k][intermediate]
+    cl_mem gated;           // [tokens_max * top_k][intermediate]
 };
 
 struct opencl {
@@ -55,6 +79,9 @@ struct opencl {
     struct opencl_device device;
     struct stage_limits limits;
     enum weight_format weights;
+    bool half_weights; // the device has them in f16
+    bool beyond_half;  // one has turned out not to be in its range
+    const char *kernels;
     double wait_seconds;
     void (*span)(void *user, const char *name, int rows, double began_at, double ended_at); // NULL: nobody is told
     void *span_user;
@@ -63,6 +90,7 @@ struct opencl {
     cl_command_queue queue; // one, in order
     struct opencl_program program;
     struct opencl_slot slots[STAGE_SLOTS];
+    struct opencl_gemm gemm;
     // Between the kernels of one call; as calls come one after the other, there is one of each.
     cl_mem slot_at, place_of; // [tokens_max * top_k]
     cl_mem tiles;             // 1 + [tiles][3]
@@ -73,7 +101,7 @@ struct opencl {
     struct opencl_layer *layers; // [layer_count]
     int layer_count, layer_capacity, layer_next; // layer_next: the one that is likely to be asked for
     struct opencl_counts counts;
-    char description[384];
+    char description[1280];
 };
 
 // A buffer; NULL, and the cause in error: there is none. host: what it holds at first, or NULL.
@@ -85,6 +113,35 @@ int opencl_few_outputs(enum weight_format weights);
 int opencl_tile_outputs(const struct opencl_level *level, enum weight_format weights);
 // Whether rows become int8 too.
 bool opencl_uses_dot(const struct opencl_level *level, enum weight_format weights);
+
+// ---- Launching
+
+struct opencl_argument {
+    size_t bytes;
+    const void *value;
+};
+#define OPENCL_ARGUMENT(value) {sizeof(value), &(value)}
+#define OPENCL_COUNT(array) (sizeof(array) / sizeof *(array))
+
+// Enqueues `across` work groups by `down`; after: waits for it, unless it is NULL; done: its event, unless it is NULL.
+bool opencl_launch(struct opencl *opencl, cl_command_queue queue, enum opencl_kernel which, int across, int down,
+                   const struct opencl_argument *arguments, size_t count, cl_event after, cl_event *done,
+                   struct error *error);
+// The same for a slot, whose spans tell of it.
+bool opencl_launch_of(struct opencl *opencl, struct opencl_slot *slot, enum opencl_kernel which, int across, int down,
+                      const struct opencl_argument *arguments, size_t count, struct error *error);
+
+// ---- gemm.c
+
+// Tries CLBlast, before the kernels are built, which have to know its kind of numbers. Without it there are our own ones.
+void opencl_gemm_open(struct opencl *opencl, const struct opencl_options *options);
+bool opencl_gemm_take_buffers(struct opencl *opencl, struct error *error);
+// Leaves it on if it is the faster way, or asked for.
+int opencl_gemm_choose(struct opencl *opencl, const struct opencl_options *options, struct error *error);
+// Enqueues a call, from routing to scattering.
+bool opencl_gemm_launch(struct opencl *opencl, const struct opencl_layer *layer, struct opencl_slot *slot, const float *x,
+                        struct error *error);
+void opencl_gemm_close(struct opencl *opencl);
 
 // ---- layers.c
 

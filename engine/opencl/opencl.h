@@ -12,11 +12,30 @@ struct opencl;
 
 enum { OPENCL_EXPERTS_MAX = 64 }; // of one layer
 
+// What multiplies the rows of prompts by the experts: its name for settings, what it means.
+#define OPENCL_PRODUCTS(X) \
+    X(OPENCL_PRODUCTS_AUTO, "auto", "on a GPU whichever was faster when it was opened, elsewhere our own kernels") \
+    X(OPENCL_PRODUCTS_OWN, "own", "our own kernels") \
+    X(OPENCL_PRODUCTS_CLBLAST, "clblast", "CLBlast, if it is there and gives known answers; else our own kernels")
+
+enum opencl_products {
+#define OPENCL_PRODUCTS_ENUM(products, name, meaning) products,
+    OPENCL_PRODUCTS(OPENCL_PRODUCTS_ENUM)
+#undef OPENCL_PRODUCTS_ENUM
+};
+bool opencl_products_parse(const char *name, enum opencl_products *out);
+
 struct opencl_options {
     const struct stage_limits *limits; // its shapes; only read while opening
     enum weight_format weights;        // of the experts
-    const char *kernels; // a directory whose NAME.cl go before the built-in ones; NULL: none
+    const char *kernels; // a directory whose NAME.cl go before the built-in ones, and the name lives as long; NULL: none
     const char *level;   // one of OPENCL_LEVELS (device.c) and no other; NULL: the best one that the device takes
+    enum opencl_products products;
+    const char *clblast; // the library; NULL: the system's
+    bool half_weights;   // bf16 weights become f16 on the device, for tests; if one is beyond f16, all stay bf16
+    // SparseMixer on the host, for CLBlast, whose callers have to know how many rows an expert has. NULL: no CLBlast.
+    void (*route)(void *user, const struct router *router, const float *x, int rows, struct routing *routing);
+    void *route_user;
     bool gpu_only;       // whether a device that is a CPU will not do
     // Told of each kernel that has run, by the clock of base/clock.h; NULL: nobody is, which is faster.
     void (*span)(void *user, const char *name, int rows, double began_at, double ended_at);

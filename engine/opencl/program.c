@@ -89,14 +89,15 @@ static int say_why(const struct opencl_api *api, cl_program program, const struc
 }
 
 static int build(const struct opencl_api *api, cl_context context, const struct opencl_device *device,
-                 enum weight_format weights, const char *text, struct opencl_program *out, struct error *error) {
+                 const struct opencl_build *wanted, const char *text, struct opencl_program *out, struct error *error) {
+    const enum weight_format weights = wanted->weights;
     char options[512];
     cl_int rc;
     snprintf(options, sizeof options,
-             "%s -DQUANT=%s -DGROUP=%d -DFEW_ROWS=%d -DFEW_OUTPUTS=%d -DTILE_ROWS=%d -DTILE_OUTPUTS=%d -DEXPERTS_MAX=%d%s%s",
-             device->level->options, weight_format_name(weights), OPENCL_GROUP, OPENCL_FEW_ROWS, opencl_few_outputs(weights),
+             "%s -DQUANT=%s -DGROUP=%d -DFEW_ROWS=%d -DFEW_OUTPUTS=%d -DTILE_ROWS=%d -DTILE_OUTPUTS=%d -DEXPERTS_MAX=%d%s%s%s",
+             device->level->options, wanted->half_weights ? "f16" : weight_format_name(weights), OPENCL_GROUP, OPENCL_FEW_ROWS, opencl_few_outputs(weights),
              OPENCL_TILE_ROWS, opencl_tile_outputs(device->level, weights), OPENCL_EXPERTS_MAX,
-             weight_format_packed(weights) ? " -DPACKED" : "",
+             weight_format_packed(weights) ? " -DPACKED" : "", wanted->half ? " -DHALF" : "",
              device->exact_division ? " -cl-fp32-correctly-rounded-divide-sqrt" : "");
     out->program = CL_MAKE(api, CreateProgramWithSource, &rc, context, 1, &text, NULL);
     if (!out->program) return opencl_error(error, rc, "a program");
@@ -113,16 +114,16 @@ static int build(const struct opencl_api *api, cl_context context, const struct 
 }
 
 int opencl_program_build(const struct opencl_api *api, cl_context context, struct opencl_device *device,
-                         enum weight_format weights, const char *directory, struct opencl_program *out, struct error *error) {
+                         const struct opencl_build *wanted, struct opencl_program *out, struct error *error) {
     struct buffer text;
     *out = (struct opencl_program){0};
     buffer_init(&text, SOURCES_BYTES_MAX);
-    int code = gather_sources(directory, &text, error);
-    if (!code) code = build(api, context, device, weights, text.data, out, error);
+    int code = gather_sources(wanted->directory, &text, error);
+    if (!code) code = build(api, context, device, wanted, text.data, out, error);
     while (code == ERROR_FORMAT && opencl_device_lower(device)) { // what is told is what the best level lacks
         struct error lower;
         opencl_program_finish(api, out);
-        code = build(api, context, device, weights, text.data, out, &lower);
+        code = build(api, context, device, wanted, text.data, out, &lower);
         if (code && code != ERROR_FORMAT) *error = lower;
     }
     buffer_finish(&text);

@@ -6,7 +6,8 @@
 #include "engine/opencl/sources.h"
 #include "engine/weights.h"
 
-#define OPENCL_KERNELS(X) X(route) X(lists) X(quantize) X(gate_up_few) X(gate_up_many) X(down_few) X(down_many) X(scatter)
+#define OPENCL_KERNELS(X) X(route) X(lists) X(quantize) X(gate_up_few) X(gate_up_many) X(down_few) X(down_many) X(scatter) \
+    X(gather) X(unpack) X(gate_all) X(scatter_real)
 
 enum opencl_kernel {
 #define KERNEL_ENUM(name) KERNEL_##name,
@@ -21,10 +22,17 @@ struct opencl_program {
     cl_kernel kernel[OPENCL_KERNEL_COUNT]; // NULL: one that this level has no use for
 };
 
+// What they are built for.
+struct opencl_build {
+    enum weight_format weights;
+    bool half_weights; // held in f16
+    bool half;         // CLBlast multiplies f16
+    const char *directory; // see struct opencl_options
+};
 // Builds all kernels, at the best of the device's levels whose kernels its compiler takes, which becomes its level. A
 // failure's message has the first lines of the compiler's.
 int opencl_program_build(const struct opencl_api *api, cl_context context, struct opencl_device *device,
-                         enum weight_format weights, const char *directory, struct opencl_program *out, struct error *error);
+                         const struct opencl_build *wanted, struct opencl_program *out, struct error *error);
 void opencl_program_finish(const struct opencl_api *api, struct opencl_program *program); // takes one half built
 
 #endif

@@ -1,4 +1,5 @@
 """--placement split: the experts on an OpenCL device, all else on the CPU; and what clients notice when that fails."""
+import concurrent.futures
 import json
 import re
 
@@ -10,8 +11,8 @@ from test_settings import run
 QUESTIONS = ["What is the capital of France?", "Count from one to five.", "Which is larger, 7 or 12?"]
 
 
-def start(*arguments, **environment):
-    return tandem.Server("--weights", "f32", *arguments, environment=environment)
+def start(*arguments, weights="f32", **environment):
+    return tandem.Server("--weights", weights, *arguments, environment=environment)
 
 
 def ask(server, question):
@@ -58,6 +59,37 @@ def test_answers_are_the_cpus(expected):
     finally:
         assert server.stop() == 0
     assert "the experts run on the CPU" not in server.log
+
+
+def test_answers_of_clblast(expected):
+    """The library compiles itself for the device first, which takes a CPU some ten seconds."""
+    server = start("--placement", "split", "--cl-products", "clblast")
+    try:
+        if "without CLBlast: there is no" in server.log:
+            pytest.skip("CLBlast is not installed")
+        assert "prompts by CLBlast in f32" in server.log
+        assert [ask(server, question) for question in QUESTIONS] == expected
+        assert health(server)[1]["status"] == "ok"
+    finally:
+        assert server.stop() == 0
+    assert "the experts run on the CPU" not in server.log
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_answers_of_integers_are_the_cpus(weights):
+    """Chats over HTTP, each alone and then all at once."""
+    answers = []
+    for placement in "cpu", "split":
+        server = start("--placement", placement, weights=weights)
+        try:
+            answers.append([ask(server, question) for question in QUESTIONS])
+            with concurrent.futures.ThreadPoolExecutor(len(QUESTIONS)) as clients:
+                assert list(clients.map(lambda question: ask(server, question), QUESTIONS)) == answers[-1]
+            assert health(server)[1]["status"] == "ok"
+        finally:
+            assert server.stop() == 0
+        assert ("experts on OpenCL" in server.log) == (placement == "split")
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("call", [1500, 5000])

@@ -185,7 +185,7 @@ static void test_environment(void **state) {
     assert_int_equal(first.port, 9);
     setenv("TANDEM_FILE", "", 1); // but for one that must not be empty
     assert_int_equal(settings_read_environment(TABLES, 2, &error), ERROR_ARGUMENT);
-    says("TANDEM_FILE is ``, but must be a text in UTF-8, not empty");
+    says("TANDEM_FILE is set, but empty: unset it, or say what it is to be");
 }
 
 static void test_home(void **state) {
@@ -268,7 +268,7 @@ static void test_secret(void **state) {
     assert_string_equal(second.secret.source, "TANDEM_SECRET");
     setenv("TANDEM_SECRET", "", 1);
     assert_int_equal(settings_read_environment(TABLES, 2, &error), ERROR_ARGUMENT);
-    says("TANDEM_SECRET must be a text in UTF-8, not empty");
+    says("TANDEM_SECRET is set, but empty: unset it, or say what it is to be");
     assert_int_equal(FLAGS("--secret", "hidden\xff"), ERROR_ARGUMENT);
     says("--secret must be a text in UTF-8");
     assert_null(strstr(error.message, "hidden"));
