@@ -137,6 +137,7 @@ int generation_parse(const struct generation_kind *kind, const struct engine *en
     if (code == 0 && !write_head(generation)) code = error_set_code(&cause, ERROR_MEMORY);
     json_decref(root);
     generation->parameters.messages = generation->parameters.prompt = NULL; // they lived in the body
+    generation->parameters.prediction = NULL;
 
     if (code != 0) {
         if (error) *error = cause;
@@ -153,7 +154,10 @@ void generation_destroy(struct generation *generation) {
         buffer_finish(&generation->choices[i].text);
         for (int list = 0; list < LOGPROB_LISTS; list++) buffer_finish(&generation->choices[i].logprobs[list]);
     }
-    for (size_t i = 0; i < generation->prompt_count; i++) token_list_finish(&generation->prompts[i].list);
+    for (size_t i = 0; i < generation->prompt_count; i++) {
+        token_list_finish(&generation->prompts[i].list);
+        token_list_finish(&generation->prompts[i].expected);
+    }
     buffer_finish(&generation->head);
     arena_destroy(generation->arena);
 }
@@ -183,6 +187,8 @@ void generation_job(const struct generation *generation, size_t job, struct engi
     *out = (struct engine_request){
         .prompt = prompt->tokens,
         .prompt_tokens = prompt->token_count,
+        .expected = prompt->expected.ids,
+        .expected_tokens = prompt->expected.count,
         .tokens_max = (int)p->tokens_max,
         .sampling =
             {
@@ -222,7 +228,7 @@ static size_t least_cached(const struct choice *choices, size_t n) {
 }
 
 struct totals {
-    size_t prompt_tokens, cached_tokens, completion_tokens;
+    size_t prompt_tokens, cached_tokens, completion_tokens, guessed_right, guessed_wrong;
     size_t decoded_tokens; // all but the first of each answer, which comes of the prompt's last step
     double queue_seconds, prompt_seconds, decode_seconds; // of the slowest job
 };
@@ -240,6 +246,8 @@ static struct totals total(const struct generation *generation) {
         }
         size_t tokens = choice->ended ? choice->usage.completion_tokens : choice->tokens_seen;
         sum.completion_tokens += tokens;
+        sum.guessed_right += choice->usage.guessed_right;
+        sum.guessed_wrong += choice->usage.guessed_wrong;
         sum.decoded_tokens += tokens > 0 ? tokens - 1 : 0;
         sum.queue_seconds = at_least(choice->usage.queue_seconds, sum.queue_seconds);
         sum.prompt_seconds = at_least(choice->usage.prompt_seconds, sum.prompt_seconds);
@@ -253,9 +261,9 @@ static void write_usage(const struct totals *sum, struct buffer *out) {
                   "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
                   "\"prompt_tokens_details\":{\"cached_tokens\":%zu,\"audio_tokens\":0},"
                   "\"completion_tokens_details\":{\"reasoning_tokens\":0,\"audio_tokens\":0,"
-                  "\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}}",
+                  "\"accepted_prediction_tokens\":%zu,\"rejected_prediction_tokens\":%zu}}",
                   sum->prompt_tokens, sum->completion_tokens, sum->prompt_tokens + sum->completion_tokens,
-                  sum->cached_tokens);
+                  sum->cached_tokens, sum->guessed_right, sum->guessed_wrong);
 }
 
 static double rate(size_t tokens, double seconds) {

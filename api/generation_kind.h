@@ -14,6 +14,7 @@ struct prompt {
     const int32_t *tokens; // [token_count], in list or in the arena
     size_t token_count;
     struct token_list list; // what the tokenizer gave
+    struct token_list expected; // what the answer may be, in a prediction's words
     struct text_span echo;  // the text to repeat; in the arena; only with `echo`
 };
 

@@ -73,6 +73,11 @@ _Static_assert(SCHEMA_BIASES_MAX == 1024, "what BIAS_SCHEMA says");
     "\"type\": [\"object\", \"null\"], \"properties\": {\"include_usage\": {\"type\": [\"boolean\", \"null\"]}, " \
     "\"include_obfuscation\": {\"type\": [\"boolean\", \"null\"]}}, \"additionalProperties\": {\"type\": \"null\"}"
 
+#define PREDICTION_SCHEMA \
+    "\"type\": [\"object\", \"null\"], \"required\": [\"type\", \"content\"], \"properties\": " \
+    "{\"type\": {\"const\": \"content\"}, \"content\": {\"anyOf\": [{\"type\": \"string\"}, " \
+    "{\"type\": \"array\", \"minItems\": 1, \"items\": {\"$ref\": \"#/components/schemas/TextPart\"}}]}}"
+
 static const char REQUIRED[] = "required"; // in the place of a default
 
 #define AT(member) USE_STORE, .offset = offsetof(struct parameters, member)
@@ -132,6 +137,9 @@ static const struct field FIELDS[] = {
         "And so many alternatives; only with logprobs.", .absent = "0")},
     {"logprobs", FOR_COMPLETION, INTEGER(top_logprobs, 0, ENGINE_TOP_LOGPROBS_MAX, NAN,
         "Tell each token's log-probability and so many alternatives.", .absent = "none")},
+    {"prediction", FOR_CHAT, AT(prediction), .type = FIELD_VALUE, .value = "an object of type content",
+        .schema = PREDICTION_SCHEMA, .absent = "none", .help = "What the answer is expected to be: where it is, it "
+        "comes faster. Never changes an answer."},
     {"echo", FOR_COMPLETION, BOOLEAN(echo, "Put the prompt in front of the answer, with log-probabilities too.")},
     {"ignore_eos", FOR_BOTH, BOOLEAN(ignore_eos, "Go on after the model's end of turn.")},
     {"parse_special", FOR_COMPLETION, BOOLEAN(parse_special,
@@ -147,7 +155,6 @@ static const struct field FIELDS[] = {
     {"prompt_cache_options", FOR_BOTH, NOTHING(FIELD_OBJECT, "Never changes an answer.")},
     {"prompt_cache_retention", FOR_BOTH, NOTHING(FIELD_STRING, "Never changes an answer.")},
     {"cache_prompt", FOR_BOTH, NOTHING(FIELD_BOOLEAN, "Never changes an answer.")},
-    {"prediction", FOR_CHAT, NOTHING(FIELD_OBJECT, "Never changes an answer.")},
     {"parallel_tool_calls", FOR_CHAT, NOTHING(FIELD_BOOLEAN, "There are no tool calls.")},
 
     {"tools", FOR_CHAT, REFUSE("[[]]", "tool calls are not supported")},

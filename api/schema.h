@@ -33,7 +33,7 @@ struct parameters {
     int stop_count;
     const struct logit_bias *bias; // [bias_count], in the arena
     size_t bias_count;
-    const json_t *messages, *prompt; // unchecked; live as long as the body; NULL: absent
+    const json_t *messages, *prompt, *prediction; // unchecked; live as long as the body; NULL: absent
 
     int64_t best_of, max_completion_tokens; // other names and companions of the above, merged into them
     double repeat_penalty;

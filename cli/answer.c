@@ -59,4 +59,5 @@ void answer_write_timings(const struct answer *answer, struct buffer *out) {
     buffer_format(out, " in %.2f s (%.0f/s), %zu new one%s in %.2f s", usage->prompt_seconds, answer_prompt_rate(usage),
                   usage->completion_tokens, plural(usage->completion_tokens), usage->decode_seconds);
     if (usage->completion_tokens > 1) buffer_format(out, " (%.1f/s)", answer_decode_rate(usage));
+    if (usage->guessed_right) buffer_format(out, ", %zu of them guessed", usage->guessed_right);
 }

@@ -19,7 +19,7 @@ enum { QUICK_RUNS = 2 };
 struct bench_settings {
     char *synthetic, *json, *compare;
     int runs, clients;
-    bool quick, profile, serve;
+    bool quick, profile, serve, guess;
 };
 static struct bench_settings own;
 static struct model_settings model;
@@ -38,6 +38,8 @@ static const struct setting ROWS[] = {
      "instead, put a server in front and ask it over HTTP, many clients at once"},
     {NULL, "--clients", NULL, SETTING_INT, AT(clients), 0, BENCH_SERVE_CLIENTS_MAX, NULL, "0", "",
      "with --serve: only so many; 0: 1, 8, 32 and 128"},
+    {NULL, "--guess", NULL, SETTING_SWITCH, AT(guess), 0, 0, NULL, "false", "",
+     "instead, what guessing tokens gains and costs (--speculate), for one answer at a time"},
     {NULL, "--json", NULL, SETTING_PATH, AT(json), 0, 0, NULL, "", "", "a file to write the figures to"},
     {NULL, "--compare", NULL, SETTING_PATH, AT(compare), 0, 0, NULL, "", "",
      "a file that --json wrote; the change since then is printed"},
@@ -51,6 +53,7 @@ static const struct example EXAMPLES[] = {
     {"tandem bench --synthetic phi-tiny-moe", "what this machine will do with Phi-tiny-MoE, before the download"},
     {"tandem bench --model Phi-tiny-MoE-instruct --json new.json --compare old.json", "is it faster than before?"},
     {"tandem bench --quick --profile", "the built-in model, and where the time goes"},
+    {"tandem bench --guess", "what guessing gains where a text is copied, and costs where it is not"},
     {"tandem bench --serve --synthetic phi-tiny-moe", "what many clients get, and how long they wait"},
     {NULL, NULL},
 };
@@ -113,6 +116,10 @@ static int open_engine(struct bench *bench, struct error *error) {
         options.queue_max = bench_serve_queue();
         options.watch = NULL; // as a server runs it
     }
+    if (own.guess) {
+        options.kv_tokens = 2 * BENCH_GUESS_CONTEXT;
+        options.watch = bench_guess_watch;
+    }
     return model_settings_open(&model, options, &bench->engine, error);
 }
 
@@ -145,7 +152,7 @@ static int write_json(const json_t *json, struct error *error) {
 }
 
 static int finish(struct bench_report *report, const json_t *old, struct error *error) {
-    if (!own.serve) bench_print_end(report);
+    if (!own.serve && !own.guess) bench_print_end(report);
     for (int i = 0; own.profile && i < report->result_count; i++) bench_print_profile(&report->results[i]);
     json_t *json = bench_json(report);
     if (!json) return error_set(error, ERROR_MEMORY, "out of memory for the figures");
@@ -162,15 +169,19 @@ static int measure(struct bench *bench, const json_t *old) {
     if (open_engine(bench, &error)) return model_settings_fail(&bench_command, &error);
     const struct engine_info *info = engine_info(bench->engine);
     bench->synthetic = strcmp(own.synthetic, "none") != 0;
+    bench->one_by_one = !own.serve;
     bench->cached = info->weight_bytes <= engine_machine().cache_bytes;
     report.load_seconds = info->load_seconds;
     report.load_rss_bytes = status_bytes("VmRSS");
     size_t loading_rss_bytes = status_bytes("VmHWM");
-    int code = own.serve ? 0 : bench_take_memory(bench, &error);
+    bool points = !own.serve && !own.guess;
+    int code = points ? bench_take_memory(bench, &error) : 0;
     if (!code) {
-        bench_print_head(bench, !own.serve);
-        code = own.serve ? bench_serve(bench, own.clients, own.quick, report.served, &report.served_count, &error)
-                         : measure_points(bench, &report, results, &error);
+        bench_print_head(bench, points);
+        code = own.serve   ? bench_serve(bench, own.clients, own.quick, report.served, &report.served_count, &error)
+               : own.guess ? bench_guess(bench, bench->runs, report.guesses, &error)
+                           : measure_points(bench, &report, results, &error);
+        report.guessed = own.guess;
     }
     if (!code) { // the memory that was only read is no part of it
         size_t all = status_bytes("VmHWM"), working = all > bench->memory_bytes ? all - bench->memory_bytes : 0;
@@ -185,6 +196,7 @@ static int measure(struct bench *bench, const json_t *old) {
 static int check_settings(struct error *error) {
     if (strcmp(own.synthetic, "none") != 0 && model.model[0])
         return error_set(error, ERROR_ARGUMENT, "--model and --synthetic exclude each other");
+    if (own.serve && own.guess) return error_set(error, ERROR_ARGUMENT, "--serve and --guess exclude each other");
     return 0;
 }
 

@@ -2,6 +2,7 @@
 #ifndef CLI_BENCH_REPORT_H
 #define CLI_BENCH_REPORT_H
 
+#include "cli/bench_guess.h"
 #include "cli/bench_serve.h"
 #include "cli/bench_work.h"
 
@@ -13,6 +14,8 @@ struct bench_report {
     int result_count;
     struct bench_served served[BENCH_SERVED_MAX]; // [served_count]
     int served_count;
+    struct bench_guess guesses[BENCH_GUESS_ROWS]; // with --guess
+    bool guessed;
     const char *placement;
     double load_seconds;
     size_t load_rss_bytes, peak_rss_bytes;

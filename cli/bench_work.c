@@ -162,7 +162,8 @@ static int submit(struct bench *bench, int prompt_tokens, int new_tokens, struct
                                            .prompt_tokens = (size_t)prompt_tokens,
                                            .tokens_max = new_tokens,
                                            .sampling = {.top_p = 1, .repetition_penalty = 1},
-                                           .ignore_eos = true};
+                                           .ignore_eos = true,
+                                           .one_by_one = bench->one_by_one};
     int code = engine_submit(bench->engine, &request, out, error);
     free(prompt);
     return code;

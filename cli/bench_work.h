@@ -12,6 +12,7 @@ enum {
     BENCH_BATCH_MAX = 32,
     BENCH_LIMITS_MAX = 32,  // times that the machine's limits are measured
     BENCH_DECODE_STEPS = 8, // of one run
+    BENCH_STEP_ROWS_MAX = 16,
 };
 
 // What is measured. A prefill: a prompt of so many tokens, alone. A decode: `batch` answers that grow behind prompts of
@@ -47,6 +48,7 @@ struct bench {
     float *memory; // [memory_bytes] to read
     size_t memory_bytes;
     struct bench_samples read_bytes, f32, bf16, int8, peak;
+    bool one_by_one;        // nothing is guessed, whatever is asked for
     bool synthetic;         // random weights, made and not loaded
     const char *arithmetic; // NULL: there are no limits
     bool cached; // the weights fit the processor's cache, so that memory does not limit how fast they are read
@@ -58,6 +60,8 @@ struct bench {
     int warm_up; // decode steps to leave out still
     struct bench_result *result;
     struct bench_sum run; // the one that is under way
+    double row_seconds[BENCH_STEP_ROWS_MAX + 1]; // of one answer's steps, by how many rows they had: bench_guess.h
+    int row_steps[BENCH_STEP_ROWS_MAX + 1];
 };
 
 void bench_watch(void *bench, const struct engine_step *step); // engine_options.watch

@@ -40,9 +40,10 @@ static void write_prompt(struct buffer *out, const struct engine_request *reques
 static void write_usage(struct buffer *out, const struct engine_usage *usage) {
     buffer_format(out,
                   ",\"usage\":{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
-                  "\"prompt_tokens_details\":{\"cached_tokens\":%zu}}",
+                  "\"prompt_tokens_details\":{\"cached_tokens\":%zu},\"completion_tokens_details\":"
+                  "{\"accepted_prediction_tokens\":%zu,\"rejected_prediction_tokens\":%zu}}",
                   usage->prompt_tokens, usage->completion_tokens, usage->prompt_tokens + usage->completion_tokens,
-                  usage->cached_tokens);
+                  usage->cached_tokens, usage->guessed_right, usage->guessed_wrong);
 }
 
 static void write_timings(struct buffer *out, const struct engine *engine, const struct answer *answer) {

@@ -15,6 +15,7 @@
 #define KV (&KV_FORMATS(CHOICE)[1])
 #define KERNELS_CHOICE(name, text) " " name
 #define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
+#define SPECULATIONS (&SPECULATE_MODES(CHOICE)[1])
 
 const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
@@ -43,6 +44,8 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
     {"engine.experts_opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_TEXT, AT(experts_opencl), 0, 0, NULL,
      "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
+    {"engine.speculate", "--speculate", "TANDEM_SPECULATE", SETTING_CHOICE, AT(speculate), 0, 0, SPECULATIONS, "auto", "",
+     "guess tokens that repeat the text, where that makes answers faster; they are the same"},
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
      "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
 };
@@ -131,6 +134,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.experts_layers = settings->experts_layers;
     options.experts_opencl = settings->experts_opencl;
     options.trace = settings->trace;
+    speculate_mode_parse(settings->speculate, &options.speculate); // one of its names: the table knows no other
     if (!options.warn) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {
         options.progress = show_progress;

@@ -12,13 +12,13 @@ struct model_settings {
     char *model; // "": the built-in one
     char *weights, *cache, *kv, *kernels;
     int threads;
-    char *cl_kernels, *cl_products;
+    char *cl_kernels, *cl_products, *speculate;
     char *placement, *experts_prefill, *experts_decode, *experts_layers, *experts_opencl;
     char *trace;
 };
 
 enum {
-    MODEL_SETTING_COUNT = 14,
+    MODEL_SETTING_COUNT = 15,
     MODEL_SETTING_COUNT_BASE = 7, // of these, the first: without who computes what
 };
 extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];

@@ -84,7 +84,13 @@ int admission_check(const struct engine_request *request, const struct admission
     if (code) return code;
     code = check_length(request, limits, tokens_max, error); // before the loop: a prompt may be far too long
     if (code) return code;
+    if (request->expected_tokens > limits->context_tokens)
+        return error_set_param(error, ERROR_ARGUMENT, "prediction",
+                               "the prediction has %zu tokens: the model's context is %zu tokens",
+                               request->expected_tokens, limits->context_tokens);
     for (size_t i = 0; i < request->prompt_tokens; i++)
         if ((code = check_token(request->prompt[i], limits->vocab_size, "prompt", error))) return code;
+    for (size_t i = 0; i < request->expected_tokens; i++)
+        if ((code = check_token(request->expected[i], limits->vocab_size, "prediction", error))) return code;
     return 0;
 }

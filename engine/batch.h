@@ -5,7 +5,8 @@
 
 #include <stdint.h>
 
-// A run of rows that belong to one sequence, at consecutive positions.
+// A run of rows that belong to one sequence, at consecutive positions. A row of an answer is a run of its own; guesses
+// (engine/speculate.h) are further runs of the same sequence behind it.
 struct batch_sequence {
     int first, count;   // rows [first, first + count)
     int position;       // of the first row; keys [0, position) are in the cache already
@@ -14,7 +15,7 @@ struct batch_sequence {
 
 struct batch {
     int tokens;               // rows in all, at least 1
-    int answers;              // so many of them are answers', the first ones, whole sequences; the rest are prompts'
+    int answers;              // so many of them are answers', the first ones, in runs of one row; the rest are prompts'
     const int32_t *token;     // [tokens]
     const int32_t *position;  // [tokens]
     int sequences;

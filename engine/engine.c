@@ -100,9 +100,14 @@ static int read_options(struct engine *engine, const struct engine_options *opti
     if ((code = pick(options->threads, machine_cores(""), ENGINE_THREADS_MAX, "threads", &engine->threads, error)))
         return code;
 
-    // One row of each that decodes, and a chunk of prompts; logits of each, and of prompts whose own are wanted.
-    engine->rows_max = engine->prefill_tokens_max + engine->sequences_max;
-    engine->outputs_max = PROMPT_LOGPROB_ROWS + engine->sequences_max;
+    // One row of each that decodes, or several of fewer, and a chunk of prompts; logits of each, and of prompts whose
+    // own are wanted.
+    engine->speculates = options->speculate == SPECULATE_AUTO;
+    engine->answer_rows_max = engine->sequences_max;
+    if (engine->speculates && engine->answer_rows_max < SPECULATE_ROWS_MAX)
+        engine->answer_rows_max = SPECULATE_ROWS_MAX;
+    engine->rows_max = engine->prefill_tokens_max + engine->answer_rows_max;
+    engine->outputs_max = PROMPT_LOGPROB_ROWS + engine->answer_rows_max;
     if (!(options->step_target_seconds >= 0))
         return error_set_param(error, ERROR_ARGUMENT, "step_target_seconds",
                                "step_target_seconds is %g; it has to be 0 (none) or more",
@@ -158,19 +163,22 @@ static int open_cache(struct engine *engine, const struct engine_options *option
 
 static int allocate(struct engine *engine, struct error *error) {
     size_t sequences = (size_t)engine->sequences_max, rows = (size_t)engine->rows_max;
+    size_t answer_rows = (size_t)engine->answer_rows_max;
     size_t outputs = (size_t)engine->outputs_max, logits;
     engine->places = calloc(sequences, sizeof *engine->places);
     engine->shown = calloc(sequences, sizeof *engine->shown);
     engine->rows = calloc(sequences, sizeof *engine->rows);
-    engine->run = calloc(sequences, sizeof *engine->run);
-    engine->place_of = calloc(sequences, sizeof *engine->place_of);
+    engine->speculators = calloc(sequences, sizeof *engine->speculators);
+    engine->guess_room = calloc(sequences, sizeof *engine->guess_room);
+    engine->run = calloc(answer_rows, sizeof *engine->run);
+    engine->place_of = calloc(answer_rows, sizeof *engine->place_of);
     engine->token = calloc(rows, sizeof *engine->token);
     engine->position = calloc(rows, sizeof *engine->position);
     engine->output = calloc(outputs, sizeof *engine->output);
     if (checked_mul(outputs, (size_t)engine->model->config.vocab, &logits))
         engine->logits = calloc(logits, sizeof *engine->logits);
     engine->waiting = calloc(sequences + (size_t)engine->queue_max, sizeof *engine->waiting);
-    if (engine->places && engine->shown && engine->rows && engine->run && engine->place_of && engine->token &&
+    if (engine->places && engine->shown && engine->rows && engine->speculators && engine->guess_room && engine->run && engine->place_of && engine->token &&
         engine->position && engine->output && engine->logits && engine->waiting)
         return 0;
     return error_set(error, ERROR_MEMORY, "no memory for batches of %d rows and %d outputs", engine->rows_max,
@@ -325,6 +333,8 @@ void engine_close(struct engine *engine) {
     free(engine->token);
     free(engine->place_of);
     free(engine->run);
+    free(engine->guess_room);
+    free(engine->speculators);
     free(engine->rows);
     free(engine->shown);
     free(engine->places);
@@ -386,8 +396,9 @@ int engine_submit(struct engine *engine, const struct engine_request *request, s
     int code = admission_check(request, &engine->limits, &tokens_max, error);
     if (code) return code;
     struct sequence *sequence;
-    code = sequence_create(&sequence, request, tokens_max, engine->prefix_mode == PREFIX_ANSWERS,
-                           &engine->sequence_model, &engine->bell, error);
+    const struct sequence_ways ways = {.keeps_answer = engine->prefix_mode == PREFIX_ANSWERS,
+                                       .speculates = engine->speculates};
+    code = sequence_create(&sequence, request, tokens_max, &ways, &engine->sequence_model, &engine->bell, error);
     if (code) return code;
 
     struct engine_job *job = sequence->job; // the sequence may end before this function does
@@ -420,6 +431,17 @@ int engine_text_tokens(const struct engine *engine, const char *text, size_t byt
 
 const char *engine_token_text(const struct engine *engine, int32_t id, size_t *bytes) {
     return tokenizer_piece(engine->tokenizer, id, bytes);
+}
+
+bool speculate_mode_parse(const char *name, enum speculate_mode *out) {
+#define SPECULATE_MATCH(mode, text) \
+    if (strcmp(name, text) == 0) { \
+        *out = mode; \
+        return true; \
+    }
+    SPECULATE_MODES(SPECULATE_MATCH)
+#undef SPECULATE_MATCH
+    return false;
 }
 
 bool prefix_mode_parse(const char *name, enum prefix_mode *out) {

@@ -100,6 +100,18 @@ enum prefix_mode {
 #undef PREFIX_ENUM
 };
 
+// Whether answers may take several tokens a step where what comes next can be guessed from the text (engine/speculate.h).
+// They are the same either way. One row each: its name on the command line.
+#define SPECULATE_MODES(X) \
+    X(SPECULATE_OFF, "off") \
+    X(SPECULATE_AUTO, "auto") /* where it pays */
+
+enum speculate_mode {
+#define SPECULATE_ENUM(name, text) name,
+    SPECULATE_MODES(SPECULATE_ENUM)
+#undef SPECULATE_ENUM
+};
+
 struct engine_step; // below, at "Watching"
 
 struct engine_options {
@@ -136,6 +148,7 @@ struct engine_options {
                                 // target
     double queue_seconds_max;   // a job that has waited so long for its turn ends with ERROR_BUSY; 0: it waits on
     enum prefix_mode prefix;    // what is kept for requests that begin alike
+    enum speculate_mode speculate;
 
     // Called from the opening thread once loading has taken a second, and then ten times a second at most: what is
     // being done, and the share done (0..1).
@@ -192,6 +205,7 @@ struct engine_stats {
     uint64_t steps;                // finished steps since the start
     uint64_t prompt_tokens, completion_tokens; // computed since the start
     uint64_t cached_tokens;        // of prompts, found in kept pages instead, since the start
+    uint64_t guessed_tokens, guessed_right; // of answers, computed on a guess; those that were right are among the above
     double step_running_seconds;   // how long the step in progress has been running; 0: none is
     char degraded[ENGINE_DEGRADED_BYTES]; // why less than was asked for runs, as on a device that failed; "": all is well
 };
@@ -228,8 +242,9 @@ struct engine_stage_work {
 };
 
 struct engine_step {
-    bool prefill;   // rows of prompts are among its tokens, or else it is one for each sequence that decodes
+    bool prefill;   // rows of prompts are among its tokens, or else it is one for each sequence that decodes, and its guesses
     int tokens;
+    int answers;    // sequences that decode
     double seconds; // from the end of the step before, unless the engine waited for work
     struct engine_stage_work stages[ENGINE_STAGE_COUNT]; // their seconds add up to the step's
 };
@@ -418,6 +433,10 @@ struct engine_request {
     bool strip_space;     // the answer is a text of its own, as in a chat: the one space that the tokenizer puts in
                           // front of a text is not part of it. Otherwise the answer continues the prompt's text
 
+    const int32_t *expected; // [expected_tokens] what the answer is expected to be, in whole or in part, where somebody
+    size_t expected_tokens;  // knows: guesses are looked up there too. Copied; it changes no answer
+    bool one_by_one;         // never more than one token a step, whatever engine_options say
+
     uint64_t salt;        // whose, as a number. Prompts are found in the cache only where the same one has sent
                           // them: how fast an answer comes tells nobody else what was asked
     uint64_t client;      // who asks, as a number: places to run and places in the line are shared out among those
@@ -463,6 +482,8 @@ struct engine_usage {
     size_t prompt_tokens;
     size_t cached_tokens;     // of these, found in the prefix cache
     size_t completion_tokens; // those that events told of; the end-of-turn token is not among them
+    size_t guessed_right;     // of these, so many came of guesses
+    size_t guessed_wrong;     // tokens that were computed on a guess and are not in the answer
     double queue_seconds, prompt_seconds, decode_seconds;
 };
 
@@ -499,6 +520,7 @@ const char *weight_format_name(enum weight_format format);
 size_t weight_format_bytes(enum weight_format format, int rows, int columns); // of a matrix
 enum weight_format weight_format_fine(enum weight_format format); // for embedding and head where others are in `format`
 bool prefix_mode_parse(const char *name, enum prefix_mode *out); // false for an unknown name
+bool speculate_mode_parse(const char *name, enum speculate_mode *out); // false for an unknown name
 bool weight_format_parse(const char *name, enum weight_format *out);
 bool kv_format_parse(const char *name, enum kv_format *out); // false for an unknown name
 

@@ -12,6 +12,7 @@
 #include "engine/profile.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
+#include "engine/speculate.h"
 #include "engine/stages.h"
 #include "engine/tokenizer.h"
 
@@ -36,10 +37,12 @@ struct engine {
     struct sequence_model sequence_model;
     struct admission_limits limits;
     int threads, sequences_max, queue_max, prefill_tokens_max;
+    int answer_rows_max;       // of one batch: one of each sequence, or fewer sequences' with guesses
     int rows_max, outputs_max; // of one batch
     enum weight_format weights;
     const char *kernels; // a name of ENGINE_KERNELS
     enum prefix_mode prefix_mode;
+    bool speculates;
     double queue_seconds_max;                                  // 0: none
     struct placement_options placement_options; // but for what the model and the stages add
     void (*watch)(void *user, const struct engine_step *step); // NULL: nobody does
@@ -56,13 +59,16 @@ struct engine {
     struct prefix_cache prefix; // whose pages are whose
     uint64_t admitted;          // sequences, ever
     struct scheduler scheduler;
+    struct step_costs costs;
+    struct speculator **speculators; // [sequences_max] of those that decode in the next step
+    int *guess_room;                 // [sequences_max]
     struct sequence **places;         // [sequences_max] the running ones; NULL: free
     struct scheduler_sequence *shown; // [sequences_max] what the scheduler saw of them
     int *rows;                        // [sequences_max] and what it said
     int32_t *token, *position;        // [rows_max] the batch
     int32_t *output;                  // [outputs_max]
-    struct batch_sequence *run;       // [sequences_max]
-    int *place_of;                    // [sequences_max] whose run it is
+    struct batch_sequence *run;       // [answer_rows_max] a prompt's chunk, or one row of an answer
+    int *place_of;                    // [answer_rows_max] whose run it is
     float *logits;                    // [outputs_max][vocab]
 
     pthread_t thread;

@@ -149,6 +149,13 @@ bool job_is_cancelled(struct engine_job *job) {
     return atomic_load(&job->cancelled);
 }
 
+int job_room(struct engine_job *job) {
+    pthread_mutex_lock(&job->lock);
+    int room = ENGINE_JOB_EVENTS_MAX - job->count;
+    pthread_mutex_unlock(&job->lock);
+    return room;
+}
+
 bool job_is_paused(struct engine_job *job) {
     pthread_mutex_lock(&job->lock);
     if (job->count > ENGINE_JOB_EVENTS_MAX - JOB_EVENTS_A_STEP) job->paused = true;

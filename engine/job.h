@@ -30,6 +30,8 @@ void job_drop(struct engine_job *job); // the engine's reference; takes NULL
 
 bool job_is_cancelled(struct engine_job *job);
 
+int job_room(struct engine_job *job); // events that it could hold besides those that are unread
+
 // Whether its sequence has to wait for the reader: from a ring too full for a step until it is half empty.
 bool job_is_paused(struct engine_job *job);
 

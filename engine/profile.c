@@ -65,7 +65,7 @@ void profile_end(struct profile *profile) {
     trace_span(profile->trace, TRACE_STEPS, "step", profile->forward_rows, profile->forward_began_at, now);
 }
 
-const struct engine_step *profile_step(struct profile *profile, double seconds, bool prefill) {
+const struct engine_step *profile_step(struct profile *profile, double seconds, bool prefill, int answers) {
     struct engine_step *step = &profile->step;
     if (profile->shown || step->tokens == 0) return NULL;
     double in_stages = 0;
@@ -74,6 +74,7 @@ const struct engine_step *profile_step(struct profile *profile, double seconds, 
     step->stages[ENGINE_STAGE_SAMPLE].seconds = seconds - profile->forward_seconds;
     step->seconds = seconds;
     step->prefill = prefill;
+    step->answers = answers;
     profile->shown = true;
     return step;
 }

@@ -21,6 +21,6 @@ void profile_end(struct profile *profile);
 
 // The step that has just ended after so many seconds: all that happened since the last call. NULL: no forward pass did.
 // Lives until the next call of any kind.
-const struct engine_step *profile_step(struct profile *profile, double seconds, bool prefill);
+const struct engine_step *profile_step(struct profile *profile, double seconds, bool prefill, int answers);
 
 #endif

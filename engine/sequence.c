@@ -8,8 +8,20 @@
 
 enum { TEXT_BYTES_MAX = 16 * 1024 * 1024 }; // of one event: a token's own text and what was held back before it
 
-int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max, bool keeps_answer,
-                    const struct sequence_model *model, struct job_bell *bell, struct error *error) {
+// The text that guesses are looked up in begins with what is expected, if anything is.
+static int begin_speculator(struct sequence *sequence, const struct engine_request *request, struct error *error) {
+    struct speculator *speculator = &sequence->speculator;
+    size_t text = request->expected_tokens + request->prompt_tokens + sequence->tokens_max;
+    int code = speculator_init(speculator, request->one_by_one ? 0 : text, error);
+    if (code || !speculator->lookup) return code;
+    for (size_t i = 0; i < request->expected_tokens; i++) lookup_add(speculator->lookup, request->expected[i]);
+    for (size_t i = 0; i < request->prompt_tokens; i++) lookup_add(speculator->lookup, request->prompt[i]);
+    if (request->expected_tokens > 0) lookup_expect_beginning(speculator->lookup);
+    return 0;
+}
+
+int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max,
+                    const struct sequence_ways *ways, const struct sequence_model *model, struct job_bell *bell, struct error *error) {
     struct sequence *sequence = calloc(1, sizeof *sequence);
     if (!sequence) return error_set(error, ERROR_MEMORY, "no memory for a sequence");
     sequence->model = model;
@@ -17,7 +29,7 @@ int sequence_create(struct sequence **out, const struct engine_request *request,
     sequence->tokens_max = tokens_max;
     sequence->salt = request->salt;
     sequence->client = request->client;
-    sequence->keeps_answer = keeps_answer;
+    sequence->keeps_answer = ways->keeps_answer;
     sequence->ignore_eos = request->ignore_eos;
     sequence->want_logprobs = request->want_logprobs;
     sequence->prompt_logprobs = request->prompt_logprobs;
@@ -34,7 +46,9 @@ int sequence_create(struct sequence **out, const struct engine_request *request,
     code = sampler_create(&sequence->sampler, &request->sampling, model->vocab_size, error);
     if (code) goto failed;
 
-    size_t tokens = request->prompt_tokens + (keeps_answer ? tokens_max : 0);
+    if (ways->speculates && (code = begin_speculator(sequence, request, error))) goto failed;
+
+    size_t tokens = request->prompt_tokens + (ways->keeps_answer ? tokens_max : 0);
     sequence->prompt = calloc(tokens, sizeof *sequence->prompt);
     sequence->pages = calloc((size_t)sequence->pages_max, sizeof *sequence->pages);
     if (!sequence->prompt || !sequence->pages) {
@@ -59,6 +73,7 @@ void sequence_destroy(struct sequence *sequence) {
     job_drop(sequence->job);
     free(sequence->pages);
     free(sequence->prompt);
+    speculator_finish(&sequence->speculator);
     sampler_destroy(sequence->sampler);
     stop_matcher_finish(&sequence->stop_matcher);
     buffer_finish(&sequence->text);
@@ -252,6 +267,7 @@ static int choose(struct sequence *sequence, const float *logits, struct error *
     sequence->newest = token;
     sequence->generated++;
     sampler_saw_answer(sequence->sampler, token);
+    speculator_saw(&sequence->speculator, token);
     buffer_clear(&sequence->piece);
     if (!detokenizer_add(&sequence->detokenizer, token, &sequence->piece)) return no_memory(error);
     if (stop_matcher_add(&sequence->stop_matcher, sequence->piece.data, sequence->piece.bytes, &sequence->text)) {
@@ -310,9 +326,28 @@ int sequence_prefilled(struct sequence *sequence, int rows, const float *logits,
     return choose(sequence, logits, error);
 }
 
-int sequence_decoded(struct sequence *sequence, const float *logits, struct error *error) {
-    sequence->computed++;
-    return choose(sequence, logits, error);
+int sequence_guess_room(const struct sequence *sequence) {
+    size_t left = sequence->tokens_max - sequence->generated - 1; // but for the one that comes without guessing
+    int room = job_room(sequence->job) - JOB_EVENTS_A_STEP;
+    if (!sequence->speculator.lookup || room < 0) return 0;
+    return left < (size_t)room ? (int)left : room;
+}
+
+int sequence_decoded(struct sequence *sequence, int rows, const float *logits, struct error *error) {
+    struct speculator *speculator = &sequence->speculator;
+    int code = 0, right = 0;
+    for (int row = 0; row < rows; row++) {
+        size_t generated = sequence->generated;
+        sequence->computed++;
+        code = choose(sequence, logits + (size_t)row * (size_t)sequence->model->vocab_size, error);
+        if (code || sequence->generated == generated || row + 1 == rows) break;
+        if (sequence->newest != speculator->guess[row]) break;
+        right++;
+        if (sequence->finished) break;
+    }
+    speculator->guesses_made += (size_t)rows - 1;
+    speculator->guesses_right += (size_t)right;
+    return code;
 }
 
 struct engine_usage sequence_usage(const struct sequence *sequence) {
@@ -323,6 +358,8 @@ struct engine_usage sequence_usage(const struct sequence *sequence) {
         .prompt_tokens = sequence->prompt_tokens,
         .cached_tokens = sequence->cached,
         .completion_tokens = sequence->generated,
+        .guessed_right = sequence->speculator.guesses_right,
+        .guessed_wrong = sequence->speculator.guesses_made - sequence->speculator.guesses_right,
         .queue_seconds = admitted - sequence->submitted_at,
         .prompt_seconds = answering - admitted,
         .decode_seconds = now - answering,

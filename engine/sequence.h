@@ -8,6 +8,7 @@
 #include "engine/prefix_cache.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/speculate.h"
 #include "engine/stop_matcher.h"
 
 // What sequences need to know of the model; outlives them.
@@ -47,6 +48,7 @@ struct sequence {
     int overtaken;                 // how many were admitted before it while it was the head of the waiting line
     struct sequence *next_leaving; // among those that the engine thread is taking out of the line
 
+    struct speculator speculator; // used where the engine speculates
     struct sampler *sampler;
     struct detokenizer detokenizer;
     struct stop_matcher stop_matcher;
@@ -55,9 +57,14 @@ struct sequence {
     double submitted_at, admitted_at, answering_at; // clock_seconds(); 0: not yet
 };
 
+struct sequence_ways { // of the engine that it runs in
+    bool keeps_answer; // in the prefix cache
+    bool speculates;
+};
+
 // request is checked already (engine/admission.h); tokens_max is what it may generate at most.
-int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max, bool keeps_answer,
-                    const struct sequence_model *model, struct job_bell *bell, struct error *error);
+int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max,
+                    const struct sequence_ways *ways, const struct sequence_model *model, struct job_bell *bell, struct error *error);
 void sequence_destroy(struct sequence *sequence); // drops the job; pages must be back. Takes NULL
 
 static inline size_t sequence_prompt_left(const struct sequence *sequence) {
@@ -87,8 +94,12 @@ void sequence_keep_pages(struct sequence *sequence, struct prefix_cache *cache);
 // the last row, once the prompt is complete. Chooses the first token then. On an error the sequence has to end.
 int sequence_prefilled(struct sequence *sequence, int rows, const float *logits, struct error *error);
 
-// Tells of a computed token of the answer, and chooses the next from logits [vocab].
-int sequence_decoded(struct sequence *sequence, const float *logits, struct error *error);
+// How many tokens behind the newest one may be guessed: no more than it may still say, and its reader has room for.
+int sequence_guess_room(const struct sequence *sequence);
+
+// Tells of `rows` computed tokens of the answer, the newest one and those guessed behind it, and chooses the next ones
+// from logits [rows][vocab], as long as what it chooses is what was guessed. Keys and values of the others are dropped.
+int sequence_decoded(struct sequence *sequence, int rows, const float *logits, struct error *error);
 
 struct engine_usage sequence_usage(const struct sequence *sequence);
 

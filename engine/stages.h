@@ -29,7 +29,7 @@ enum row_kind {
 // The shapes that a device prepares for.
 struct stage_limits {
     int tokens_max;    // rows in one call
-    int sequences_max; // whose rows they are
+    int sequences_max; // whose rows they are; a guess in an answer counts as one
     int context_max;   // positions of one sequence
     int hidden, heads, kv_heads, head_dim, intermediate, experts, vocab;
     int threads;

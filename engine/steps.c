@@ -11,9 +11,10 @@
 //      times at most: then the line waits with it, and it is admitted as soon as enough of those that run have ended;
 //   3. each prompt takes over what others have computed of it (prefix_cache.c), or waits for one that is about to;
 //   4. the scheduler names the next step (scheduler.c): one token for all that decode, and a chunk of the prompts;
-//   5. the step becomes a batch (batch.h), the model's forward pass runs, and each sequence gets its logits,
-//      chooses its token and posts an event to its job. A sequence whose reader is behind is left out;
-//   6. a sequence that is finished or has failed gives its pages back and posts its last event.
+//   5. where it pays, tokens of answers are guessed (speculate.c), to be computed behind the one that is sure;
+//   6. the step becomes a batch (batch.h), the model's forward pass runs, and each sequence gets its logits,
+//      chooses its tokens and posts an event for each to its job. A sequence whose reader is behind is left out;
+//   7. a sequence that is finished or has failed gives its pages back and posts its last event.
 //
 // With nothing to do it sleeps until the bell rings. A request without a limit of its own (tokens_max -1) reserves
 // the rest of the context, which is why the KV cache is by default as large as all sequences can need together,
@@ -65,6 +66,24 @@ static int plan(struct engine *engine) {
     return scheduler_next(&engine->scheduler, engine->shown, (size_t)engine->sequences_max, engine->rows);
 }
 
+static bool decodes(const struct engine *engine, int place) {
+    return engine->rows[place] > 0 && engine->places[place] && sequence_prompt_left(engine->places[place]) == 0;
+}
+
+// Adds guesses to a step of answers only. Beside a prompt's chunk they are left out: such a step is long enough.
+static void guess(struct engine *engine) {
+    int count = 0;
+    if (!engine->speculates) return;
+    for (int i = 0; i < engine->sequences_max; i++) {
+        if (!decodes(engine, i)) continue;
+        engine->speculators[count] = &engine->places[i]->speculator;
+        engine->guess_room[count++] = engine->scheduler.planned > 0 ? 0 : sequence_guess_room(engine->places[i]);
+    }
+    speculate_plan(&engine->costs, engine->speculators, engine->guess_room, count);
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (decodes(engine, i)) engine->rows[i] += engine->places[i]->speculator.guesses;
+}
+
 // ---- Batches
 
 // The pages that a sequence's next positions need. Admission makes sure of them: failing is a bug, and ends this
@@ -77,29 +96,39 @@ static bool take_pages(struct engine *engine, int place, int positions) {
     return false;
 }
 
-// Adds the next `count` rows of a sequence to the batch, the logits of the last `outputs` of which are wanted.
-static void add_run(struct engine *engine, struct batch *batch, int place, const int32_t *tokens, int count,
-                    int outputs) {
+// Adds `count` rows of a sequence to the batch, from a position on. Of the last `outputs` the logits are wanted.
+static void add_run(struct engine *engine, struct batch *batch, int place, size_t position, const int32_t *tokens,
+                    int count, int outputs) {
     const struct sequence *sequence = engine->places[place];
     int first = batch->tokens;
     for (int i = 0; i < count; i++) {
         engine->token[first + i] = tokens[i];
-        engine->position[first + i] = (int32_t)sequence->computed + i;
+        engine->position[first + i] = (int32_t)position + i;
     }
     for (int i = count - outputs; i < count; i++) engine->output[batch->outputs++] = first + i;
     engine->place_of[batch->sequences] = place;
     engine->run[batch->sequences++] = (struct batch_sequence){
-        .first = first, .count = count, .position = (int)sequence->computed, .pages = sequence->pages};
+        .first = first, .count = count, .position = (int)position, .pages = sequence->pages};
     batch->tokens += count;
 }
 
 static void add_prompt(struct engine *engine, struct batch *batch, int place, int rows) {
     const struct sequence *sequence = engine->places[place];
     bool completes = (size_t)rows == sequence_prompt_left(sequence);
-    add_run(engine, batch, place, sequence->prompt + sequence->computed, rows,
+    add_run(engine, batch, place, sequence->computed, sequence->prompt + sequence->computed, rows,
             sequence->prompt_logprobs ? rows
             : completes               ? 1
                                       : 0);
+}
+
+// The newest token, and those guessed behind it. Each is a run of its own, as one token of an answer always is, so that
+// it is computed in the same way as without guesses, to the bit; the keys of those before it are in the cache by then.
+static void add_answer(struct engine *engine, struct batch *batch, int place, int rows) {
+    const struct sequence *sequence = engine->places[place];
+    add_run(engine, batch, place, sequence->computed, &sequence->newest, 1, 1);
+    for (int i = 1; i < rows; i++)
+        add_run(engine, batch, place, sequence->computed + (size_t)i, &sequence->speculator.guess[i - 1], 1, 1);
+    batch->answers += rows;
 }
 
 // Answers first.
@@ -108,15 +137,12 @@ static struct batch gather(struct engine *engine) {
         .token = engine->token, .position = engine->position, .sequence = engine->run, .output = engine->output};
     for (int prompts = 0; prompts <= 1; prompts++)
         for (int i = 0; i < engine->sequences_max; i++) {
-            const struct sequence *sequence = engine->places[i];
-            if (engine->rows[i] == 0 || !sequence || (sequence_prompt_left(sequence) > 0) != prompts) continue;
+            if (engine->rows[i] == 0 || !engine->places[i] || decodes(engine, i) == prompts) continue;
             if (!take_pages(engine, i, engine->rows[i])) continue;
-            if (prompts) {
+            if (prompts)
                 add_prompt(engine, &batch, i, engine->rows[i]);
-            } else {
-                add_run(engine, &batch, i, &sequence->newest, 1, 1);
-                batch.answers++;
-            }
+            else
+                add_answer(engine, &batch, i, engine->rows[i]);
         }
     return batch;
 }
@@ -159,41 +185,64 @@ static void distrust_pages(struct engine *engine) {
 
 // A sequence's part of a step is over: it gets its logits and is counted, and it ends where it has failed or is
 // finished.
-static void conclude(struct engine *engine, int place, const struct batch_sequence *run, const float *logits) {
+static void conclude(struct engine *engine, int place, int rows, const float *logits) {
     struct sequence *sequence = engine->places[place];
     bool prompt = sequence_prompt_left(sequence) > 0;
-    size_t generated = sequence->generated, cached = 0;
+    size_t generated = sequence->generated, right = sequence->speculator.guesses_right, cached = 0;
     struct error error;
-    int code =
-        prompt ? sequence_prefilled(sequence, run->count, logits, &error) : sequence_decoded(sequence, logits, &error);
+    int code = prompt ? sequence_prefilled(sequence, rows, logits, &error)
+                      : sequence_decoded(sequence, rows, logits, &error);
     if (prompt && !code) sequence_keep_pages(sequence, &engine->prefix);
     if (prompt && sequence_prompt_left(sequence) == 0) cached = sequence->cached;
     if (code == ERROR_NUMERIC) distrust_pages(engine);
 
     pthread_mutex_lock(&engine->lock);
-    engine->stats.prompt_tokens += prompt ? (size_t)run->count : 0;
+    engine->stats.prompt_tokens += prompt ? (size_t)rows : 0;
     engine->stats.cached_tokens += cached;
     engine->stats.completion_tokens += sequence->generated - generated;
+    engine->stats.guessed_tokens += prompt ? 0 : (size_t)rows - 1;
+    engine->stats.guessed_right += sequence->speculator.guesses_right - right;
     pthread_mutex_unlock(&engine->lock);
     if (code || sequence->finished) line_end(engine, place, code ? &error : NULL);
 }
 
-// Whether rows of prompts were among those that it ran.
-static bool run_step(struct engine *engine) {
+// What a step was made of: rows of answers, of how many, and rows of prompts.
+struct step_kind {
+    int answers, answer_rows, prompt_rows;
+};
+
+static struct step_kind run_step(struct engine *engine) {
     struct batch batch = gather(engine);
-    if (batch.tokens == 0) return false;
+    struct step_kind kind = {.answer_rows = batch.answers, .prompt_rows = batch.tokens - batch.answers};
+    if (batch.tokens == 0) return kind;
     run_forward(engine, &batch);
     const float *logits = engine->logits;
-    for (int i = 0, output = 0; i < batch.sequences; i++) {
-        const struct batch_sequence *run = &engine->run[i];
-        int outputs = 0;
-        while (output + outputs < batch.outputs && engine->output[output + outputs] < run->first + run->count)
-            outputs++;
-        conclude(engine, engine->place_of[i], run, logits);
+    for (int i = 0, output = 0, place; i < batch.sequences;) {
+        int rows = 0, outputs = 0;
+        kind.answers += i < batch.answers; // runs of answers come first, and are a row each
+        for (place = engine->place_of[i]; i < batch.sequences && engine->place_of[i] == place; i++)
+            rows += engine->run[i].count;
+        int end = i < batch.sequences ? engine->run[i].first : batch.tokens;
+        while (output + outputs < batch.outputs && engine->output[output + outputs] < end) outputs++;
+        conclude(engine, place, rows, logits);
         logits += (size_t)outputs * (size_t)engine->sequence_model.vocab_size;
         output += outputs;
     }
-    return batch.answers < batch.tokens;
+    return kind;
+}
+
+// Tells those who guess how long a step has taken.
+static void account(struct engine *engine, const struct step_kind *kind, double seconds) {
+    bool guessed = kind->answer_rows > kind->answers;
+    if (!engine->speculates) return;
+    if (kind->prompt_rows == 0) step_costs_measured(&engine->costs, kind->answers, kind->answer_rows, seconds);
+    for (int i = 0; i < engine->sequences_max; i++) {
+        if (engine->rows[i] == 0 || !engine->places[i]) continue;
+        if (guessed)
+            speculator_pays(&engine->places[i]->speculator, &engine->costs, kind->answers, seconds);
+        else
+            speculator_waits(&engine->places[i]->speculator, seconds);
+    }
 }
 
 static bool is_closing(struct engine *engine) {
@@ -215,8 +264,9 @@ static void measure(struct engine *engine) {
 }
 
 // Tells whoever watches of what has run since the last time, if anything has.
-static void show_step(struct engine *engine, double began_at, bool prefill) {
-    const struct engine_step *step = profile_step(engine->profile, clock_seconds() - began_at, prefill);
+static void show_step(struct engine *engine, double began_at, const struct step_kind *kind) {
+    const struct engine_step *step =
+        profile_step(engine->profile, clock_seconds() - began_at, kind->prompt_rows > 0, kind->answers);
     if (step && engine->watch) engine->watch(engine->watch_user, step);
 }
 
@@ -230,9 +280,12 @@ static void run_steps(struct engine *engine) {
             line_sleep(engine);
             continue;
         }
-        bool prefill = run_step(engine);
-        scheduler_measured(&engine->scheduler, clock_seconds() - began_at);
-        if (engine->profile) show_step(engine, began_at, prefill);
+        guess(engine);
+        struct step_kind kind = run_step(engine);
+        double seconds = clock_seconds() - began_at;
+        scheduler_measured(&engine->scheduler, seconds);
+        account(engine, &kind, seconds);
+        if (engine->profile) show_step(engine, began_at, &kind);
     }
     line_end_all(engine);
 }
@@ -243,7 +296,7 @@ static int open_devices(struct engine *engine, struct error *error) {
     const struct model_config *config = &engine->model->config;
     struct stage_limits limits = {
         .tokens_max = engine->rows_max,
-        .sequences_max = engine->sequences_max,
+        .sequences_max = engine->answer_rows_max,
         .context_max = config->context,
         .hidden = config->hidden,
         .heads = config->heads,

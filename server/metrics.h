@@ -58,6 +58,10 @@
       "`tandem profile` tells of each layer and expert") \
     X(METRIC_EXPERT_BUSIEST, gauge, "tandem_expert_busiest_share", "", \
       "The largest share of a layer's rows that one of its experts has had since the start") \
+    X(METRIC_ENGINE_GUESSED_TOKENS, counter, "tandem_engine_guessed_tokens_total", "", \
+      "Tokens of answers that were computed on a guess (--speculate), right or wrong") \
+    X(METRIC_ENGINE_GUESSED_RIGHT, counter, "tandem_engine_guessed_right_total", "", \
+      "Those of them that were right, and so came without a step of their own") \
     X(METRIC_EXCHANGES, gauge, "tandem_requests_in_progress", "", \
       "Requests with answers that are not fully out, this one among them") \
     X(METRIC_CONNECTIONS, gauge, "tandem_connections", "", "Open connections") \

@@ -113,6 +113,8 @@ static void write_metrics(void *user, struct buffer *out) {
     metrics_set(metrics, METRIC_ENGINE_STEP_RUNNING, stats.step_running_seconds);
     metrics_set(metrics, METRIC_ENGINE_PROMPT_TOKENS, (double)stats.prompt_tokens);
     metrics_set(metrics, METRIC_ENGINE_COMPLETION_TOKENS, (double)stats.completion_tokens);
+    metrics_set(metrics, METRIC_ENGINE_GUESSED_TOKENS, (double)stats.guessed_tokens);
+    metrics_set(metrics, METRIC_ENGINE_GUESSED_RIGHT, (double)stats.guessed_right);
 
     struct engine_balance balance;
     engine_balance(server->engine, &balance);

@@ -18,6 +18,8 @@ SEES = [
     ("engine/engine.h", ["base/"]),
     ("engine/scheduler.", ["base/", "engine/scheduler.h"]),
     ("engine/pace.", ["engine/pace.h"]),
+    ("engine/lookup.", ["base/", "engine/lookup.h"]),
+    ("engine/speculate.", ["base/", "engine/(lookup|speculate).h"]),
     ("engine/checkpoints/", ["base/", "engine/checkpoints/", "engine/hf_json.h"]),
     ("engine/quants/", ["base/", "engine/quants/", "engine/(engine|weights).h"]),
     ("engine/weight_cache.", ["base/", "engine/weight_cache.h"]),

@@ -151,6 +151,27 @@ static size_t certain_bytes(const struct chat_message *messages, size_t count) {
     return sum;
 }
 
+// What the answer is expected to be, as a text of its own.
+static int read_prediction(struct generation *generation, struct prompt *prompt, struct error *error) {
+    const json_t *prediction = generation->parameters.prediction;
+    struct chat_message expected = {.role = ""};
+    if (!prediction) return ERROR_NONE;
+    if (!json_is_object(prediction)) return schema_mismatch(error, "prediction", "an object of type content", prediction);
+    const json_t *type = json_object_get(prediction, "type");
+    if (!type)
+        return error_set_param(error, ERROR_ARGUMENT, "prediction.type", "'prediction.type' is required");
+    if (!json_is_string(type) || strcmp(json_string_value(type), "content") != 0)
+        return schema_mismatch(error, "prediction.type", "\"content\"", type);
+    int code = read_content(generation->arena, prediction, "prediction", &expected, error);
+    if (code == 0)
+        code = generation_check_bytes(
+            generation, "prediction",
+            generation_certain_bytes(expected.content, expected.content_bytes, SPACE_ANYWHERE), error);
+    if (code != 0) return code;
+    return engine_text_tokens(generation->engine, expected.content, expected.content_bytes, false, &prompt->expected,
+                              error);
+}
+
 static int read_prompts(struct generation *generation, struct error *error) {
     struct chat_message *list;
     size_t count;
@@ -162,7 +183,7 @@ static int read_prompts(struct generation *generation, struct error *error) {
     code = engine_chat_tokens(generation->engine, list, count, &prompt->list, error);
     prompt->tokens = prompt->list.ids;
     prompt->token_count = prompt->list.count;
-    return code;
+    return code == 0 ? read_prediction(generation, prompt, error) : code;
 }
 
 // ---- Writing

@@ -2,6 +2,7 @@
 #include "tests/api/streams.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #define HI "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]"
 
@@ -12,6 +13,55 @@ static const char TWO_TOKENS_USAGE[] = "{\"prompt_tokens\":8,\"completion_tokens
 static const char TWO_TOKENS_TIMINGS[] =
     "{\"queue_seconds\":0.5,\"prompt_tokens\":8,\"cached_tokens\":2,\"prompt_seconds\":2.0,\"prompt_tokens_per_second\":3.0,"
     "\"completion_tokens\":2,\"decode_seconds\":4.0,\"decode_tokens_per_second\":0.25}";
+
+// ---- Predictions
+
+static void check_foretold(const char *prediction, const int32_t *expected, size_t count) {
+    char body[512];
+    struct engine_request request;
+    snprintf(body, sizeof body, "{" HI ",\"n\":2,\"prediction\":%s}", prediction);
+    struct generation *generation = parse_good(&chat_generation, body);
+    for (size_t job = 0; job < 2; job++) {
+        generation_job(generation, job, &request);
+        assert_int_equal(request.expected_tokens, count);
+        if (count > 0) assert_memory_equal(request.expected, expected, count * sizeof *expected);
+    }
+    generation_destroy(generation);
+}
+
+static void a_prediction_is_a_text_of_its_own(void **state) {
+    (void)state;
+    static const int32_t WHOLE[] = {' ', 'A', FAKE_CAT}, PARTS[] = {' ', 'A', '\n', FAKE_CAT};
+    check_foretold("null", NULL, 0);
+    check_foretold("{\"type\":\"content\",\"content\":\"\"}", NULL, 0);
+    check_foretold("{\"type\":\"content\",\"content\":\"A cat\"}", WHOLE, 3);
+    check_foretold("{\"type\":\"content\",\"content\":[{\"type\":\"text\",\"text\":\"A\"},"
+                   "{\"type\":\"text\",\"text\":\" cat\"}]}",
+                   PARTS, 4);
+}
+
+// Guesses count whether somebody has sent a prediction or not: those of all choices together.
+static void guesses_are_told(void **state) {
+    (void)state;
+    struct generation *generation = parse_good(&chat_generation, "{" HI ",\"n\":2}");
+    struct buffer out;
+    buffer_init(&out, 1024);
+    for (size_t job = 0; job < 2; job++) {
+        struct engine_event done = fake_done(FINISH_STOP, 5);
+        done.usage.guessed_right = 3 + job;
+        done.usage.guessed_wrong = 10 * job + 1;
+        send(generation, job, done, &out);
+    }
+    json_t *result = read_result(generation, 200);
+    assert_json(json_object_get(json_object_get(result, "usage"), "completion_tokens_details"),
+                "{\"reasoning_tokens\":0,\"audio_tokens\":0,\"accepted_prediction_tokens\":7,"
+                "\"rejected_prediction_tokens\":12}");
+    json_decref(result);
+    buffer_finish(&out);
+    generation_destroy(generation);
+}
+
+// ---- Chat
 
 static void chat_whole(void **state) {
     (void)state;
@@ -380,6 +430,8 @@ static void too_large(void **state) {
 }
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_prediction_is_a_text_of_its_own),
+        cmocka_unit_test(guesses_are_told),
         cmocka_unit_test(chat_whole),
         cmocka_unit_test(chat_stream),
         cmocka_unit_test(chat_stream_without_usage),

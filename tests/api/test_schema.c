@@ -326,10 +326,22 @@ static void without_effect(void **state) {
         &chat_generation,
         CHAT("\"user\":\"u\",\"safety_identifier\":\"s\",\"metadata\":{\"a\":\"b\"},\"store\":true,\"service_tier\":"
              "\"auto\",\"prompt_cache_key\":\"k\",\"prompt_cache_options\":{},\"prompt_cache_retention\":\"24h\","
-             "\"cache_prompt\":true,\"prediction\":{\"type\":\"content\",\"content\":\"x\"},"
+             "\"cache_prompt\":true,"
              "\"parallel_tool_calls\":true")));
     REFUSED_CHAT("\"user\":7", "user", "'user' must be a string, got 7");
     REFUSED_CHAT("\"metadata\":\"x\"", "metadata", "'metadata' must be an object, got \"x\"");
+}
+
+static void predictions(void **state) {
+    (void)state;
+    generation_destroy(parse_good(&chat_generation, CHAT("\"prediction\":null")));
+    generation_destroy(parse_good(&chat_generation, CHAT("\"prediction\":{\"type\":\"content\",\"content\":\"\"}")));
+    REFUSED_CHAT("\"prediction\":7", "prediction", "'prediction' must be an object of type content, got 7");
+    REFUSED_CHAT("\"prediction\":{\"content\":\"x\"}", "prediction.type", "'prediction.type' is required");
+    REFUSED_CHAT("\"prediction\":{\"type\":\"x\"}", "prediction.type", "'prediction.type' must be \"content\", got \"x\"");
+    REFUSED_CHAT("\"prediction\":{\"type\":\"content\"}", "prediction.content", "'prediction.content' is required");
+    REFUSED_CHAT("\"prediction\":{\"type\":\"content\",\"content\":7}", "prediction.content",
+                 "'prediction.content' must be a string or an array of parts, got 7");
 }
 
 static void refused_by_name(void **state) {
@@ -507,6 +519,7 @@ int main(void) {
         cmocka_unit_test(more_answers_than_places),
         cmocka_unit_test(models),
         cmocka_unit_test(without_effect),
+        cmocka_unit_test(predictions),
         cmocka_unit_test(refused_by_name),
         cmocka_unit_test(bodies),
         cmocka_unit_test(bounds),

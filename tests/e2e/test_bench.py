@@ -24,7 +24,7 @@ def measured(tmp_path_factory):
 
 
 def check_figures(found):
-    assert found.keys() == {"machine", "model", "weights", "placement", "load", "prefill", "decode", "serve", "ttft_ms",
+    assert found.keys() == {"machine", "model", "weights", "placement", "load", "prefill", "decode", "serve", "guess", "ttft_ms",
                             "peak_rss_mib", "runs"}
     assert found["machine"].keys() == {"cpu", "threads", "read_gbps", "f32_tflops", "bf16_tflops", "int8_tops"}
     assert found["weights"] == "bf16" and found["runs"] == 2 and found["machine"]["threads"] >= 1
@@ -163,6 +163,34 @@ def test_serve_so_many_clients(tmp_path):
         check_quantiles(row["whole_ms"])
 
 
+@pytest.mark.parametrize("model", [[], ["--synthetic", "phi-toy-moe"]])
+def test_guess(model, tmp_path):
+    path = tmp_path / "guess.json"
+    result = run("bench", "--guess", "--quick", *model, "--json", path)
+    assert result.returncode == 0 and result.stderr == "", result
+    found = json.loads(path.read_text())
+    assert found["prefill"] == [] and found["serve"] is None and found["ttft_ms"] is None
+    rows = found["guess"]["answers"]
+    assert len(rows) == 4
+    for row in rows:
+        assert row["tokens_per_s"] > 0 and row["tokens_per_s_without"] > 0 and 0 <= row["right"] <= row["guessed"]
+        without, guessing, guessed, right = re.search(
+            rf"^{re.escape(row['text'])} +([\d.]+) +([\d.]+) +[+-][\d.]+ % +(\d+) +(\d+)$", result.stdout, re.M).groups()
+        assert abs(float(without) - row["tokens_per_s_without"]) < 0.06 + 1e-5 * row["tokens_per_s_without"]
+        assert abs(float(guessing) - row["tokens_per_s"]) < 0.06 + 1e-5 * row["tokens_per_s"]
+        assert (int(guessed), int(right)) == (row["guessed"], row["right"])
+    steps = found["guess"]["steps"]
+    assert steps[0]["rows"] == 1 and all(step["ms"] > 0 and step["steps"] > 0 for step in steps)
+
+
+def test_guess_off(tmp_path):
+    path = tmp_path / "guess.json"
+    assert run(*TOY, "--guess", "--speculate", "off", "--json", path).returncode == 0
+    guess = json.loads(path.read_text())["guess"]
+    assert [row["guessed"] for row in guess["answers"]] == [0] * 4
+    assert [step["rows"] for step in guess["steps"]] == [1]
+
+
 def test_kernels_without_limits(tmp_path):
     path = tmp_path / "x.json"
     result = run(*TOY, "--kernels", "reference", "--json", path)
@@ -187,6 +215,7 @@ def test_int8(tmp_path):
     (["--synthetic", "phi-big-moe"], "phi-tiny-moe"),
     (["--synthetic", "phi-toy-moe", "--model", "x"], "--model and --synthetic exclude each other"),
     (["--runs", "0"], "--runs"),
+    (["--serve", "--guess"], "--serve and --guess exclude each other"),
     (["--compare", "/nowhere.json"], "tandem bench: /nowhere.json: cannot be opened: No such file or directory\n"),
     (["--compare", str(tandem.MODEL)], "found a directory"),
     (["--compare", str(tandem.TOP / "README.md")], "README.md:1: "),

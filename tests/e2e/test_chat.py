@@ -171,7 +171,7 @@ def test_help_and_stats():
     assert listed == ["/help", "/reset", "/system", "/save", "/load", "/stats", "/quit"]
     told_of = told("chat", "--help")
     assert all(f"{name}" in told_of and f"{name}" in told("help", "man") for name in listed)
-    last = r"last answer   (\d+) prompt tokens, (\d+) of them known, in .* s \(\d+/s\), (\d+) new ones in .* s \(.*/s\)\n"
+    last = r"last answer   (\d+) prompt tokens, (\d+) of them known, in .* s \(\d+/s\), (\d+) new ones in .* s \(.*/s\)(?:, \d+ of them guessed)?\n"
     said, _ = piped(f"/stats\n{FRANCE}\n{FRANCE}\n/stats\n/quit\nnever read\n")
     before, after = said.split(PARIS + "\n", 1)
     assert "conversation  0 messages, 0 tokens; the context has 2048" in before and "last answer" not in before

@@ -52,7 +52,10 @@ enum {                               // first token of a prompt
     PROMPT_SCRIPT = TOKEN_A + 1,     // the answer is fake.script, again and again
     PROMPT_NAN = TOKEN_A + 2,        // as random, but NaN for the answer's token number fake.fails_at
     PROMPT_PROMPT_NAN = TOKEN_A + 3, // as random, but NaN from position fake.fails_at on
+    PROMPT_ECHO = TOKEN_A + 4,       // most likely what stood ECHO tokens before, but for one time in ECHO_WRONG
 };
+
+enum { ECHO = 23, ECHO_WRONG = 12 };
 
 enum { STEPS_MAX = 1 << 16 };
 
@@ -197,6 +200,7 @@ static void fake_logits(const int32_t *history, int count, float *logits) {
         bool letter = i >= TOKEN_MARK && i < TOKEN_A + 26;
         logits[i] = letter ? (float)(mix(hash, (uint32_t)i) % 1000) / 200 : -30;
     }
+    if (history[0] == PROMPT_ECHO && count > ECHO && hash % ECHO_WRONG != 0) logits[history[count - ECHO]] += 7;
     int answered = count - fake.script_prompt;
     if (history[0] == PROMPT_SCRIPT && answered >= 0)
         for (int i = 0; i < VOCAB; i++) logits[i] = i == fake.script[answered % fake.script_count] ? 20 : 0;
@@ -235,6 +239,7 @@ void forward_run(struct forward *forward, const struct batch *batch, const struc
     int32_t *history = calloc((size_t)fake.context, sizeof *history);
     DEMAND(history);
     int next_row = 0, next_output = 0;
+    const int32_t *poisoned_pages = NULL; // of the sequence whose newest key is nonsense since this step
     for (int s = 0; s < batch->sequences; s++) {
         const struct batch_sequence *run = &batch->sequence[s];
         DEMAND(run->first == next_row);
@@ -248,11 +253,16 @@ void forward_run(struct forward *forward, const struct batch *batch, const struc
             DEMAND(batch->position[row] == position);
             write_position(cache, run->pages, position, (float)batch->token[row]);
             if (next_output == batch->outputs || batch->output[next_output] != row) continue;
-            for (int p = 0; p <= position; p++) history[p] = read_position(cache, run->pages, p);
             float *out = logits + (size_t)next_output++ * VOCAB;
+            if (run->pages == poisoned_pages) { // a guess behind it
+                for (int j = 0; j < VOCAB; j++) out[j] = NAN;
+                continue;
+            }
+            for (int p = 0; p <= position; p++) history[p] = read_position(cache, run->pages, p);
             fake_logits(history, position + 1, out);
             poisoned |= isnan(out[TOKEN_A + 5]);
         }
+        if (poisoned) poisoned_pages = run->pages;
         if (poisoned) write_position(cache, run->pages, run->position + run->count - 1, NAN); // as a device would
     }
     DEMAND(next_row == batch->tokens);

@@ -138,6 +138,7 @@ static int run(enum weight_format weights, long fails_at, bool goes_on) {
                                            .weights = weights,
                                            .threads = 1,
                                            .sequences_max = 2,
+                                           .speculate = SPECULATE_AUTO,
                                            .kv_tokens = 256,
                                            .prefill_tokens_max = 32};
     long held = atomic_load(&memory.held);

@@ -2,8 +2,8 @@
 // ask too much.
 //
 // What has to hold: every answer is what the model alone would have said, to the last token, whatever was shared,
-// copied, forgotten or cancelled around it. Nobody starves, nothing leaks, nothing hangs, and who leaves is gone within
-// a step.
+// copied, guessed, forgotten or cancelled around it. Nobody starves, nothing leaks, nothing hangs, and who leaves is gone
+// within a step.
 #include "tests/unit/visitors.h"
 
 #include "engine/scheduler.h"
@@ -213,6 +213,7 @@ struct mix_of { // of traffic
     enum prefix_mode prefix;
     double target_seconds;
     int arrival, leave; // each step, one time in so many
+    enum speculate_mode speculate;
 };
 
 enum { VISITORS = 24, STEPS = 1500 };
@@ -229,7 +230,7 @@ static void dress(struct visitor *visitor) {
     int common = dice(2) ? dice(visitor->prompt_tokens + 1) : 0;
     letters(visitor->history, 0, visitor->prompt_tokens, (uint32_t)random());
     letters(visitor->history, 0, common, (uint32_t)dice(3));
-    visitor->history[0] = PROMPT_RANDOM;
+    visitor->history[0] = dice(3) ? PROMPT_ECHO : PROMPT_RANDOM;
     fill_answer(visitor);
 }
 
@@ -295,8 +296,9 @@ static void run_traffic(const struct mix_of *mix, unsigned seed) {
                                                               .prefill_tokens_max = mix->chunk,
                                                               .kv_tokens = (size_t)mix->kv_pages * KV_PAGE_TOKENS,
                                                               .step_target_seconds = mix->target_seconds,
-                                                              .prefix = mix->prefix});
-    int ended = 0, bound = patience(mix);
+                                                              .prefix = mix->prefix,
+                                                              .speculate = mix->speculate});
+    int ended = 0, bound = patience(mix), widest = 0; // rows of answers in a step
     bool open = true;
     for (int step = 0; open; step++) {
         bool present = false;
@@ -304,7 +306,9 @@ static void run_traffic(const struct mix_of *mix, unsigned seed) {
             if (!visitors[i].job && step < STEPS && dice(mix->arrival) == 0) arrive(engine, &visitors[i]);
             present |= visitors[i].job != NULL;
         }
-        pass_step(engine, 0.01 + 0.0005 * (gate_arrived() > passed ? fake.steps[passed].rows : 0));
+        struct fake_step next = gate_arrived() > passed ? fake.steps[passed] : (struct fake_step){0};
+        widest = next.rows == next.answers && next.rows > widest ? next.rows : widest;
+        pass_step(engine, 0.01 + 0.0005 * next.answers + 0.005 * (next.rows - next.answers));
         for (int i = 0; i < VISITORS; i++) attend(engine, &visitors[i], mix, bound, &ended);
         struct engine_stats stats = stats_of(engine);
         assert_true(stats.kv_pages_used + stats.kv_pages_kept <= stats.kv_pages);
@@ -314,6 +318,15 @@ static void run_traffic(const struct mix_of *mix, unsigned seed) {
         assert_true(step < STEPS + bound);
     }
     assert_true(ended > 20);
+    struct engine_stats stats = stats_of(engine);
+    assert_true(stats.guessed_right <= stats.guessed_tokens);
+    if (mix->speculate == SPECULATE_AUTO) {
+        assert_true(stats.guessed_right > 100 && stats.guessed_right < stats.guessed_tokens);
+        assert_true(widest > mix->sequences_max || mix->sequences_max > 4);
+    } else {
+        assert_int_equal(stats.guessed_tokens, 0);
+        assert_true(widest <= mix->sequences_max);
+    }
     gate_open();
     while (stats_of(engine).running + stats_of(engine).waiting > 0) usleep(20);
     check_idle(engine);
@@ -323,12 +336,15 @@ static void run_traffic(const struct mix_of *mix, unsigned seed) {
 static void traffic_of_all_kinds(void **state) {
     (void)state;
     static const struct mix_of MIXES[] = {
-        {4, 8, 24, 40, PREFIX_PROMPTS, 0, 30, 200},    // a busy day
-        {4, 8, 24, 12, PREFIX_PROMPTS, 0, 10, 60},     // few pages: the longest need most of them
-        {8, 4, 100, 20, PREFIX_ANSWERS, 0.03, 10, 40}, // answers are kept, and chunks are fitted
-        {20, 30, 7, 60, PREFIX_PROMPTS, 0, 5, 300},    // far too much to do, in small chunks
-        {3, 20, 200, 8, PREFIX_OFF, 0.02, 20, 100},    // nothing is kept
-        {2, 2, 16, 9, PREFIX_ANSWERS, 0, 4, 12},       // most leave before their end
+        {4, 8, 24, 40, PREFIX_PROMPTS, 0, 30, 200, SPECULATE_OFF},    // a busy day
+        {4, 8, 24, 12, PREFIX_PROMPTS, 0, 10, 60, SPECULATE_OFF},     // few pages: the longest need most of them
+        {8, 4, 100, 20, PREFIX_ANSWERS, 0.03, 10, 40, SPECULATE_OFF}, // answers are kept, and chunks are fitted
+        {20, 30, 7, 60, PREFIX_PROMPTS, 0, 5, 300, SPECULATE_OFF},    // far too much to do, in small chunks
+        {3, 20, 200, 8, PREFIX_OFF, 0.02, 20, 100, SPECULATE_OFF},    // nothing is kept
+        {2, 2, 16, 9, PREFIX_ANSWERS, 0, 4, 12, SPECULATE_OFF},       // most leave before their end
+        {1, 2, 200, 30, PREFIX_ANSWERS, 0, 4, 300, SPECULATE_AUTO}, // one at a time, and guesses
+        {2, 4, 100, 20, PREFIX_PROMPTS, 0, 8, 100, SPECULATE_AUTO}, // two, and few pages
+        {4, 8, 24, 40, PREFIX_ANSWERS, 0.05, 30, 200, SPECULATE_AUTO}, // more
     };
     for (size_t m = 0; m < sizeof MIXES / sizeof *MIXES; m++)
         for (unsigned seed = 1; seed <= 3; seed++) run_traffic(&MIXES[m], seed);

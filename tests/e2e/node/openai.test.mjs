@@ -71,7 +71,8 @@ test('stream with usage', async () => {
   const chunks = await collect(await ask({ stream: true, stream_options: { include_usage: true } }));
   const last = chunks.pop();
   assert.deepEqual(last.choices, []);
-  assert.deepEqual(last.usage, (await ask()).usage);
+  const counts = ({ completion_tokens_details: guesses, ...usage }) => usage; // guesses depend on the machine's speed
+  assert.deepEqual(counts(last.usage), counts((await ask()).usage));
   assert.ok(chunks.every((chunk) => chunk.usage === null));
 });
 
