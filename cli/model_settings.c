@@ -134,7 +134,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.experts_layers = settings->experts_layers;
     options.experts_opencl = settings->experts_opencl;
     options.trace = settings->trace;
-    speculate_mode_parse(settings->speculate, &options.speculate); // one of its names: the table knows no other
+    if (settings->speculate) speculate_mode_parse(settings->speculate, &options.speculate); // inspect takes the base alone
     if (!options.warn) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {
         options.progress = show_progress;

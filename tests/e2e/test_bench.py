@@ -204,7 +204,8 @@ def test_kernels_without_limits(tmp_path):
 def test_int8(tmp_path):
     path = tmp_path / "x.json"
     result = run(*TOY, "--weights", "int8", "--json", path)
-    assert result.returncode == 0 and "of the int8 peak" in result.stdout, result
+    prompts = "bf16" if "AMX" in result.stdout else "int8"  # with tiles, weights are unpacked for prompts
+    assert result.returncode == 0 and f"of the {prompts} peak" in result.stdout, result
     found = json.loads(path.read_text())
     assert found["weights"] == "int8"
     for row in found["prefill"]:
