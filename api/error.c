@@ -160,7 +160,8 @@ void api_error_schema(struct buffer *out) {
     write_values(out, true);
     buffer_text(out, "]}, \"param\": {\"type\": [\"string\", \"null\"], \"minLength\": 1}, \"code\": {\"enum\": [");
     write_values(out, false);
-    buffer_text(out, ", null]}, \"status\": {\"type\": \"integer\", \"description\": \"In a stream only: what the HTTP "
-                     "status would have been\"}, \"retry_after_ms\": {\"type\": \"integer\", \"description\": \"In a stream "
-                     "only, where it is worth another try then\"}}, \"additionalProperties\": false}");
+    buffer_text(out,
+                ", null]}, \"status\": {\"type\": \"integer\", \"description\": \"In a stream only: what the HTTP "
+                "status would have been\"}, \"retry_after_ms\": {\"type\": \"integer\", \"description\": \"In a stream "
+                "only, where it is worth another try then\"}}, \"additionalProperties\": false}");
 }

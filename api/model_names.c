@@ -35,8 +35,9 @@ int model_names_check(const struct engine_info *info, const char *name, struct e
     struct buffer names;
     buffer_init(&names, 4 * LIST_BYTES_MAX);
     list(info, &names);
-    int code = error_set_param(error, ERROR_MODEL_NOT_FOUND, "model", "The model '%.64s' does not exist; this server has %s",
-                               name, names.data ? names.data : "another");
+    int code =
+        error_set_param(error, ERROR_MODEL_NOT_FOUND, "model", "The model '%.64s' does not exist; this server has %s",
+                        name, names.data ? names.data : "another");
     buffer_finish(&names);
     return code;
 }

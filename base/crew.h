@@ -20,8 +20,9 @@ struct crew_report crew_report(void (*tell)(void *user, const char *what, double
 // Tells, unless it just has.
 void crew_tell(struct crew_report *report, double share);
 
-// Calls `piece` on so many threads at once (on fewer where they can not be started) until it says that none is left, and
-// returns when all pieces are done. `share` says how many have been taken, for the report; both NULL: nothing is told.
+// Calls `piece` on so many threads at once (on fewer where they can not be started) until it says that none is left,
+// and returns when all pieces are done. `share` says how many have been taken, for the report; both NULL: nothing is
+// told.
 void crew_run(int threads, bool (*piece)(void *work), void *work, struct crew_report *report,
               double (*share)(void *work));
 

@@ -16,7 +16,8 @@ static size_t distance(const char *a, size_t a_bytes, const char *b, size_t b_by
         row[0] = i;
         for (size_t j = 1; j <= b_bytes; j++) {
             row[j] = least(last[j - 1] + (a[i - 1] != b[j - 1]), least(last[j], row[j - 1]) + 1);
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) row[j] = least(row[j], before[j - 2] + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                row[j] = least(row[j], before[j - 2] + 1);
         }
     }
     return rows[a_bytes % 3][b_bytes];

@@ -252,7 +252,8 @@ int settings_read_environment(const struct setting_table *tables, size_t table_c
         for (size_t i = 0; i < table->count; i++) {
             const char *name = table->rows[i].environment, *text = name ? getenv(name) : NULL;
             if (text && !*text && never_empty(&table->rows[i]))
-                return error_set(error, ERROR_ARGUMENT, "%s is set, but empty: unset it, or say what it is to be", name);
+                return error_set(error, ERROR_ARGUMENT, "%s is set, but empty: unset it, or say what it is to be",
+                                 name);
             int code = text && *text ? settings_set(table, &table->rows[i], text, name, error) : 0;
             if (code) return code;
         }

@@ -78,7 +78,8 @@ static bool section_seen(const struct reading *reading, const struct setting *la
         }
 }
 
-// Names the choices, "host, port", and finds the nearest to what is written. section NULL: sections, otherwise its keys.
+// Names the choices, "host, port", and finds the nearest to what is written. section NULL: sections, otherwise its
+// keys.
 static void find_choices(const struct reading *reading, const char *section, struct buffer *names,
                          struct nearest *nearest) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
@@ -166,7 +167,8 @@ static int read_value(struct reading *reading, const char *section, const yaml_n
     if (!row) return unknown(reading, key_node, section, key);
     const char *text = text_of(node);
     if (!text) return wrong(reading, node, "%s is %s, but must be one value", row->name, kind_of(node));
-    if (is_nothing(node)) return wrong(reading, key_node, "%s has no value; remove the line for the default", row->name);
+    if (is_nothing(node))
+        return wrong(reading, key_node, "%s has no value; remove the line for the default", row->name);
     if (!*text && !*row->fallback) text = row->fallback; // "" where that is the default
 
     char source[ERROR_MESSAGE_BYTES];

@@ -11,8 +11,9 @@
 // Ten times what all settings take; libyaml spends the square of what is nested.
 enum { SETTINGS_FILE_BYTES_MAX = 32 * 1024 };
 
-// Sets what the file names. An error names the file and the line: a key that is unknown (and those there are), a value of
-// the wrong type or out of its range, a key that stands there twice, what is not YAML. A file without any key is fine.
+// Sets what the file names. An error names the file and the line: a key that is unknown (and those there are), a value
+// of the wrong type or out of its range, a key that stands there twice, what is not YAML. A file without any key is
+// fine.
 int settings_read_file(const struct setting_table *tables, size_t table_count, const char *path, struct error *error);
 
 #endif

@@ -5,8 +5,8 @@
 #include "base/buffer.h"
 
 // Appends text, which is UTF-8, broken at spaces so that no line is longer than `columns` characters, unless one word
-// is. The text goes on in column `at`; further lines are indented by `indent`. Line ends in the text stay. No line end is
-// added behind it.
+// is. The text goes on in column `at`; further lines are indented by `indent`. Line ends in the text stay. No line end
+// is added behind it.
 void wrap_text(struct buffer *out, const char *text, int at, int indent, int columns);
 
 #endif

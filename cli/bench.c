@@ -31,7 +31,8 @@ static const struct setting ROWS[] = {
      "instead of a model, random weights of this shape, made in memory"},
     {NULL, "--runs", NULL, SETTING_INT, AT(runs), 1, BENCH_RUNS_MAX, NULL, "5", "",
      "how often each is measured, after a warm-up"},
-    {NULL, "--quick", NULL, SETTING_SWITCH, AT(quick), 0, 0, NULL, "false", "", "fewer of everything: two runs, whatever --runs says, and no long contexts"},
+    {NULL, "--quick", NULL, SETTING_SWITCH, AT(quick), 0, 0, NULL, "false", "",
+     "fewer of everything: two runs, whatever --runs says, and no long contexts"},
     {NULL, "--profile", NULL, SETTING_SWITCH, AT(profile), 0, 0, NULL, "false", "",
      "say where the time went, stage by stage"},
     {NULL, "--serve", NULL, SETTING_SWITCH, AT(serve), 0, 0, NULL, "false", "",
@@ -232,8 +233,10 @@ const struct command bench_command = {
         "batch of them together. The machine's own limits are measured in between, on the same threads: what "
         "it reads from memory, and its multiplications with operands in registers. Decode is bound by the "
         "first, prefill by the second; the shares say how near Tandem comes. Weights that fit the processor's cache "
-        "are not read from memory, and have no share of that. A rate is all tokens by all the time of the runs, stddev how "
-        "much single runs depart from it; --compare says of a change that is no larger than both deviations together that "
+        "are not read from memory, and have no share of that. A rate is all tokens by all the time of the runs, stddev "
+        "how "
+        "much single runs depart from it; --compare says of a change that is no larger than both deviations together "
+        "that "
         "it is within the noise. Other programs disturb it.",
     .tables = TABLES,
     .table_count = sizeof TABLES / sizeof *TABLES,

@@ -138,16 +138,17 @@ json_t *bench_json(const struct bench_report *report) {
                               json_result(bench, &report->results[i]));
     json_t *served = report->served_count ? bench_serve_json(report->served, report->served_count) : json_null();
     json_t *guesses = report->guessed ? bench_guess_json(bench, report->guesses) : json_null();
-    return json_pack("{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:o, s:o, s:f, s:i}", //
-                     "machine", "cpu", cpu, "threads", info->threads,                                                 //
-                     "read_gbps", number(median(&bench->read_bytes) / 1e9),                                           //
-                     "f32_tflops", number(median(&bench->f32) / 1e12),                                                //
-                     "bf16_tflops", number(median(&bench->bf16) / 1e12),                                              //
-                     "int8_tops", number(median(&bench->int8) / 1e12),                                                //
-                     "model", info->model_name, "weights", info->weights, "placement", report->placement,             //
-                     "load", "seconds", report->load_seconds, "rss_mib", (double)report->load_rss_bytes / (1 << 20),
-                     "prefill", prefill, "decode", decode, "serve", served, "guess", guesses, "ttft_ms", number(first_token_ms(report)),
-                     "peak_rss_mib", (double)report->peak_rss_bytes / (1 << 20), "runs", bench->runs);
+    return json_pack(
+        "{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:o, s:o, s:f, s:i}", //
+        "machine", "cpu", cpu, "threads", info->threads,                                                      //
+        "read_gbps", number(median(&bench->read_bytes) / 1e9),                                                //
+        "f32_tflops", number(median(&bench->f32) / 1e12),                                                     //
+        "bf16_tflops", number(median(&bench->bf16) / 1e12),                                                   //
+        "int8_tops", number(median(&bench->int8) / 1e12),                                                     //
+        "model", info->model_name, "weights", info->weights, "placement", report->placement,                  //
+        "load", "seconds", report->load_seconds, "rss_mib", (double)report->load_rss_bytes / (1 << 20), "prefill",
+        prefill, "decode", decode, "serve", served, "guess", guesses, "ttft_ms", number(first_token_ms(report)),
+        "peak_rss_mib", (double)report->peak_rss_bytes / (1 << 20), "runs", bench->runs);
 }
 
 // ---- The change
@@ -168,8 +169,9 @@ int bench_read_json(const char *path, json_t **out, struct error *error) {
     if (code) return code;
     json_t *json = json_loadb(text, bytes, 0, &cause);
     free(text);
-    if (!json) return error_set(error, ERROR_FORMAT, "%s:%d: %s; expected what tandem bench --json writes", path, cause.line,
-                                cause.text);
+    if (!json)
+        return error_set(error, ERROR_FORMAT, "%s:%d: %s; expected what tandem bench --json writes", path, cause.line,
+                         cause.text);
     if (!has_rates(json_object_get(json, "prefill")) || !has_rates(json_object_get(json, "decode"))) {
         json_decref(json);
         return error_set(error, ERROR_FORMAT, "%s: expected what tandem bench --json writes", path);

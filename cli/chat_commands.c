@@ -112,7 +112,8 @@ static int run_stats(struct chat *chat, const char *operand, struct error *error
     buffer_format(&text, "model         %s, %s, on %d threads\n", info->model_name, info->weights, info->threads);
     buffer_format(&text, "conversation  %zu message%s, %zu token%s; the context has %d\n", chat->conversation.count,
                   plural(chat->conversation.count), tokens, plural(tokens), info->context_tokens);
-    if (counts->dropped_turns) buffer_format(&text, "no longer in  %zu turn%s\n", counts->dropped_turns, plural(counts->dropped_turns));
+    if (counts->dropped_turns)
+        buffer_format(&text, "no longer in  %zu turn%s\n", counts->dropped_turns, plural(counts->dropped_turns));
     if (counts->answers) {
         buffer_text(&text, "last answer   ");
         answer_write_timings(&counts->last, &text);

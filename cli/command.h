@@ -49,7 +49,7 @@ int command_misused(const struct command *command, const struct error *error);
 extern const struct command *const COMMANDS[];
 const struct command *command_find(const char *name); // NULL: there is none
 
-extern const struct command bench_command, chat_command, doctor_command, generate_command, health_command, inspect_command,
-    profile_command, serve_command, version_command;
+extern const struct command bench_command, chat_command, doctor_command, generate_command, health_command,
+    inspect_command, profile_command, serve_command, version_command;
 
 #endif

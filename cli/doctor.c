@@ -180,8 +180,9 @@ static void check_kernel(const struct gpu *gpu) {
     if (is_at_least(release, least))
         well("Linux %s knows this GPU.", release);
     else
-        problem("Linux %s is older than %d.%d, which this GPU needs. Install a newer kernel (Debian's backports have one).",
-                release, least[0], least[1]);
+        problem(
+            "Linux %s is older than %d.%d, which this GPU needs. Install a newer kernel (Debian's backports have one).",
+            release, least[0], least[1]);
 }
 
 // ---- OpenCL
@@ -191,7 +192,8 @@ static void check_icds(void) {
     glob_t files = {0};
     path_of(pattern, "/etc/OpenCL/vendors/*.icd");
     if (glob(pattern, 0, NULL, &files) != 0)
-        problem("/etc/OpenCL/vendors names no driver for OpenCL. For Intel's GPUs: `sudo apt install intel-opencl-icd`.");
+        problem(
+            "/etc/OpenCL/vendors names no driver for OpenCL. For Intel's GPUs: `sudo apt install intel-opencl-icd`.");
     for (size_t i = 0; i < files.gl_pathc; i++) {
         const char *path = files.gl_pathv[i] + strlen(own.root);
         read_line(path, library);
@@ -206,8 +208,8 @@ static void check_device(const struct engine_opencl_device *device, const struct
     if (device->refused)
         problem("%s (%s %s) %s.", device->name, device->platform, device->driver, device->refused);
     else if (device->gpu && intel && least && !is_at_least(device->driver, least))
-        problem("The driver of %s is %s; its GPU needs %d.%d or newer (Ubuntu 24.04's does).", device->name, device->driver,
-                least[0], least[1]);
+        problem("The driver of %s is %s; its GPU needs %d.%d or newer (Ubuntu 24.04's does).", device->name,
+                device->driver, least[0], least[1]);
     else if (device->gpu)
         well("%s (%s %s) gets the %s kernels.", device->name, device->platform, device->driver, device->kernels);
     else
@@ -229,9 +231,10 @@ static void check_opencl(const struct gpu *gpu) {
     }
     if (gpus > 0) return;
     if (gpu->known >= 0)
-        problem("OpenCL does not see the GPU. Its driver has to be %d.%d or newer: Debian 12's is too old for %s, Ubuntu "
-                "24.04's will do.",
-                KNOWN[gpu->known].driver[0], KNOWN[gpu->known].driver[1], KNOWN[gpu->known].name);
+        problem(
+            "OpenCL does not see the GPU. Its driver has to be %d.%d or newer: Debian 12's is too old for %s, Ubuntu "
+            "24.04's will do.",
+            KNOWN[gpu->known].driver[0], KNOWN[gpu->known].driver[1], KNOWN[gpu->known].name);
     else
         problem("OpenCL sees no GPU.");
 }
@@ -241,9 +244,10 @@ static void check_memory(void) {
     if (machine.memory_bytes == 0) return;
     double gigabytes = (double)machine.memory_bytes / 1e9;
     if (gigabytes < 4)
-        problem("%.1f GB of memory are free for this process; Phi-tiny-MoE takes 7.5 GB in bf16. In a container, --memory "
-                "sets the limit.",
-                gigabytes);
+        problem(
+            "%.1f GB of memory are free for this process; Phi-tiny-MoE takes 7.5 GB in bf16. In a container, --memory "
+            "sets the limit.",
+            gigabytes);
     else
         well("%.1f GB of memory are free for this process.", gigabytes);
 }
@@ -279,8 +283,9 @@ static int run(int count, char **arguments) {
 const struct command doctor_command = {
     .name = "doctor",
     .summary = "find out why a GPU is not used, and what to do about it",
-    .description = "Looks at the GPU's device, who may use it, the kernel, OpenCL's drivers and memory, in the order in "
-                   "which they are needed. The exit code is 0 when a GPU can be used, and 1 when something is in its way.",
+    .description =
+        "Looks at the GPU's device, who may use it, the kernel, OpenCL's drivers and memory, in the order in "
+        "which they are needed. The exit code is 0 when a GPU can be used, and 1 when something is in its way.",
     .tables = TABLES,
     .table_count = sizeof TABLES / sizeof *TABLES,
     .examples = EXAMPLES,

@@ -152,7 +152,8 @@ static int run(int count, char **arguments) {
     free(config.unix_socket);
     int exit_code = command_begin(&health_command, count, arguments, NULL);
     if (!exit_code)
-        exit_code = config_file_read(&health_command, FILE_TABLES, FILE_TABLE_COUNT, config_name, count, arguments, path);
+        exit_code =
+            config_file_read(&health_command, FILE_TABLES, FILE_TABLE_COUNT, config_name, count, arguments, path);
     if (!exit_code) exit_code = ask();
     command_end(&health_command);
     for (int i = 0; i < FILE_TABLE_COUNT; i++) settings_finish(&FILE_TABLES[i]);

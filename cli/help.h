@@ -16,8 +16,9 @@ int help_too_much(const char *argument);
 // Says that there is no such command, and which may have been meant. Returns EXIT_USAGE.
 int help_no_command(const char *name);
 
-// Tells on standard error of variables TANDEM_… in the environment that no command knows: nobody reads them, and one may
-// be misspelt. No more than a warning, for others may name their variables like this: Kubernetes does for a service.
+// Tells on standard error of variables TANDEM_… in the environment that no command knows: nobody reads them, and one
+// may be misspelt. No more than a warning, for others may name their variables like this: Kubernetes does for a
+// service.
 void help_check_environment(void);
 
 // The man page tandem(1).

@@ -47,13 +47,15 @@ static bool fits(const struct engine_outline *model, const struct engine_machine
 static void print_model(const struct engine_outline *model) {
     char all[AMOUNT_BYTES], active[AMOUNT_BYTES], files[AMOUNT_BYTES];
     printf("%s: %s, %s parameters, %s for a token\n\n", model->model_name, model->architecture,
-           amount_of_things(all, (double)model->parameters), amount_of_things(active, (double)model->parameters_active));
+           amount_of_things(all, (double)model->parameters),
+           amount_of_things(active, (double)model->parameters_active));
     printf("  layers     %d of width %d; %d heads of %d over %d of keys and values\n", model->layers, model->hidden,
            model->heads, model->head_dim, model->kv_heads);
     printf("  experts    %d of width %d in each layer, %d for a token\n", model->experts, model->expert_width,
            model->experts_per_token);
     printf("  context    %d tokens", model->context_tokens);
-    if (model->window_tokens < model->context_tokens) printf(", of which a token sees the last %d", model->window_tokens);
+    if (model->window_tokens < model->context_tokens)
+        printf(", of which a token sees the last %d", model->window_tokens);
     printf("\n  files      %zu of weights, %s, %s\n", model->file_count,
            amount_of_bytes(files, (double)model->file_bytes), model->file_weights);
 }
@@ -64,7 +66,8 @@ static void print_specials(const struct engine_outline *model) {
     buffer_init(&words, 1 << 20);
     buffer_init(&lines, 2 << 20);
     for (int i = 0; i < model->special_count; i++)
-        buffer_format(&words, "%s%s%s", i ? " " : "", model->specials[i].text, model->specials[i].ends_answer ? "*" : "");
+        buffer_format(&words, "%s%s%s", i ? " " : "", model->specials[i].text,
+                      model->specials[i].ends_answer ? "*" : "");
     wrap_text(&lines, words.data ? words.data : "none", INDENT, INDENT, COLUMNS);
     printf("  specials   %s\n%*s(* ends an answer)\n", lines.data ? lines.data : "", INDENT, "");
     buffer_finish(&lines);
@@ -105,7 +108,8 @@ static void print_fit(const struct engine_outline *model) {
 }
 
 static void print_placement(const struct engine_placement *placement) {
-    printf("\nWho computes the experts, as measured now: milliseconds for a layer, and tokens a second of the whole model\n"
+    printf("\nWho computes the experts, as measured now: milliseconds for a layer, and tokens a second of the whole "
+           "model\n"
            "with nothing to attend to yet. Up to 16 rows are so many answers at once, more are a prompt's tokens.\n\n"
            "   rows   experts on CPU   on OpenCL   handing over   all else on CPU    all CPU    split   experts on\n");
     for (int i = 0; i < placement->point_count; i++) {
@@ -132,12 +136,12 @@ static json_t *json_placement(const struct engine_placement *placement) {
     json_t *points = json_array();
     for (int i = 0; i < placement->point_count; i++) {
         const struct engine_placement_point *point = &placement->points[i];
-        json_array_append_new(points, json_pack("{s:i, s:f, s:f, s:f, s:f, s:b, s:f, s:f}", "rows", point->rows,
-                                                "cpu_ms", point->cpu_seconds * 1e3, "opencl_ms", point->device_seconds * 1e3,
-                                                "handing_over_ms", point->handing_seconds * 1e3, "rest_ms",
-                                                point->rest_seconds * 1e3, "on_opencl", point->on_device,
-                                                "cpu_tokens_per_s", point->cpu_rate, "split_tokens_per_s",
-                                                point->split_rate));
+        json_array_append_new(points,
+                              json_pack("{s:i, s:f, s:f, s:f, s:f, s:b, s:f, s:f}", "rows", point->rows, "cpu_ms",
+                                        point->cpu_seconds * 1e3, "opencl_ms", point->device_seconds * 1e3,
+                                        "handing_over_ms", point->handing_seconds * 1e3, "rest_ms",
+                                        point->rest_seconds * 1e3, "on_opencl", point->on_device, "cpu_tokens_per_s",
+                                        point->cpu_rate, "split_tokens_per_s", point->split_rate));
     }
     return json_pack("{s:s, s:s, s:o}", "device", placement->device, "why", placement->why, "points", points);
 }
@@ -168,20 +172,21 @@ static json_t *json_specials(const struct engine_outline *model) {
 static bool print_json(const struct engine_outline *model, const struct engine_placement *placement) {
     struct engine_machine machine = engine_machine();
     bool supported = model->unsupported.code == ERROR_NONE;
-    json_t *top = json_pack(
-        "{s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:{s:I, s:I, s:s}, s:I, s:s?, s:b, s:o, "
-        "s:{s:I, s:i}, s:o, s:b, s:s?}",
-        "model", model->model_name, "architecture", model->architecture, "parameters", (json_int_t)model->parameters,
-        "parameters_active", (json_int_t)model->parameters_active, "layers", model->layers, "hidden", model->hidden,
-        "heads", model->heads, "kv_heads", model->kv_heads, "head_dim", model->head_dim, "experts", model->experts,
-        "experts_per_token", model->experts_per_token, "expert_width", model->expert_width, "context_tokens",
-        model->context_tokens, "window_tokens", model->window_tokens, "vocab", model->vocab_size, "files", "count",
-        (json_int_t)model->file_count, "bytes", (json_int_t)model->file_bytes, "weights", model->file_weights,
-        "kv_bytes_per_token", (json_int_t)model->kv_bytes_per_token, "chat_template", model->chat_template,
-        "chat_template_assumed", model->chat_template_assumed,
-        "special_tokens", json_specials(model), "machine", "memory_free_bytes", (json_int_t)machine.memory_bytes,
-        "cores", machine.cores, "weights", json_weights(model, &machine), "supported", supported, "unsupported",
-        supported ? NULL : model->unsupported.message);
+    json_t *top =
+        json_pack("{s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:{s:I, s:I, s:s}, s:I, "
+                  "s:s?, s:b, s:o, "
+                  "s:{s:I, s:i}, s:o, s:b, s:s?}",
+                  "model", model->model_name, "architecture", model->architecture, "parameters",
+                  (json_int_t)model->parameters, "parameters_active", (json_int_t)model->parameters_active, "layers",
+                  model->layers, "hidden", model->hidden, "heads", model->heads, "kv_heads", model->kv_heads,
+                  "head_dim", model->head_dim, "experts", model->experts, "experts_per_token", model->experts_per_token,
+                  "expert_width", model->expert_width, "context_tokens", model->context_tokens, "window_tokens",
+                  model->window_tokens, "vocab", model->vocab_size, "files", "count", (json_int_t)model->file_count,
+                  "bytes", (json_int_t)model->file_bytes, "weights", model->file_weights, "kv_bytes_per_token",
+                  (json_int_t)model->kv_bytes_per_token, "chat_template", model->chat_template, "chat_template_assumed",
+                  model->chat_template_assumed, "special_tokens", json_specials(model), "machine", "memory_free_bytes",
+                  (json_int_t)machine.memory_bytes, "cores", machine.cores, "weights", json_weights(model, &machine),
+                  "supported", supported, "unsupported", supported ? NULL : model->unsupported.message);
     if (top && placement) json_object_set_new(top, "placement", json_placement(placement));
     char *text = top ? json_dumps(top, JSON_COMPACT) : NULL;
     bool ok = text && puts(text) >= 0;
@@ -245,11 +250,12 @@ const struct command inspect_command = {
     .name = "inspect",
     .summary = "say what a model is, and whether it fits this machine",
     .operand = "[DIR]",
-    .description = "Reads the configs, the headers of the weights' files and the tokenizer of a model's directory, but no "
-                   "weights: it takes a moment, however large the model is. The memory that is free now is what counts. "
-                   "The room for keys and values is what --kv-tokens of serve may be at most; where it is not set, serve "
-                   "takes enough for all answers that it computes at once, or half of the room. Without DIR, the model "
-                   "that --model names, or the built-in one.",
+    .description =
+        "Reads the configs, the headers of the weights' files and the tokenizer of a model's directory, but no "
+        "weights: it takes a moment, however large the model is. The memory that is free now is what counts. "
+        "The room for keys and values is what --kv-tokens of serve may be at most; where it is not set, serve "
+        "takes enough for all answers that it computes at once, or half of the room. Without DIR, the model "
+        "that --model names, or the built-in one.",
     .tables = TABLES,
     .table_count = sizeof TABLES / sizeof *TABLES,
     .examples = EXAMPLES,

@@ -9,8 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
-const struct command *const COMMANDS[] = {&serve_command,  &chat_command,   &generate_command, &inspect_command, &bench_command,
-                                         &profile_command, &doctor_command, &health_command, &version_command,  NULL};
+const struct command *const COMMANDS[] = {
+    &serve_command,   &chat_command,   &generate_command, &inspect_command, &bench_command,
+    &profile_command, &doctor_command, &health_command,   &version_command, NULL};
 
 static bool asks_for_help(const char *argument) {
     return strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;
@@ -38,8 +39,8 @@ static void hold_standard_files(void) {
         if (fcntl(file, F_GETFD) < 0) open("/dev/null", file == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
-// What was printed and could not be written is told, unless the command already has. Those whose reader goes away do not
-// come here: SIGPIPE ends them.
+// What was printed and could not be written is told, unless the command already has. Those whose reader goes away do
+// not come here: SIGPIPE ends them.
 static int check_output(const char *name, int exit_code) {
     errno = 0;
     bool failed = fflush(stdout) != 0;

@@ -45,8 +45,9 @@ void manual_write(struct buffer *out) {
     EXIT_CODES(WRITE)
 #undef WRITE
     buffer_text(out, ".SH FILES\n.TP\n.I configs/tandem.yaml\n");
-    write_text(out, "Settings of tandem serve and tandem health, where --config names no other file: in a checkout, beside "
-                    "the directory that the program was built in.");
+    write_text(out,
+               "Settings of tandem serve and tandem health, where --config names no other file: in a checkout, beside "
+               "the directory that the program was built in.");
     buffer_text(out, ".TP\n.I ");
     write_text(out, TANDEM_CONFIG_DIR "/" CONFIG_FILE_NAME);
     write_text(out, "The same of a program that is installed.");

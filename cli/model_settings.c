@@ -32,10 +32,11 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "threads that compute; 0: one for each physical core"},
     {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
-    {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0, "auto own clblast",
-     "auto", "", "what multiplies prompts by experts on a GPU: our own kernels or CLBlast; auto, the faster one"},
-    {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, "auto cpu split", "auto",
-     "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
+    {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0,
+     "auto own clblast", "auto", "",
+     "what multiplies prompts by experts on a GPU: our own kernels or CLBlast; auto, the faster one"},
+    {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, "auto cpu split",
+     "auto", "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
     {"engine.experts_prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,
      "auto cpu opencl", "auto", "", "who computes the experts of prompts; auto: what placement says"},
     {"engine.experts_decode", "--experts-decode", "TANDEM_EXPERTS_DECODE", SETTING_CHOICE, AT(experts_decode), 0, 0,
@@ -44,8 +45,8 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
     {"engine.experts_opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_TEXT, AT(experts_opencl), 0, 0, NULL,
      "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
-    {"engine.speculate", "--speculate", "TANDEM_SPECULATE", SETTING_CHOICE, AT(speculate), 0, 0, SPECULATIONS, "auto", "",
-     "guess tokens that repeat the text, where that makes answers faster; they are the same"},
+    {"engine.speculate", "--speculate", "TANDEM_SPECULATE", SETTING_CHOICE, AT(speculate), 0, 0, SPECULATIONS, "auto",
+     "", "guess tokens that repeat the text, where that makes answers faster; they are the same"},
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
      "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
 };
@@ -134,7 +135,8 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.experts_layers = settings->experts_layers;
     options.experts_opencl = settings->experts_opencl;
     options.trace = settings->trace;
-    if (settings->speculate) speculate_mode_parse(settings->speculate, &options.speculate); // inspect takes the base alone
+    if (settings->speculate)
+        speculate_mode_parse(settings->speculate, &options.speculate); // inspect takes the base alone
     if (!options.warn) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {
         options.progress = show_progress;

@@ -23,14 +23,15 @@ enum {
 };
 extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];
 
-// The directory of the model that is named, or of the built-in one, which `place` may be used for. ERROR_NOT_FOUND where
-// there is none.
+// The directory of the model that is named, or of the built-in one, which `place` may be used for. ERROR_NOT_FOUND
+// where there is none.
 int model_settings_directory(const struct model_settings *settings, char place[PATH_MAX], const char **out,
                              struct error *error);
 
 // Opens the model with what the settings say, and with `options` for everything else, among it another model; the
 // progress of a long load shows on standard error where that is a terminal, and so do warnings unless options say who
-// hears them. From then on a model file that can not be read any more ends the process with a message instead of a crash.
+// hears them. From then on a model file that can not be read any more ends the process with a message instead of a
+// crash.
 int model_settings_open(const struct model_settings *settings, struct engine_options options, struct engine **out,
                         struct error *error);
 // Says why the model could not be opened; returns EXIT_USAGE where a setting is to blame, else EXIT_BAD_MODEL.

@@ -26,7 +26,8 @@ static struct model_settings model;
 static const struct setting ROWS[] = {
     {NULL, "--max-tokens", NULL, SETTING_INT, AT(max_tokens), 1, PROFILE_TOKENS_MAX, NULL, "64", "",
      "tokens of each answer, at most"},
-    {NULL, "--system", NULL, SETTING_TEXT, AT(system), 0, 0, NULL, "", "", "the system's message in front of each prompt"},
+    {NULL, "--system", NULL, SETTING_TEXT, AT(system), 0, 0, NULL, "", "",
+     "the system's message in front of each prompt"},
     {NULL, "--raw", NULL, SETTING_SWITCH, AT(raw), 0, 0, NULL, "false", "",
      "prompts are texts to go on from, with no chat format around them"},
     {NULL, "--json", NULL, SETTING_SWITCH, AT(json), 0, 0, NULL, "false", "",
@@ -40,7 +41,8 @@ static const struct setting_table TABLES[] = {
 static const struct example EXAMPLES[] = {
     {"tandem profile questions.txt", "a prompt a line, each answered as in a chat of its own"},
     {"head -50 story.txt | tandem profile --raw --max-tokens 1", "texts that are only read"},
-    {"tandem profile --json questions.txt | jq .layers[0].answers.rows", "how often the first layer's experts were chosen"},
+    {"tandem profile --json questions.txt | jq .layers[0].answers.rows",
+     "how often the first layer's experts were chosen"},
     {NULL, NULL},
 };
 
@@ -58,7 +60,8 @@ static int take_nothing(void *user, const struct engine_event *event, struct err
     return 0;
 }
 
-static int run_prompt(struct engine *engine, const char *text, size_t bytes, struct totals *totals, struct error *error) {
+static int run_prompt(struct engine *engine, const char *text, size_t bytes, struct totals *totals,
+                      struct error *error) {
     const struct chat_message messages[] = {{"system", own.system, strlen(own.system)}, {"user", text, bytes}};
     struct token_list ids = {0};
     struct answer answer;
@@ -80,7 +83,8 @@ static int run_prompt(struct engine *engine, const char *text, size_t bytes, str
 }
 
 // Each line that is not empty.
-static int run_prompts(struct engine *engine, FILE *file, const char *name, struct totals *totals, struct error *error) {
+static int run_prompts(struct engine *engine, FILE *file, const char *name, struct totals *totals,
+                       struct error *error) {
     char *line = NULL;
     size_t capacity = 0;
     int code = 0;
@@ -88,7 +92,8 @@ static int run_prompts(struct engine *engine, FILE *file, const char *name, stru
         while (length > 0 && (line[length - 1] == '\n' || line[length - 1] == '\r')) length--;
         if (length == 0) continue;
         if (length > LINE_BYTES_MAX)
-            code = error_set(error, ERROR_TOO_LARGE, "a prompt has %zd bytes; at most %d are read", length, LINE_BYTES_MAX);
+            code = error_set(error, ERROR_TOO_LARGE, "a prompt has %zd bytes; at most %d are read", length,
+                             LINE_BYTES_MAX);
         else
             code = run_prompt(engine, line, (size_t)length, totals, error);
         if (code) error_prefix(error, "%s, prompt %d", name, totals->prompts + 1);
@@ -179,14 +184,16 @@ static int print(const struct engine_choices *choices, const struct engine_place
     printf("%d prompts of %.0f tokens in all, %.0f tokens of answers\n\n", totals->prompts, totals->prompt_tokens,
            totals->answer_tokens);
     printf(" layer     rows  evenness  busiest experts            most often together\n");
-    for (int l = 0; !code && l < choices->layers; l++) code = print_layer(choices, l, rows_of, rows_of + choices->experts);
+    for (int l = 0; !code && l < choices->layers; l++)
+        code = print_layer(choices, l, rows_of, rows_of + choices->experts);
     free(rows_of);
     if (code) return error_set_code(error, (enum error_code)code);
     printf("\nShares are of a layer's rows, each of which chooses two. Evenness 1: every expert has as many rows.\n");
     const char *prompts = suggest(placement, true), *answers = suggest(placement, false);
     printf("\n# OpenCL: %s\n", placement->device[0] ? placement->device : placement->why);
     if (prompts && answers)
-        printf("# what was measured suggests, for a settings file:\nengine:\n  experts_prefill: %s\n  experts_decode: %s\n",
+        printf("# what was measured suggests, for a settings file:\nengine:\n  experts_prefill: %s\n  experts_decode: "
+               "%s\n",
                prompts, answers);
     return 0;
 }
@@ -218,8 +225,8 @@ static int print_json(const struct engine_choices *choices, const struct engine_
                                                 json_rows(choices, ENGINE_ROWS_ANSWERS, l, rows_of)));
     json_t *top = json_pack("{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s?, s:s?}}", "prompts", totals->prompts,
                             "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens,
-                            "prompt_seconds", totals->prompt_seconds, "decode_seconds", totals->decode_seconds, "experts",
-                            choices->experts, "layers", layers, "suggested", "device", placement->device,
+                            "prompt_seconds", totals->prompt_seconds, "decode_seconds", totals->decode_seconds,
+                            "experts", choices->experts, "layers", layers, "suggested", "device", placement->device,
                             "experts_prefill", suggest(placement, true), "experts_decode", suggest(placement, false));
     char *text = rows_of && top ? json_dumps(top, JSON_COMPACT) : NULL;
     int code = text && puts(text) >= 0 ? 0 : error_set_code(error, text ? ERROR_IO : ERROR_MEMORY);

@@ -33,7 +33,8 @@ static const struct example EXAMPLES[] = {
     {"tandem serve --model Phi-tiny-MoE-instruct --port 9000", "a model as downloaded from Hugging Face"},
     {"tandem serve --model-name gpt-4o", "for programs that ask for that model whatever one says"},
     {"tandem serve --host 0.0.0.0 --api-key-file keys", "for other machines too, with one of the keys in that file"},
-    {"tandem serve --unix-socket /run/tandem.sock --unix-socket-mode 660", "for a proxy of the same group, without a port"},
+    {"tandem serve --unix-socket /run/tandem.sock --unix-socket-mode 660",
+     "for a proxy of the same group, without a port"},
     {"TANDEM_THREADS=4 tandem serve --kv-tokens 64K", "four threads, and room for 65,536 tokens in the KV cache"},
     {NULL, NULL},
 };
@@ -84,7 +85,8 @@ static bool describe_access(char out[ACCESS_BYTES], const struct listener_socket
         snprintf(out, ACCESS_BYTES, "with %s%zu API key%s", keys.count > 1 ? "one of " : "", keys.count,
                  keys.count > 1 ? "s" : "");
     else if (socket->path[0])
-        snprintf(out, ACCESS_BYTES, "whoever may open the socket (mode %s), without an API key", config.unix_socket_mode);
+        snprintf(out, ACCESS_BYTES, "whoever may open the socket (mode %s), without an API key",
+                 config.unix_socket_mode);
     else if (socket->loopback)
         snprintf(out, ACCESS_BYTES, "from this machine only, without an API key");
     else
@@ -160,9 +162,9 @@ static int serve(void) {
     struct listener_socket socket; // before the model: what is wrong here is known at once
     if (api_keys_read(&keys, config.api_key.text, config.api_key.source, config.api_key_file, &error))
         return command_fail(&serve_command, &error, EXIT_USAGE);
-    int code = config.unix_socket[0]
-                   ? listener_bind_unix(&socket, config.unix_socket, (mode_t)strtoul(config.unix_socket_mode, NULL, 8), &error)
-                   : listener_bind(&socket, config.host, config.port, &error);
+    int code = config.unix_socket[0] ? listener_bind_unix(&socket, config.unix_socket,
+                                                          (mode_t)strtoul(config.unix_socket_mode, NULL, 8), &error)
+                                     : listener_bind(&socket, config.host, config.port, &error);
     if (code) return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
 
     struct engine_options options = {
@@ -227,7 +229,8 @@ const struct command serve_command = {
         "relative to it. Ctrl-C or SIGTERM stops accepting, lets what is being answered end, and exits; a "
         "second one exits at once.\n\nOn a loopback address, which is the default, only requests are answered "
         "whose Host header is localhost, 127.0.0.1, [::1] or what --host says: a web page must not reach the "
-        "server by a name of its own. A Unix socket (--unix-socket) can not be reached by web pages, and any name will do "
+        "server by a name of its own. A Unix socket (--unix-socket) can not be reached by web pages, and any name will "
+        "do "
         "there; each request has a connection of its own.",
     .tables = TABLES,
     .table_count = TABLE_COUNT,

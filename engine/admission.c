@@ -64,13 +64,15 @@ static int check_length(const struct engine_request *request, const struct admis
         return error_set(error, ERROR_CONTEXT_LENGTH,
                          "the prompt has %zu token%s and %zu new one%s %s asked for, %zu together: the model's context "
                          "is %zu tokens",
-                         prompt, plural(prompt), asked, plural(asked), plural_are(asked), prompt + asked, limits->context_tokens);
+                         prompt, plural(prompt), asked, plural(asked), plural_are(asked), prompt + asked,
+                         limits->context_tokens);
     }
     if (prompt > limits->kv_tokens || asked > limits->kv_tokens - prompt)
         return error_set(error, ERROR_KV_CAPACITY,
                          "the prompt has %zu token%s and at least %zu new one%s %s asked for, %zu together: the KV "
                          "cache holds %zu tokens",
-                         prompt, plural(prompt), asked, plural(asked), plural_are(asked), prompt + asked, limits->kv_tokens);
+                         prompt, plural(prompt), asked, plural(asked), plural_are(asked), prompt + asked,
+                         limits->kv_tokens);
     size_t room = limits->context_tokens < limits->kv_tokens ? limits->context_tokens : limits->kv_tokens;
     *tokens_max = request->tokens_max < 0 ? room - prompt : asked;
     return 0;

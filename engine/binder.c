@@ -468,11 +468,12 @@ static void tell_writing(void *report, double share) {
 static void write_cache(struct binder *binder, const struct binder_loading *how, uint64_t key) {
     struct crew_report report = crew_report(how->progress, how->progress_user, "writing the cache", how->quiet_seconds);
     struct error error;
-    if (weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing, &report, &error))
+    if (weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing, &report,
+                           &error))
         snprintf(binder->cache_note, sizeof binder->cache_note, "not written: %s", error.message);
     else
-        snprintf(binder->cache_note + strlen(binder->cache_note), sizeof binder->cache_note - strlen(binder->cache_note),
-                 ": %s", how->cache);
+        snprintf(binder->cache_note + strlen(binder->cache_note),
+                 sizeof binder->cache_note - strlen(binder->cache_note), ": %s", how->cache);
 }
 
 int binder_load(struct binder *binder, const struct binder_loading *how, struct error *error) {

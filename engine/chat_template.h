@@ -24,8 +24,8 @@ int chat_template_render(const struct chat_template *format, const struct tokeni
                          const struct chat_message *messages, size_t count, struct token_list *out,
                          struct error *error);
 // What ends an assistant's turn: <|end|>, and what a model writes when it has missed that, <|endoftext|> or the next
-// <|assistant|>, as far as the tokenizer has them. Adds those that are not among ends[0..count) yet and returns how many
-// there are then; max is the room.
+// <|assistant|>, as far as the tokenizer has them. Adds those that are not among ends[0..count) yet and returns how
+// many there are then; max is the room.
 int chat_template_add_ends(const struct tokenizer *tokenizer, int32_t *ends, int count, int max);
 
 #endif

@@ -125,11 +125,12 @@ static int read_options(struct engine *engine, const struct engine_options *opti
 }
 
 static int refuse_cache(const struct kv_room *room, size_t tokens, struct error *error) {
-    return error_set_param(error, ERROR_ARGUMENT, "kv_tokens",
-                           "a KV cache of %zu tokens takes %.2f GB; %.2f GB of memory are free, and the weights take %.2f GB "
-                           "of them: at most %zu tokens fit",
-                           tokens, (double)tokens * (double)room->page_bytes / KV_PAGE_TOKENS / 1e9,
-                           (double)room->free_bytes / 1e9, (double)room->weight_bytes / 1e9, kv_room_most(room));
+    return error_set_param(
+        error, ERROR_ARGUMENT, "kv_tokens",
+        "a KV cache of %zu tokens takes %.2f GB; %.2f GB of memory are free, and the weights take %.2f GB "
+        "of them: at most %zu tokens fit",
+        tokens, (double)tokens * (double)room->page_bytes / KV_PAGE_TOKENS / 1e9, (double)room->free_bytes / 1e9,
+        (double)room->weight_bytes / 1e9, kv_room_most(room));
 }
 
 // free_bytes: of memory, before the weights took any.
@@ -139,7 +140,8 @@ static int open_cache(struct engine *engine, const struct engine_options *option
     const struct model_config *config = &engine->model->config;
     struct kv_room room = {.free_bytes = free_bytes,
                            .weight_bytes = engine->model->weight_bytes,
-                           .page_bytes = kv_cache_page_bytes(options->kv, config->layers, config->kv_heads, config->head_dim),
+                           .page_bytes =
+                               kv_cache_page_bytes(options->kv, config->layers, config->kv_heads, config->head_dim),
                            .context_tokens = (size_t)config->context,
                            .sequences = engine->sequences_max};
     if (room.page_bytes > 0 && tokens == 0) tokens = kv_room_standard(&room);
@@ -178,8 +180,8 @@ static int allocate(struct engine *engine, struct error *error) {
     if (checked_mul(outputs, (size_t)engine->model->config.vocab, &logits))
         engine->logits = calloc(logits, sizeof *engine->logits);
     engine->waiting = calloc(sequences + (size_t)engine->queue_max, sizeof *engine->waiting);
-    if (engine->places && engine->shown && engine->rows && engine->speculators && engine->guess_room && engine->run && engine->place_of && engine->token &&
-        engine->position && engine->output && engine->logits && engine->waiting)
+    if (engine->places && engine->shown && engine->rows && engine->speculators && engine->guess_room && engine->run &&
+        engine->place_of && engine->token && engine->position && engine->output && engine->logits && engine->waiting)
         return 0;
     return error_set(error, ERROR_MEMORY, "no memory for batches of %d rows and %d outputs", engine->rows_max,
                      engine->outputs_max);
@@ -205,9 +207,10 @@ static int read_names(const char *given, char **first, char **all, struct error 
         const char *end = at + bytes;
         while (bytes > 0 && at[bytes - 1] == ' ') bytes--;
         if (bytes == 0 || bytes > MODEL_NAME_BYTES_MAX)
-            return error_set_param(error, ERROR_ARGUMENT, "model_names",
-                                   "the model's names are `%.200s`; expected names of 1 to %d bytes, with commas between",
-                                   given, MODEL_NAME_BYTES_MAX);
+            return error_set_param(
+                error, ERROR_ARGUMENT, "model_names",
+                "the model's names are `%.200s`; expected names of 1 to %d bytes, with commas between", given,
+                MODEL_NAME_BYTES_MAX);
         memmove(out, at, bytes);
         out += bytes;
         *out = *end;

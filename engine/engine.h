@@ -67,8 +67,9 @@ enum kv_format {
 enum { KV_FORMAT_COUNT = 0 KV_FORMATS(KV_COUNT) };
 #undef KV_COUNT
 
-// Shapes that a model with random weights can be made in, to see what a machine would do with a model that is not there.
-// One row a shape: name, layers, hidden, heads, heads of keys and values, their width, experts' width, vocabulary.
+// Shapes that a model with random weights can be made in, to see what a machine would do with a model that is not
+// there. One row a shape: name, layers, hidden, heads, heads of keys and values, their width, experts' width,
+// vocabulary.
 #define SYNTHETIC_MODELS(X) \
     X("phi-tiny-moe", 32, 4096, 16, 4, 128, 448, 32064) \
     X("phi-mini-moe", 32, 4096, 32, 8, 128, 960, 32064) \
@@ -84,8 +85,8 @@ enum { KV_FORMAT_COUNT = 0 KV_FORMATS(KV_COUNT) };
     X("avx-vnni", "AVX2, and AVX-VNNI for int8 and int4") \
     X("avx512", "AVX-512, and its VNNI for int8 and int4") \
     X("amx", "AVX-512, and AMX for bf16, int8 and int4")
-// What of a request is kept, so that others which begin with it need not compute it again. One row each: its name on the
-// command line. Keys and values of prompts are the same to the bit however they were computed, so with the first of
+// What of a request is kept, so that others which begin with it need not compute it again. One row each: its name on
+// the command line. Keys and values of prompts are the same to the bit however they were computed, so with the first of
 // these no answer depends on what was asked before. Those of answers are computed one by one, in other arithmetic (f32
 // even where prompts are multiplied in bf16): with them a conversation's next turn reads less, and the last bits of its
 // log-probabilities may depend on whether they were still there.
@@ -100,8 +101,8 @@ enum prefix_mode {
 #undef PREFIX_ENUM
 };
 
-// Whether answers may take several tokens a step where what comes next can be guessed from the text (engine/speculate.h).
-// They are the same either way. One row each: its name on the command line.
+// Whether answers may take several tokens a step where what comes next can be guessed from the text
+// (engine/speculate.h). They are the same either way. One row each: its name on the command line.
 #define SPECULATE_MODES(X) \
     X(SPECULATE_OFF, "off") \
     X(SPECULATE_AUTO, "auto") /* where it pays */
@@ -121,8 +122,8 @@ struct engine_options {
     const char *model_names;    // what clients may call it, "a,b": the first stands in answers; NULL or "": the
                                 // directory's last component
     enum weight_format weights; // what matrices are held in
-    bool weights_auto;          // instead of that, chosen: bf16 for models of up to 1 GiB, for larger ones int8, or int4
-                                // where int8 does not fit into the memory that is free
+    bool weights_auto; // instead of that, chosen: bf16 for models of up to 1 GiB, for larger ones int8, or int4
+                       // where int8 does not fit into the memory that is free
     const char *cache;          // a directory for conversions to int8 and int4, made where it is not there; NULL: none
     const char *stages;         // a name of ENGINE_KERNELS; NULL: the first
     const char *placement;      // one of PLACEMENTS in engine/placement.h, where they are explained; NULL: "auto"
@@ -131,8 +132,8 @@ struct engine_options {
     const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
     const char *experts_opencl;  // which of them: "0-7", or by layers "0-3:0-7;4:2,5"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
-    const char *cl_products;    // "auto", "own" or "clblast": what multiplies prompts' experts on the OpenCL device, see
-                                // OPENCL_PRODUCTS in engine/opencl/opencl.h; NULL: "auto"
+    const char *cl_products; // "auto", "own" or "clblast": what multiplies prompts' experts on the OpenCL device, see
+                             // OPENCL_PRODUCTS in engine/opencl/opencl.h; NULL: "auto"
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
     const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
@@ -205,9 +206,11 @@ struct engine_stats {
     uint64_t steps;                // finished steps since the start
     uint64_t prompt_tokens, completion_tokens; // computed since the start
     uint64_t cached_tokens;        // of prompts, found in kept pages instead, since the start
-    uint64_t guessed_tokens, guessed_right; // of answers, computed on a guess; those that were right are among the above
+    uint64_t guessed_tokens,
+        guessed_right;             // of answers, computed on a guess; those that were right are among the above
     double step_running_seconds;   // how long the step in progress has been running; 0: none is
-    char degraded[ENGINE_DEGRADED_BYTES]; // why less than was asked for runs, as on a device that failed; "": all is well
+    char degraded[ENGINE_DEGRADED_BYTES]; // why less than was asked for runs, as on a device that failed; "": all is
+                                          // well
 };
 void engine_stats(struct engine *engine, struct engine_stats *out); // any thread; never waits for a step
 
@@ -242,7 +245,8 @@ struct engine_stage_work {
 };
 
 struct engine_step {
-    bool prefill;   // rows of prompts are among its tokens, or else it is one for each sequence that decodes, and its guesses
+    bool prefill; // rows of prompts are among its tokens, or else it is one for each sequence that decodes, and its
+                  // guesses
     int tokens;
     int answers;    // sequences that decode
     double seconds; // from the end of the step before, unless the engine waited for work
@@ -258,8 +262,8 @@ struct engine_limits {
 };
 
 // Measures for a fraction of a second, on the engine thread between two steps. memory: [bytes], written before, far
-// larger than the caches. One thread at a time; all steps before it have been told to `watch` by then. ERROR_UNSUPPORTED
-// for stages that are not made to be fast.
+// larger than the caches. One thread at a time; all steps before it have been told to `watch` by then.
+// ERROR_UNSUPPORTED for stages that are not made to be fast.
 int engine_measure(struct engine *engine, const void *memory, size_t bytes, struct engine_limits *out,
                    struct error *error);
 
@@ -358,8 +362,8 @@ struct engine_machine {
 };
 struct engine_machine engine_machine(void);
 
-// The KV cache of a model in that format on that machine, in tokens: what engine_open takes where no size is asked for, and
-// the largest that it takes (SIZE_MAX where the free memory is not known). sequences_max as in engine_options.
+// The KV cache of a model in that format on that machine, in tokens: what engine_open takes where no size is asked for,
+// and the largest that it takes (SIZE_MAX where the free memory is not known). sequences_max as in engine_options.
 struct engine_kv_sizes {
     size_t standard, most;
 };

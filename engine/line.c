@@ -101,8 +101,9 @@ static void end_waiting(struct engine *engine, struct sequence *sequence, const 
         error_set_code(&own, ERROR_CANCELLED);
     } else if (!error) {
         if (sequence->gave_way)
-            error_set(&own, ERROR_BUSY, "the line is full, and most who wait are this client's: this request gave way to "
-                                        "another client's; try again later");
+            error_set(&own, ERROR_BUSY,
+                      "the line is full, and most who wait are this client's: this request gave way to "
+                      "another client's; try again later");
         else
             error_set(&own, ERROR_BUSY, "this request has waited %.1f s for its turn; try again later",
                       usage.queue_seconds);

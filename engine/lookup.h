@@ -1,10 +1,10 @@
-// What might come next, by looking it up: where the last tokens of a text have stood before, the ones that followed them
-// there may follow again. Texts that are summarised, corrected or quoted do so for long stretches.
+// What might come next, by looking it up: where the last tokens of a text have stood before, the ones that followed
+// them there may follow again. Texts that are summarised, corrected or quoted do so for long stretches.
 //
-// The text is a prompt and the answer so far, behind what its sender expects the answer to be, if he said so. Every pair
-// of tokens is in a table, so that a search looks at a bounded number of places, whatever the text. It is needed only
-// where the last guess was wrong: as long as it is right, the longest match is the one that grows. Pure; owned by one
-// sequence, and one thread's at a time.
+// The text is a prompt and the answer so far, behind what its sender expects the answer to be, if he said so. Every
+// pair of tokens is in a table, so that a search looks at a bounded number of places, whatever the text. It is needed
+// only where the last guess was wrong: as long as it is right, the longest match is the one that grows. Pure; owned by
+// one sequence, and one thread's at a time.
 #ifndef ENGINE_LOOKUP_H
 #define ENGINE_LOOKUP_H
 
@@ -26,7 +26,7 @@ struct lookup {
     int32_t newest[LOOKUP_BUCKETS]; // the same of the bucket's newest pair
     size_t count, capacity;
     size_t source;   // the place of the token that is expected next
-    int matched;     // so many tokens before it are the text's last ones; 0: nothing is expected, or not yet searched for
+    int matched; // so many tokens before it are the text's last ones; 0: nothing is expected, or not yet searched for
     size_t searched; // the text's length at the last search
 };
 

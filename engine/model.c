@@ -126,8 +126,8 @@ static int measure_formats(struct model *model, size_t bytes[WEIGHT_FORMAT_COUNT
     return rc;
 }
 
-// A small model is fast in any format, and bf16 is what models are published in. Of larger ones every answer waits for the
-// memory: int8 takes half of it, and what that costs in accuracy is hardly to be measured (README.md, "How exact").
+// A small model is fast in any format, and bf16 is what models are published in. Of larger ones every answer waits for
+// the memory: int8 takes half of it, and what that costs in accuracy is hardly to be measured (README.md, "How exact").
 static int choose_weights(struct model *model, const struct model_options *options, struct error *error) {
     size_t bytes[WEIGHT_FORMAT_COUNT], memory = machine_memory_available("");
     model->weights = options->weights;

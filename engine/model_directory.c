@@ -9,7 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define EXPECTED "expected a directory that holds config.json, tokenizer.json and *.safetensors, as downloaded from Hugging Face"
+#define EXPECTED \
+    "expected a directory that holds config.json, tokenizer.json and *.safetensors, as downloaded from Hugging Face"
 
 // As it is called from everywhere: somebody else may have chosen the directory that it is relative to.
 static void whole_path(const char *dir, char out[2 * PATH_MAX]) {

@@ -159,8 +159,8 @@ bool placement_pays(double cpu_seconds, double device_seconds) {
     return device_seconds <= WORTH * cpu_seconds;
 }
 
-// Whether anything says that there is a GPU: loading OpenCL's drivers takes time and memory, and where there is none, all
-// that they could find is the CPU.
+// Whether anything says that there is a GPU: loading OpenCL's drivers takes time and memory, and where there is none,
+// all that they could find is the CPU.
 static bool may_have_gpu(const char *root) {
     static const char *const NODES[] = {"/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/mali[0-9]*", "/dev/dxg"};
     bool found = false;
@@ -178,12 +178,14 @@ static bool may_have_gpu(const char *root) {
 static void describe_cpu(struct placement *placement, const char *why) {
     const char *inner = placement->inner->describe(placement->state);
     snprintf(placement->why, sizeof placement->why, "%s", why);
-    snprintf(placement->description, sizeof placement->description, "%s%s%s", inner, why[0] ? "; all on it: " : "", why);
+    snprintf(placement->description, sizeof placement->description, "%s%s%s", inner, why[0] ? "; all on it: " : "",
+             why);
 }
 
 // "experts in decode on OpenCL: DEVICE (a layer's 1.2 ms for 16 rows; on the CPU 0.8)"
 static void describe_split(struct placement *placement) {
-    static const char *const WHAT[1 << PLACEMENT_PHASES] = {"nothing", "experts in decode", "experts in prefill", "experts"};
+    static const char *const WHAT[1 << PLACEMENT_PHASES] = {"nothing", "experts in decode", "experts in prefill",
+                                                            "experts"};
     const bool *used = placement->used;
     const char *some = placement->share ? "some " : "";
     char *at = placement->description, *end = at + sizeof placement->description;
@@ -230,7 +232,8 @@ static bool wants_device(const struct placement *placement) {
 static bool is_asked_for(const struct placement *placement) {
     const struct placement_options *options = &placement->options;
     for (int i = 0; i < PLACEMENT_PHASES; i++)
-        if (options->experts[i] == EXPERTS_OPENCL || (options->experts[i] == EXPERTS_AUTO && options->way == PLACEMENT_SPLIT))
+        if (options->experts[i] == EXPERTS_OPENCL ||
+            (options->experts[i] == EXPERTS_AUTO && options->way == PLACEMENT_SPLIT))
             return true;
     return false;
 }
@@ -245,14 +248,16 @@ static void plan(struct placement *placement) {
     describe_cpu(placement, "");
     if (!wants_device(placement)) return;
     int code = open_device(placement, &placement->found, &error);
-    if (placement->opencl) snprintf(placement->device, sizeof placement->device, "%s", opencl_describe(placement->opencl));
+    if (placement->opencl)
+        snprintf(placement->device, sizeof placement->device, "%s", opencl_describe(placement->opencl));
     if (code) {
         placement->found.point_count = 0;
         describe_cpu(placement, error.message);
     }
     for (int i = 0; i < PLACEMENT_PHASES; i++) placement->used[i] = decide(placement, (enum placement_phase)i);
     for (int i = 0; i < placement->found.point_count; i++)
-        placement->found.points[i].on_device = placement->used[phase_of(ROWS_BY_NUMBER, placement->found.points[i].rows)];
+        placement->found.points[i].on_device =
+            placement->used[phase_of(ROWS_BY_NUMBER, placement->found.points[i].rows)];
     bool used = placement->used[PLACEMENT_DECODE] || placement->used[PLACEMENT_PREFILL];
     if (code && (is_asked_for(placement) || error.code != ERROR_UNSUPPORTED))
         fail(placement, &error);
@@ -388,7 +393,8 @@ static void attention(void *state, const struct attention *attention, const stru
     placement->inner->attention(placement->state, attention, batch, cache, layer, q, k, v, out);
 }
 
-static void measure_limits(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out) {
+static void measure_limits(void *state, enum weight_format weights, const void *memory, size_t bytes,
+                           struct engine_limits *out) {
     const struct placement *placement = state;
     placement->inner->measure(placement->state, weights, memory, bytes, out);
 }

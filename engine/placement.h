@@ -1,6 +1,6 @@
 // Which device runs which stage. Attention and all else is the CPU's; the mixture of experts is the CPU's or an OpenCL
-// device's. A device that fails is not missed: what it had begun is computed by the CPU, from the same inputs, and it is
-// tried again later, after longer and longer pauses. The engine thread's.
+// device's. A device that fails is not missed: what it had begun is computed by the CPU, from the same inputs, and it
+// is tried again later, after longer and longer pauses. The engine thread's.
 #ifndef ENGINE_PLACEMENT_H
 #define ENGINE_PLACEMENT_H
 

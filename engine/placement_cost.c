@@ -51,8 +51,8 @@ static int trial_create(struct trial *trial, int rows, const struct layer *layer
     return 0;
 }
 
-// Rounding moves a row by far less than a part in twenty of its size, even where the CPU multiplies in bf16; a kernel that
-// is wrong moves it by all of it. Where rounding turned a row's route, the row says nothing; one in eight may.
+// Rounding moves a row by far less than a part in twenty of its size, even where the CPU multiplies in bf16; a kernel
+// that is wrong moves it by all of it. Where rounding turned a row's route, the row says nothing; one in eight may.
 static int trial_compare(const struct trial *trial, struct error *error) {
     int turned = 0;
     for (int r = 0; r < trial->rows; r++) {
@@ -75,8 +75,9 @@ static int trial_compare(const struct trial *trial, struct error *error) {
                              r, trial->rows, sqrt(wrong / squares));
     }
     if (turned * 8 <= trial->rows + 7) return 0;
-    return error_set(error, ERROR_INTERNAL, "the device routes wrongly: %d of %d rows (tried with the model's first layer)",
-                     turned, trial->rows);
+    return error_set(error, ERROR_INTERNAL,
+                     "the device routes wrongly: %d of %d rows (tried with the model's first layer)", turned,
+                     trial->rows);
 }
 
 // Once to warm up, and once more for the time.
@@ -133,8 +134,10 @@ static double time_products(const struct placement_devices *devices, const struc
     return best;
 }
 
-// A prompt's two halves pass each other: while the device has one, the CPU has the other; at the ends one of them waits.
-static void predict(const struct placement_devices *devices, struct engine_placement_point *point, double head_seconds) {
+// A prompt's two halves pass each other: while the device has one, the CPU has the other; at the ends one of them
+// waits.
+static void predict(const struct placement_devices *devices, struct engine_placement_point *point,
+                    double head_seconds) {
     double layers = devices->layer_count, rest = point->rest_seconds, device = point->device_seconds;
     double slower = rest > device ? rest : device, faster = rest > device ? device : rest;
     double split = point->rows > 2 * STAGE_STEADY_ROWS ? layers * slower + faster / 2 : layers * (rest + device);
@@ -142,7 +145,8 @@ static void predict(const struct placement_devices *devices, struct engine_place
     point->split_rate = device > 0 ? point->rows / (split + head_seconds) : 0;
 }
 
-static int time_rest(const struct placement_devices *devices, struct engine_placement_point *point, struct error *error) {
+static int time_rest(const struct placement_devices *devices, struct engine_placement_point *point,
+                     struct error *error) {
     const struct layer *layer = devices->layers;
     const struct linear *around[] = {&layer->q, &layer->k, &layer->v, &layer->o}, *head = devices->head;
     float *room = products_room(devices, point->rows);

@@ -1,5 +1,5 @@
-// What the devices are worth: whether an OpenCL device computes the experts as the CPU does, and how long both take, which
-// says who should have them. placement.c's; the engine thread's.
+// What the devices are worth: whether an OpenCL device computes the experts as the CPU does, and how long both take,
+// which says who should have them. placement.c's; the engine thread's.
 #ifndef ENGINE_PLACEMENT_COST_H
 #define ENGINE_PLACEMENT_COST_H
 

@@ -226,7 +226,8 @@ static void mixture_end(void *state, int slot, float *y, struct routing *out) {
     struct profile *profile = state;
     const struct profile_mixture *mixture = &profile->mixture[slot];
     if (profile->inner->mixture_end) {
-        double began_at = clock_seconds(), weights = (double)mixture->layer->router.experts * mixture->layer->router.hidden;
+        double began_at = clock_seconds(),
+               weights = (double)mixture->layer->router.experts * mixture->layer->router.hidden;
         profile->inner->mixture_end(profile->state, slot, y, out);
         add_experts(profile, mixture->layer, out, "waiting for experts", began_at);
         profile->step.stages[ENGINE_STAGE_ROUTE].bytes += weights * sizeof(float);

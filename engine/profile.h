@@ -8,8 +8,8 @@
 
 struct profile;
 
-// The state of profile_stages, around stages that are open already and stay the caller's, as does the trace that spans are
-// written to; NULL: none.
+// The state of profile_stages, around stages that are open already and stay the caller's, as does the trace that spans
+// are written to; NULL: none.
 int profile_create(struct profile **out, const struct stages *inner, void *inner_state,
                    const struct stage_limits *limits, struct trace *trace, struct error *error);
 void profile_destroy(struct profile *profile); // takes NULL

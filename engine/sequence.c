@@ -21,7 +21,8 @@ static int begin_speculator(struct sequence *sequence, const struct engine_reque
 }
 
 int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max,
-                    const struct sequence_ways *ways, const struct sequence_model *model, struct job_bell *bell, struct error *error) {
+                    const struct sequence_ways *ways, const struct sequence_model *model, struct job_bell *bell,
+                    struct error *error) {
     struct sequence *sequence = calloc(1, sizeof *sequence);
     if (!sequence) return error_set(error, ERROR_MEMORY, "no memory for a sequence");
     sequence->model = model;

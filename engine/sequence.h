@@ -64,7 +64,8 @@ struct sequence_ways { // of the engine that it runs in
 
 // request is checked already (engine/admission.h); tokens_max is what it may generate at most.
 int sequence_create(struct sequence **out, const struct engine_request *request, size_t tokens_max,
-                    const struct sequence_ways *ways, const struct sequence_model *model, struct job_bell *bell, struct error *error);
+                    const struct sequence_ways *ways, const struct sequence_model *model, struct job_bell *bell,
+                    struct error *error);
 void sequence_destroy(struct sequence *sequence); // drops the job; pages must be back. Takes NULL
 
 static inline size_t sequence_prompt_left(const struct sequence *sequence) {

@@ -23,8 +23,8 @@ static const double PACE_OTHER = 0.125; // and those with some
 static const double OUTLIER = 2;        // a step that took so many times what it should, is taken to be hindered
 
 // What a row beyond the first takes, of a step, where nothing was seen: what is expected, and the most. Where something
-// was, others are taken to go on like that (more experts are shared the more rows there are: it does not get worse), but
-// at the least like this.
+// was, others are taken to go on like that (more experts are shared the more rows there are: it does not get worse),
+// but at the least like this.
 static const double SLOPE_EXPECTED = 0.5, SLOPE_MOST = 1, SLOPE_LEAST = 0.1;
 
 static double slope_to(const struct step_costs *costs, int rows) {
@@ -84,8 +84,8 @@ void step_costs_measured(struct step_costs *costs, int answers, int rows, double
         learn_shape(costs, rows, seconds);
 }
 
-// The most rows that a step may have with so many answers: a guess for each, or twice the guesses of the widest that was
-// seen.
+// The most rows that a step may have with so many answers: a guess for each, or twice the guesses of the widest that
+// was seen.
 static int rows_to_try(const struct step_costs *costs, int answers) {
     int widest = SPECULATE_ROWS_MAX;
     while (widest > answers && costs->seen[widest] == 0) widest--;
@@ -95,8 +95,8 @@ static int rows_to_try(const struct step_costs *costs, int answers) {
 
 // ---- One answer
 
-// Matches of up to so many tokens are in the class, and the share of right guesses that is assumed of it until there are
-// some: as if ASSUMED_TRIES had been made.
+// Matches of up to so many tokens are in the class, and the share of right guesses that is assumed of it until there
+// are some: as if ASSUMED_TRIES had been made.
 static const struct {
     int longest;
     double right;
@@ -161,9 +161,9 @@ static double chance(const struct speculator *speculator, int number) {
     return speculator->right[class] / speculator->tried[class];
 }
 
-// Whose next guess comes next, and how likely that is to be of use; -1: nobody may guess more. Of those whose guesses are
-// about as promising, the one with the fewest so far, then the one with the least in its account: who has waited for
-// others goes first.
+// Whose next guess comes next, and how likely that is to be of use; -1: nobody may guess more. Of those whose guesses
+// are about as promising, the one with the fewest so far, then the one with the least in its account: who has waited
+// for others goes first.
 static int next_to_guess(struct speculator *const *running, const int *most, const double *reached, int count,
                          double *promise) {
     double promises[SPECULATE_ROWS_MAX], best_promise = 0;

@@ -14,8 +14,8 @@
 //
 // What steps take is measured all the time: the pace, in seconds for a step of one row, follows the machine quickly;
 // the shape, how much longer one of so many rows takes, is nearly constant. How likely a guess is right is counted per
-// answer, also where nothing is guessed: what came, is compared with what would have been. Pure: told the time, calls no
-// device. The engine thread's.
+// answer, also where nothing is guessed: what came, is compared with what would have been. Pure: told the time, calls
+// no device. The engine thread's.
 #ifndef ENGINE_SPECULATE_H
 #define ENGINE_SPECULATE_H
 
@@ -50,7 +50,8 @@ double step_costs_seconds(const struct step_costs *costs, int rows); // that one
 // What is known of one answer.
 struct speculator {
     struct lookup *lookup; // NULL: nothing is guessed for it, but it may have to wait for others' guesses
-    double right[SPECULATE_LENGTHS], tried[SPECULATE_LENGTHS]; // guesses at the next token, the older the less they count
+    double right[SPECULATE_LENGTHS],
+        tried[SPECULATE_LENGTHS]; // guesses at the next token, the older the less they count
     double account_seconds;
     int told; // tokens since speculator_pays
 
@@ -72,8 +73,8 @@ void speculator_waits(struct speculator *speculator, double seconds);
 // A step with guesses has taken so long; told are the tokens that it has brought. costs: as they are after it.
 void speculator_pays(struct speculator *speculator, const struct step_costs *costs, int answers, double seconds);
 
-// Before a step: fills guess and guesses of each of the `count` answers that run. room[i]: the most it may guess. Returns
-// their sum.
+// Before a step: fills guess and guesses of each of the `count` answers that run. room[i]: the most it may guess.
+// Returns their sum.
 int speculate_plan(const struct step_costs *costs, struct speculator *const *running, const int *room, int count);
 
 #endif

@@ -1,8 +1,9 @@
 // The contract of a device: the stages that a model's forward pass is made of.
 //
 // reference/ implements it in plain C and is the oracle of every test; cpu/ implements it fast; placement.c shares it
-// out between the CPU and OpenCL. All activations are fp32 and row-major; no stage keeps a pointer past its call, but for
-// a mixture that has begun. The engine thread alone calls stages, one at a time; a stage may use threads of its own inside.
+// out between the CPU and OpenCL. All activations are fp32 and row-major; no stage keeps a pointer past its call, but
+// for a mixture that has begun. The engine thread alone calls stages, one at a time; a stage may use threads of its own
+// inside.
 #ifndef ENGINE_STAGES_H
 #define ENGINE_STAGES_H
 
@@ -16,8 +17,8 @@ enum {
     STAGE_SLOTS = 3,        // mixtures that may have begun and not ended
 };
 
-// What the rows of a call are, which decides the arithmetic they are computed in: that of answers is the more exact, that
-// of prompts the faster one where there are many rows. Within either of the two, what comes out for a row does not
+// What the rows of a call are, which decides the arithmetic they are computed in: that of answers is the more exact,
+// that of prompts the faster one where there are many rows. Within either of the two, what comes out for a row does not
 // depend on the rows beside it, on their number or on its place among them, to the bit. So an answer is the same alone
 // and in company, and a prompt's keys and values are the same in chunks of any size, whoever has computed them.
 enum row_kind {
@@ -63,8 +64,8 @@ struct stages {
     void (*measure)(void *state, enum weight_format weights, const void *memory, size_t bytes,
                     struct engine_limits *out);
 
-    // What the rows of `linear`, `linears`, `route` and `experts` are, from now on. NULL: there is one arithmetic for all.
-    // `attention` sees it in its batch.
+    // What the rows of `linear`, `linears`, `route` and `experts` are, from now on. NULL: there is one arithmetic for
+    // all. `attention` sees it in its batch.
     void (*rows_are)(void *state, enum row_kind kind);
 
     // x[r] = table[token[r]]
@@ -87,8 +88,9 @@ struct stages {
     void (*experts)(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
                     int rows);
 
-    // All three or none. Both of these stages as one, which another device computes while the caller goes on: begun in a
-    // slot that is free, ended in the order of beginning. x stays as it is until then. A layer lives as long as the state.
+    // All three or none. Both of these stages as one, which another device computes while the caller goes on: begun in
+    // a slot that is free, ended in the order of beginning. x stays as it is until then. A layer lives as long as the
+    // state.
     void (*mixture_begin)(void *state, int slot, const struct layer *layer, const float *x, int rows);
     void (*mixture_end)(void *state, int slot, float *y, struct routing *routing);
     // Into how many parts, 1 or 2, so many rows of a prompt are best cut, so that both devices have work.

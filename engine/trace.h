@@ -1,5 +1,5 @@
-// A timeline of what the devices do, as a file for chrome://tracing or ui.perfetto.dev: spans on three tracks. The engine
-// thread's.
+// A timeline of what the devices do, as a file for chrome://tracing or ui.perfetto.dev: spans on three tracks. The
+// engine thread's.
 #ifndef ENGINE_TRACE_H
 #define ENGINE_TRACE_H
 
@@ -23,8 +23,8 @@ struct trace;
 int trace_open(struct trace **out, const char *path, struct error *error);
 void trace_close(struct trace *trace); // takes NULL
 
-// From one time of base/clock.h to another; name is of plain letters, as in JSON. A trace that is NULL takes it and does
-// nothing.
+// From one time of base/clock.h to another; name is of plain letters, as in JSON. A trace that is NULL takes it and
+// does nothing.
 void trace_span(struct trace *trace, enum trace_track track, const char *name, int rows, double began_at,
                 double ended_at);
 

@@ -20,8 +20,8 @@ struct weight_cache_mapping {
     unsigned char *weights; // inside it, read-only, at the beginning of a page
 };
 
-// Maps the weights of a cache file, having read and checked all of them on so many threads. ERROR_NOT_FOUND: there is no
-// file, or it was made from something else. ERROR_FORMAT: it is damaged. ERROR_IO: it can not be read.
+// Maps the weights of a cache file, having read and checked all of them on so many threads. ERROR_NOT_FOUND: there is
+// no file, or it was made from something else. ERROR_FORMAT: it is damaged. ERROR_IO: it can not be read.
 int weight_cache_map(const char *path, uint64_t key, size_t bytes, int threads, struct weight_cache_mapping *out,
                      struct error *error);
 

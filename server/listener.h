@@ -66,8 +66,8 @@ size_t listener_connections(const struct listener *listener); // that wait for a
 void listener_left(struct listener *listener);                // a connection that was handed on is closed
 
 // Looks at what a socket holds, without reading it; `seen`: how much of it has been looked at. 0: the header is not
-// complete, and the socket becomes readable when more of it is there (but a Unix socket at once). -1: the client has gone. Otherwise as
-// http_syntax_vet, and the socket becomes readable by any byte.
+// complete, and the socket becomes readable when more of it is there (but a Unix socket at once). -1: the client has
+// gone. Otherwise as http_syntax_vet, and the socket becomes readable by any byte.
 int listener_peek(struct listener *listener, int fd, size_t *seen, struct http_vetted *vetted, struct error *error);
 
 // The address of the machine at the other end, of a Unix socket "uid 1000"; "": it has left.

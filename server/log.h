@@ -1,7 +1,7 @@
 // The server's log: lines on standard error, for a person or, as one JSON object each, for a program. Any thread. Where
 // nobody reads the other end, lines are dropped and counted rather than waited for; only two writers that find the last
-// room in a pipe at the same moment, two threads or two processes that share it, can make one of them wait for a reader.
-// Texts of prompts and answers never come here.
+// room in a pipe at the same moment, two threads or two processes that share it, can make one of them wait for a
+// reader. Texts of prompts and answers never come here.
 #ifndef SERVER_LOG_H
 #define SERVER_LOG_H
 

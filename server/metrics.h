@@ -54,7 +54,8 @@
     X(METRIC_EXPERT_CHOICES_ANSWERS, counter, "tandem_expert_choices_answers_total", "", \
       "Choices of two experts for a row of an answer, in all layers") \
     X(METRIC_EXPERT_EVENNESS, gauge, "tandem_expert_evenness", "", \
-      "How evenly rows are spread over a layer's experts since the start, the mean of all layers; 1: all have as many; " \
+      "How evenly rows are spread over a layer's experts since the start, the mean of all layers; 1: all have as " \
+      "many; " \
       "`tandem profile` tells of each layer and expert") \
     X(METRIC_EXPERT_BUSIEST, gauge, "tandem_expert_busiest_share", "", \
       "The largest share of a layer's rows that one of its experts has had since the start") \

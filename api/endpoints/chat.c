@@ -156,7 +156,8 @@ static int read_prediction(struct generation *generation, struct prompt *prompt,
     const json_t *prediction = generation->parameters.prediction;
     struct chat_message expected = {.role = ""};
     if (!prediction) return ERROR_NONE;
-    if (!json_is_object(prediction)) return schema_mismatch(error, "prediction", "an object of type content", prediction);
+    if (!json_is_object(prediction))
+        return schema_mismatch(error, "prediction", "an object of type content", prediction);
     const json_t *type = json_object_get(prediction, "type");
     if (!type)
         return error_set_param(error, ERROR_ARGUMENT, "prediction.type", "'prediction.type' is required");

@@ -96,7 +96,8 @@ static int check_rope_keys(json_t *rope, const char *path, struct error *error) 
         bool type = strcmp(key, "rope_type") == 0 || strcmp(key, "type") == 0;
         if (json_is_null(value) || !type) continue;
         if (!json_is_string(value))
-            return error_set(error, ERROR_FORMAT, "%s: %s: expected a string, found %s", path, key, hf_json_kind(value));
+            return error_set(error, ERROR_FORMAT, "%s: %s: expected a string, found %s", path, key,
+                             hf_json_kind(value));
         if (strcmp(json_string_value(value), "default") != 0)
             return error_set(error, ERROR_UNSUPPORTED,
                              "%s: %s: expected \"default\", found \"%.40s\": such models are not supported yet", path,
@@ -107,7 +108,8 @@ static int check_rope_keys(json_t *rope, const char *path, struct error *error) 
         size_t i = 0;
         while (i < sizeof KNOWN / sizeof *KNOWN && strcmp(key, KNOWN[i]) != 0) i++;
         if (i == sizeof KNOWN / sizeof *KNOWN && !json_is_null(value))
-            return error_set(error, ERROR_UNSUPPORTED, "%s: %.40s: expected no such key: it is not supported", path, key);
+            return error_set(error, ERROR_UNSUPPORTED, "%s: %.40s: expected no such key: it is not supported", path,
+                             key);
     }
     return check_whole_rotation(rope, path, "partial_rotary_factor", error);
 }
@@ -235,9 +237,9 @@ static int bind_experts(struct binder *binder, const struct model_config *config
                                     .top_k = config->experts_per_token,
                                     .jitter = config->router_jitter,
                                     .hidden = config->hidden};
-    int rc = binder_floats(binder, &layer->router.weight, config->experts, config->hidden, error,
-                           stacked ? "model.layers.%d.mlp.router.weight" : "model.layers.%d.block_sparse_moe.gate.weight",
-                           l);
+    int rc = binder_floats(
+        binder, &layer->router.weight, config->experts, config->hidden, error,
+        stacked ? "model.layers.%d.mlp.router.weight" : "model.layers.%d.block_sparse_moe.gate.weight", l);
     if (rc) return rc;
     layer->experts = calloc((size_t)config->experts, sizeof *layer->experts);
     if (!layer->experts) return error_set(error, ERROR_MEMORY, "out of memory for layer %d", l);
@@ -370,7 +372,8 @@ static int cut(struct forward *f, const struct batch *batch, struct part parts[S
     for (int s = 0; s < span_count; s++) {
         int pieces = spans[s].kind == ROWS_OF_PROMPTS ? stages->parts(f->state, spans[s].rows) : 1;
         for (int p = 0; p < pieces; p++, count++) {
-            int first = (int)((int64_t)spans[s].rows * p / pieces), end = (int)((int64_t)spans[s].rows * (p + 1) / pieces);
+            int first = (int)((int64_t)spans[s].rows * p / pieces),
+                end = (int)((int64_t)spans[s].rows * (p + 1) / pieces);
             parts[count] = (struct part){.slot = count, .first = spans[s].first + first};
             forward_cut(f, batch, parts[count].first, end - first, &parts[count].batch);
         }

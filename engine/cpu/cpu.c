@@ -82,8 +82,8 @@ int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_o
     }
     char onednn[32] = "";
     if (cpu->onednn) onednn_name(onednn, sizeof onednn);
-    snprintf(cpu->description, sizeof cpu->description, "CPU: %s%sown kernels, %s%s%s + int8 by %s, %d thread%s", onednn,
-             cpu->onednn ? " + " : "", kernels->name, bf16 ? " + " : "", bf16 ? bf16->name : "", packed->name,
+    snprintf(cpu->description, sizeof cpu->description, "CPU: %s%sown kernels, %s%s%s + int8 by %s, %d thread%s",
+             onednn, cpu->onednn ? " + " : "", kernels->name, bf16 ? " + " : "", bf16 ? bf16->name : "", packed->name,
              limits->threads, limits->threads == 1 ? "" : "s");
     *state = cpu;
     return 0;

@@ -1,6 +1,6 @@
 // Work dealt out to the threads of the team: the largest shares first and single things last, so that fast and slow
-// cores, and one that somebody else holds up, end together. A deal lives on the stack of the thread that starts the team;
-// any of the team's threads takes from it.
+// cores, and one that somebody else holds up, end together. A deal lives on the stack of the thread that starts the
+// team; any of the team's threads takes from it.
 #ifndef ENGINE_CPU_DEAL_H
 #define ENGINE_CPU_DEAL_H
 

@@ -45,7 +45,8 @@ void cpu_route(void *state, const struct router *router, const float *x, int row
     struct cpu *cpu = state;
     int experts = router->experts, threads = cpu->limits.threads;
     bool shared = worth_sharing((int64_t)(rows + READ_WORK) * experts * router->hidden);
-    const struct dot dot = {router->weight, experts, router->hidden, x, rows, cpu->score, (size_t)experts, NULL, false, 0};
+    const struct dot dot = {router->weight, experts,         router->hidden, x,     rows,
+                            cpu->score,     (size_t)experts, NULL,           false, 0};
     if (rows <= FEW_ROWS) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (shared)
         for (int part = 0; part < threads; part++)
@@ -109,8 +110,8 @@ static int sort_rows(const struct call *call) {
     return count;
 }
 
-// y[token] += weight · its results, for some of the outputs, slots in their order: so a token's sum does not depend on where
-// its experts' rows lay.
+// y[token] += weight · its results, for some of the outputs, slots in their order: so a token's sum does not depend on
+// where its experts' rows lay.
 static void add_slots(const struct call *call, float *y, struct share outputs) {
     const struct cpu *cpu = call->cpu;
     const struct routing *routing = call->routing;
@@ -137,7 +138,8 @@ static void few_multiply(const struct cpu *cpu, const struct few_product *p, con
     float *y = p->y + first * y_stride;
     if (weight_format_packed(weight->format)) {
         const struct linear linear = {*weight, NULL};
-        packed_outputs(cpu, &linear, outputs, p->packed + first * packed_x_blocks(weight->columns), rows->rows, y, false);
+        packed_outputs(cpu, &linear, outputs, p->packed + first * packed_x_blocks(weight->columns), rows->rows, y,
+                       false);
         return;
     }
     const struct dot dot = {

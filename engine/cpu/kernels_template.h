@@ -7,9 +7,10 @@
 //   PRODUCT_ROWS            rows of a product tile, which is two vectors wide
 //   KERNELS, KERNELS_NAME   the table to define
 //   vec, vec_zero, vec_set, vec_load, vec_load_part, vec_store, vec_store_part, vec_load_bf16,
-//   vec_load_bf16_part, the same of f16 (and vec_store_f16, vec_store_f16_part) and i8, vec_add, vec_sub, vec_mul, vec_div, vec_fma (a · b + c),
-//   vec_min, vec_max (both give the second operand where one is NaN), vec_round, vec_power (2^n, n whole,
-//   -126 ≤ n ≤ 127), vec_sum, vec_largest. The _part forms take 1..LANES-1 values; the lanes beyond are 0.
+//   vec_load_bf16_part, the same of f16 (and vec_store_f16, vec_store_f16_part) and i8, vec_add, vec_sub, vec_mul,
+//   vec_div, vec_fma (a · b + c), vec_min, vec_max (both give the second operand where one is NaN), vec_round,
+//   vec_power (2^n, n whole, -126 ≤ n ≤ 127), vec_sum, vec_largest. The _part forms take 1..LANES-1 values; the lanes
+//   beyond are 0.
 
 #include <math.h>
 #include <string.h>

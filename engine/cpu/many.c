@@ -9,11 +9,11 @@
 // weights again for every so many rows, but in sixteen straight streams that the processor fetches ahead of by itself,
 // as it cannot where a row of weights is come back to for one piece after the other. (Asking for them by instruction
 // goes through the sixteen fill buffers of the first cache, which the rows need too: 9 GB/s a core, instead of 15.) All
-// else goes through panels of some columns, each for up to GROUPS_MAX groups at once; there the sums of many outputs lie
-// in the second cache.
+// else goes through panels of some columns, each for up to GROUPS_MAX groups at once; there the sums of many outputs
+// lie in the second cache.
 //
-// Weights of int8 and int4 are unpacked and rounded to bf16, a panel at a time, which costs as much as multiplying it with
-// 60 rows, and spares the scales of groups and all that depends on them between the tiles' products.
+// Weights of int8 and int4 are unpacked and rounded to bf16, a panel at a time, which costs as much as multiplying it
+// with 60 rows, and spares the scales of groups and all that depends on them between the tiles' products.
 #include "engine/cpu/cpu.h"
 
 #include <omp.h>
@@ -23,7 +23,7 @@
 enum {
     CACHE_BYTES = 1 << 20, // of the second cache, where the system does not know
     GROUPS_MAX = 32,       // that are multiplied with a panel
-    UNPACKED_DEPTH = 256,  // columns of a panel of int8 or int4, all of which goes through the first cache with the rows
+    UNPACKED_DEPTH = 256, // columns of a panel of int8 or int4, all of which goes through the first cache with the rows
     LINE_BYTES = 64,
     STREAM_BYTES = 4096, // a row of so many is a stream that the processor fetches ahead of
     UNIT_OUTPUTS = 128,  // of gate and of up, that a thread takes at once
@@ -59,8 +59,8 @@ static bool lies_well(const struct matrix *weight) {
            weight->columns % BF16_STEP == 0;
 }
 
-// Outputs to go on with until the columns end, for so many groups of rows, or else `most`: few where the weights are read
-// in straight streams, which pays as long as the rows stay in the second cache.
+// Outputs to go on with until the columns end, for so many groups of rows, or else `most`: few where the weights are
+// read in straight streams, which pays as long as the rows stay in the second cache.
 static int outputs_at_once(const struct matrix *weight, int groups, int most) {
     bool straight = lies_well(weight) || (weight_format_packed(weight->format) && groups <= BF16_PASS_GROUPS);
     return straight ? BF16_OUTPUTS : most;

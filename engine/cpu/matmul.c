@@ -3,7 +3,8 @@
 //   weight read once;
 // - many rows, f32 weights: oneDNN's sgemm;
 // - many rows, bf16 weights, a machine with bf16 instructions: activations in bf16, see many.c;
-// - int8 and int4 weights: activations in int8, see packed.c; but rows of prompts, or many, on a machine that multiplies
+// - int8 and int4 weights: activations in int8, see packed.c; but rows of prompts, or many, on a machine that
+// multiplies
 //   tiles of bf16: weights unpacked to bf16 and activations in bf16, see many.c;
 // - many rows without any of that: pieces of the weight, widened and transposed into the cache, times f32
 //   activations on our own kernel.
@@ -61,7 +62,8 @@ struct deal products_deal(const struct cpu *cpu, const struct products *p) {
 
 int products_cut(const struct products *p, struct share *strips, struct share *outputs) {
     int i = 0, before = 0; // strips of the matrices in front
-    for (; strips->first - before >= strips_of(&p->linears[i]->weight); i++) before += strips_of(&p->linears[i]->weight);
+    for (; strips->first - before >= strips_of(&p->linears[i]->weight); i++)
+        before += strips_of(&p->linears[i]->weight);
     const struct matrix *weight = &p->linears[i]->weight;
     int end = before + strips_of(weight) < strips->last ? before + strips_of(weight) : strips->last;
     *outputs = (struct share){(strips->first - before) * STRIP, (end - before) * STRIP};

@@ -95,7 +95,8 @@ void packed_experts(struct cpu *cpu, const struct layer *layer, const struct rou
     int hidden = any->gate.columns, width = any->gate.rows, sorted = last->first + last->rows;
     int gate_chunk_outputs = chunk_outputs(cpu, &any->gate, experts * width);
     int down_chunk_outputs = chunk_outputs(cpu, &any->down, experts * hidden);
-    int gate_chunks = chunks_of(&any->gate, gate_chunk_outputs), down_chunks = chunks_of(&any->down, down_chunk_outputs);
+    int gate_chunks = chunks_of(&any->gate, gate_chunk_outputs),
+        down_chunks = chunks_of(&any->down, down_chunk_outputs);
     size_t blocks = packed_x_blocks(hidden), gated_blocks = packed_x_blocks(width);
     bool shared = worth_sharing((int64_t)routing->rows * routing->top_k * width * hidden);
 #pragma omp parallel num_threads(cpu->limits.threads) if (shared)

@@ -1,13 +1,13 @@
 // Products with weights in int8 or int4 (engine/quants/packed.h), multiplied as bytes: activations are quantized too,
 // to int8 with a scale for each group of 32 columns.
 //
-// Some channels of large models are tens to hundreds of times the rest, and would cost all of their group its precision.
-// So a value that is OUTLIER_TIMES the next largest of its group is left out of it, and multiplied by itself in f32: up
-// to PACKED_OUTLIERS of a row, those that matter most.
+// Some channels of large models are tens to hundreds of times the rest, and would cost all of their group its
+// precision. So a value that is OUTLIER_TIMES the next largest of its group is left out of it, and multiplied by itself
+// in f32: up to PACKED_OUTLIERS of a row, those that matter most.
 //
-// One table of kernels for each set of instructions: single-threaded, without state, any thread. A row comes out the same,
-// to the bit, in any company, and by any of the vector kernels: whole numbers are added up exactly, and groups of them
-// in the same order.
+// One table of kernels for each set of instructions: single-threaded, without state, any thread. A row comes out the
+// same, to the bit, in any company, and by any of the vector kernels: whole numbers are added up exactly, and groups of
+// them in the same order.
 #ifndef ENGINE_CPU_PACKED_H
 #define ENGINE_CPU_PACKED_H
 

@@ -54,8 +54,8 @@ static void configure(void) {
 
 INLINE void unpack_block(const bool four, const unsigned char *block, struct work *work, int b) {
     const __m512i low = _mm512_set1_epi8(15), zero = _mm512_set1_epi8(INT4_ZERO), sign = _mm512_set1_epi8(-128);
-    UNROLL for (int g = 0; g < GROUPS; g++)
-        _mm512_store_ps(work->scale[b][g], _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)block + g)));
+    UNROLL for (int g = 0; g < GROUPS; g++) _mm512_store_ps(
+        work->scale[b][g], _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)block + g)));
     const unsigned char *line = block + PACKED_SCALE_BYTES;
     int8_t *to = work->weight[b][0][0];
     if (four) {
@@ -85,7 +85,8 @@ INLINE void add_block(const struct work *work, int b, const struct packed_x *x, 
         const __m512 scale = _mm512_load_ps(work->scale[b][g]);
         UNROLL for (int r = 0; r < PACKED_ROWS; r++) {
             const __m512 whole = _mm512_cvtepi32_ps(_mm512_load_si512(work->whole[b % 2][g][r]));
-            sum[r] = _mm512_fmadd_ps(_mm512_mul_ps(whole, scale), _mm512_set1_ps(x[(size_t)r * x_blocks].scale[g]), sum[r]);
+            sum[r] =
+                _mm512_fmadd_ps(_mm512_mul_ps(whole, scale), _mm512_set1_ps(x[(size_t)r * x_blocks].scale[g]), sum[r]);
         }
     }
 }
@@ -144,7 +145,8 @@ INLINE void column(const bool four, const struct packed_dot *dot, int output, in
                               (block_bytes / LINE + (size_t)tiles - 1) / (size_t)tiles * LINE};
         if (output + PACKED_OUTPUTS >= dot->outputs) fetch.end = next;
         for (int t = 0; t < tiles; t++)
-            tile(work, count, x + (size_t)t * PACKED_ROWS * x_blocks + first, x_blocks, work->sum[t * PACKED_ROWS], &fetch);
+            tile(work, count, x + (size_t)t * PACKED_ROWS * x_blocks + first, x_blocks, work->sum[t * PACKED_ROWS],
+                 &fetch);
     }
     add_outliers(dot, output, row, rows, work->sum[0]);
     packed_store(dot, output, row, rows, work->sum[0]);

@@ -1,6 +1,6 @@
-// A group of 32 columns of 16 outputs at a time: its bytes are turned round, so that those of an output lie side by side,
-// and become floats by being put into one: 2^15 + stored. Such a float times the scale, less what 2^15 and the zero are
-// worth, is the weight, and exact, so that there is one rounding, that to bf16.
+// A group of 32 columns of 16 outputs at a time: its bytes are turned round, so that those of an output lie side by
+// side, and become floats by being put into one: 2^15 + stored. Such a float times the scale, less what 2^15 and the
+// zero are worth, is the weight, and exact, so that there is one rounding, that to bf16.
 #include "engine/cpu/packed_panel.h"
 
 #include "engine/cpu/bf16.h"
@@ -25,7 +25,8 @@
 enum { AHEAD_BYTES = 2048 };
 
 enum { LINE = 64, GROUPS = PACKED_COLUMNS / PACKED_GROUP, HALF = PACKED_GROUP / 2 };
-_Static_assert((int)PACKED_GROUP == BF16_STEP && (int)PACKED_OUTPUTS == BF16_OUTPUTS_STEP, "a group is a step of a panel");
+_Static_assert((int)PACKED_GROUP == BF16_STEP && (int)PACKED_OUTPUTS == BF16_OUTPUTS_STEP,
+               "a group is a step of a panel");
 
 // Four lines of words [16 outputs] become quarter q of turned[j] = the four words of output 4 q + j.
 INLINE void turn(const __m512i *line, __m512i *turned) {
@@ -39,7 +40,8 @@ INLINE void turn(const __m512i *line, __m512i *turned) {
 
 // The stored bytes of a group: quarter q of half[h][j] is output 4 q + j, columns 16 h to 16 h + 15.
 INLINE void bytes_of(const bool four, const unsigned char *block, int group, __m512i half[2][4]) {
-    const unsigned char *from = block + PACKED_SCALE_BYTES + group * (four ? PACKED_GROUP / 8 : PACKED_GROUP / 4) * LINE;
+    const unsigned char *from =
+        block + PACKED_SCALE_BYTES + group * (four ? PACKED_GROUP / 8 : PACKED_GROUP / 4) * LINE;
     __m512i line[8], both[4];
     UNROLL for (int l = 0; l < 4; l++) line[l] = _mm512_load_si512(from + l * LINE);
     if (!four) {
@@ -51,7 +53,8 @@ INLINE void bytes_of(const bool four, const unsigned char *block, int group, __m
     turn(line, both);
     UNROLL for (int j = 0; j < 4; j++) {
         const __m512i mask = _mm512_set1_epi8(15);
-        const __m512i low = _mm512_and_si512(both[j], mask), high = _mm512_and_si512(_mm512_srli_epi16(both[j], 4), mask);
+        const __m512i low = _mm512_and_si512(both[j], mask),
+                      high = _mm512_and_si512(_mm512_srli_epi16(both[j], 4), mask);
         half[0][j] = _mm512_unpacklo_epi32(low, high);
         half[1][j] = _mm512_unpackhi_epi32(low, high);
     }

@@ -4,13 +4,12 @@
 //   LANES, VECTORS          values in a vector, vectors in PACKED_OUTPUTS
 //   TILE_ROWS               rows of activations that are multiplied with a weight while it is in a register
 //   KERNELS, KERNELS_NAME   the table to define
-//   vec, vec_zero, vec_set, vec_load, vec_store, vec_mul, vec_fma, vec_f16 (from 16 bits), vec_abs, vec_max, vec_largest,
-//   vec_is_zero, vec_below (0 where not less than a limit)
-//   words, words_load, words_set, words_and, words_down (shifts right by 4), words_float, words_add, words_sum
-//   dot_int8, dot_int4 (sum, stored weights, activations: both 4 bytes a lane), start_int8, start_int4 (the sum to begin
-//   with, given what the zeros are worth), end_int8, end_int4 (the sum, given the same)
-//   words_down_by (shifts right by so many bits)
-//   narrow (rounds a vector to LANES bytes; gives the words it stored)
+//   vec, vec_zero, vec_set, vec_load, vec_store, vec_mul, vec_fma, vec_f16 (from 16 bits), vec_abs, vec_max,
+//   vec_largest, vec_is_zero, vec_below (0 where not less than a limit) words, words_load, words_set, words_and,
+//   words_down (shifts right by 4), words_float, words_add, words_sum dot_int8, dot_int4 (sum, stored weights,
+//   activations: both 4 bytes a lane), start_int8, start_int4 (the sum to begin with, given what the zeros are worth),
+//   end_int8, end_int4 (the sum, given the same) words_down_by (shifts right by so many bits) narrow (rounds a vector
+//   to LANES bytes; gives the words it stored)
 
 #include <string.h>
 
@@ -82,7 +81,8 @@ INLINE void dot_group(const struct tile t, const unsigned char *block, const siz
 
 // The weights of 16 outputs at one column times x.
 INLINE void add_outlier(const bool four, const unsigned char *strip, int column, float x, float *sums) {
-    const unsigned char *block = strip + (size_t)(column / PACKED_COLUMNS) * (four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES);
+    const unsigned char *block =
+        strip + (size_t)(column / PACKED_COLUMNS) * (four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES);
     const int at = column % PACKED_COLUMNS, line = at / (four ? 8 : 4), bits = at % 4 * 8 + (four ? at % 8 / 4 * 4 : 0);
     const words mask = words_set(four ? 15 : 255), zero = words_set(four ? -INT4_ZERO : -INT8_ZERO);
     UNROLL for (int v = 0; v < VECTORS; v++) {
@@ -113,7 +113,8 @@ INLINE void dot_tile(const struct tile t, const struct packed_dot *dot, int outp
     float stored[TILE_ROWS * PACKED_OUTPUTS];
     UNROLL for (int r = 0; r < t.rows; r++) {
         x[r] = dot->x + (size_t)(row + r) * x_blocks;
-        UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int v = 0; v < VECTORS; v++) sums.of[s][r][v] = vec_zero();
+        UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int v = 0; v < VECTORS; v++) sums.of[s][r][v] =
+            vec_zero();
     }
     for (size_t b = 0; b < blocks; b++, block += block_bytes) {
         UNROLL for (int s = 0; s < t.strips; s++) __builtin_prefetch(block + (size_t)s * strip_bytes + ahead, 0, 2);

@@ -19,7 +19,8 @@ static struct error failure;
 static void load(void) {
     void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
-        error_set(&failure, ERROR_UNSUPPORTED, "there is no " LIBRARY " here (Debian's and Ubuntu's ocl-icd-libopencl1)");
+        error_set(&failure, ERROR_UNSUPPORTED,
+                  "there is no " LIBRARY " here (Debian's and Ubuntu's ocl-icd-libopencl1)");
         return;
     }
 #define API_FIND(name) \

@@ -1,5 +1,5 @@
-// The functions of libOpenCL that are used, found when they are first needed, and the one place where they can be made to
-// fail. The engine thread's, but for the loading itself.
+// The functions of libOpenCL that are used, found when they are first needed, and the one place where they can be made
+// to fail. The engine thread's, but for the loading itself.
 #ifndef ENGINE_OPENCL_API_H
 #define ENGINE_OPENCL_API_H
 
@@ -53,7 +53,8 @@ int opencl_api_load(const struct opencl_api **out, struct error *error);
 bool opencl_fails(void);
 bool opencl_is_silent(void);
 
-// A call that returns its code, and one that leaves it in *rc. Calls that give things back are not counted: they go well.
+// A call that returns its code, and one that leaves it in *rc. Calls that give things back are not counted: they go
+// well.
 #define CL_CALL(api, name, ...) (opencl_fails() ? CL_OUT_OF_RESOURCES : (api)->name(__VA_ARGS__))
 #define CL_MAKE(api, name, rc, ...) \
     (opencl_fails() ? (*(rc) = CL_OUT_OF_RESOURCES, NULL) : (api)->name(__VA_ARGS__, (rc)))

@@ -16,7 +16,10 @@ const struct opencl_level OPENCL_LEVELS[OPENCL_LEVEL_COUNT] = {
     {"portable", {NULL}, "-cl-std=CL1.2", .sub_groups = false},
     {"sub-group", {SUB_GROUPS, NULL}, "-cl-std=CL1.2 -DSUB_GROUPS", .sub_groups = true},
     {"emulated dot", {NULL}, "-cl-std=CL1.2 -DDOT -DDOT_EMULATED", .dot = true},
-    {"emulated sub-group dot", {SUB_GROUPS, NULL}, "-cl-std=CL1.2 -DSUB_GROUPS -DDOT -DDOT_EMULATED", .sub_groups = true,
+    {"emulated sub-group dot",
+     {SUB_GROUPS, NULL},
+     "-cl-std=CL1.2 -DSUB_GROUPS -DDOT -DDOT_EMULATED",
+     .sub_groups = true,
      .dot = true},
     {"dot", {DOT, NULL}, "-cl-std=CL3.0 -DDOT", .dot = true}, // the instruction came with OpenCL C 3.0
     {"sub-group dot", {SUB_GROUPS, DOT, NULL}, "-cl-std=CL3.0 -DSUB_GROUPS -DDOT", .sub_groups = true, .dot = true},
@@ -40,7 +43,8 @@ static bool has_word(const char *words, const char *word) {
 static unsigned levels_of(const char *extensions, const struct opencl_wanted *wanted) {
     unsigned levels = 0;
     for (unsigned i = 0; i < OPENCL_LEVEL_COUNT; i++) {
-        bool all = wanted->level ? strcmp(wanted->level, OPENCL_LEVELS[i].name) == 0 : wanted->integers || !OPENCL_LEVELS[i].dot;
+        bool all = wanted->level ? strcmp(wanted->level, OPENCL_LEVELS[i].name) == 0
+                                 : wanted->integers || !OPENCL_LEVELS[i].dot;
         for (const char *const *needed = OPENCL_LEVELS[i].extensions; *needed; needed++)
             all = all && has_word(extensions, *needed);
         levels |= (unsigned)all << i;
@@ -160,7 +164,8 @@ static int look_at_all(const struct opencl_api *api, const struct look *look, cl
         if (count > DEVICES_MAX) count = DEVICES_MAX;
         for (cl_uint d = 0; d < count; d++) {
             const char *refused = read_device(api, devices[d], &look->wanted, &device, &units);
-            if (CL_CALL(api, GetPlatformInfo, platforms[p], CL_PLATFORM_NAME, sizeof device.platform, device.platform, NULL))
+            if (CL_CALL(api, GetPlatformInfo, platforms[p], CL_PLATFORM_NAME, sizeof device.platform, device.platform,
+                        NULL))
                 device.platform[0] = 0;
             look->visit(look->user, &device, units, refused);
         }
@@ -181,7 +186,8 @@ struct search {
 static void compare(void *user, const struct opencl_device *device, cl_uint units, const char *refused) {
     struct search *search = user;
     if (refused) {
-        if (search->refused_count++ == 0) error_set(&search->refused, ERROR_UNSUPPORTED, "%s %s", device->name, refused);
+        if (search->refused_count++ == 0)
+            error_set(&search->refused, ERROR_UNSUPPORTED, "%s %s", device->name, refused);
         return;
     }
     bool better = device->gpu != search->best.gpu ? device->gpu : units > search->best_units;
@@ -202,8 +208,8 @@ int opencl_device_find(const struct opencl_api *api, const struct opencl_wanted 
     if (search.refused_count == 0)
         return error_set(error, ERROR_UNSUPPORTED, "none of OpenCL's %u platforms here has a device",
                          (unsigned)platform_count);
-    return error_set(error, ERROR_UNSUPPORTED, "none of OpenCL's %d devices here will do: %.200s%s", search.refused_count,
-                     search.refused.message, search.refused_count > 1 ? ", …" : "");
+    return error_set(error, ERROR_UNSUPPORTED, "none of OpenCL's %d devices here will do: %.200s%s",
+                     search.refused_count, search.refused.message, search.refused_count > 1 ? ", …" : "");
 }
 
 // ---- Telling of all of them

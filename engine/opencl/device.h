@@ -23,7 +23,7 @@ struct opencl_level {
     const char *extensions[4]; // that it takes; up to NULL
     const char *options;       // for the kernels' build
     bool sub_groups;           // of 16
-    bool dot;                  // products of four bytes: for weights that are integers, whose rows then are as the CPU's
+    bool dot; // products of four bytes: for weights that are integers, whose rows then are as the CPU's
 };
 enum { OPENCL_LEVEL_COUNT = 6 };
 extern const struct opencl_level OPENCL_LEVELS[OPENCL_LEVEL_COUNT];

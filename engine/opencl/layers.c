@@ -59,13 +59,16 @@ static size_t device_bytes(const struct opencl *opencl, const struct matrix *mat
 
 // ---- Bringing them to the device
 
-static bool upload(struct opencl *opencl, cl_mem buffer, size_t at, const void *from, size_t bytes, struct error *error) {
-    cl_int rc = CL_CALL(opencl->api, EnqueueWriteBuffer, opencl->queue, buffer, CL_TRUE, at, bytes, from, 0, NULL, NULL);
+static bool upload(struct opencl *opencl, cl_mem buffer, size_t at, const void *from, size_t bytes,
+                   struct error *error) {
+    cl_int rc =
+        CL_CALL(opencl->api, EnqueueWriteBuffer, opencl->queue, buffer, CL_TRUE, at, bytes, from, 0, NULL, NULL);
     return rc == CL_SUCCESS || opencl_error(error, rc, "weights on their way to the device") == 0;
 }
 
 // A matrix of bf16 as f16. What f16 can not hold is told in opencl->beyond_half.
-static bool upload_half(struct opencl *opencl, cl_mem buffer, size_t at, const struct matrix *matrix, struct error *error) {
+static bool upload_half(struct opencl *opencl, cl_mem buffer, size_t at, const struct matrix *matrix,
+                        struct error *error) {
     const uint16_t *weights = matrix->data;
     size_t count = (size_t)matrix->rows * (size_t)matrix->columns;
     cl_half *narrow = malloc(count * sizeof *narrow);
@@ -134,7 +137,8 @@ static void release(const struct opencl_api *api, cl_mem buffer) {
     if (buffer) api->ReleaseMemObject(buffer);
 }
 
-static int place_layer(struct opencl *opencl, const struct layer *layer, struct opencl_layer *out, struct error *error) {
+static int place_layer(struct opencl *opencl, const struct layer *layer, struct opencl_layer *out,
+                       struct error *error) {
     int experts = layer->router.experts, count = experts * MATRICES;
     cl_ulong start[OPENCL_EXPERTS_MAX * MATRICES];
     if (experts > OPENCL_EXPERTS_MAX)
@@ -142,7 +146,8 @@ static int place_layer(struct opencl *opencl, const struct layer *layer, struct 
                          OPENCL_EXPERTS_MAX);
     for (int i = 0; i < count; i++)
         if (matrix_of(layer, i)->format != opencl->weights)
-            return error_set(error, ERROR_UNSUPPORTED, "an expert's weights are %s; the OpenCL kernels were built for %s",
+            return error_set(error, ERROR_UNSUPPORTED,
+                             "an expert's weights are %s; the OpenCL kernels were built for %s",
                              weight_format_name(matrix_of(layer, i)->format), weight_format_name(opencl->weights));
     *out = (struct opencl_layer){.layer = layer};
     size_t router_bytes = (size_t)experts * (size_t)layer->router.hidden * sizeof(float);

@@ -1,7 +1,8 @@
 // Running a device: five kernels a call, two more where rows are quantized; one queue, one wait.
 //
 // A slot's buffers are mapped, the host's, while it is free. opencl_begin copies x in and hands them over; the last
-// commands of its call map them again, so that no call ever waits for another one's, and the host waits in opencl_end alone.
+// commands of its call map them again, so that no call ever waits for another one's, and the host waits in opencl_end
+// alone.
 #include "engine/opencl/mixture.h"
 
 #include "base/checked.h"
@@ -84,8 +85,10 @@ static bool take_buffers(struct opencl *opencl, struct error *error) {
     size_t tiles = (size_t)tiles_max(opencl, (int)slots, OPENCL_FEW_ROWS);
     for (int i = 0; i < STAGE_SLOTS; i++) {
         struct opencl_slot *slot = &opencl->slots[i];
-        if (!take_shared(opencl, &slot->x, rows, hidden, error) || !take_shared(opencl, &slot->out, rows, hidden, error) ||
-            !take_shared(opencl, &slot->expert, slots, 1, error) || !take_shared(opencl, &slot->weight, slots, 1, error))
+        if (!take_shared(opencl, &slot->x, rows, hidden, error) ||
+            !take_shared(opencl, &slot->out, rows, hidden, error) ||
+            !take_shared(opencl, &slot->expert, slots, 1, error) ||
+            !take_shared(opencl, &slot->weight, slots, 1, error))
             return false;
     }
     if (opencl_uses_dot(opencl->device.level, opencl->weights) &&
@@ -165,10 +168,13 @@ static int build_kernels(struct opencl *opencl, struct error *error) {
 static void describe(struct opencl *opencl) {
     const struct opencl_device *device = &opencl->device;
     const struct opencl_gemm *gemm = &opencl->gemm;
-    const char *library = !gemm->on ? "" : gemm->library.half ? ", prompts by CLBlast in f16" : ", prompts by CLBlast in f32";
+    const char *library = !gemm->on            ? ""
+                          : gemm->library.half ? ", prompts by CLBlast in f16"
+                                               : ", prompts by CLBlast in f32";
     snprintf(opencl->description, sizeof opencl->description, "%s (%s %s), %s kernels%s%s%s%s%s", device->name,
              device->platform, device->driver, device->level->name, opencl->kernels ? " of " : "",
-             opencl->kernels ? opencl->kernels : "", library, gemm->why_not[0] ? ", without CLBlast: " : "", gemm->why_not);
+             opencl->kernels ? opencl->kernels : "", library, gemm->why_not[0] ? ", without CLBlast: " : "",
+             gemm->why_not);
 }
 
 int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error) {
@@ -229,7 +235,8 @@ bool opencl_launch(struct opencl *opencl, cl_command_queue queue, enum opencl_ke
 bool opencl_launch_of(struct opencl *opencl, struct opencl_slot *slot, enum opencl_kernel which, int across, int down,
                       const struct opencl_argument *arguments, size_t count, struct error *error) {
     struct opencl_span *span = opencl->span ? &slot->spans[slot->span_count] : NULL;
-    if (!opencl_launch(opencl, opencl->queue, which, across, down, arguments, count, NULL, span ? &span->event : NULL, error))
+    if (!opencl_launch(opencl, opencl->queue, which, across, down, arguments, count, NULL, span ? &span->event : NULL,
+                       error))
         return false;
     if (!span) return true;
     span->name = OPENCL_KERNEL_NAMES[which];
@@ -278,7 +285,8 @@ static bool launch_all(struct opencl *opencl, const struct opencl_layer *on_devi
         ARGUMENT(slot->expert.buffer), ARGUMENT(slots),            ARGUMENT(experts),       ARGUMENT(tile_rows),
         ARGUMENT(opencl->slot_at),     ARGUMENT(opencl->place_of), ARGUMENT(opencl->tiles),
     };
-    const struct opencl_argument quantize_x[] = {ARGUMENT(slot->x.buffer), ARGUMENT(hidden), ARGUMENT(opencl->quantized_x)};
+    const struct opencl_argument quantize_x[] = {ARGUMENT(slot->x.buffer), ARGUMENT(hidden),
+                                                 ARGUMENT(opencl->quantized_x)};
     const struct opencl_argument gate_up[] = {
         ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles),
         ARGUMENT(opencl->slot_at),    ARGUMENT(x),                ARGUMENT(hidden),
@@ -319,11 +327,13 @@ static void tell_spans(struct opencl *opencl, struct opencl_slot *slot) {
         cl_ulong at[3] = {0};
         bool told = true;
         for (int m = 0; m < 3; m++)
-            told &= opencl->api->GetEventProfilingInfo(span->event, MOMENTS[m], sizeof at[m], &at[m], NULL) == CL_SUCCESS;
+            told &=
+                opencl->api->GetEventProfilingInfo(span->event, MOMENTS[m], sizeof at[m], &at[m], NULL) == CL_SUCCESS;
         opencl->api->ReleaseEvent(span->event);
         if (!told) continue;
         double began_at = span->enqueued_at + (double)(at[1] - at[0]) * 1e-9;
-        double ended_at = span->enqueued_at + (double)(at[2] - at[0]) * 1e-9, late = ended_at > now ? ended_at - now : 0;
+        double ended_at = span->enqueued_at + (double)(at[2] - at[0]) * 1e-9,
+               late = ended_at > now ? ended_at - now : 0;
         opencl->span(opencl->span_user, span->name, slot->rows, began_at - late, ended_at - late);
     }
     slot->span_count = 0;
@@ -331,8 +341,8 @@ static void tell_spans(struct opencl *opencl, struct opencl_slot *slot) {
 
 // ---- A call
 
-// A weight beyond f16 shows when its layer comes to the device: then all layers come anew, in bf16. What has been enqueued
-// keeps what it reads.
+// A weight beyond f16 shows when its layer comes to the device: then all layers come anew, in bf16. What has been
+// enqueued keeps what it reads.
 static const struct opencl_layer *find_layer(struct opencl *opencl, const struct layer *layer, struct error *error) {
     const struct opencl_layer *found = opencl_layer_find(opencl, layer, error);
     if (found || !opencl->beyond_half) return found;
@@ -342,7 +352,8 @@ static const struct opencl_layer *find_layer(struct opencl *opencl, const struct
     return build_kernels(opencl, error) == 0 ? opencl_layer_find(opencl, layer, error) : NULL;
 }
 
-static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct opencl_layer *layer, struct error *error) {
+static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct opencl_layer *layer,
+                 struct error *error) {
     // without_half() may want x again.
     const cl_map_flags keep_x =
         slot->gemm && opencl->gemm.library.half ? CL_MAP_READ | CL_MAP_WRITE : CL_MAP_WRITE_INVALIDATE_REGION;
@@ -409,11 +420,13 @@ static int take_routing(const struct opencl *opencl, const struct opencl_slot *s
     return 0;
 }
 
-// Until the device has done all of a slot's commands. Asks instead of waiting: who waits for a device that hangs, hangs.
+// Until the device has done all of a slot's commands. Asks instead of waiting: who waits for a device that hangs,
+// hangs.
 static int wait_for(struct opencl *opencl, cl_event event, struct error *error) {
     double began_at = clock_seconds(), waited = 0;
     opencl->counts.waits++;
-    if (opencl_fails()) return opencl_error(error, CL_OUT_OF_RESOURCES, "asking the device how far it is"); // once a wait
+    if (opencl_fails())
+        return opencl_error(error, CL_OUT_OF_RESOURCES, "asking the device how far it is"); // once a wait
     for (;;) {
         cl_int status = CL_QUEUED;
         cl_int rc = opencl->api->GetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL);

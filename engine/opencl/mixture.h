@@ -134,19 +134,21 @@ bool opencl_launch_of(struct opencl *opencl, struct opencl_slot *slot, enum open
 
 // ---- gemm.c
 
-// Tries CLBlast, before the kernels are built, which have to know its kind of numbers. Without it there are our own ones.
+// Tries CLBlast, before the kernels are built, which have to know its kind of numbers. Without it there are our own
+// ones.
 void opencl_gemm_open(struct opencl *opencl, const struct opencl_options *options);
 bool opencl_gemm_take_buffers(struct opencl *opencl, struct error *error);
 // Leaves it on if it is the faster way, or asked for.
 int opencl_gemm_choose(struct opencl *opencl, const struct opencl_options *options, struct error *error);
 // Enqueues a call, from routing to scattering.
-bool opencl_gemm_launch(struct opencl *opencl, const struct opencl_layer *layer, struct opencl_slot *slot, const float *x,
-                        struct error *error);
+bool opencl_gemm_launch(struct opencl *opencl, const struct opencl_layer *layer, struct opencl_slot *slot,
+                        const float *x, struct error *error);
 void opencl_gemm_close(struct opencl *opencl);
 
 // ---- layers.c
 
-// The layer's weights on the device, which they are brought to at the first call. NULL, and the cause: they are not there.
+// The layer's weights on the device, which they are brought to at the first call. NULL, and the cause: they are not
+// there.
 const struct opencl_layer *opencl_layer_find(struct opencl *opencl, const struct layer *layer, struct error *error);
 void opencl_layers_finish(struct opencl *opencl);
 

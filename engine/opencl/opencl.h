@@ -1,6 +1,6 @@
-// The mixture of experts on an OpenCL device: routing, gathering, the experts, and adding up, without the host in between.
-// Owned and called by the engine thread alone. A call that fails leaves the device as one that can only be closed: what
-// had been begun on it is lost, and whoever began it computes it elsewhere.
+// The mixture of experts on an OpenCL device: routing, gathering, the experts, and adding up, without the host in
+// between. Owned and called by the engine thread alone. A call that fails leaves the device as one that can only be
+// closed: what had been begun on it is lost, and whoever began it computes it elsewhere.
 //
 // libOpenCL is loaded when the first device is looked for, so that the program runs where there is none.
 #ifndef ENGINE_OPENCL_OPENCL_H
@@ -28,7 +28,8 @@ bool opencl_products_parse(const char *name, enum opencl_products *out);
 struct opencl_options {
     const struct stage_limits *limits; // its shapes; only read while opening
     enum weight_format weights;        // of the experts
-    const char *kernels; // a directory whose NAME.cl go before the built-in ones, and the name lives as long; NULL: none
+    const char
+        *kernels; // a directory whose NAME.cl go before the built-in ones, and the name lives as long; NULL: none
     const char *level;   // one of OPENCL_LEVELS (device.c) and no other; NULL: the best one that the device takes
     enum opencl_products products;
     const char *clblast; // the library; NULL: the system's
@@ -48,16 +49,19 @@ struct opencl_options {
 int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error);
 void opencl_close(struct opencl *opencl); // takes NULL
 
-const char *opencl_describe(const struct opencl *opencl); // one line: "NAME (PLATFORM), portable kernels"; lives as long
+const char *
+opencl_describe(const struct opencl *opencl); // one line: "NAME (PLATFORM), portable kernels"; lives as long
 
 // Begins routing x[rows][hidden] and computing its experts in one of STAGE_SLOTS slots that is free. Weights of a layer
-// are made known to the device at its first call: layers live as long as it. x and rows are not needed any more afterwards.
+// are made known to the device at its first call: layers live as long as it. x and rows are not needed any more
+// afterwards.
 int opencl_begin(struct opencl *opencl, int slot, const struct layer *layer, const float *x, int rows,
                  enum row_kind kind, struct error *error);
 // The same without the router: of what is chosen already the device computes those experts that are not negative.
 int opencl_begin_chosen(struct opencl *opencl, int slot, const struct layer *layer, const float *x,
                         const struct routing *chosen, enum row_kind kind, struct error *error);
-// Waits for it, fills routing (NULL: that is known), and adds the rows' experts to y[rows][hidden]; on failure y is as it was. Frees the slot.
+// Waits for it, fills routing (NULL: that is known), and adds the rows' experts to y[rows][hidden]; on failure y is as
+// it was. Frees the slot.
 int opencl_end(struct opencl *opencl, int slot, float *y, struct routing *routing, struct error *error);
 
 // Since opening.
@@ -68,9 +72,9 @@ struct opencl_counts {
 };
 struct opencl_counts opencl_counts(const struct opencl *opencl);
 
-// For tests, which may also set TANDEM_OPENCL_FAULT to "N", "N+" or "N?": the N-th call of the library from now on fails,
-// or it and all that follow, or the device never answers from then on. first 0: none does. Returns how many calls there
-// have been since the last time.
+// For tests, which may also set TANDEM_OPENCL_FAULT to "N", "N+" or "N?": the N-th call of the library from now on
+// fails, or it and all that follow, or the device never answers from then on. first 0: none does. Returns how many
+// calls there have been since the last time.
 enum opencl_fault { OPENCL_FAULT_ONCE, OPENCL_FAULT_ONWARDS, OPENCL_FAULT_SILENCE };
 long opencl_inject(long first, enum opencl_fault fault);
 

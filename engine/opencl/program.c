@@ -81,7 +81,8 @@ static int say_why(const struct opencl_api *api, cl_program program, const struc
     if (CL_CALL(api, GetProgramBuildInfo, program, device->id, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes) == CL_SUCCESS &&
         bytes > 1 && bytes <= LOG_BYTES_MAX)
         log = calloc(bytes + 1, 1);
-    if (log && CL_CALL(api, GetProgramBuildInfo, program, device->id, CL_PROGRAM_BUILD_LOG, bytes, log, NULL) == CL_SUCCESS)
+    if (log &&
+        CL_CALL(api, GetProgramBuildInfo, program, device->id, CL_PROGRAM_BUILD_LOG, bytes, log, NULL) == CL_SUCCESS)
         first_lines(log, lines, sizeof lines);
     free(log);
     return error_set(error, ERROR_FORMAT, "the OpenCL kernels can not be built for %s (%d): %s", device->name, (int)rc,
@@ -94,9 +95,11 @@ static int build(const struct opencl_api *api, cl_context context, const struct 
     char options[512];
     cl_int rc;
     snprintf(options, sizeof options,
-             "%s -DQUANT=%s -DGROUP=%d -DFEW_ROWS=%d -DFEW_OUTPUTS=%d -DTILE_ROWS=%d -DTILE_OUTPUTS=%d -DEXPERTS_MAX=%d%s%s%s",
-             device->level->options, wanted->half_weights ? "f16" : weight_format_name(weights), OPENCL_GROUP, OPENCL_FEW_ROWS, opencl_few_outputs(weights),
-             OPENCL_TILE_ROWS, opencl_tile_outputs(device->level, weights), OPENCL_EXPERTS_MAX,
+             "%s -DQUANT=%s -DGROUP=%d -DFEW_ROWS=%d -DFEW_OUTPUTS=%d -DTILE_ROWS=%d -DTILE_OUTPUTS=%d "
+             "-DEXPERTS_MAX=%d%s%s%s",
+             device->level->options, wanted->half_weights ? "f16" : weight_format_name(weights), OPENCL_GROUP,
+             OPENCL_FEW_ROWS, opencl_few_outputs(weights), OPENCL_TILE_ROWS,
+             opencl_tile_outputs(device->level, weights), OPENCL_EXPERTS_MAX,
              weight_format_packed(weights) ? " -DPACKED" : "", wanted->half ? " -DHALF" : "",
              device->exact_division ? " -cl-fp32-correctly-rounded-divide-sqrt" : "");
     out->program = CL_MAKE(api, CreateProgramWithSource, &rc, context, 1, &text, NULL);

@@ -6,8 +6,10 @@
 #include "engine/opencl/sources.h"
 #include "engine/weights.h"
 
-#define OPENCL_KERNELS(X) X(route) X(lists) X(quantize) X(gate_up_few) X(gate_up_many) X(down_few) X(down_many) X(scatter) \
-    X(gather) X(unpack) X(gate_all) X(scatter_real)
+#define OPENCL_KERNELS(X) \
+    X(route) \
+    X(lists) X(quantize) X(gate_up_few) X(gate_up_many) X(down_few) X(down_many) X(scatter) X(gather) X(unpack) \
+        X(gate_all) X(scatter_real)
 
 enum opencl_kernel {
 #define KERNEL_ENUM(name) KERNEL_##name,

@@ -110,6 +110,7 @@ void packed_row(enum weight_format format, const void *data, int columns, int ro
         memcpy(&half, block + 2 * (at / PACKED_GROUP * PACKED_OUTPUTS + output), sizeof half);
         const float scale = f16_to_f32(half);
         for (; at < end && i < count; at++, i++)
-            to[i] = scale * (float)(format == WEIGHTS_INT4 ? int4_whole(block, output, at) : int8_whole(block, output, at));
+            to[i] =
+                scale * (float)(format == WEIGHTS_INT4 ? int4_whole(block, output, at) : int8_whole(block, output, at));
     }
 }

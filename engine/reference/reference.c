@@ -200,7 +200,8 @@ static void attention(void *state, const struct attention *attention, const stru
         for (int i = 0; i < sequence->count; i++)
             for (int h = 0; h < attention->heads; h++) {
                 size_t at = (size_t)(sequence->first + i) * q_width + (size_t)h * head_dim;
-                attend(reference, attention, cache, layer, sequence, sequence->position + i, h / group, q + at, out + at);
+                attend(reference, attention, cache, layer, sequence, sequence->position + i, h / group, q + at,
+                       out + at);
             }
     }
 }

@@ -11,7 +11,8 @@ static const char TWO_TOKENS_USAGE[] = "{\"prompt_tokens\":8,\"completion_tokens
                                        "\"completion_tokens_details\":{\"reasoning_tokens\":0,\"audio_tokens\":0,"
                                        "\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}}";
 static const char TWO_TOKENS_TIMINGS[] =
-    "{\"queue_seconds\":0.5,\"prompt_tokens\":8,\"cached_tokens\":2,\"prompt_seconds\":2.0,\"prompt_tokens_per_second\":3.0,"
+    "{\"queue_seconds\":0.5,\"prompt_tokens\":8,\"cached_tokens\":2,\"prompt_seconds\":2.0,\"prompt_tokens_per_"
+    "second\":3.0,"
     "\"completion_tokens\":2,\"decode_seconds\":4.0,\"decode_tokens_per_second\":0.25}";
 
 // ---- Predictions
@@ -367,8 +368,9 @@ static void failing_job(void **state) {
     struct stream stream = read_stream(&out);
     assert_false(stream.done);
     assert_int_equal(stream.count, 3);
-    assert_json(stream.events[2], "{\"error\":{\"message\":\"The model produced numbers that are not finite\","
-                                  "\"type\":\"server_error\",\"param\":null,\"code\":\"numeric_error\",\"status\":500}}");
+    assert_json(stream.events[2],
+                "{\"error\":{\"message\":\"The model produced numbers that are not finite\","
+                "\"type\":\"server_error\",\"param\":null,\"code\":\"numeric_error\",\"status\":500}}");
     assert_string_equal(generation_summary(generation).finish, "error");
     assert_int_equal(generation_summary(generation).error.code, ERROR_NUMERIC);
     free_stream(&stream);

@@ -292,7 +292,8 @@ static void retry(void **state) {
         double seconds;
         const char *whole, *milliseconds;
     } cases[] = {
-        {0.1, "1", "100"}, {0.9995, "1", "1000"}, {1, "1", "1000"}, {1.2, "2", "1200"}, {1.4001, "2", "1401"}, {60, "60", "60000"},
+        {0.1, "1", "100"},  {0.9995, "1", "1000"}, {1, "1", "1000"},
+        {1.2, "2", "1200"}, {1.4001, "2", "1401"}, {60, "60", "60000"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char whole[API_RETRY_BYTES], milliseconds[API_RETRY_BYTES];
@@ -304,9 +305,10 @@ static void retry(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(table),          cmocka_unit_test(models), cmocka_unit_test(model_names), cmocka_unit_test(sentences), cmocka_unit_test(health),
-        cmocka_unit_test(greeting),       cmocka_unit_test(errors), cmocka_unit_test(strings),
-        cmocka_unit_test(random_strings), cmocka_unit_test(events), cmocka_unit_test(retry), cmocka_unit_test(metrics),
+        cmocka_unit_test(table),     cmocka_unit_test(models),  cmocka_unit_test(model_names),
+        cmocka_unit_test(sentences), cmocka_unit_test(health),  cmocka_unit_test(greeting),
+        cmocka_unit_test(errors),    cmocka_unit_test(strings), cmocka_unit_test(random_strings),
+        cmocka_unit_test(events),    cmocka_unit_test(retry),   cmocka_unit_test(metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

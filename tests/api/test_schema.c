@@ -338,7 +338,8 @@ static void predictions(void **state) {
     generation_destroy(parse_good(&chat_generation, CHAT("\"prediction\":{\"type\":\"content\",\"content\":\"\"}")));
     REFUSED_CHAT("\"prediction\":7", "prediction", "'prediction' must be an object of type content, got 7");
     REFUSED_CHAT("\"prediction\":{\"content\":\"x\"}", "prediction.type", "'prediction.type' is required");
-    REFUSED_CHAT("\"prediction\":{\"type\":\"x\"}", "prediction.type", "'prediction.type' must be \"content\", got \"x\"");
+    REFUSED_CHAT("\"prediction\":{\"type\":\"x\"}", "prediction.type",
+                 "'prediction.type' must be \"content\", got \"x\"");
     REFUSED_CHAT("\"prediction\":{\"type\":\"content\"}", "prediction.content", "'prediction.content' is required");
     REFUSED_CHAT("\"prediction\":{\"type\":\"content\",\"content\":7}", "prediction.content",
                  "'prediction.content' must be a string or an array of parts, got 7");
@@ -471,7 +472,8 @@ static void documentation(void **state) {
     schema_text(&out);
     assert_false(out.failed);
     assert_non_null(strstr(out.data, "\n  temperature               a number between 0 and 2, default: 1\n"));
-    assert_non_null(strstr(out.data, "\n  max_tokens (completions)  an integer between 0 and 2147483647, default: 16\n"));
+    assert_non_null(
+        strstr(out.data, "\n  max_tokens (completions)  an integer between 0 and 2147483647, default: 16\n"));
     assert_non_null(strstr(out.data, "\n  user                      a string\n"));
     assert_non_null(strstr(out.data, "\n  tools (chat)              only one of [[]]\n"
                                      "                            tool calls are not supported\n"));
@@ -490,13 +492,16 @@ static void documentation_for_programs(void **state) {
     schema_openapi(FOR_COMPLETION, 2, &out);
     assert_false(out.failed);
     assert_memory_equal(out.data, "  type: object\n  required:\n    - prompt\n  additionalProperties: ", 64);
-    assert_non_null(strstr(out.data, "\n    max_tokens: {\"type\": [\"integer\", \"null\"], \"minimum\": 0, \"maximum\": "
-                                     "2147483647, \"description\": \"New tokens at most; 0: only the prompt, for "
-                                     "echo. Default: 16.\"}\n"));
-    assert_non_null(strstr(out.data, "\n    temperature: {\"type\": [\"number\", \"null\"], \"minimum\": 0, \"maximum\": "
-                                     "2, \"default\": 1, "));
+    assert_non_null(strstr(out.data,
+                           "\n    max_tokens: {\"type\": [\"integer\", \"null\"], \"minimum\": 0, \"maximum\": "
+                           "2147483647, \"description\": \"New tokens at most; 0: only the prompt, for "
+                           "echo. Default: 16.\"}\n"));
+    assert_non_null(strstr(out.data,
+                           "\n    temperature: {\"type\": [\"number\", \"null\"], \"minimum\": 0, \"maximum\": "
+                           "2, \"default\": 1, "));
     assert_non_null(strstr(out.data, "\n    echo: {\"type\": [\"boolean\", \"null\"], \"default\": false, "));
-    assert_non_null(strstr(out.data, "\n    user: {\"type\": [\"string\", \"null\"], \"description\": \"Without effect."));
+    assert_non_null(
+        strstr(out.data, "\n    user: {\"type\": [\"string\", \"null\"], \"description\": \"Without effect."));
     assert_non_null(strstr(out.data, "\n    suffix: {\"enum\": [\"\", null], \"description\": \"Else refused: "));
     assert_null(strstr(out.data, " messages: "));
     assert_null(strstr(out.data, "nan"));

@@ -125,9 +125,10 @@ static void test_counts_and_times(void **state) {
 // An event that comes in pieces, in chunks and out of them, is one event, at the time of its last byte.
 static void test_events_in_pieces(void **state) {
     (void)state;
-    struct scripted scripted = {.parts = {"HTTP/1.1 200 OK\r\nTransfer-", "Encoding: chunked\r\n\r\n10\r\ndata: {\"choices\"",
-                                  "\r\n13\r\n:[{\"text\":\" a\"}]}\n\n\r\n2", "3\r\n" TOKEN "\r",
-                                  "\n36\r\n" USAGE "\r\n", "e\r\n" DONE "\r\n0\r", "\n\r\n"}};
+    struct scripted scripted = {.parts = {"HTTP/1.1 200 OK\r\nTransfer-",
+                                          "Encoding: chunked\r\n\r\n10\r\ndata: {\"choices\"",
+                                          "\r\n13\r\n:[{\"text\":\" a\"}]}\n\n\r\n2", "3\r\n" TOKEN "\r",
+                                          "\n36\r\n" USAGE "\r\n", "e\r\n" DONE "\r\n0\r", "\n\r\n"}};
     struct load_outcome out;
     struct error error = {0};
     assert_int_equal(run(&scripted, 1, 1, &out, &error), 0);

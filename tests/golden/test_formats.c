@@ -4,13 +4,14 @@
 // - perplexity over the assistant's tokens of held-out conversations (tests/golden/data/heldout.json, written by
 //   tools/demo/heldout.py), which go through as prompts: so this is the kernels for many rows;
 // - how often the most likely next token is f32's, over the same tokens;
-// - how many of the 64 new tokens of each golden prompt, decoded greedily and freely (beyond the end of the answer, where
+// - how many of the 64 new tokens of each golden prompt, decoded greedily and freely (beyond the end of the answer,
+// where
 //   the model knows no more), come before the first that is not f32's: so this is the kernels for few rows, and where
 //   one token differs, all behind it count as different.
 //
-// The goals are those that the formats are meant for: perplexity within 0.5 % (int8) and 3 % (int4) of bf16's. The other
-// bounds are what was measured (most likely as f32's: 99.8 % in int8, 98.8 % in int4; before the first difference: 78 %
-// and 40 %), with room for kernels that round in other ways.
+// The goals are those that the formats are meant for: perplexity within 0.5 % (int8) and 3 % (int4) of bf16's. The
+// other bounds are what was measured (most likely as f32's: 99.8 % in int8, 98.8 % in int4; before the first
+// difference: 78 % and 40 %), with room for kernels that round in other ways.
 #include "engine/engine.h"
 
 #include <setjmp.h>
@@ -106,7 +107,8 @@ static void read_conversation(struct engine *engine, const json_t *conversation,
     size_t i;
     json_t *span;
     json_array_foreach(json_object_get(conversation, "said"), i, span) {
-        int first = (int)json_integer_value(json_array_get(span, 0)), last = (int)json_integer_value(json_array_get(span, 1));
+        int first = (int)json_integer_value(json_array_get(span, 0)),
+            last = (int)json_integer_value(json_array_get(span, 1));
         for (int t = first; t < last; t++) {
             assert_in_range(out->said, 0, SAID_MAX - 1);
             out->best[out->said++] = seen[t].token;
@@ -132,8 +134,11 @@ static void decode(struct engine *engine, const json_t *prompt, struct figures *
 
 // False: this machine has no such kernels.
 static bool measure(const struct format *format, struct figures *out) {
-    const struct engine_options options = {
-        .model_dir = "models/demo", .weights = format->weights, .kv = format->kv, .stages = format->kernels, .threads = 2};
+    const struct engine_options options = {.model_dir = "models/demo",
+                                           .weights = format->weights,
+                                           .kv = format->kv,
+                                           .stages = format->kernels,
+                                           .threads = 2};
     struct engine *engine;
     struct error error;
     int code = engine_open(&engine, &options, &error);
@@ -159,8 +164,8 @@ static void formats_keep_their_accuracy(void **unused) {
     assert_true(measure(&FORMATS[1], &bf16));
     bool good = true;
     static const char *const KV_NAMES[] = {[KV_F16] = "f16", [KV_F32] = "f32", [KV_INT8] = "int8"};
-    print_message("%-5s %-4s %-9s %10s %9s %20s %18s\n", "", "kv", "kernels", "perplexity", "of bf16's", "most likely as f32's",
-                  "new tokens as f32's");
+    print_message("%-5s %-4s %-9s %10s %9s %20s %18s\n", "", "kv", "kernels", "perplexity", "of bf16's",
+                  "most likely as f32's", "new tokens as f32's");
     for (int i = 0; i < FORMAT_COUNT; i++) {
         if (!measure(&FORMATS[i], &found)) continue;
         int agreed = 0;
@@ -169,7 +174,8 @@ static void formats_keep_their_accuracy(void **unused) {
         double agreement = (double)agreed / f32.said, same = (double)found.same / (found.prompts * NEW_TOKENS);
         double of_bf16 = found.perplexity / bf16.perplexity;
         print_message("%-5s %-4s %-9s %10.5f %+8.3f %% %18.2f %% %16.1f %%\n", weight_format_name(FORMATS[i].weights),
-                      KV_NAMES[FORMATS[i].kv], FORMATS[i].kernels, found.perplexity, 100 * (of_bf16 - 1), 100 * agreement, 100 * same);
+                      KV_NAMES[FORMATS[i].kv], FORMATS[i].kernels, found.perplexity, 100 * (of_bf16 - 1),
+                      100 * agreement, 100 * same);
         good = good && of_bf16 <= FORMATS[i].perplexity_most && agreement >= FORMATS[i].agreement_least &&
                same >= FORMATS[i].same_least;
     }

@@ -6,17 +6,17 @@
 // Prompts go through whole and in chunks of 1, 7 and 32, over KV pages in shuffled order; answers are decoded by
 // groups of prompts, one row each, and alone.
 //
-// bf16, of a checkpoint that is bf16 itself as the published ones are: its weights are then exactly the checkpoint's, and
-// where activations stay fp32, all that holds for f32 holds to the same bound. That is so for the reference stages, and
-// for the fast ones in rows of answers (engine/stages.h), in which prompts go through here too.
+// bf16, of a checkpoint that is bf16 itself as the published ones are: its weights are then exactly the checkpoint's,
+// and where activations stay fp32, all that holds for f32 holds to the same bound. That is so for the reference stages,
+// and for the fast ones in rows of answers (engine/stages.h), in which prompts go through here too.
 //
 // Rows of prompts are another matter: where the processor has bf16 instructions, the fast stages round the
 // activations of many rows to bf16 (half a unit in 8 bits: relative 2^-9 at most, 2^-9/√3 ≈ 0.0011 in the mean square).
 // A layer rounds four inputs (of q, k, v; of o; of gate and up; of down), so L layers move the logits by some
-// 0.0011 · √(4L) of their spread: with a spread of 3, 0.01 for 2 layers, 0.016 for 6. Where a routing decision lies that
-// near, it turns, and log-probabilities behind it move by tenths: that is the family's own discontinuity, and no bound
-// on the largest difference can hold. Hence bounds on the usual: half of all differences within 0.01, nine in ten within
-// 0.03 (1.65 of those deviations, and some room), and 19 greedy tokens in 20 the same along the golden path.
+// 0.0011 · √(4L) of their spread: with a spread of 3, 0.01 for 2 layers, 0.016 for 6. Where a routing decision lies
+// that near, it turns, and log-probabilities behind it move by tenths: that is the family's own discontinuity, and no
+// bound on the largest difference can hold. Hence bounds on the usual: half of all differences within 0.01, nine in ten
+// within 0.03 (1.65 of those deviations, and some room), and 19 greedy tokens in 20 the same along the golden path.
 #include "engine/binder.h" // struct model_storage
 #include "engine/forward.h"
 #include "engine/placement.h"
@@ -238,8 +238,8 @@ static void close_to(double found, double expected, double tolerance, const char
         fail_msg("prompt %d, %s %d: expected %.6f, found %.6f", prompt, what, at, expected, found);
 }
 
-static void compare(struct session *s, const float *logits, int32_t token, double expected, const char *what, int prompt,
-                    int at) {
+static void compare(struct session *s, const float *logits, int32_t token, double expected, const char *what,
+                    int prompt, int at) {
     double found = logprob(s, logits, token);
     if (!s->differences) {
         close_to(found, expected, TOLERANCE_EXACT, what, prompt, at);

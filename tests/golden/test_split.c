@@ -1,12 +1,12 @@
 // The experts on an OpenCL device beside all of it on the CPU, in each format of weights, through the whole engine: the
 // golden prompts of the built-in model, each continued greedily and freely for 64 tokens. The tokens are the same.
 //
-// In int8 and int4 the device multiplies the same integers as the CPU does (cl_kernels/quantize.cl); what is left is the
-// order of sums in f32. Where that moves a value over the border between two integers, or bf16's rounding of a prompt's
-// rows differs, log-probabilities move by hundredths: measured 0.07 at most, with all 34 answers the same in every format.
-// On a processor with other kernels a token that leads by less than that may turn, which changes all behind it: in at most
-// one answer in ten, and in f32 in none. With rows that are not quantized (which was so once) three answers in int8 and
-// three in int4 turned, one of these against a lead of 0.7.
+// In int8 and int4 the device multiplies the same integers as the CPU does (cl_kernels/quantize.cl); what is left is
+// the order of sums in f32. Where that moves a value over the border between two integers, or bf16's rounding of a
+// prompt's rows differs, log-probabilities move by hundredths: measured 0.07 at most, with all 34 answers the same in
+// every format. On a processor with other kernels a token that leads by less than that may turn, which changes all
+// behind it: in at most one answer in ten, and in f32 in none. With rows that are not quantized (which was so once)
+// three answers in int8 and three in int4 turned, one of these against a lead of 0.7.
 #include "engine/engine.h"
 
 #include <setjmp.h>

@@ -62,7 +62,8 @@ static void run_layer(struct work *w, int l, struct pass *pass) {
     pass->bytes[QKV] += bytes_of(&w->q[l].weight) + bytes_of(&w->k[l].weight) + bytes_of(&w->v[l].weight);
     stages->attention(w->state, &w->attention, &batch, &w->cache, l, w->qx, w->kx, w->vx, w->attended);
     pass->seconds[ATTENTION] += lap(&since);
-    pass->bytes[ATTENTION] += (double)rows * (w->context + 1) * KV_HEADS * 2 * (double)(w->cache.block_bytes / KV_PAGE_TOKENS);
+    pass->bytes[ATTENTION] +=
+        (double)rows * (w->context + 1) * KV_HEADS * 2 * (double)(w->cache.block_bytes / KV_PAGE_TOKENS);
     stages->linear(w->state, &w->o[l], w->attended, w->x, rows, true);
     pass->seconds[OUTPUT] += lap(&since);
     pass->bytes[OUTPUT] += bytes_of(&w->o[l].weight);
@@ -138,7 +139,8 @@ static void prepare(struct work *w, enum kv_format kv) {
     int each = kv_cache_pages_for((size_t)w->context + 1), pages = each * w->rows;
     if (kv_cache_init(&w->cache, kv, LAYERS, KV_HEADS, HEAD_DIM, pages, &error) != 0) exit(1);
     float *values = random_floats(&dice, HEAD_DIM);
-    for (unsigned char *block = w->cache.data; block < w->cache.data + w->cache.data_bytes; block += w->cache.block_bytes)
+    for (unsigned char *block = w->cache.data; block < w->cache.data + w->cache.data_bytes;
+         block += w->cache.block_bytes)
         for (int p = 0; p < KV_PAGE_TOKENS; p++) kv_cache_put(&w->cache, block, p, values);
     free(values);
     int32_t *page = allocate((size_t)pages, sizeof *page);

@@ -46,9 +46,9 @@ static float sum_of(bool half, const void *a, size_t a_at, const void *b, size_t
     return sum;
 }
 
-static CLBlastStatusCode multiply(bool half, size_t m, size_t n, size_t k, cl_mem a, const size_t *a_at, size_t a_ld, cl_mem b,
-                                  const size_t *b_at, size_t b_ld, cl_mem c, const size_t *c_at, size_t c_ld, size_t count,
-                                  cl_command_queue queue, cl_event *event) {
+static CLBlastStatusCode multiply(bool half, size_t m, size_t n, size_t k, cl_mem a, const size_t *a_at, size_t a_ld,
+                                  cl_mem b, const size_t *b_at, size_t b_ld, cl_mem c, const size_t *c_at, size_t c_ld,
+                                  size_t count, cl_command_queue queue, cl_event *event) {
     size_t a_bytes, b_bytes, c_bytes;
     void *x = read_all(queue, a, &a_bytes), *w = read_all(queue, b, &b_bytes), *y = read_all(queue, c, &c_bytes);
     CLBlastStatusCode rc = x && w && y ? CLBlastSuccess : CLBlastUnexpectedError;
@@ -69,11 +69,11 @@ static CLBlastStatusCode multiply(bool half, size_t m, size_t n, size_t k, cl_me
 }
 
 CLBlastStatusCode CLBlastSgemmBatched(const CLBlastLayout layout, const CLBlastTranspose a_transpose,
-                                      const CLBlastTranspose b_transpose, const size_t m, const size_t n, const size_t k,
-                                      const float *alphas, const cl_mem a, const size_t *a_at, const size_t a_ld,
-                                      const cl_mem b, const size_t *b_at, const size_t b_ld, const float *betas, cl_mem c,
-                                      const size_t *c_at, const size_t c_ld, const size_t count, cl_command_queue *queue,
-                                      cl_event *event) {
+                                      const CLBlastTranspose b_transpose, const size_t m, const size_t n,
+                                      const size_t k, const float *alphas, const cl_mem a, const size_t *a_at,
+                                      const size_t a_ld, const cl_mem b, const size_t *b_at, const size_t b_ld,
+                                      const float *betas, cl_mem c, const size_t *c_at, const size_t c_ld,
+                                      const size_t count, cl_command_queue *queue, cl_event *event) {
     if (layout != CLBlastLayoutRowMajor || a_transpose != CLBlastTransposeNo || b_transpose != CLBlastTransposeYes ||
         alphas[0] != 1 || betas[0] != 0)
         return CLBlastNotImplemented;
@@ -81,11 +81,11 @@ CLBlastStatusCode CLBlastSgemmBatched(const CLBlastLayout layout, const CLBlastT
 }
 
 CLBlastStatusCode CLBlastHgemmBatched(const CLBlastLayout layout, const CLBlastTranspose a_transpose,
-                                      const CLBlastTranspose b_transpose, const size_t m, const size_t n, const size_t k,
-                                      const cl_half *alphas, const cl_mem a, const size_t *a_at, const size_t a_ld,
-                                      const cl_mem b, const size_t *b_at, const size_t b_ld, const cl_half *betas, cl_mem c,
-                                      const size_t *c_at, const size_t c_ld, const size_t count, cl_command_queue *queue,
-                                      cl_event *event) {
+                                      const CLBlastTranspose b_transpose, const size_t m, const size_t n,
+                                      const size_t k, const cl_half *alphas, const cl_mem a, const size_t *a_at,
+                                      const size_t a_ld, const cl_mem b, const size_t *b_at, const size_t b_ld,
+                                      const cl_half *betas, cl_mem c, const size_t *c_at, const size_t c_ld,
+                                      const size_t count, cl_command_queue *queue, cl_event *event) {
     if (layout != CLBlastLayoutRowMajor || a_transpose != CLBlastTransposeNo || b_transpose != CLBlastTransposeYes ||
         alphas[0] != 0x3c00 || betas[0] != 0)
         return CLBlastNotImplemented;

@@ -65,10 +65,11 @@ static inline struct owned_matrix weights_of(struct random *random, enum weight_
     return owned;
 }
 
-// In one piece of memory, as in a file, with a gap in front of each matrix, in steps of what it is aligned to; a large one
-// scatters them. Every other row has outliers, the more the wider it is: beyond 400 columns more than are kept apart.
-static inline struct mixture mixture_of(struct random *random, enum weight_format format, int hidden, int inner, int experts,
-                                        int rows, size_t gap) {
+// In one piece of memory, as in a file, with a gap in front of each matrix, in steps of what it is aligned to; a large
+// one scatters them. Every other row has outliers, the more the wider it is: beyond 400 columns more than are kept
+// apart.
+static inline struct mixture mixture_of(struct random *random, enum weight_format format, int hidden, int inner,
+                                        int experts, int rows, size_t gap) {
     struct mixture m = {.hidden = hidden, .inner = inner, .experts = experts, .rows = rows};
     size_t step = weight_format_packed(format) ? 64 : weight_format_bytes(format, 1, 1), at = 0;
     size_t most = weight_format_bytes(format, inner, hidden), other = weight_format_bytes(format, hidden, inner);

@@ -56,8 +56,8 @@ static inline void gated_bounds(const struct mixture *m, const struct expert *ex
     }
 }
 
-// The same values as int8: what they become, and how far off that may be. A step's size follows its group's largest value;
-// where a value is so near the border between two steps that its tolerance reaches it, it may take either.
+// The same values as int8: what they become, and how far off that may be. A step's size follows its group's largest
+// value; where a value is so near the border between two steps that its tolerance reaches it, it may take either.
 static inline void quantize_bounds(int columns, double *value, double *tolerance) {
     float *x = allocate((size_t)columns, sizeof *x);
     for (int k = 0; k < columns; k++) x[k] = (float)value[k];

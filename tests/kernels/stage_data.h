@@ -74,7 +74,8 @@ struct owned_matrix {
 };
 
 // weights: [rows][columns]. Blocks of their exact bytes, aligned as the loader aligns them.
-static inline struct owned_matrix packed_matrix(enum weight_format format, int rows, int columns, const float *weights) {
+static inline struct owned_matrix packed_matrix(enum weight_format format, int rows, int columns,
+                                                const float *weights) {
     struct owned_matrix owned = {.matrix = {format, rows, columns, NULL}};
     struct matrix *matrix = &owned.matrix;
     size_t block_bytes = weight_format_bytes(matrix->format, 1, 1);

@@ -1,6 +1,6 @@
 // Attention of the CPU at every level against the reference: pages in any order, windows shorter and longer than
-// the context, prompts in chunks, several sequences in a batch, and that nobody's result depends on the others. Keys and
-// values are held in one format after the other, setting by setting.
+// the context, prompts in chunks, several sequences in a batch, and that nobody's result depends on the others. Keys
+// and values are held in one format after the other, setting by setting.
 #include "tests/kernels/stage_data.h"
 
 #include <setjmp.h>
@@ -179,8 +179,8 @@ static void compare_caches(const struct kv_cache *found, const unsigned char *da
     free(expected.data);
 }
 
-// Where the reference's own keys were rounded the other way, a score is off by a rounding of one of them at most, and the
-// result by that of one value.
+// Where the reference's own keys were rounded the other way, a score is off by a rounding of one of them at most, and
+// the result by that of one value.
 static double held_tolerance(const struct setting *s) {
     return s->cache.format == KV_F32 ? 0 : s->cache.format == KV_F16 ? 0x1p-9 : 4.0 / 127;
 }
@@ -206,7 +206,8 @@ static void check_rows(struct setting *s) {
         run_some(&cpu_stages, state, s, 0, s->batch.sequences, found);
         assert_true(behind[0] == 0.5f);
         bool narrow = s->prompts && s->attention.narrow && DEVICES[d].options.bf16 != BF16_NONE;
-        compare(DEVICES[d].name, found, expected, s->q_count, (narrow ? BF16_TOLERANCE : tolerance_of(s, CONTEXT)) + held_tolerance(s));
+        compare(DEVICES[d].name, found, expected, s->q_count,
+                (narrow ? BF16_TOLERANCE : tolerance_of(s, CONTEXT)) + held_tolerance(s));
         compare_caches(&s->cache, after);
 
         memcpy(s->cache.data, before, s->cache.data_bytes);
@@ -255,7 +256,8 @@ static void reference_by_hand(void **unused) {
     }
     for (int j = 0; j < 3; j++) {
         kv_cache_get(&s.cache, kv_cache_block(&s.cache, LAYER, s.pages[0][(31 + j) / 32], 0, 0), (31 + j) % 32, key);
-        kv_cache_get(&s.cache, kv_cache_block(&s.cache, LAYER, s.pages[0][(31 + j) / 32], 1, 0), (31 + j) % 32, value[j]);
+        kv_cache_get(&s.cache, kv_cache_block(&s.cache, LAYER, s.pages[0][(31 + j) / 32], 1, 0), (31 + j) % 32,
+                     value[j]);
         weight[j] =
             exp((q[0] * (double)key[0] + q[1] * (double)key[1] + q[2] * (double)key[2] + q[3] * (double)key[3]) / 2);
         total += weight[j];

@@ -353,8 +353,8 @@ static void run_product(const struct kernels *kernels, struct random *random) {
             float *b = random_floats(random, (size_t)depth * (size_t)columns);
             float *c = random_floats(random, (size_t)rows * (size_t)columns);
             float *found = copy_floats(c, (size_t)rows * (size_t)columns);
-            kernels->product(
-                &(struct product){a, b, found, (size_t)depth, (size_t)columns, (size_t)columns, rows, depth, columns, 0});
+            kernels->product(&(struct product){a, b, found, (size_t)depth, (size_t)columns, (size_t)columns, rows,
+                                               depth, columns, 0});
             for (int r = 0; r < rows; r++)
                 for (int n = 0; n < columns; n++) {
                     double sum = (double)c[r * columns + n], absolute = fabs(sum);
@@ -377,8 +377,8 @@ static void products(void **state) {
     at_levels(run_product);
 }
 
-// ---- Rows of keys and values, in every format: what is stored is what the cache's plain C stores, and products of it are
-// those of what it holds
+// ---- Rows of keys and values, in every format: what is stored is what the cache's plain C stores, and products of it
+// are those of what it holds
 
 static void check_row_kernels(const struct kernels *kernels, struct random *random, enum kv_format format, int width) {
     enum { COUNT = 7, ROWS = 5, STRIDE = 9 };
@@ -461,9 +461,11 @@ static void rows_of_keys_and_values(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_are_kernels), cmocka_unit_test(rows_of_keys_and_values), cmocka_unit_test(exponentials),    cmocka_unit_test(bf16),
-        cmocka_unit_test(bf16_blocks),       cmocka_unit_test(bf16_packs_sums), cmocka_unit_test(small_kernels),
-        cmocka_unit_test(transposition),     cmocka_unit_test(products),
+        cmocka_unit_test(there_are_kernels), cmocka_unit_test(rows_of_keys_and_values),
+        cmocka_unit_test(exponentials),      cmocka_unit_test(bf16),
+        cmocka_unit_test(bf16_blocks),       cmocka_unit_test(bf16_packs_sums),
+        cmocka_unit_test(small_kernels),     cmocka_unit_test(transposition),
+        cmocka_unit_test(products),
     };
     return cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
 }

@@ -241,8 +241,8 @@ static void gated_bounds(const struct mixture *m, enum matmul_way way, const str
     }
 }
 
-// Half of what the gated value i may be off by when it is rounded once more: by 2^-9 of itself in bf16, by half a step of
-// its group in int8.
+// Half of what the gated value i may be off by when it is rounded once more: by 2^-9 of itself in bf16, by half a step
+// of its group in int8.
 static double rounding(const struct mixture *m, enum matmul_way way, const double *gated, int i) {
     if (way == MATMUL_BF16) return 0x1p-9 * fabs(gated[i]);
     if (way != MATMUL_PACKED) return 0;

@@ -17,7 +17,8 @@ static void one_shape(struct random *random, enum weight_format format, int hidd
 }
 
 static void shapes(void) {
-    static const int SHAPES[][3] = {{1, 1, 2}, {7, 5, 3}, {48, 31, 4}, {64, 96, 8}, {101, 33, 16}, {256, 96, 40}, {430, 330, 3}};
+    static const int SHAPES[][3] = {{1, 1, 2},     {7, 5, 3},     {48, 31, 4},  {64, 96, 8},
+                                    {101, 33, 16}, {256, 96, 40}, {430, 330, 3}};
     static const int ROWS[] = {1, 2, 15, 16, 17, 33, 100, 513};
     struct random random = {31};
     for (int format = (int)first_format(); format < WEIGHT_FORMAT_COUNT; format++)
@@ -141,8 +142,8 @@ static void known_routes(void) {
     mixture_free(&m);
 }
 
-// Scores on a coarse grid (many ties), within a few percent of each other, all negative: no route may turn, for scores that
-// are columns of x have no rounding. 40 experts: more than the router's scores that are computed at once.
+// Scores on a coarse grid (many ties), within a few percent of each other, all negative: no route may turn, for scores
+// that are columns of x have no rounding. 40 experts: more than the router's scores that are computed at once.
 static void near_ties(void) {
     enum { EXPERTS = 40, ROWS = 300 };
     struct random random = {46};
@@ -151,7 +152,11 @@ static void near_ties(void) {
     for (int i = 0; i < ROWS * EXPERTS; i++) {
         float x = 3 * random_float(&random);
         int kind = i / EXPERTS % 5;
-        m.x[i] = kind == 0 ? x : kind == 1 ? roundf(x) : kind == 2 ? -fabsf(x) : kind == 3 ? 1 + 0.01f * x : -1 - 0.01f * x;
+        m.x[i] = kind == 0   ? x
+                 : kind == 1 ? roundf(x)
+                 : kind == 2 ? -fabsf(x)
+                 : kind == 3 ? 1 + 0.01f * x
+                             : -1 - 0.01f * x;
     }
     struct answer a = answer_for(&m);
     struct opencl *opencl = open_for(&m);
@@ -212,8 +217,8 @@ static void same_bits(void) {
     mixture_free(&m);
 }
 
-// What a row is decides how it is computed, not how many there are: in a kind each row has the same bits in calls of any
-// size, and what the other kind gives for it is close.
+// What a row is decides how it is computed, not how many there are: in a kind each row has the same bits in calls of
+// any size, and what the other kind gives for it is close.
 static void kinds_of_rows(void) {
     enum { ROWS = 60, HIDDEN = 100 };
     static const int SIZES[] = {1, 3, 16, 17, 33, ROWS};
@@ -273,9 +278,9 @@ static void both_slots(void) {
 
 // ---- Beside the CPU
 
-// Integer products give what the CPU's give, from the same whole numbers. What is left is the order of the sums and exp's
-// last bits; and where those carry a value between gate and down over the border of a step, that step: a part in 127 of one
-// value of hundreds.
+// Integer products give what the CPU's give, from the same whole numbers. What is left is the order of the sums and
+// exp's last bits; and where those carry a value between gate and down over the border of a step, that step: a part in
+// 127 of one value of hundreds.
 static void as_the_cpu(void) {
     enum { ROWS = 60, HIDDEN = 512, INNER = 448 };
     struct random random = {47};

@@ -49,7 +49,8 @@ static void every_call_fails_once(void) {
             survived += code == 0;
         }
     opencl_inject(0, OPENCL_FAULT_ONCE);
-    assert_true(survived < 10); // words of a device, a buffer that is copied instead of shared: little can go without harm
+    assert_true(survived <
+                10); // words of a device, a buffer that is copied instead of shared: little can go without harm
     assert_int_equal(whole_life(&m, &right, 0, &error), 0);
     answer_free(&right);
     mixture_free(&m);

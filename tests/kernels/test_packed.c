@@ -1,5 +1,5 @@
-// The kernels for int8 and int4, at every level this machine has: against sums in whole numbers written out here, at the
-// shapes of Phi-tiny, Phi-mini and Phi-3.5 and at ragged ones; against each other, to the bit; and how much their
+// The kernels for int8 and int4, at every level this machine has: against sums in whole numbers written out here, at
+// the shapes of Phi-tiny, Phi-mini and Phi-3.5 and at ragged ones; against each other, to the bit; and how much their
 // rounding costs, and that of prompts in bf16, beside the scheme that llama.cpp calls Q8_0 and Q4_0.
 //
 // Tolerance: whole numbers are exact, so a result is off by the roundings of one product and one sum for each group of
@@ -35,7 +35,8 @@ static float *activations(struct random *random, int rows, int columns) {
     return x;
 }
 
-static struct product_case case_of(struct random *random, enum weight_format format, int outputs, int columns, int rows) {
+static struct product_case case_of(struct random *random, enum weight_format format, int outputs, int columns,
+                                   int rows) {
     return (struct product_case){.weight = random_matrix(random, format, outputs, columns, 0),
                                  .x = activations(random, rows, columns),
                                  .bias = random_below(random, 2) ? random_floats(random, (size_t)outputs) : NULL,
@@ -112,7 +113,8 @@ static void check_product(const char *name, const struct product_case *c, const 
         }
 }
 
-static void product_on_all(struct random *random, enum weight_format format, int outputs, int columns, int rows, int step) {
+static void product_on_all(struct random *random, enum weight_format format, int outputs, int columns, int rows,
+                           int step) {
     struct product_case c = case_of(random, format, outputs, columns, rows);
     float *first = NULL; // by vectors
     for (int level = 0; level < PACKED_LEVELS; level++) {
@@ -145,8 +147,9 @@ static void products_of_small_shapes(void **unused) {
 // Projections, experts and head of Phi-tiny, Phi-mini and Phi-3.5.
 static void products_of_real_shapes(void **unused) {
     (void)unused;
-    static const int SHAPES[][2] = {{2048, 4096}, {512, 4096}, {4096, 2048}, {448, 4096},  {4096, 448}, {960, 4096},
-                                    {4096, 960},  {1024, 4096}, {4096, 4096}, {6400, 4096}, {4096, 6400}, {32064, 4096}};
+    static const int SHAPES[][2] = {{2048, 4096}, {512, 4096},  {4096, 2048}, {448, 4096},
+                                    {4096, 448},  {960, 4096},  {4096, 960},  {1024, 4096},
+                                    {4096, 4096}, {6400, 4096}, {4096, 6400}, {32064, 4096}};
     struct random random = {32};
     for (size_t s = 0; s < sizeof SHAPES / sizeof *SHAPES; s++)
         for (int f = 0; f < 2; f++) {
@@ -184,7 +187,8 @@ static void check_panel(const struct bf16_kernels *kernels, const struct matrix 
 
 static void panels(void **unused) {
     (void)unused;
-    static const int SHAPES[][2] = {{1, 1}, {16, 32}, {17, 33}, {32, 64}, {33, 448}, {70, 1100}, {448, 4096}, {96, 960}};
+    static const int SHAPES[][2] = {{1, 1},    {16, 32},   {17, 33},    {32, 64},
+                                    {33, 448}, {70, 1100}, {448, 4096}, {96, 960}};
     const struct bf16_kernels *kernels = bf16_kernels_at(BF16_AVX512);
     if (!kernels) skip();
     struct random random = {37};
@@ -264,7 +268,8 @@ static void outliers_that_matter(void **unused) {
     struct packed_x *row = calloc(packed_x_blocks(COLUMNS), sizeof *row);
     float *x = random_floats(&random, COLUMNS);
     assert_non_null(row);
-    for (int i = 0; i < MANY; i++) x[i * 200 + 7] = (float)(10 + i * 7 % MANY) * (i % 2 ? 1 : -1); // each in a group of its own
+    for (int i = 0; i < MANY; i++)
+        x[i * 200 + 7] = (float)(10 + i * 7 % MANY) * (i % 2 ? 1 : -1); // each in a group of its own
     packed_c.quantize(x, COLUMNS, row);
     const struct packed_outliers *list = packed_outliers_of(row, COLUMNS);
     assert_int_equal(list->count, PACKED_OUTLIERS);

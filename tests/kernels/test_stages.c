@@ -5,8 +5,8 @@
 // Tolerances. A sum of n products is allowed (4√n + 8) · 2^-24 of the sum of their absolute values: rounding errors
 // behave like a random walk, and four standard deviations are hardly ever exceeded over the number of values
 // tested here, while a single product left out or taken twice shows as about 1/n of that sum. Where a device
-// multiplies in bf16 or int8, the reference is given the activations rounded in the same way, and in bf16 the weights, so
-// that the same holds; that int8 rounds them well is for test_packed.
+// multiplies in bf16 or int8, the reference is given the activations rounded in the same way, and in bf16 the weights,
+// so that the same holds; that int8 rounds them well is for test_packed.
 #include "tests/kernels/stage_data.h"
 
 #include <setjmp.h>

@@ -1,5 +1,5 @@
-// A thousand damaged model directories, the same ones every time. Each either opens (a flip in a weight is a weight) and
-// then runs a step, or is refused with a message that names the directory or one of its files. Meant to be run with
+// A thousand damaged model directories, the same ones every time. Each either opens (a flip in a weight is a weight)
+// and then runs a step, or is refused with a message that names the directory or one of its files. Meant to be run with
 // address and undefined-behaviour sanitizers: then nothing may be read out of bounds, overflow or leak on the way.
 #include "engine/model.h"
 #include "tests/unit/model_files.h"
@@ -136,10 +136,36 @@ static void deep(struct damaged *d) {
 static json_t *hostile(void) {
     json_error_t cause;
     static const char *const values[] = {
-        "-1", "0", "1", "2", "3", "-2147483649", "4294967296", "9223372036854775807", "-9223372036854775808", "1e308",
-        "-1e308", "1e-320", "0.5", "48.0", "\"48\"", "\"\"", "\"../..\"", "\"\\ud83d\\ude00\\u0001\"", "null", "true",
-        "false", "[]", "{}", "[[[[1]]]]", "{\"rope_type\": \"longrope\"}", "{\"type\": {}}", "[0, 18446744073709551615]",
-        "[4294967296, 4294967296]", "[-1, 1]", "[1,1,1,1,1,1,1,1,1]",
+        "-1",
+        "0",
+        "1",
+        "2",
+        "3",
+        "-2147483649",
+        "4294967296",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "1e308",
+        "-1e308",
+        "1e-320",
+        "0.5",
+        "48.0",
+        "\"48\"",
+        "\"\"",
+        "\"../..\"",
+        "\"\\ud83d\\ude00\\u0001\"",
+        "null",
+        "true",
+        "false",
+        "[]",
+        "{}",
+        "[[[[1]]]]",
+        "{\"rope_type\": \"longrope\"}",
+        "{\"type\": {}}",
+        "[0, 18446744073709551615]",
+        "[4294967296, 4294967296]",
+        "[-1, 1]",
+        "[1,1,1,1,1,1,1,1,1]",
     };
     size_t count = sizeof values / sizeof *values;
     return json_loads(values[draw((uint32_t)count)], JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL * draw(2), &cause);
@@ -355,8 +381,9 @@ static void step(const struct model *model, const struct stages *stages) {
     struct kv_cache cache = {0};
     assert_int_equal(stages->open(&state, &limits, &error), 0);
     assert_int_equal(forward_create(&forward, model, stages, state, 3, 1, &error), 0);
-    assert_int_equal(kv_cache_init(&cache, KV_F16, model->config.layers, model->config.kv_heads, model->config.head_dim, 1,
-                                   &error), 0);
+    assert_int_equal(
+        kv_cache_init(&cache, KV_F16, model->config.layers, model->config.kv_heads, model->config.head_dim, 1, &error),
+        0);
     float *logits = calloc((size_t)model->config.vocab, sizeof *logits);
     assert_non_null(logits);
     forward_run(forward, &batch, &cache, logits);
@@ -384,9 +411,10 @@ static void check_inspection(int number, const struct model_options *options, co
 static void a_thousand_damages(void **state) {
     (void)state;
     static void (*const kinds[])(struct damaged *) = {
-        truncated,       longer,          flipped_anywhere, flipped_in_the_header, hostile_header_length, garbled_text,
-        deep,            hostile_setting, missing_setting,  another_setting,       hostile_header,        hostile_header,
-        hostile_setting, hostile_index,   no_plain_file,    exchanged_files,
+        truncated,       longer,         flipped_anywhere, flipped_in_the_header, hostile_header_length,
+        garbled_text,    deep,           hostile_setting,  missing_setting,       another_setting,
+        hostile_header,  hostile_header, hostile_setting,  hostile_index,         no_plain_file,
+        exchanged_files,
     };
     const int kind_count = sizeof kinds / sizeof *kinds;
     struct damaged d;

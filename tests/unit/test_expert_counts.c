@@ -22,7 +22,8 @@ static void pairs_are_counted(void **unused) {
     struct error error;
     uint64_t rows_of[4];
     int32_t first[] = {0, 1, 0, 1, 2, 1}, second[] = {3, 0};
-    const struct routing prompt = {.rows = 3, .top_k = 2, .expert = first}, answer = {.rows = 1, .top_k = 2, .expert = second};
+    const struct routing prompt = {.rows = 3, .top_k = 2, .expert = first},
+                         answer = {.rows = 1, .top_k = 2, .expert = second};
     assert_int_equal(expert_counts_create(&counts, 3, 4, &error), 0);
     expert_counts_balance(counts, &balance);
     assert_true(near(balance.evenness, 0) && near(balance.busiest, 0));

@@ -1,14 +1,14 @@
-// Guesses in the engine, on a model of cardboard that mostly repeats itself, under a clock in which every step takes the
-// same time: so guessing always pays, and is done whenever there is room. Whatever a request asks for, the answer is
-// the one without guesses.
+// Guesses in the engine, on a model of cardboard that mostly repeats itself, under a clock in which every step takes
+// the same time: so guessing always pays, and is done whenever there is room. Whatever a request asks for, the answer
+// is the one without guesses.
 #include "tests/unit/fake_model.h"
 
 #include "engine/prefix_cache.h"
 
 #include <stdatomic.h>
 
-// Time passes a little whenever somebody looks; what a step's rows take is not in it. A prompt of many chunks takes long
-// enough for its answer to be guessed at from the beginning.
+// Time passes a little whenever somebody looks; what a step's rows take is not in it. A prompt of many chunks takes
+// long enough for its answer to be guessed at from the beginning.
 static _Atomic double now = 1000;
 
 double clock_seconds(void) {
@@ -129,8 +129,8 @@ static void one_who_wants_no_guesses_gets_none(void **state) {
     engine_close(engine);
 }
 
-// The answer ends where it ends, wherever in a step that is: at its last token, at an end-of-turn token, at a stop string
-// that begins in one guess and ends in another.
+// The answer ends where it ends, wherever in a step that is: at its last token, at an end-of-turn token, at a stop
+// string that begins in one guess and ends in another.
 static void answers_end_where_they_end(void **state) {
     (void)state;
     enum { PERIOD = 7, ENDS = 40 };
@@ -182,7 +182,8 @@ static void drawn_tokens_are_as_likely_as_the_model_says(void **state) {
     struct engine_request request = request_of(prompt, PROMPT_RANDOM, LENGTH, 5, TOKENS);
     static int32_t expected[TOKENS] = {TOKEN_A + 3, TOKEN_A + 1, TOKEN_A + 4, TOKEN_A + 1};
     float logits[VOCAB];
-    fake_logits(prompt, LENGTH, logits); // the first token is drawn with the prompt; the second is the one that is guessed
+    fake_logits(prompt, LENGTH,
+                logits); // the first token is drawn with the prompt; the second is the one that is guessed
     for (int i = 0; i < VOCAB; i++)
         if (first < 0 || logits[i] > logits[first]) first = i;
     prompt[LENGTH] = first;
@@ -220,8 +221,8 @@ static void drawn_tokens_are_as_likely_as_the_model_says(void **state) {
 
 // ---- What goes wrong
 
-// The logits behind a guess are not finite. Where the guess is wrong nobody asks for them; where it is right, the request
-// fails there as it would have without.
+// The logits behind a guess are not finite. Where the guess is wrong nobody asks for them; where it is right, the
+// request fails there as it would have without.
 static void numbers_that_are_not_finite(void **state) {
     (void)state;
     static int32_t prompt[PROMPT];
@@ -313,8 +314,8 @@ static void cancelling_among_guesses(void **state) {
     engine_close(engine);
 }
 
-// What was guessed wrong is in nobody's prefix: the next turn, and one that goes on with the wrong guesses themselves, get
-// the answers that they get in an engine that has never guessed.
+// What was guessed wrong is in nobody's prefix: the next turn, and one that goes on with the wrong guesses themselves,
+// get the answers that they get in an engine that has never guessed.
 static void wrong_guesses_are_kept_for_nobody(void **state) {
     (void)state;
     static int32_t prompt[PROMPT], turn[PROMPT + 80];

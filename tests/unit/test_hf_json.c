@@ -79,8 +79,9 @@ static void parse_takes_integers_beyond_64_bits(void **state) {
 
 static void integers(void **state) {
     (void)state;
-    json_t *json = parse("{\"seven\": 7, \"text\": \"7\", \"half\": 7.5, \"whole\": 7.0, \"true\": true, \"null\": null,"
-                         "\"most\": 9223372036854775807, \"huge\": 1e300, \"list\": [7]}");
+    json_t *json =
+        parse("{\"seven\": 7, \"text\": \"7\", \"half\": 7.5, \"whole\": 7.0, \"true\": true, \"null\": null,"
+              "\"most\": 9223372036854775807, \"huge\": 1e300, \"list\": [7]}");
     struct error error;
     int64_t out;
     assert_int_equal(hf_json_int(json, "f.json", "seven", 7, 7, &out, &error), 0);
@@ -150,8 +151,9 @@ static void quotes_are_bounded_and_clean(void **state) {
     struct error error;
     int64_t out;
     assert_int_equal(hf_json_int(json, "f", "s", 0, 1, &out, &error), ERROR_FORMAT);
-    assert_string_equal(error.message,
-                        "f: s: expected an integer from 0 to 1, found \" [31mxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\xc3\xa9\"");
+    assert_string_equal(
+        error.message,
+        "f: s: expected an integer from 0 to 1, found \" [31mxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\xc3\xa9\"");
     json_decref(json);
 }
 

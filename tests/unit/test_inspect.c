@@ -115,7 +115,8 @@ static void test_unsupported(void **state) {
     struct scratch scratch;
     scratch_create(&scratch);
     copy_directory(&scratch, DEMO);
-    edit_config(&scratch, "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"longrope\", \"short_mscale\": 1.243}");
+    edit_config(&scratch, "\"rope_scaling\": null",
+                "\"rope_scaling\": {\"type\": \"longrope\", \"short_mscale\": 1.243}");
     unsupported(&scratch, "longrope", true);
 
     write_file(scratch_path(&scratch, "chat_template.jinja"), "{{ x }}", 7); // the first cause stays

@@ -163,7 +163,8 @@ static void impossible_sizes_are_refused(void **state) {
     assert_int_equal(kv_cache_init(&cache, KV_F32, 2, 3, 4, 0, &error), ERROR_ARGUMENT);
     assert_int_equal(kv_cache_init(&cache, KV_F32, 2, 3, -4, 1, &error), ERROR_ARGUMENT);
     assert_int_equal(kv_cache_init(&cache, KV_F32, INT_MAX, INT_MAX, INT_MAX, INT_MAX, &error), ERROR_ARGUMENT);
-    assert_int_equal(kv_cache_init(&cache, KV_F32, 1 << 20, 1 << 10, 1 << 10, 1 << 14, &error), ERROR_MEMORY); // 2^62 bytes
+    assert_int_equal(kv_cache_init(&cache, KV_F32, 1 << 20, 1 << 10, 1 << 10, 1 << 14, &error),
+                     ERROR_MEMORY); // 2^62 bytes
     assert_non_null(strstr(error.message, "16384 pages"));
     kv_cache_finish(&cache);
 }

@@ -31,7 +31,7 @@ static void test_sizes(void **state) {
     expect(64 * GIB, 16 * 4096, (57 * GIB - SPARE) / (128 << 10));                 // all contexts, and room for more
     expect(7 * GIB + SPARE + 8 * GIB, 8 * 4096, 16 * 4096);                        // half of what is left
     expect(7 * GIB + SPARE + 3 * GIB / 2, 3 * 4096 / 2, 3 * 4096);                 // one and a half
-    expect(7 * GIB + SPARE + GIB / 2, 4096, 4096);                                 // half would be less than one context
+    expect(7 * GIB + SPARE + GIB / 2, 4096, 4096); // half would be less than one context
     expect(7 * GIB + SPARE + GIB / 2 + (7 << 20), 4096, 4096 + 32);                // whole pages only
     expect(7 * GIB + SPARE, 4096, 4096);                                           // nothing is left: one all the same
     expect(4 * GIB, 4096, 4096);                                                   // not even the weights fit

@@ -178,17 +178,20 @@ static void auto_does_not_take_a_cpu(void **unused) {
     need_device();
     char root[] = "/tmp/tandem-root-XXXXXX", path[128];
     assert_non_null(mkdtemp(root));
-    for (const char *const *part = (const char *const[]){"/dev", "/dev/dri", "/dev/dri/renderD128", NULL}; *part; part++) {
+    for (const char *const *part = (const char *const[]){"/dev", "/dev/dri", "/dev/dri/renderD128", NULL}; *part;
+         part++) {
         snprintf(path, sizeof path, "%s%s", root, *part);
         assert_int_equal(mkdir(path, 0700), 0);
     }
     struct placement *placement = open_placement(PLACEMENT_AUTO, root);
     bool gpu = placement_stages(placement) != &reference_stages;
-    if (!gpu && !strstr(placement_describe(placement), "is no GPU") && !strstr(placement_describe(placement), "kernels"))
+    if (!gpu && !strstr(placement_describe(placement), "is no GPU") &&
+        !strstr(placement_describe(placement), "kernels"))
         fail_msg("%s", placement_describe(placement));
     assert_int_equal(warnings.count, 0);
     placement_close(placement);
-    for (const char *const *part = (const char *const[]){"/dev/dri/renderD128", "/dev/dri", "/dev", "", NULL}; *part; part++) {
+    for (const char *const *part = (const char *const[]){"/dev/dri/renderD128", "/dev/dri", "/dev", "", NULL}; *part;
+         part++) {
         snprintf(path, sizeof path, "%s%s", root, *part);
         rmdir(path);
     }
@@ -259,15 +262,16 @@ static void phases_and_layers(void **unused) {
     }
 }
 
-// Some experts of each layer on the device, the others on the CPU: the same results, whoever has which, and no difference
-// to the bit between a row alone and among others.
+// Some experts of each layer on the device, the others on the CPU: the same results, whoever has which, and no
+// difference to the bit between a row alone and among others.
 static void experts_are_shared_out(void **unused) {
     (void)unused;
     need_device();
     static const struct {
         const char *list;
         bool device;
-    } CASES[] = {{"0-7", true}, {"1,3,5,7,9-15", true}, {"0", true}, {"0-15", true}, {"0:0-15;1:2-9", true}, {"0:0-3", false}};
+    } CASES[] = {{"0-7", true},  {"1,3,5,7,9-15", true}, {"0", true},
+                 {"0-15", true}, {"0:0-15;1:2-9", true}, {"0:0-3", false}};
     struct placement *cpu = open_placement(PLACEMENT_CPU, "");
     double few = mix(cpu, 5), many = mix(cpu, 40);
     placement_close(cpu);
@@ -290,7 +294,8 @@ static void experts_are_shared_out(void **unused) {
 
 static void experts_that_are_none(void **unused) {
     (void)unused;
-    static const char *const TEXTS[] = {"16", "0-16", "x", "0,", "2:0-7", "0:", ":1", "0:1;;1:1", "0:1,;1:1", "0 1", "1:16"};
+    static const char *const TEXTS[] = {
+        "16", "0-16", "x", "0,", "2:0-7", "0:", ":1", "0:1;;1:1", "0:1,;1:1", "0 1", "1:16"};
     for (size_t i = 0; i < sizeof TEXTS / sizeof *TEXTS; i++) {
         struct placement *placement;
         struct error error;
@@ -326,7 +331,8 @@ static void what_is_found_is_told(void **unused) {
         const struct engine_placement_point *point = &found->points[i];
         assert_int_equal(point->rows, i == 0 ? 1 : i == 1 ? STAGE_STEADY_ROWS : ROWS_MAX);
         assert_true(point->cpu_seconds > 0 && point->rest_seconds > 0 && point->cpu_rate > 0);
-        assert_true(point->cpu_rate < point->rows / (model->config.layers * (point->cpu_seconds + point->rest_seconds)));
+        assert_true(point->cpu_rate <
+                    point->rows / (model->config.layers * (point->cpu_seconds + point->rest_seconds)));
         assert_true((point->device_seconds > 0) == device && (point->split_rate > 0) == device);
         assert_true(point->handing_seconds <= point->device_seconds);
     }

@@ -93,8 +93,10 @@ static void headers_that_lie(void **state) {
          "\"u\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [8, 16]}}",
          "tensor u: expected to begin at byte 4 of the data, where the one before it ends, found 8"},
         {"{\"t\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [0, 16]},"
-         "\"t\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [0, 16]}}", "duplicate"},
-        {"{\"t\": {\"dtype\": \"F32\", \"shape\": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+         "\"t\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [0, 16]}}",
+         "duplicate"},
+        {"{\"t\": {\"dtype\": \"F32\", \"shape\": "
+         "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
          "nested more than 64 deep"},
     };
     struct scratch scratch;

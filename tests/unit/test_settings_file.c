@@ -197,8 +197,9 @@ static void test_round_trip(void **state) {
 
 static void test_unknown(void **state) {
     (void)state;
-    refuses("server:\n  port: 1\n  prot: 1\n",
-            "FILE:3: unknown key `prot` in `server` (did you mean `port`?); keys there are: host, port, bytes, seconds");
+    refuses(
+        "server:\n  port: 1\n  prot: 1\n",
+        "FILE:3: unknown key `prot` in `server` (did you mean `port`?); keys there are: host, port, bytes, seconds");
     refuses("server:\n  colour: red\n", "FILE:2: unknown key `colour` in `server`; keys there are: host, port");
     refuses("\nsever:\n  port: 1\n",
             "FILE:2: unknown section `sever` (did you mean `server`?); sections are: server, model, engine");

@@ -1,5 +1,5 @@
-// What requests share of their prompts, through the whole engine: pages that were computed before, or are being computed
-// now, are taken and not computed again, and no answer differs for it.
+// What requests share of their prompts, through the whole engine: pages that were computed before, or are being
+// computed now, are taken and not computed again, and no answer differs for it.
 #include "tests/unit/visitors.h"
 
 #include "engine/prefix_cache.h"

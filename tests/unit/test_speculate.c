@@ -141,7 +141,8 @@ static void no_answer_takes_much_longer(void **state) {
             for (unsigned seed = 1; seed <= 5; seed++) {
                 struct step_costs costs = {0};
                 srandom(seed);
-                for (int turn = 0; turn < 6; turn++) { // of short answers and long ones; costs are known better and better
+                for (int turn = 0; turn < 6;
+                     turn++) { // of short answers and long ones; costs are known better and better
                     int tokens = (int[]){30, 600, 10, 200, 60, 1000}[turn];
                     begin(&answer, tokens, RIGHT[r], MACHINES[m].step * (double)(random() % 60));
                     run(&MACHINES[m], &costs, &answer, 1);
@@ -201,7 +202,8 @@ static void gains_are_not_kept_for_ever(void **state) {
     speculator_finish(&answer.speculator);
 }
 
-// One that copies and one that does not: the second waits for the first's guesses, 2 % at most. Two that copy both gain.
+// One that copies and one that does not: the second waits for the first's guesses, 2 % at most. Two that copy both
+// gain.
 static void in_company_nobody_pays_for_others(void **state) {
     (void)state;
     static struct answer answers[8];
@@ -236,7 +238,8 @@ static void no_more_than_there_is_room_for(void **state) {
             step_costs_measured(&costs, 1, rows, 1.1);
         }
     for (int i = 0; i < 8; i++)
-        for (int rows = 1; rows <= SPECULATE_ROWS_MAX; rows++) step_costs_measured(&costs, rows, rows, rows > 1 ? 1.1 : 1);
+        for (int rows = 1; rows <= SPECULATE_ROWS_MAX; rows++)
+            step_costs_measured(&costs, rows, rows, rows > 1 ? 1.1 : 1);
     for (int i = 0; i < SPECULATE_ROWS_MAX; i++) {
         begin(&answers[i], 1000, 1, 1000);
         for (int token = 0; token < 2 * PERIOD; token++) take_step(&answers[i]);

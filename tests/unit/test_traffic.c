@@ -1,9 +1,9 @@
-// Traffic through the whole engine: random arrivals, departures and slow readers, prompts that begin alike, clients that
-// ask too much.
+// Traffic through the whole engine: random arrivals, departures and slow readers, prompts that begin alike, clients
+// that ask too much.
 //
 // What has to hold: every answer is what the model alone would have said, to the last token, whatever was shared,
-// copied, guessed, forgotten or cancelled around it. Nobody starves, nothing leaks, nothing hangs, and who leaves is gone
-// within a step.
+// copied, guessed, forgotten or cancelled around it. Nobody starves, nothing leaks, nothing hangs, and who leaves is
+// gone within a step.
 #include "tests/unit/visitors.h"
 
 #include "engine/scheduler.h"

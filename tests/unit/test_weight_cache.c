@@ -1,5 +1,5 @@
-// The cache of converted weights: what was written comes back, whatever is wrong with a file is found, and what goes wrong
-// in writing leaves the directory as it was.
+// The cache of converted weights: what was written comes back, whatever is wrong with a file is found, and what goes
+// wrong in writing leaves the directory as it was.
 #include "engine/weight_cache.h"
 
 #include <setjmp.h>
