@@ -39,11 +39,14 @@ static bool is_wanted(const struct opencl_options *options, const struct opencl_
 static int try_library(struct opencl *opencl, const char *path, bool half_first, struct error *error) {
     struct opencl_gemm *gemm = &opencl->gemm;
     int rows = opencl->limits.tokens_max < TRY_ROWS ? opencl->limits.tokens_max : TRY_ROWS;
+    const int hidden = opencl->limits.hidden, inner = opencl->limits.intermediate;
+    const int shapes[][2] = {{inner, hidden}, {hidden, inner}}; // gate's and up's, and down's
     int code = clblast_load(&gemm->library, path, error);
     for (int half = half_first; !code && half >= 0; half--) {
         gemm->library.half = half;
-        code = clblast_known_answers(&gemm->library, opencl->api, opencl->context, opencl->queue, rows,
-                                     opencl->limits.intermediate, opencl->limits.hidden, error);
+        for (int i = 0; !code && i < 2; i++)
+            code = clblast_known_answers(&gemm->library, opencl->api, opencl->context, opencl->queue, rows,
+                                         shapes[i][0], shapes[i][1], error);
         if (!code) return 0;
         if (half) code = 0;
     }

@@ -190,6 +190,7 @@ static void expect_refused(const char *said, enum opencl_products products, cons
 
 static void known_answers(void) {
     expect_refused("wrong", OPENCL_PRODUCTS_CLBLAST, "without CLBlast: CLBlast computes wrongly in f32");
+    expect_refused("down", OPENCL_PRODUCTS_CLBLAST, "without CLBlast: CLBlast computes wrongly in f32"); // down's alone
     expect_refused("company", OPENCL_PRODUCTS_CLBLAST, "CLBlast's answer for a row depends on the rows beside it");
     expect_refused("poor", OPENCL_PRODUCTS_CLBLAST, "prompts by CLBlast in f32"); // f16's sums are too inexact
     expect_refused("slow", OPENCL_PRODUCTS_AUTO, "without CLBlast: it is slower");
