@@ -331,14 +331,14 @@ int opencl_gemm_choose(struct opencl *opencl, const struct opencl_options *optio
     }
     double own = time_way(opencl, &zeros, rows, false, error),
            library = own < 0 ? own : time_way(opencl, &zeros, rows, true, error);
+    if (opencl->lost) return (int)error->code; // it may still read the zeros
+    opencl->api->Finish(gemm->queue);
+    opencl->api->Finish(opencl->queue);
     opencl_layers_finish(opencl);
     zeros_finish(&zeros);
     opencl->counts = (struct opencl_counts){0};
     if (library < 0) return (int)error->code;
-    gemm->on = library < own;
-    if (gemm->on) return 0;
-    snprintf(gemm->why_not, sizeof gemm->why_not, "it is slower, %.2f ms for %d rows, %.2f ms without", library * 1e3,
-             rows, own * 1e3);
-    opencl_gemm_close(opencl);
-    return 0;
+    if (library < own) return 0;
+    return error_set(error, ERROR_UNSUPPORTED, "it is slower, %.2f ms for %d rows, %.2f ms without", library * 1e3,
+                     rows, own * 1e3);
 }
