@@ -143,6 +143,8 @@ static int open_device(struct placement *placement, struct engine_placement *fou
                                           .route_user = placement,
                                           .gpu_only = !any,
                                           .wait_seconds = options->wait_seconds,
+                                          .warn = options->warn,
+                                          .warn_user = options->warn_user,
                                           .span = options->trace ? add_span : NULL,
                                           .span_user = options->trace};
     int code = opencl_open(&placement->opencl, &wanted, error);

@@ -14,7 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TRY_ROWS = 256, TIMED_ROWS = 128, TIMED_EXPERTS = 4 };
+enum { TRY_ROWS = 256, TIMED_ROWS = 128 };
+static const size_t TIMED_BYTES_MAX = (size_t)512 << 20; // of weights
 
 bool opencl_products_parse(const char *name, enum opencl_products *out) {
 #define PRODUCTS_MATCH(products, text, meaning) \
@@ -39,11 +40,14 @@ static bool is_wanted(const struct opencl_options *options, const struct opencl_
 static int try_library(struct opencl *opencl, const char *path, bool half_first, struct error *error) {
     struct opencl_gemm *gemm = &opencl->gemm;
     int rows = opencl->limits.tokens_max < TRY_ROWS ? opencl->limits.tokens_max : TRY_ROWS;
+    const int hidden = opencl->limits.hidden, inner = opencl->limits.intermediate;
+    const int shapes[][2] = {{inner, hidden}, {hidden, inner}}; // gate's and up's, and down's
     int code = clblast_load(&gemm->library, path, error);
     for (int half = half_first; !code && half >= 0; half--) {
         gemm->library.half = half;
-        code = clblast_known_answers(&gemm->library, opencl->api, opencl->context, opencl->queue, rows,
-                                     opencl->limits.intermediate, opencl->limits.hidden, error);
+        for (int i = 0; !code && i < 2; i++)
+            code = clblast_known_answers(&gemm->library, opencl->api, opencl->context, opencl->queue, rows,
+                                         shapes[i][0], shapes[i][1], error);
         if (!code) return 0;
         if (half) code = 0;
     }
@@ -256,11 +260,13 @@ bool opencl_gemm_launch(struct opencl *opencl, const struct opencl_layer *layer,
 
 // ---- Which is faster
 
-// A layer of nothing but zeros, and what it is in.
+// A layer whose weights are zeros, with all the experts that the memory is for, and so many rows that an expert has as
+// many as in a prompt of TIMED_ROWS: unpacking its weights is paid by its rows.
 struct zeros {
     void *weights;
     float *router, *x, *y;
-    struct expert expert[TIMED_EXPERTS];
+    int rows;
+    struct expert expert[OPENCL_EXPERTS_MAX];
     struct layer layer;
     struct routing routing;
 };
@@ -274,17 +280,34 @@ static void zeros_finish(struct zeros *zeros) {
     free(zeros->routing.weight);
 }
 
-static bool zeros_create(struct zeros *zeros, const struct opencl *opencl, int rows) {
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+// Row r goes to expert r and the next one, as the router's experts look for one number each: all have about as many.
+static void spread(struct zeros *zeros, int experts, int hidden) {
+    for (int e = 0; e < experts; e++) zeros->router[e * hidden + e % hidden] = 1;
+    for (int r = 0; r < zeros->rows; r++) {
+        zeros->x[r * hidden + (r + 1) % experts % hidden] = 1;
+        zeros->x[r * hidden + r % experts % hidden] = 2;
+    }
+}
+
+static bool zeros_create(struct zeros *zeros, const struct opencl *opencl) {
     const struct stage_limits *limits = &opencl->limits;
-    const int experts = limits->experts < TIMED_EXPERTS ? limits->experts : TIMED_EXPERTS;
-    const size_t count = (size_t)rows * (size_t)limits->hidden;
     const size_t in = weight_format_bytes(opencl->weights, limits->intermediate, limits->hidden);
     const size_t out = weight_format_bytes(opencl->weights, limits->hidden, limits->intermediate);
+    const size_t fit = TIMED_BYTES_MAX / (2 * in + out);
+    const int top_k = smaller(limits->experts, ROUTE_TOP_K_MAX);
+    const int experts = fit >= (size_t)limits->experts ? limits->experts : (int)fit > top_k ? (int)fit : top_k;
+    const int rows = (smaller(limits->tokens_max, TIMED_ROWS) * experts + limits->experts - 1) / limits->experts;
+    const size_t count = (size_t)rows * (size_t)limits->hidden;
     const size_t bytes = ((2 * in + out) * (size_t)experts + 4095) / 4096 * 4096;
     *zeros = (struct zeros){.weights = aligned_alloc(4096, bytes),
                             .router = calloc((size_t)experts * (size_t)limits->hidden, sizeof(float)),
                             .x = calloc(count, sizeof(float)),
                             .y = calloc(count, sizeof(float)),
+                            .rows = rows,
                             .routing = {.expert = calloc((size_t)rows * ROUTE_TOP_K_MAX, sizeof(int32_t)),
                                         .weight = calloc((size_t)rows * ROUTE_TOP_K_MAX, sizeof(float))}};
     if (!zeros->weights || !zeros->router || !zeros->x || !zeros->y || !zeros->routing.expert || !zeros->routing.weight)
@@ -297,19 +320,19 @@ static bool zeros_create(struct zeros *zeros, const struct opencl *opencl, int r
         zeros->expert[e] = (struct expert){.gate = gate, .up = gate, .down = down};
         zeros->expert[e].up.data = at + in;
     }
-    zeros->layer = (struct layer){.router = {experts, experts < ROUTE_TOP_K_MAX ? experts : ROUTE_TOP_K_MAX, 0.01f,
-                                             zeros->router, limits->hidden},
+    spread(zeros, experts, limits->hidden);
+    zeros->layer = (struct layer){.router = {experts, top_k, 0.01f, zeros->router, limits->hidden},
                                   .experts = zeros->expert};
     return true;
 }
 
 // The second of two runs; less than 0: one has failed.
-static double time_way(struct opencl *opencl, struct zeros *zeros, int rows, bool gemm, struct error *error) {
+static double time_way(struct opencl *opencl, struct zeros *zeros, bool gemm, struct error *error) {
     double seconds = -1;
     opencl->gemm.on = gemm;
     for (int i = 0; i < 2; i++) {
         double began_at = clock_seconds();
-        int code = opencl_begin(opencl, 0, &zeros->layer, zeros->x, rows, ROWS_OF_PROMPTS, error);
+        int code = opencl_begin(opencl, 0, &zeros->layer, zeros->x, zeros->rows, ROWS_OF_PROMPTS, error);
         if (!code) code = opencl_end(opencl, 0, zeros->y, &zeros->routing, error);
         if (code) return -1;
         seconds = clock_seconds() - began_at;
@@ -319,23 +342,22 @@ static double time_way(struct opencl *opencl, struct zeros *zeros, int rows, boo
 
 int opencl_gemm_choose(struct opencl *opencl, const struct opencl_options *options, struct error *error) {
     struct opencl_gemm *gemm = &opencl->gemm;
-    const int rows = opencl->limits.tokens_max < TIMED_ROWS ? opencl->limits.tokens_max : TIMED_ROWS;
     struct zeros zeros;
     if (!gemm->on || options->products != OPENCL_PRODUCTS_AUTO) return 0;
-    if (!zeros_create(&zeros, opencl, rows)) {
+    if (!zeros_create(&zeros, opencl)) {
         zeros_finish(&zeros);
         return error_set(error, ERROR_MEMORY, "out of memory for trying CLBlast");
     }
-    double own = time_way(opencl, &zeros, rows, false, error),
-           library = own < 0 ? own : time_way(opencl, &zeros, rows, true, error);
+    double own = time_way(opencl, &zeros, false, error),
+           library = own < 0 ? own : time_way(opencl, &zeros, true, error);
+    if (opencl->lost) return (int)error->code; // it may still read the zeros
+    opencl->api->Finish(gemm->queue);
+    opencl->api->Finish(opencl->queue);
     opencl_layers_finish(opencl);
     zeros_finish(&zeros);
     opencl->counts = (struct opencl_counts){0};
     if (library < 0) return (int)error->code;
-    gemm->on = library < own;
-    if (gemm->on) return 0;
-    snprintf(gemm->why_not, sizeof gemm->why_not, "it is slower, %.2f ms for %d rows, %.2f ms without", library * 1e3,
-             rows, own * 1e3);
-    opencl_gemm_close(opencl);
-    return 0;
+    if (library < own) return 0;
+    return error_set(error, ERROR_UNSUPPORTED, "it is slower, %.2f ms for %d rows, %.2f ms without", library * 1e3,
+                     zeros.rows, own * 1e3);
 }

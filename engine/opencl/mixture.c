@@ -106,6 +106,11 @@ static void release(const struct opencl *opencl, cl_mem buffer) {
     if (buffer) opencl->api->ReleaseMemObject(buffer);
 }
 
+static void forget_spans(struct opencl *opencl, struct opencl_slot *slot) {
+    for (int i = 0; i < slot->span_count; i++) opencl->api->ReleaseEvent(slot->spans[i].event);
+    slot->span_count = 0;
+}
+
 void opencl_close(struct opencl *opencl) {
     if (!opencl) return;
     if (opencl->lost) { // it may still write to all of it, and whoever gives it back might wait for ever
@@ -126,7 +131,7 @@ void opencl_close(struct opencl *opencl) {
     for (int i = 0; i < STAGE_SLOTS; i++) {
         struct opencl_slot *slot = &opencl->slots[i];
         if (slot->done) opencl->api->ReleaseEvent(slot->done);
-        for (int s = 0; s < slot->span_count; s++) opencl->api->ReleaseEvent(slot->spans[s].event);
+        forget_spans(opencl, slot);
         free(slot->sorted);
         free(slot->sorted_weight);
         struct opencl_shared *shared[] = {&slot->x, &slot->out, &slot->expert, &slot->weight};
@@ -177,11 +182,8 @@ static void describe(struct opencl *opencl) {
              gemm->why_not);
 }
 
-int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error) {
-    struct error cause;
-    if (!error) error = &cause;
-    struct opencl *opencl = calloc(1, sizeof *opencl);
-    if (!opencl) return error_set(error, ERROR_MEMORY, "out of memory for OpenCL");
+// What it leaves half open is to be closed.
+static int open_all(struct opencl *opencl, const struct opencl_options *options, struct error *error) {
     opencl->limits = *options->limits;
     opencl->weights = options->weights;
     opencl->half_weights = options->half_weights && options->weights == WEIGHTS_BF16;
@@ -189,6 +191,8 @@ int opencl_open(struct opencl **out, const struct opencl_options *options, struc
     opencl->wait_seconds = options->wait_seconds > 0 ? options->wait_seconds : WAIT_SECONDS;
     opencl->span = options->span;
     opencl->span_user = options->span_user;
+    opencl->warn = options->warn;
+    opencl->warn_user = options->warn_user;
     const struct opencl_wanted wanted = {options->gpu_only, weight_format_packed(options->weights), options->level};
     int code = check_shapes(options->limits, error);
     if (!code) code = opencl_api_load(&opencl->api, error);
@@ -198,13 +202,32 @@ int opencl_open(struct opencl **out, const struct opencl_options *options, struc
     if (!code) code = build_kernels(opencl, error);
     if (!code && !(take_buffers(opencl, error) && opencl_gemm_take_buffers(opencl, error))) code = (int)error->code;
     if (!code) code = opencl_gemm_choose(opencl, options, error);
-    if (code) {
+    opencl->gemm.chosen = !code;
+    return code;
+}
+
+// Where CLBlast fails or is slower, all is opened anew without it, so that nothing is left that was made for it.
+int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error) {
+    struct opencl_options wanted = *options;
+    struct error cause;
+    char why_not[ERROR_MESSAGE_BYTES] = "";
+    if (!error) error = &cause;
+    for (;;) {
+        struct opencl *opencl = calloc(1, sizeof *opencl);
+        if (!opencl) return error_set(error, ERROR_MEMORY, "out of memory for OpenCL");
+        snprintf(opencl->gemm.why_not, sizeof opencl->gemm.why_not, "%s", why_not);
+        int code = open_all(opencl, &wanted, error);
+        if (!code) {
+            describe(opencl);
+            *out = opencl;
+            return 0;
+        }
+        bool by_library = opencl->gemm.on && !opencl->lost;
         opencl_close(opencl);
-        return code;
+        if (!by_library) return code;
+        wanted.products = OPENCL_PRODUCTS_OWN;
+        snprintf(why_not, sizeof why_not, "%s", error->message);
     }
-    describe(opencl);
-    *out = opencl;
-    return 0;
 }
 
 const char *opencl_describe(const struct opencl *opencl) {
@@ -352,15 +375,30 @@ static const struct opencl_layer *find_layer(struct opencl *opencl, const struct
     return build_kernels(opencl, error) == 0 ? opencl_layer_find(opencl, layer, error) : NULL;
 }
 
-static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct opencl_layer *layer,
-                 struct error *error) {
+// What CLBlast fails at is computed by our own kernels, this call from its beginning, and all that follow. What has been
+// enqueued of it comes first in the queue, and all that it writes is written again.
+static bool launch_gemm(struct opencl *opencl, const struct opencl_layer *layer, struct opencl_slot *slot,
+                        struct error *error) {
+    struct opencl_gemm *gemm = &opencl->gemm;
+    char line[ERROR_MESSAGE_BYTES + 128];
+    if (opencl_gemm_launch(opencl, layer, slot, slot->host_x, error)) return true;
+    if (!gemm->chosen) return false;
+    gemm->on = slot->gemm = false;
+    snprintf(gemm->why_not, sizeof gemm->why_not, "%s", error->message);
+    snprintf(line, sizeof line, "our own kernels multiply prompts from now on: %s", error->message);
+    if (opencl->warn) opencl->warn(opencl->warn_user, line);
+    describe(opencl);
+    forget_spans(opencl, slot);
+    return launch_all(opencl, layer, slot, error);
+}
+
+static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct opencl_layer *layer, struct error *error) {
     // without_half() may want x again.
     const cl_map_flags keep_x =
         slot->gemm && opencl->gemm.library.half ? CL_MAP_READ | CL_MAP_WRITE : CL_MAP_WRITE_INVALIDATE_REGION;
     bool begun = hand_over(opencl, &slot->x, error) && hand_over(opencl, &slot->out, error) &&
                  hand_over(opencl, &slot->expert, error) && hand_over(opencl, &slot->weight, error) &&
-                 (slot->gemm ? opencl_gemm_launch(opencl, layer, slot, slot->host_x, error)
-                             : launch_all(opencl, layer, slot, error)) &&
+                 (slot->gemm ? launch_gemm(opencl, layer, slot, error) : launch_all(opencl, layer, slot, error)) &&
                  map(opencl, &slot->expert, CL_MAP_READ | CL_MAP_WRITE, CL_FALSE, NULL, error) &&
                  map(opencl, &slot->weight, CL_MAP_READ | CL_MAP_WRITE, CL_FALSE, NULL, error) &&
                  map(opencl, &slot->x, keep_x, CL_FALSE, NULL, error) &&

@@ -62,6 +62,7 @@ struct opencl_layer {
 // Products by CLBlast, of numbers that are f16 or f32.
 struct opencl_gemm {
     bool on;
+    bool chosen; // opening is over: what fails of it from now on, our own kernels compute
     char why_not[ERROR_MESSAGE_BYTES]; // "": nobody has asked
     struct clblast library;
     void (*route)(void *user, const struct router *router, const float *x, int rows, struct routing *routing);
@@ -86,6 +87,8 @@ struct opencl {
     double wait_seconds;
     void (*span)(void *user, const char *name, int rows, double began_at, double ended_at); // NULL: nobody is told
     void *span_user;
+    void (*warn)(void *user, const char *line); // NULL: nobody is told
+    void *warn_user;
     bool lost; // it has not answered: what it may still be writing to is never given back
     cl_context context;
     cl_command_queue queue; // one, in order
@@ -138,7 +141,7 @@ bool opencl_launch_of(struct opencl *opencl, struct opencl_slot *slot, enum open
 // ones.
 void opencl_gemm_open(struct opencl *opencl, const struct opencl_options *options);
 bool opencl_gemm_take_buffers(struct opencl *opencl, struct error *error);
-// Leaves it on if it is the faster way, or asked for.
+// Whether it is to be used: it is the faster way, or asked for. If it is on and this fails, it is the one to do without.
 int opencl_gemm_choose(struct opencl *opencl, const struct opencl_options *options, struct error *error);
 // Enqueues a call, from routing to scattering.
 bool opencl_gemm_launch(struct opencl *opencl, const struct opencl_layer *layer, struct opencl_slot *slot,

@@ -41,6 +41,8 @@ struct opencl_options {
     // Told of each kernel that has run, by the clock of base/clock.h; NULL: nobody is, which is faster.
     void (*span)(void *user, const char *name, int rows, double began_at, double ended_at);
     void *span_user;
+    void (*warn)(void *user, const char *line); // told when CLBlast fails in a call; NULL: nobody is
+    void *warn_user;
     double wait_seconds; // a device that has not answered for so long is lost; 0: a minute
 };
 

@@ -1,5 +1,6 @@
-// In the place of CLBlast, for tests: products computed by the host, and as TANDEM_FAKE_CLBLAST says wrongly, in poor
-// precision, depending on company, slowly, or without f16.
+// In the place of CLBlast, for tests: products computed by the host, and as TANDEM_FAKE_CLBLAST says wrongly (always, or
+// where there are more outputs than columns), in poor precision, depending on company, slowly, or without f16;
+// "fails" is every product's failure, "fails 20" that of products of 20 rows.
 #define CL_TARGET_OPENCL_VERSION 120
 #include "engine/quants/f16.h"
 
@@ -7,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { NO_HALF_PRECISION = -2045, SLOW_MICROSECONDS = 50000, COMPANY = 8 };
@@ -14,6 +16,12 @@ enum { NO_HALF_PRECISION = -2045, SLOW_MICROSECONDS = 50000, COMPANY = 8 };
 static bool is_said(const char *what) {
     const char *said = getenv("TANDEM_FAKE_CLBLAST");
     return said && strstr(said, what);
+}
+
+static bool fails(size_t rows) {
+    const char *said = getenv("TANDEM_FAKE_CLBLAST"), *at = said ? strstr(said, "fails") : NULL;
+    size_t which = at ? strtoul(at + strlen("fails"), NULL, 10) : 0;
+    return at && (which == 0 || which == rows);
 }
 
 static float number(bool half, const void *from, size_t at) {
@@ -50,13 +58,14 @@ static CLBlastStatusCode multiply(bool half, size_t m, size_t n, size_t k, cl_me
                                   cl_mem b, const size_t *b_at, size_t b_ld, cl_mem c, const size_t *c_at, size_t c_ld,
                                   size_t count, cl_command_queue queue, cl_event *event) {
     size_t a_bytes, b_bytes, c_bytes;
+    if (fails(m)) return CLBlastOpenCLOutOfResources;
     void *x = read_all(queue, a, &a_bytes), *w = read_all(queue, b, &b_bytes), *y = read_all(queue, c, &c_bytes);
     CLBlastStatusCode rc = x && w && y ? CLBlastSuccess : CLBlastUnexpectedError;
     if (is_said("slow")) usleep(SLOW_MICROSECONDS);
     for (size_t i = 0; rc == CLBlastSuccess && i < count * m * n; i++) {
         size_t pair = i / (m * n), row = i / n % m, output = i % n;
         float sum = sum_of(half, x, a_at[pair] + row * a_ld, w, b_at[pair] + output * b_ld, k);
-        if (is_said("wrong")) sum = -sum;
+        if (is_said("wrong") || (is_said("down") && n > k)) sum = -sum;
         if (is_said("company") && m > COMPANY) sum *= 1 + 0x1p-22f;
         put(half, y, c_at[pair] + row * c_ld + output, sum);
     }

@@ -14,6 +14,13 @@ struct opened {
     void *reference;
 };
 
+static char warned[256];
+
+static void note_warning(void *user, const char *line) {
+    (void)user;
+    snprintf(warned, sizeof warned, "%s", line);
+}
+
 // said: what the library is told; "real": it is the system's.
 static struct opened open_clblast(const struct mixture *m, const char *said, enum opencl_products products, bool half_weights) {
     struct stage_limits limits = limits_of(m);
@@ -29,6 +36,7 @@ static struct opened open_clblast(const struct mixture *m, const char *said, enu
                                            .products = products,
                                            .clblast = strcmp(said, "real") == 0 ? NULL : LIBRARY,
                                            .half_weights = half_weights,
+                                           .warn = note_warning,
                                            .route = route,
                                            .route_user = opened.reference};
     if (opencl_open(&opened.opencl, &options, &error)) fail_msg("%s", error.message);
@@ -190,9 +198,12 @@ static void expect_refused(const char *said, enum opencl_products products, cons
 
 static void known_answers(void) {
     expect_refused("wrong", OPENCL_PRODUCTS_CLBLAST, "without CLBlast: CLBlast computes wrongly in f32");
+    expect_refused("down", OPENCL_PRODUCTS_CLBLAST, "without CLBlast: CLBlast computes wrongly in f32"); // down's alone
     expect_refused("company", OPENCL_PRODUCTS_CLBLAST, "CLBlast's answer for a row depends on the rows beside it");
     expect_refused("poor", OPENCL_PRODUCTS_CLBLAST, "prompts by CLBlast in f32"); // f16's sums are too inexact
     expect_refused("slow", OPENCL_PRODUCTS_AUTO, "without CLBlast: it is slower");
+    expect_refused("fails", OPENCL_PRODUCTS_AUTO, "without CLBlast: CLBlast: a product in f32 failed (-5)");
+    expect_refused("fails 20", OPENCL_PRODUCTS_AUTO, "CLBlast: a product in f16 failed (-5)"); // 40 rows' two of 4 experts
 }
 
 static void no_library(void) {
@@ -218,8 +229,32 @@ static void no_library(void) {
 
 // ---- Failures
 
+// A library that fails at work: the same call comes out right, somebody is told, and it is not asked again.
+static void failure_at_work(void) {
+    struct random random = {59};
+    struct mixture m = mixture_of(&random, WEIGHTS_INT8, 64, 48, 4, 40, 0);
+    for (int half = 0; half < 2; half++) {
+        struct answer a = answer_for(&m);
+        struct opened opened = open_clblast(&m, half ? "" : "single", OPENCL_PRODUCTS_CLBLAST, false);
+        expect_words(&opened, half ? "prompts by CLBlast in f16" : "prompts by CLBlast in f32");
+        warned[0] = 0;
+        for (int i = 0; i < 2; i++) {
+            setenv("TANDEM_FAKE_CLBLAST", i ? "wrong" : "fails", 1);
+            memcpy(a.y, m.y, answer_bytes(&m));
+            run_rows(opened.opencl, &m, ROWS_OF_PROMPTS, 0, m.rows, &a);
+            check_routes(&m, &a, 0);
+            for (int r = 0; r < m.rows; r++) check_row(&m, &a, r, 1);
+            expect_words(&opened, "without CLBlast: CLBlast: a product in f");
+            assert_non_null(strstr(warned, half ? "a product in f16 failed (-5)" : "a product in f32 failed (-5)"));
+        }
+        close_all(&opened);
+        answer_free(&a);
+    }
+    mixture_free(&m);
+}
+
 // Whichever call of either library fails: right rows, or an error and rows as they were.
-static void every_call_fails_once(void) {
+static void every_call_fails_once(enum opencl_products products) {
     struct random random = {58};
     struct mixture m = mixture_of(&random, WEIGHTS_INT8, 32, 16, 4, 20, 0);
     struct stage_limits limits = limits_of(&m);
@@ -232,12 +267,12 @@ static void every_call_fails_once(void) {
     const struct opencl_options options = {.limits = &limits,
                                            .weights = WEIGHTS_INT8,
                                            .level = level,
-                                           .products = OPENCL_PRODUCTS_CLBLAST,
+                                           .products = products,
                                            .clblast = LIBRARY,
                                            .route = route,
                                            .route_user = reference};
     long calls = 1;
-    for (long n = 0; n <= calls; n += n < 60 ? 1 : 3) { // 0: none
+    for (long n = 0; n <= calls; n += n < 60 && products != OPENCL_PRODUCTS_AUTO ? 1 : 5) { // 0: none
         struct opencl *opencl;
         opencl_inject(n, OPENCL_FAULT_ONCE);
         int code = opencl_open(&opencl, &options, &error);
@@ -259,13 +294,22 @@ static void every_call_fails_once(void) {
     mixture_free(&m);
 }
 
+static void faults_where_it_is_asked_for(void) {
+    every_call_fails_once(OPENCL_PRODUCTS_CLBLAST);
+}
+
+static void faults_where_it_is_timed(void) {
+    every_call_fails_once(OPENCL_PRODUCTS_AUTO);
+}
+
 #define CLBLAST_TEST(function) DEVICE_TEST(#function, function, NULL)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         CLBLAST_TEST(products_in_f32), CLBLAST_TEST(products_in_f16),   CLBLAST_TEST(weights_in_f16),
         CLBLAST_TEST(values_beyond_f16), CLBLAST_TEST(known_answers),   CLBLAST_TEST(no_library),
-        CLBLAST_TEST(every_call_fails_once), CLBLAST_TEST(products_of_the_real_one),
+        CLBLAST_TEST(failure_at_work), CLBLAST_TEST(faults_where_it_is_asked_for), CLBLAST_TEST(faults_where_it_is_timed),
+        CLBLAST_TEST(products_of_the_real_one),
     };
     tell_device();
     if (getenv("TANDEM_TEST_ONLY")) cmocka_set_test_filter(getenv("TANDEM_TEST_ONLY"));
