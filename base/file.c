@@ -4,12 +4,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { LINKS_MAX = 40 }; // as many as the system follows
 
 // ---- Reading
 
@@ -133,21 +138,29 @@ static void free_after(char *text) {
     errno = cause;
 }
 
-// Its name is this process's own: what lies there was left by one that is no more.
-static int open_beside(const char *path, unsigned mode, char **beside) {
-    if (asprintf(beside, "%s.%ld", path, (long)getpid()) < 0) {
+// By chance a name that nothing has: what lies there, a process in another container with this one's number may write.
+// (mkostemp knows no permissions, and the umask can not be asked for without changing it for all threads.)
+static int open_beside(const char *path, mode_t mode, char **beside) {
+    uint32_t dice;
+    *beside = NULL;
+    if (getrandom(&dice, sizeof dice, 0) != (ssize_t)sizeof dice) return -1;
+    if (asprintf(beside, "%s.%08" PRIx32, path, dice) < 0) {
         *beside = NULL;
         errno = ENOMEM;
         return -1;
     }
-    unlink(*beside);
-    return open(*beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
+    return open(*beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
 }
 
-static bool replace(const char *path, const char *text, size_t bytes, unsigned mode) {
+// A file that is replaced leaves its permissions to the new one, which nobody else may open before it has them.
+static bool replace(const char *path, const char *text, size_t bytes, mode_t mode) {
+    struct stat old;
+    bool is_new = stat(path, &old) != 0;
     char *beside;
-    int fd = open_beside(path, mode, &beside);
-    bool good = fd >= 0 && close_after(fd, write_all(fd, text, bytes) && fsync(fd) == 0);
+    int fd = open_beside(path, is_new ? mode : S_IRUSR | S_IWUSR, &beside);
+    bool good = fd >= 0 && (is_new || fchmod(fd, old.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO)) == 0);
+    good = good && write_all(fd, text, bytes) && fsync(fd) == 0;
+    if (fd >= 0) good = close_after(fd, good);
     if (good) good = rename(beside, path) == 0;
     int cause = errno;
     if (fd >= 0 && !good) unlink(beside);
@@ -158,11 +171,39 @@ static bool replace(const char *path, const char *text, size_t bytes, unsigned m
 
 static bool could_replace(const char *path) {
     char *beside;
-    int fd = open_beside(path, 0600, &beside);
+    int fd = open_beside(path, S_IRUSR | S_IWUSR, &beside);
     bool good = fd >= 0 && close_after(fd, true);
     if (fd >= 0) unlink(beside);
     free_after(beside);
     return good;
+}
+
+// What a link says, as a path from where we are; NULL: it is none, or errno says why not.
+static char *read_link(const char *path) {
+    char target[PATH_MAX], *joined;
+    ssize_t bytes = readlink(path, target, sizeof target);
+    if (bytes < 0) return NULL;
+    const char *slash = strrchr(path, '/');
+    int before = slash && target[0] != '/' ? (int)(slash - path) + 1 : 0;
+    if (asprintf(&joined, "%.*s%.*s", before, path, (int)bytes, target) >= 0) return joined;
+    errno = ENOMEM;
+    return NULL;
+}
+
+// Where a path leads through its links, be there a file or not; the caller frees it. NULL: errno.
+static char *follow(const char *path) {
+    char *at = strdup(path);
+    for (int links = 0; at && links <= LINKS_MAX; links++) {
+        char *whole = realpath(at, NULL);
+        char *next = whole || errno != ENOENT ? whole : read_link(at);
+        if (!next && (errno == EINVAL || errno == ENOENT)) return at; // no link, or nothing: a new file
+        free_after(at);
+        if (!next || whole) return next;
+        at = next;
+    }
+    if (at) errno = ELOOP;
+    free_after(at);
+    return NULL;
 }
 
 // Directories among them, which can not be opened so.
@@ -181,9 +222,9 @@ int file_write(const char *path, const char *text, size_t bytes, unsigned mode, 
         int fd = open(path, O_WRONLY | O_CLOEXEC);
         good = fd >= 0 && close_after(fd, write_all(fd, text, bytes));
     } else {
-        char *whole = realpath(path, NULL); // a link stays one
-        good = replace(whole ? whole : path, text, bytes, mode);
-        free_after(whole);
+        char *end = follow(path); // a link stays one
+        good = end && replace(end, text, bytes, mode);
+        free_after(end);
     }
     return good ? 0 : cannot(path, error);
 }
@@ -195,9 +236,9 @@ int file_try_write(const char *path, struct error *error) {
         good = fd >= 0 || errno == ENXIO; // a pipe that nobody reads yet
         if (fd >= 0) good = close_after(fd, true);
     } else {
-        char *whole = realpath(path, NULL);
-        good = could_replace(whole ? whole : path);
-        free_after(whole);
+        char *end = follow(path);
+        good = end && could_replace(end);
+        free_after(end);
     }
     return good ? 0 : cannot(path, error);
 }

@@ -23,8 +23,10 @@ int file_load(const char *path, size_t bytes_max, char **out, size_t *bytes, str
 // The same, or all that comes through a pipe until its writers have closed it: for what users name, `<(pass show key)`.
 int file_load_or_pipe(const char *path, size_t bytes_max, char **out, size_t *bytes, struct error *error);
 
-// What is there stays until all of the new one is on the disk, so that a full one costs nothing: it is written beside
-// and renamed; links stay links, and pipes and devices are written to. mode: of a new file, less the umask.
+// What is there stays until all of the new one is on the disk, so that a full one costs nothing: it is written beside,
+// under a name of its own, and renamed; links stay links, also those to a file that is not there yet, and pipes and
+// devices are written to. mode: of a new file, less the umask; one that is replaced leaves its permissions to the new
+// one, but not its owner.
 int file_write(const char *path, const char *text, size_t bytes, unsigned mode, struct error *error);
 // Whether that would work, as far as can be known before there is something to write.
 int file_try_write(const char *path, struct error *error);

@@ -180,7 +180,7 @@ static int measure(struct bench *bench, const json_t *old) {
     if (!code) {
         bench_print_head(bench, points);
         code = own.serve   ? bench_serve(bench, own.clients, own.quick, report.served, &report.served_count, &error)
-               : own.guess ? bench_guess(bench, bench->runs, report.guesses, &error)
+               : own.guess ? bench_guess(bench, bench->runs, &report.guesses, &error)
                            : measure_points(bench, &report, results, &error);
         report.guessed = own.guess;
     }

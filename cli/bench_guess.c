@@ -32,8 +32,8 @@ void bench_guess_watch(void *user, const struct engine_step *step) {
     struct bench *bench = user;
     if (step->prefill || step->answers != 1 || step->tokens > BENCH_STEP_ROWS_MAX) return;
     pthread_mutex_lock(&bench->lock);
-    bench->row_seconds[step->tokens] += step->seconds;
-    bench->row_steps[step->tokens]++;
+    bench->steps.seconds[step->tokens] += step->seconds;
+    bench->steps.count[step->tokens]++;
     pthread_mutex_unlock(&bench->lock);
 }
 
@@ -92,6 +92,9 @@ static int ask(struct bench *bench, struct question *question, bool guess, const
         engine_event_destroy(event);
     }
     engine_job_release(job);
+    if (!code && known && at < question->tokens)
+        code = error_set(error, ERROR_INTERNAL, "an answer of %d tokens ends after %d when it is asked for again",
+                         question->tokens, at);
     return code;
 }
 
@@ -116,7 +119,8 @@ static int measure(struct bench *bench, struct question *question, struct bench_
 // ---- Telling
 
 static void print_head(void) {
-    printf("%-34s %10s %10s %10s %9s %7s\n", "tokens/s of one answer", "without", "guessing", "gain", "guessed", "right");
+    printf("%-34s %10s %10s %10s %9s %7s\n", "tokens/s of one answer", "without", "guessing", "gain", "guessed",
+           "right");
     fflush(stdout);
 }
 
@@ -127,38 +131,41 @@ static void print_row(const struct bench_guess *row) {
     fflush(stdout);
 }
 
-static double step_seconds(const struct bench *bench, int rows) {
-    return bench->row_steps[rows] > 0 ? bench->row_seconds[rows] / bench->row_steps[rows] : 0;
+static double step_seconds(const struct bench_steps *steps, int rows) {
+    return steps->count[rows] > 0 ? steps->seconds[rows] / steps->count[rows] : 0;
 }
 
-static void print_steps(const struct bench *bench) {
-    double one = step_seconds(bench, 1);
+static void print_steps(const struct bench_steps *steps) {
+    double one = step_seconds(steps, 1);
     printf("\na step of one row takes %.2f ms;", 1e3 * one);
     for (int rows = 2; rows <= BENCH_STEP_ROWS_MAX; rows++)
-        if (bench->row_steps[rows] >= SURE_STEPS) printf(" of %d, %.2f times that;", rows, step_seconds(bench, rows) / one);
+        if (steps->count[rows] >= SURE_STEPS) printf(" of %d, %.2f times that;", rows, step_seconds(steps, rows) / one);
     printf("\n");
 }
 
-json_t *bench_guess_json(const struct bench *bench, const struct bench_guess rows[BENCH_GUESS_ROWS]) {
+json_t *bench_guess_json(const struct bench_guesses *guesses) {
     json_t *list = json_array(), *steps = json_array();
-    for (int i = 0; i < BENCH_GUESS_ROWS; i++)
-        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:I, s:I}", "text", rows[i].name, "tokens_per_s_without",
-                                              (double)rows[i].tokens / rows[i].seconds[0], "tokens_per_s",
-                                              (double)rows[i].tokens / rows[i].seconds[1], "guessed",
-                                              (json_int_t)rows[i].guessed, "right", (json_int_t)rows[i].right));
+    for (int i = 0; i < BENCH_GUESS_ROWS; i++) {
+        const struct bench_guess *row = &guesses->rows[i];
+        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:I, s:I}", "text", row->name, "tokens_per_s_without",
+                                              (double)row->tokens / row->seconds[0], "tokens_per_s",
+                                              (double)row->tokens / row->seconds[1], "guessed",
+                                              (json_int_t)row->guessed, "right", (json_int_t)row->right));
+    }
     for (int i = 1; i <= BENCH_STEP_ROWS_MAX; i++)
-        if (bench->row_steps[i] > 0)
-            json_array_append_new(steps, json_pack("{s:i, s:i, s:f}", "rows", i, "steps", bench->row_steps[i], "ms",
-                                                   1e3 * step_seconds(bench, i)));
+        if (guesses->steps.count[i] > 0)
+            json_array_append_new(steps, json_pack("{s:i, s:i, s:f}", "rows", i, "steps", guesses->steps.count[i], "ms",
+                                                   1e3 * step_seconds(&guesses->steps, i)));
     return json_pack("{s:o, s:o}", "answers", list, "steps", steps);
 }
 
 // ---- All of it
 
-int bench_guess(struct bench *bench, int rounds, struct bench_guess rows[BENCH_GUESS_ROWS], struct error *error) {
-    static struct question questions[QUESTION_COUNT];
+int bench_guess(struct bench *bench, int rounds, struct bench_guesses *out, struct error *error) {
+    struct question questions[QUESTION_COUNT] = {0};
     int count = bench->synthetic ? 1 : QUESTION_COUNT, code = 0;
     struct engine_usage usage;
+    struct bench_guess *rows = out->rows;
     memcpy(rows, ROWS, sizeof ROWS);
     for (int i = 0; !code && i < count; i++) {
         code = read_question(bench, i, &questions[i], error);
@@ -169,13 +176,19 @@ int bench_guess(struct bench *bench, int rounds, struct bench_guess rows[BENCH_G
     for (int row = 0; !code && row < BENCH_GUESS_ROWS; row++) {
         for (int round = 0; round < rounds; round++)
             for (int i = 0; !code && i < count; i++) {
-                if (isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K%s: run %d of %d", rows[row].name, round + 1, rounds);
+                if (isatty(STDERR_FILENO))
+                    fprintf(stderr, "\r\033[K%s: run %d of %d", rows[row].name, round + 1, rounds);
                 code = measure(bench, &questions[i], &rows[row], error);
             }
         if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
         if (!code) print_row(&rows[row]);
     }
     for (int i = 0; i < count; i++) token_list_finish(&questions[i].prompt);
-    if (!code) print_steps(bench);
+    // The engine's thread tells of an answer's last step after its last event: that one may still come, and is left
+    // out.
+    pthread_mutex_lock(&bench->lock);
+    out->steps = bench->steps;
+    pthread_mutex_unlock(&bench->lock);
+    if (!code) print_steps(&out->steps);
     return code;
 }

@@ -24,9 +24,15 @@ struct bench_guess {
     size_t guessed, right;
 };
 
-int bench_guess(struct bench *bench, int rounds, struct bench_guess rows[BENCH_GUESS_ROWS], struct error *error);
+struct bench_guesses {
+    struct bench_guess rows[BENCH_GUESS_ROWS];
+    struct bench_steps steps;
+};
+
+// ERROR_INTERNAL where an answer is another with guesses, or ends earlier.
+int bench_guess(struct bench *bench, int rounds, struct bench_guesses *out, struct error *error);
 void bench_guess_watch(void *bench, const struct engine_step *step); // engine_options.watch
 
-json_t *bench_guess_json(const struct bench *bench, const struct bench_guess rows[BENCH_GUESS_ROWS]);
+json_t *bench_guess_json(const struct bench_guesses *guesses);
 
 #endif

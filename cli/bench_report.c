@@ -137,7 +137,7 @@ json_t *bench_json(const struct bench_report *report) {
         json_array_append_new(report->results[i].point.prefill ? prefill : decode,
                               json_result(bench, &report->results[i]));
     json_t *served = report->served_count ? bench_serve_json(report->served, report->served_count) : json_null();
-    json_t *guesses = report->guessed ? bench_guess_json(bench, report->guesses) : json_null();
+    json_t *guesses = report->guessed ? bench_guess_json(&report->guesses) : json_null();
     return json_pack(
         "{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:o, s:o, s:f, s:i}", //
         "machine", "cpu", cpu, "threads", info->threads,                                                      //

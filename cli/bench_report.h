@@ -14,7 +14,7 @@ struct bench_report {
     int result_count;
     struct bench_served served[BENCH_SERVED_MAX]; // [served_count]
     int served_count;
-    struct bench_guess guesses[BENCH_GUESS_ROWS]; // with --guess
+    struct bench_guesses guesses; // with --guess
     bool guessed;
     const char *placement;
     double load_seconds;

@@ -42,6 +42,11 @@ struct bench_samples { // of one limit
     int count;
 };
 
+struct bench_steps { // of one answer, by how many rows they had: bench_guess.h
+    double seconds[BENCH_STEP_ROWS_MAX + 1];
+    int count[BENCH_STEP_ROWS_MAX + 1];
+};
+
 struct bench {
     struct engine *engine;
     int runs;
@@ -60,8 +65,7 @@ struct bench {
     int warm_up; // decode steps to leave out still
     struct bench_result *result;
     struct bench_sum run; // the one that is under way
-    double row_seconds[BENCH_STEP_ROWS_MAX + 1]; // of one answer's steps, by how many rows they had: bench_guess.h
-    int row_steps[BENCH_STEP_ROWS_MAX + 1];
+    struct bench_steps steps;
 };
 
 void bench_watch(void *bench, const struct engine_step *step); // engine_options.watch

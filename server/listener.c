@@ -15,11 +15,15 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
     BACKLOG = 1024,
+    LOCK_TRIES = 100, // two seconds; a server that starts has done with it at once
+    LOCK_PAUSE_MS = 20,
     LOOK_AGAIN_MS = 10, // at Unix sockets that hold part of a header
     ACCEPTS_A_TURN_MAX = 64, // so that a flood of connections can not hold up the streams
     DISMISSED_MAX = 256,     // beyond, those turned away are closed without waiting
@@ -100,7 +104,8 @@ int listener_bind(struct listener_socket *out, const char *host, int port, struc
         const char *hint =
             cause == EADDRINUSE || cause == EACCES ? "; choose another with --port (0: any free one)" : "";
         // What is no address of this machine is a wrong setting, as a name that there is not.
-        return error_set(error, cause == EADDRNOTAVAIL ? ERROR_ARGUMENT : ERROR_IO, "cannot listen on %s port %d: %s%s", host, port, strerror(cause), hint);
+        return error_set(error, cause == EADDRNOTAVAIL ? ERROR_ARGUMENT : ERROR_IO, "cannot listen on %s port %d: %s%s",
+                         host, port, strerror(cause), hint);
     }
 
     struct sockaddr_storage bound;
@@ -121,12 +126,17 @@ int listener_bind(struct listener_socket *out, const char *host, int port, struc
 
 // ---- Unix sockets
 
-static bool is_listened_on(const struct sockaddr_un *address) {
+enum occupant { OCCUPANT_NONE, OCCUPANT_SERVER, OCCUPANT_UNKNOWN };
+
+// Unknown: errno says why. A server with no room for more connections is one.
+static enum occupant occupant_of(const struct sockaddr_un *address) {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool refused = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) != 0 &&
-                   errno == ECONNREFUSED;
-    if (fd >= 0) close(fd);
-    return !refused; // where in doubt, somebody does
+    if (fd < 0) return OCCUPANT_UNKNOWN;
+    int cause = connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 ? 0 : errno;
+    close(fd);
+    errno = cause;
+    if (cause == ECONNREFUSED || cause == ENOENT) return OCCUPANT_NONE;
+    return cause == 0 || cause == EAGAIN || cause == EINPROGRESS ? OCCUPANT_SERVER : OCCUPANT_UNKNOWN;
 }
 
 // Removes what another server has left behind.
@@ -136,8 +146,12 @@ static int clear_path(const struct sockaddr_un *address, struct error *error) {
     if (lstat(path, &found) != 0) return 0;
     if (!S_ISSOCK(found.st_mode))
         return error_set(error, ERROR_IO, "cannot listen on %s: it is there, and no socket", path);
-    if (is_listened_on(address))
+    enum occupant occupant = occupant_of(address);
+    if (occupant == OCCUPANT_SERVER)
         return error_set(error, ERROR_IO, "cannot listen on %s: another server does", path);
+    if (occupant == OCCUPANT_UNKNOWN) // it may be in use
+        return error_set(error, ERROR_IO, "cannot listen on %s: the socket that is there can not be connected to: %s",
+                         path, strerror(errno));
     if (unlink(path) == 0 || errno == ENOENT) return 0;
     return error_set(error, ERROR_IO, "cannot remove the old socket %s: %s", path, strerror(errno));
 }
@@ -154,15 +168,62 @@ static int bind_path(int fd, const struct sockaddr_un *address, mode_t mode, str
     return error_set(error, ERROR_IO, "cannot listen on %s: %s", address->sun_path, strerror(cause));
 }
 
-// Two servers that start at once look one after the other: a lock on the directory that the socket lies in.
-static int lock_directory(const char *path) {
-    char directory[LISTENER_PATH_BYTES];
-    snprintf(directory, sizeof directory, "%s", path);
-    char *slash = strrchr(directory, '/');
-    if (slash) slash[slash == directory] = '\0';
-    int fd = open(slash ? directory : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) flock(fd, LOCK_EX);
-    return fd;
+// Whoever holds a lock on a file, as the system tells it; 0: it does not, or the process is in another container.
+static long lock_holder(int fd) {
+    struct stat file;
+    FILE *locks = fopen("/proc/locks", "re");
+    if (!locks) return 0;
+    char line[128];
+    long holder = 0, process;
+    unsigned int major_number, minor_number;
+    unsigned long long number;
+    bool known = fstat(fd, &file) == 0;
+    while (known && holder <= 0 && fgets(line, sizeof line, locks))
+        if (sscanf(line, "%*d: FLOCK %*s %*s %ld %x:%x:%llu", &process, &major_number, &minor_number, &number) == 4 &&
+            makedev(major_number, minor_number) == file.st_dev && number == file.st_ino)
+            holder = process;
+    fclose(locks);
+    return holder > 0 ? holder : 0;
+}
+
+static void tell_locked(int fd, const char *path, const char *directory, struct error *error) {
+    char holder[64] = "another program";
+    long process = lock_holder(fd);
+    if (process) snprintf(holder, sizeof holder, "process %ld", process);
+    error_set(error, ERROR_IO,
+              "cannot listen on %s: %s holds a lock on the directory %s, as servers do only while they start", path,
+              holder, directory);
+}
+
+// Two servers that start at once look one after the other: a lock on the directory that the socket lies in. Who may
+// open it may hold a lock for ever, so that it is waited for only as long as a server that starts may need.
+static int lock_directory(int *out, const char *path, struct error *error) {
+    char copy[LISTENER_PATH_BYTES];
+    snprintf(copy, sizeof copy, "%s", path);
+    char *slash = strrchr(copy, '/');
+    if (slash) slash[slash == copy] = '\0';
+    const char *directory = slash ? copy : ".";
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return error_set(error, ERROR_IO, "cannot listen on %s: its directory %s can not be opened: %s", path,
+                         directory, strerror(errno));
+    const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000L};
+    int cause = flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+    for (int i = 0; i < LOCK_TRIES && (cause == EWOULDBLOCK || cause == EINTR); i++) {
+        nanosleep(&pause, NULL);
+        cause = flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+    }
+    if (cause == 0) {
+        *out = fd;
+        return 0;
+    }
+    if (cause == EWOULDBLOCK)
+        tell_locked(fd, path, directory, error);
+    else
+        error_set(error, ERROR_IO, "cannot listen on %s: its directory %s can not be locked: %s", path, directory,
+                  strerror(cause));
+    close(fd);
+    return ERROR_IO;
 }
 
 int listener_bind_unix(struct listener_socket *out, const char *path, mode_t mode, struct error *error) {
@@ -172,14 +233,19 @@ int listener_bind_unix(struct listener_socket *out, const char *path, mode_t mod
         return error_set(error, ERROR_ARGUMENT, "--unix-socket is `%.200s`; a path has 1 to %zu bytes", path,
                          sizeof address.sun_path - 1);
     memcpy(address.sun_path, path, strlen(path));
+    int directory = -1, code = lock_directory(&directory, path, error);
+    if (code) return code;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) return error_set(error, ERROR_IO, "no socket can be made: %s", strerror(errno));
-    int directory = lock_directory(path);
-    int code = bind_path(fd, &address, mode, error);
+    if (fd < 0) {
+        code = error_set(error, ERROR_IO, "no socket can be made: %s", strerror(errno));
+        close(directory);
+        return code;
+    }
+    code = bind_path(fd, &address, mode, error);
     struct stat file = {0};
     if (!code && lstat(path, &file) != 0)
         code = error_set(error, ERROR_IO, "%s can not be examined: %s", path, strerror(errno));
-    if (directory >= 0) close(directory);
+    close(directory);
     if (code) {
         close(fd);
         return code;

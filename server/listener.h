@@ -31,7 +31,8 @@ struct listener_socket {
 int listener_bind(struct listener_socket *out, const char *host, int port, struct error *error);
 
 // A Unix socket, whose file gets these permissions. One that lies there and that nobody listens on any more is
-// replaced; any other file is left alone: ERROR_IO.
+// replaced; any other file is left alone: ERROR_IO. The same where another program keeps a lock on its directory for
+// two seconds.
 int listener_bind_unix(struct listener_socket *out, const char *path, mode_t mode, struct error *error);
 
 // Closes it where no listener has taken it over, and removes its file, if it is still its own.

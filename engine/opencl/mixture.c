@@ -375,8 +375,8 @@ static const struct opencl_layer *find_layer(struct opencl *opencl, const struct
     return build_kernels(opencl, error) == 0 ? opencl_layer_find(opencl, layer, error) : NULL;
 }
 
-// What CLBlast fails at is computed by our own kernels, this call from its beginning, and all that follow. What has been
-// enqueued of it comes first in the queue, and all that it writes is written again.
+// What CLBlast fails at is computed by our own kernels, this call from its beginning, and all that follow. What has
+// been enqueued of it comes first in the queue, and all that it writes is written again.
 static bool launch_gemm(struct opencl *opencl, const struct opencl_layer *layer, struct opencl_slot *slot,
                         struct error *error) {
     struct opencl_gemm *gemm = &opencl->gemm;
@@ -392,7 +392,8 @@ static bool launch_gemm(struct opencl *opencl, const struct opencl_layer *layer,
     return launch_all(opencl, layer, slot, error);
 }
 
-static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct opencl_layer *layer, struct error *error) {
+static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct opencl_layer *layer,
+                 struct error *error) {
     // without_half() may want x again.
     const cl_map_flags keep_x =
         slot->gemm && opencl->gemm.library.half ? CL_MAP_READ | CL_MAP_WRITE : CL_MAP_WRITE_INVALIDATE_REGION;

@@ -141,7 +141,8 @@ bool opencl_launch_of(struct opencl *opencl, struct opencl_slot *slot, enum open
 // ones.
 void opencl_gemm_open(struct opencl *opencl, const struct opencl_options *options);
 bool opencl_gemm_take_buffers(struct opencl *opencl, struct error *error);
-// Whether it is to be used: it is the faster way, or asked for. If it is on and this fails, it is the one to do without.
+// Whether it is to be used: it is the faster way, or asked for. If it is on and this fails, it is the one to do
+// without.
 int opencl_gemm_choose(struct opencl *opencl, const struct opencl_options *options, struct error *error);
 // Enqueues a call, from routing to scattering.
 bool opencl_gemm_launch(struct opencl *opencl, const struct opencl_layer *layer, struct opencl_slot *slot,

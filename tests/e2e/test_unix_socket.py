@@ -1,5 +1,6 @@
 """A Unix socket in place of a port: who may connect, what becomes of its file, and requests in pieces."""
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -8,6 +9,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 
 import pytest
@@ -150,6 +152,47 @@ def test_another_file_is_left_alone(unix, place):
     server = unix(path=path)
     assert server.process.wait(tandem.PATIENCE_S) == 1 and "no socket" in server.log
     assert open(path).read() == "mine"
+
+
+def test_a_socket_that_can_not_be_asked_is_left_alone(unix, place):
+    """As one without permission is not: no server is told of that nobody has seen."""
+    path = f"{place}/log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(path)
+        server = unix(path=path)
+        assert server.process.wait(tandem.PATIENCE_S) == 1
+    assert "can not be connected to: Protocol wrong type" in server.log and "another server" not in server.log
+    assert os.path.exists(path)
+
+
+@contextlib.contextmanager
+def locked(directory):
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def test_a_lock_that_stays(unix, place):
+    """Whoever may open the directory may lock it; the server says so and leaves."""
+    with locked(place):
+        with open("/proc/locks") as file:
+            known = f" {os.getpid()} " in file.read()
+        server = unix()
+        assert server.process.wait(tandem.PATIENCE_S) == 1 and not os.path.exists(server.path)
+        holder = f"process {os.getpid()}" if known else "another program"
+        assert f"{holder} holds a lock on the directory {place}," in server.log
+    assert unix().say("Hello!")
+
+
+def test_a_lock_that_goes(unix, place):
+    """Another server that starts is waited for."""
+    held = contextlib.ExitStack()
+    held.enter_context(locked(place))
+    threading.Timer(0.3, held.close).start()
+    assert unix().say("Hello!")
 
 
 def test_what_came_in_its_place_is_left_alone(unix):

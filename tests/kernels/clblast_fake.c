@@ -1,5 +1,5 @@
-// In the place of CLBlast, for tests: products computed by the host, and as TANDEM_FAKE_CLBLAST says wrongly (always, or
-// where there are more outputs than columns), in poor precision, depending on company, slowly, or without f16;
+// In the place of CLBlast, for tests: products computed by the host, and as TANDEM_FAKE_CLBLAST says wrongly (always,
+// or where there are more outputs than columns), in poor precision, depending on company, slowly, or without f16;
 // "fails" is every product's failure, "fails 20" that of products of 20 rows.
 #define CL_TARGET_OPENCL_VERSION 120
 #include "engine/quants/f16.h"

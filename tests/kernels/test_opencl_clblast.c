@@ -1,6 +1,7 @@
-// Prompts' experts by CLBlast: the library itself, where it is, and one made for these tests, which computes on the host
-// and can be told to be wrong. Values are held against those of opencl_expected.h, which allow sums in any order; in f16,
-// where each number that is stored is rounded by 2^-11 of itself three times over, a row may be off by 2^-7 of its size.
+// Prompts' experts by CLBlast: the library itself, where it is, and one made for these tests, which computes on the
+// host and can be told to be wrong. Values are held against those of opencl_expected.h, which allow sums in any order;
+// in f16, where each number that is stored is rounded by 2^-11 of itself three times over, a row may be off by 2^-7 of
+// its size.
 #include "tests/kernels/opencl_expected.h"
 
 static const char LIBRARY[] = FAKE_CLBLAST;
@@ -22,7 +23,8 @@ static void note_warning(void *user, const char *line) {
 }
 
 // said: what the library is told; "real": it is the system's.
-static struct opened open_clblast(const struct mixture *m, const char *said, enum opencl_products products, bool half_weights) {
+static struct opened open_clblast(const struct mixture *m, const char *said, enum opencl_products products,
+                                  bool half_weights) {
     struct stage_limits limits = limits_of(m);
     struct opened opened;
     struct error error;
@@ -74,7 +76,8 @@ static void products_in_f32(void) {
     for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++)
         for (int i = 0; i < 12; i++) {
             const int *shape = SHAPES[i % 4];
-            struct mixture m = mixture_of(&random, (enum weight_format)format, shape[0], shape[1], shape[2], ROWS[i % 3], 0);
+            struct mixture m =
+                mixture_of(&random, (enum weight_format)format, shape[0], shape[1], shape[2], ROWS[i % 3], 0);
             struct answer a = answer_for(&m);
             struct opened opened = open_clblast(&m, "single", OPENCL_PRODUCTS_CLBLAST, false);
             expect_words(&opened, "prompts by CLBlast in f32");
@@ -142,7 +145,8 @@ static void set_bf16(struct mixture *m, int expert, float value) {
 static void weights_in_f16(void) {
     struct random random = {54};
     for (int rows = 9; rows <= 45; rows += 36) {
-        struct mixture m = mixture_of(&random, WEIGHTS_BF16, 67, 48, 4, rows, 0), wide = mixture_of(&random, WEIGHTS_BF16, 67, 48, 4, rows, 0);
+        struct mixture m = mixture_of(&random, WEIGHTS_BF16, 67, 48, 4, rows, 0),
+                       wide = mixture_of(&random, WEIGHTS_BF16, 67, 48, 4, rows, 0);
         struct answer a = answer_for(&m), b = answer_for(&wide), again = answer_for(&m);
         struct opened opened = open_clblast(&m, "", OPENCL_PRODUCTS_OWN, true);
         for (int e = 0; e < 4; e++) set_bf16(&wide, e, 65536);
@@ -203,7 +207,8 @@ static void known_answers(void) {
     expect_refused("poor", OPENCL_PRODUCTS_CLBLAST, "prompts by CLBlast in f32"); // f16's sums are too inexact
     expect_refused("slow", OPENCL_PRODUCTS_AUTO, "without CLBlast: it is slower");
     expect_refused("fails", OPENCL_PRODUCTS_AUTO, "without CLBlast: CLBlast: a product in f32 failed (-5)");
-    expect_refused("fails 20", OPENCL_PRODUCTS_AUTO, "CLBlast: a product in f16 failed (-5)"); // 40 rows' two of 4 experts
+    expect_refused("fails 20", OPENCL_PRODUCTS_AUTO,
+                   "CLBlast: a product in f16 failed (-5)"); // 40 rows' two of 4 experts
 }
 
 static void no_library(void) {
@@ -306,9 +311,15 @@ static void faults_where_it_is_timed(void) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        CLBLAST_TEST(products_in_f32), CLBLAST_TEST(products_in_f16),   CLBLAST_TEST(weights_in_f16),
-        CLBLAST_TEST(values_beyond_f16), CLBLAST_TEST(known_answers),   CLBLAST_TEST(no_library),
-        CLBLAST_TEST(failure_at_work), CLBLAST_TEST(faults_where_it_is_asked_for), CLBLAST_TEST(faults_where_it_is_timed),
+        CLBLAST_TEST(products_in_f32),
+        CLBLAST_TEST(products_in_f16),
+        CLBLAST_TEST(weights_in_f16),
+        CLBLAST_TEST(values_beyond_f16),
+        CLBLAST_TEST(known_answers),
+        CLBLAST_TEST(no_library),
+        CLBLAST_TEST(failure_at_work),
+        CLBLAST_TEST(faults_where_it_is_asked_for),
+        CLBLAST_TEST(faults_where_it_is_timed),
         CLBLAST_TEST(products_of_the_real_one),
     };
     tell_device();

@@ -413,6 +413,100 @@ static void files_are_written_whole(void **state) {
     }
 }
 
+static void expect_text(const char *path, const char *expected) {
+    char *text;
+    size_t bytes;
+    struct error error;
+    assert_int_equal(file_load(path, 64, &text, &bytes, &error), 0);
+    assert_string_equal(text, expected);
+    free(text);
+}
+
+// Whoever wrote a file and whatever the umask, it stays as open or closed as it was. What lies beside it is no one's to
+// remove, though it has the process's number: in containers every process is number 1.
+static void replaced_files_keep_their_permissions(void **state) {
+    (void)state;
+    char dir[] = "/tmp/tandem-base-XXXXXX", path[64], beside[96];
+    struct error error;
+    struct stat status;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    snprintf(beside, sizeof beside, "%s.%ld", path, (long)getpid());
+    assert_int_equal(file_write(beside, "mine", 4, 0600, &error), 0);
+    static const mode_t MODES[] = {0600, 0664, 0440};
+    for (size_t i = 0; i < sizeof MODES / sizeof *MODES; i++) {
+        assert_int_equal(file_write(path, "one", 3, 0666, &error), 0);
+        assert_int_equal(chmod(path, MODES[i]), 0);
+        assert_int_equal(file_try_write(path, &error), 0);
+        assert_int_equal(file_write(path, "two", 3, 0666, &error), 0);
+        assert_int_equal(stat(path, &status), 0);
+        assert_int_equal(status.st_mode & 07777, MODES[i]);
+        expect_text(path, "two");
+    }
+    expect_text(beside, "mine");
+    assert_int_equal(unlink(beside), 0);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(dir), 0);
+}
+
+// dir/first -> second (beside it) -> dir/file, which is not there yet.
+static void links_to_nothing_stay_links(void **state) {
+    (void)state;
+    char dir[] = "/tmp/tandem-base-XXXXXX", path[64], first[64], second[64];
+    struct error error;
+    struct stat status;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    snprintf(first, sizeof first, "%s/first", dir);
+    snprintf(second, sizeof second, "%s/second", dir);
+    assert_int_equal(symlink("second", first), 0);
+    assert_int_equal(symlink(path, second), 0);
+    assert_int_equal(file_try_write(first, &error), 0);
+    assert_int_not_equal(stat(path, &status), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(file_write(first, i ? "two" : "one", 3, 0600, &error), 0);
+        assert_int_equal(lstat(first, &status), 0);
+        assert_true(S_ISLNK(status.st_mode));
+        assert_int_equal(lstat(second, &status), 0);
+        assert_true(S_ISLNK(status.st_mode));
+        expect_text(path, i ? "two" : "one");
+    }
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(unlink(second), 0);
+    assert_int_equal(symlink("first", second), 0); // in a circle
+    assert_int_equal(file_try_write(first, &error), ERROR_IO);
+    assert_int_equal(file_write(first, "one", 3, 0600, &error), ERROR_IO);
+    assert_non_null(strstr(error.message, "Too many levels"));
+    assert_int_equal(unlink(first), 0);
+    assert_int_equal(unlink(second), 0);
+    assert_int_equal(rmdir(dir), 0);
+}
+
+static void *write_often(void *path) {
+    struct error error;
+    for (int i = 0; i < 100; i++)
+        if (file_write(path, "whole", 5, 0600, &error) != 0) return path;
+    return NULL;
+}
+
+static void threads_write_the_same_file(void **state) {
+    (void)state;
+    enum { THREADS = 4 };
+    char dir[] = "/tmp/tandem-base-XXXXXX", path[64];
+    pthread_t threads[THREADS];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    for (int i = 0; i < THREADS; i++) assert_int_equal(pthread_create(&threads[i], NULL, write_often, path), 0);
+    for (int i = 0; i < THREADS; i++) {
+        void *failed;
+        assert_int_equal(pthread_join(threads[i], &failed), 0);
+        assert_null(failed);
+    }
+    expect_text(path, "whole");
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(dir), 0); // empty
+}
+
 static void clock_goes_forward(void **state) {
     (void)state;
     double before = clock_seconds();
@@ -434,6 +528,8 @@ int main(void) {
         cmocka_unit_test(checked_sums_products_ranges),   cmocka_unit_test(clock_goes_forward),
         cmocka_unit_test(blocks_hold_all_their_parts),    cmocka_unit_test(files_are_read_whole),
         cmocka_unit_test(pipes_are_read_to_their_end),    cmocka_unit_test(files_are_written_whole),
+        cmocka_unit_test(replaced_files_keep_their_permissions), cmocka_unit_test(links_to_nothing_stay_links),
+        cmocka_unit_test(threads_write_the_same_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
