@@ -15,7 +15,8 @@
 #define KV (&KV_FORMATS(CHOICE)[1])
 #define KERNELS_CHOICE(name, text) " " name
 #define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
-#define SPECULATIONS (&SPECULATE_MODES(CHOICE)[1])
+#define SPECULATION(value, name) " " name
+#define SPECULATIONS (&SPECULATE_MODES(SPECULATION)[1])
 
 const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
