@@ -192,10 +192,11 @@ const struct opencl_layer *opencl_layer_find(struct opencl *opencl, const struct
 
 void opencl_layers_finish(struct opencl *opencl) {
     for (int i = 0; i < opencl->layer_count; i++) {
+        free(opencl->layers[i].start_at);
+        if (opencl->lost) continue; // what it has is never given back
         release(opencl->api, opencl->layers[i].start);
         release(opencl->api, opencl->layers[i].weights);
         release(opencl->api, opencl->layers[i].router);
-        free(opencl->layers[i].start_at);
     }
     free(opencl->layers);
     opencl->layers = NULL;

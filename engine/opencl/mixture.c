@@ -114,7 +114,7 @@ static void forget_spans(struct opencl *opencl, struct opencl_slot *slot) {
 void opencl_close(struct opencl *opencl) {
     if (!opencl) return;
     if (opencl->lost) { // it may still write to all of it, and whoever gives it back might wait for ever
-        free(opencl->layers);
+        opencl_layers_finish(opencl);
         free(opencl);
         return;
     }

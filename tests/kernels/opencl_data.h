@@ -71,10 +71,11 @@ static inline struct owned_matrix weights_of(struct random *random, enum weight_
 static inline struct mixture mixture_of(struct random *random, enum weight_format format, int hidden, int inner,
                                         int experts, int rows, size_t gap) {
     struct mixture m = {.hidden = hidden, .inner = inner, .experts = experts, .rows = rows};
-    size_t step = weight_format_packed(format) ? 64 : weight_format_bytes(format, 1, 1), at = 0;
+    size_t step = weight_format_packed(format) ? 64 : weight_format_bytes(format, 1, 1), at = 64;
     size_t most = weight_format_bytes(format, inner, hidden), other = weight_format_bytes(format, hidden, inner);
     if (other > most) most = other;
-    m.memory = aligned_alloc(64, ((most + gap * step) * (size_t)experts * 3 + 63) / 64 * 64);
+    // Whole pages, from within the first: what a device is given of them is theirs to their ends.
+    m.memory = aligned_alloc(4096, (at + (most + gap * step) * (size_t)experts * 3 + 4095) / 4096 * 4096);
     assert_non_null(m.memory);
     m.expert = allocate((size_t)experts, sizeof *m.expert);
     for (int e = 0; e < experts; e++) {

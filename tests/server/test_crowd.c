@@ -45,6 +45,7 @@ static int move_in(void **state, char *const *flags, int count) {
     house->pid = fork();
     if (house->pid == 0) {
         close(pipes[0]);
+        free(house);
         exit(live(pipes[1], flags, count));
     }
     close(pipes[1]);
