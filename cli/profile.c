@@ -70,7 +70,8 @@ static int run_prompt(struct engine *engine, const char *text, size_t bytes, str
     const struct engine_request request = {.prompt = ids.ids,
                                            .prompt_tokens = ids.count,
                                            .tokens_max = own.max_tokens,
-                                           .sampling = {.top_p = 1, .repetition_penalty = 1}};
+                                           .sampling = {.top_p = 1, .repetition_penalty = 1},
+                                           .one_by_one = true}; // wrong guesses would be counted too
     if (!code) code = answer_follow(engine, &request, take_nothing, NULL, &answer, error);
     token_list_finish(&ids);
     if (code) return code;
