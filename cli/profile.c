@@ -1,4 +1,5 @@
 // tandem profile: which experts a set of prompts calls for, and what that says of where they should be computed.
+#include "base/plural.h"
 #include "cli/answer.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
@@ -109,6 +110,7 @@ static int run_prompts(struct engine *engine, FILE *file, const char *name, stru
     }
     free(line);
     if (code) return code;
+    if (interrupt_noted()) return error_set_code(error, ERROR_CANCELLED); // while it waited for a line
     if (ferror(file)) return error_set(error, ERROR_IO, "%s can not be read: %s", name, strerror(errno));
     return totals->prompts > 0 ? 0 : error_set(error, ERROR_ARGUMENT, "%s has no prompt: expected one a line", name);
 }
@@ -201,8 +203,9 @@ static int print(const struct engine_choices *choices, const struct engine_place
                  const struct totals *totals, const struct suggestion *suggestion, struct error *error) {
     uint64_t *rows_of = calloc(2 * (size_t)choices->experts, sizeof *rows_of);
     int code = rows_of ? 0 : ERROR_MEMORY;
-    printf("%d prompts of %.0f tokens in all, %.0f tokens of answers\n\n", totals->prompts, totals->prompt_tokens,
-           totals->answer_tokens);
+    printf("%d prompt%s of %.0f tokens in all, %.0f token%s of answers\n\n", totals->prompts,
+           plural((size_t)totals->prompts), totals->prompt_tokens, totals->answer_tokens,
+           plural((size_t)totals->answer_tokens));
     printf(" layer     rows  evenness  busiest experts            most often together\n");
     for (int l = 0; !code && l < choices->layers; l++)
         code = print_layer(choices, l, rows_of, rows_of + choices->experts);
@@ -242,17 +245,16 @@ static int print_json(const struct engine_choices *choices, const struct engine_
     uint64_t *rows_of = calloc((size_t)choices->experts, sizeof *rows_of);
     json_t *layers = json_array();
     for (int l = 0; rows_of && l < choices->layers; l++)
-        json_array_append_new(layers, json_pack("{s:o, s:o}", "prompts",
-                                                json_rows(choices, ENGINE_ROWS_PROMPTS, l, rows_of), "answers",
-                                                json_rows(choices, ENGINE_ROWS_ANSWERS, l, rows_of)));
-    json_t *top = json_pack("{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s, s:s, s:s?, s:o, s:o}}", "prompts", totals->prompts,
-                            "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens,
-                            "prompt_seconds", totals->prompt_seconds, "decode_seconds", totals->decode_seconds,
-                            "experts", choices->experts, "layers", layers, "suggested", "device", placement->device,
-                            "experts_prefill", suggestion->who[ENGINE_ROWS_PROMPTS], "experts_decode",
-                            suggestion->who[ENGINE_ROWS_ANSWERS], "experts_opencl", suggestion->experts, "prompts_gain",
-                            json_gain(suggestion, ENGINE_ROWS_PROMPTS), "answers_gain",
-                            json_gain(suggestion, ENGINE_ROWS_ANSWERS));
+        json_array_append_new(layers,
+                              json_pack("{s:o, s:o}", "prompts", json_rows(choices, ENGINE_ROWS_PROMPTS, l, rows_of),
+                                        "answers", json_rows(choices, ENGINE_ROWS_ANSWERS, l, rows_of)));
+    json_t *top = json_pack(
+        "{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s, s:s, s:s?, s:o, s:o}}", "prompts", totals->prompts,
+        "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens, "prompt_seconds",
+        totals->prompt_seconds, "decode_seconds", totals->decode_seconds, "experts", choices->experts, "layers", layers,
+        "suggested", "device", placement->device, "experts_prefill", suggestion->who[ENGINE_ROWS_PROMPTS],
+        "experts_decode", suggestion->who[ENGINE_ROWS_ANSWERS], "experts_opencl", suggestion->experts, "prompts_gain",
+        json_gain(suggestion, ENGINE_ROWS_PROMPTS), "answers_gain", json_gain(suggestion, ENGINE_ROWS_ANSWERS));
     char *text = rows_of && top ? json_dumps(top, JSON_COMPACT) : NULL;
     int code = text && puts(text) >= 0 ? 0 : error_set_code(error, text ? ERROR_IO : ERROR_MEMORY);
     free(text);
@@ -271,6 +273,7 @@ static int profile(FILE *file, const char *name) {
     struct suggestion suggestion = {0};
     const struct engine_options options = {
         .sequences_max = 1, .queue_max = 1, .prefix = PREFIX_OFF, .explain_placement = true};
+    if (interrupt_set(INTERRUPT_ENDS, &error)) return command_fail(&profile_command, &error, EXIT_OTHER);
     if (model_settings_open(&model, options, &engine, &error))
         return command_fail(&profile_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
     int code = interrupt_set(INTERRUPT_IS_NOTED_ONCE, &error);
