@@ -73,6 +73,7 @@ int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_o
     cpu->kernels = kernels;
     cpu->onednn = options->onednn;
     cpu->bf16 = bf16;
+    cpu->attention_kernels = attention_kernels_at(options->bf16);
     cpu->packed = packed;
     cpu->unpacks = options->bf16 == BF16_AMX; // bf16 on vectors is slower than int8 on vectors
     if (!scratch_take(cpu)) {

@@ -3,6 +3,7 @@
 #ifndef ENGINE_CPU_CPU_H
 #define ENGINE_CPU_CPU_H
 
+#include "engine/cpu/attention_kernels.h"
 #include "engine/cpu/bf16.h"
 #include "engine/cpu/deal.h"
 #include "engine/cpu/kernels.h"
@@ -38,6 +39,7 @@ struct cpu {
     const struct kernels *kernels;
     bool onednn;                     // it multiplies f32 by many rows; otherwise our own kernels do
     const struct bf16_kernels *bf16; // they multiply bf16 by many rows; NULL: the machine has no bf16
+    const struct attention_kernels *attention_kernels; // the same for attention of prompts
     const struct packed_kernels *packed; // they multiply int8 and int4
     bool unpacks;                        // but many rows of them are multiplied in bf16
     char description[128];
