@@ -38,6 +38,7 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->tasks, attention_tasks_max(limits), 1, attention_task_bytes()},
         {&cpu->partial, sequences * heads * ATTENTION_SPLITS, head_dim + 2, sizeof *cpu->partial},
         {&cpu->score, tokens, experts, sizeof *cpu->score},
+        {&cpu->router, hidden, experts, sizeof *cpu->router},
         {&cpu->expert_rows, experts, 1, sizeof *cpu->expert_rows},
         {&cpu->expert_next, experts, 1, sizeof *cpu->expert_next},
         {&cpu->sorted_row, tokens, ROUTE_TOP_K_MAX, sizeof *cpu->sorted_row},
