@@ -66,8 +66,8 @@ static struct scratch scratch_of(const struct attention_call *call) {
 static void store_vector(const struct attention_call *call, int32_t page, int part, int kv_head, int position,
                          const float *x) {
     void *block = kv_cache_block(call->cache, call->layer, page, part, kv_head);
-    float scale = attention_rows(call)->store(x, kv_cache_row(call->cache, block, position),
-                                              (size_t)call->attention->head_dim);
+    float scale =
+        attention_rows(call)->store(x, kv_cache_row(call->cache, block, position), (size_t)call->attention->head_dim);
     if (call->cache->format == KV_INT8) kv_cache_scales(call->cache, block)[position] = scale;
 }
 

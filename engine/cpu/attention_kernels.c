@@ -1,7 +1,7 @@
 // AVX512-BF16, and AMX for the products where the processor has it.
 //
-// A score is the sum of three products: of the rounded halves of query and key, and of each one's rounded half with what
-// rounding took from the other.
+// A score is the sum of three products: of the rounded halves of query and key, and of each one's rounded half with
+// what rounding took from the other.
 #include "engine/cpu/attention_kernels.h"
 
 #if defined __x86_64__
@@ -19,8 +19,8 @@
 
 enum {
     TILE = ATTENTION_TILE,
-    ROW = 32,                             // values of a tile's row
-    PAIRS = ATTENTION_PAGE_KEYS / 2,      // of keys in a page
+    ROW = 32,                        // values of a tile's row
+    PAIRS = ATTENTION_PAGE_KEYS / 2, // of keys in a page
     SQUARE = ATTENTION_LANES * ATTENTION_LANES,
     ROUNDED = 0, // parts of queries and keys
     REST = 2 * TILE,
@@ -119,9 +119,8 @@ INLINE struct weigher weigher_of(const struct attention_work *work) {
 
 // The next `pairs`. The weights that are added up are rounded, as they will be multiplied with the values.
 INLINE void weigh(struct weigher *w, int pairs) {
-    const __m512i side_by_side =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                         18, 2, 17, 1, 16, 0);
+    const __m512i side_by_side = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                                                  22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     for (int n = pairs < w->left ? pairs : w->left; n > 0; n--, w->left--) {
         UNROLL for (int g = 0; g < 2; g++) {
             const float *score = w->score + g * ATTENTION_SCORES;
@@ -198,8 +197,7 @@ static void look(const struct attention_work *work) {
 
 static void store(const struct attention_unit *unit, int group, int rows, const int *row, int width, float *out) {
     const float *sum = unit->sum + group * steps_of(width) * ATTENTION_STEP * ATTENTION_LANES;
-    const __m512 factor =
-        _mm512_div_ps(_mm512_set1_ps(1), _mm512_loadu_ps(unit->total + group * ATTENTION_LANES));
+    const __m512 factor = _mm512_div_ps(_mm512_set1_ps(1), _mm512_loadu_ps(unit->total + group * ATTENTION_LANES));
     for (int i = 0; i < width; i += 16, sum += SQUARE) {
         __m512i square[16];
         UNROLL for (int j = 0; j < 16; j++) square[j] =
@@ -241,8 +239,8 @@ INLINE void few_store(__m512 sum[FEW][2], size_t group, float *to) {
 static void avx512_scores(const struct attention_work *work, const struct attention_work *before) {
     struct weigher weigher = weigher_of(before);
     int steps = work ? work->width / ATTENTION_STEP : 0;
-    for (int key = work ? work->first * ATTENTION_PAGE_KEYS : 0;
-         work && key < work->last * ATTENTION_PAGE_KEYS; key += FEW) {
+    for (int key = work ? work->first * ATTENTION_PAGE_KEYS : 0; work && key < work->last * ATTENTION_PAGE_KEYS;
+         key += FEW) {
         const uint16_t *k = work->keys + (size_t)(key / ATTENTION_PAGE_KEYS) * (size_t)steps * STEP_TILES +
                             key % ATTENTION_PAGE_KEYS * ROW;
         const uint16_t *q = work->unit->q;

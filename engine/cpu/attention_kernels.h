@@ -10,12 +10,12 @@
 #include "engine/kv_cache.h"
 
 enum {
-    ATTENTION_LANES = 16,                      // queries of a group
-    ATTENTION_UNIT = 2 * ATTENTION_LANES,      // and of both
-    ATTENTION_STEP = 32,                       // places of a head's vectors, which are padded to a multiple of this
-    ATTENTION_TILE = 512,                      // values of a tile: sixteen rows of 32
-    ATTENTION_PAGE_KEYS = KV_PAGE_TOKENS,      // a page's: two tiles high for scores, one deep for their values
-    ATTENTION_KEYS = 8 * ATTENTION_PAGE_KEYS,  // of a block
+    ATTENTION_LANES = 16,                     // queries of a group
+    ATTENTION_UNIT = 2 * ATTENTION_LANES,     // and of both
+    ATTENTION_STEP = 32,                      // places of a head's vectors, which are padded to a multiple of this
+    ATTENTION_TILE = 512,                     // values of a tile: sixteen rows of 32
+    ATTENTION_PAGE_KEYS = KV_PAGE_TOKENS,     // a page's: two tiles high for scores, one deep for their values
+    ATTENTION_KEYS = 8 * ATTENTION_PAGE_KEYS, // of a block
     ATTENTION_PAGES = ATTENTION_KEYS / ATTENTION_PAGE_KEYS,
     ATTENTION_SCORES = ATTENTION_KEYS * ATTENTION_LANES, // of a group
 };
@@ -51,8 +51,8 @@ struct attention_kernels {
     void (*queries)(const float *q, int width, uint16_t *to);
     void (*keys)(const float *keys, int count, int width, uint16_t *to);
     void (*values)(const float *values, int count, int width, uint16_t *to);
-    // Scores of `work`, or none where that is NULL; and beside them, while tiles are multiplied, the scores of `before`,
-    // if there is one, become weights, which are added to its unit's totals.
+    // Scores of `work`, or none where that is NULL; and beside them, while tiles are multiplied, the scores of
+    // `before`, if there is one, become weights, which are added to its unit's totals.
     void (*scores)(const struct attention_work *work, const struct attention_work *before);
     // Between scores and weights: hides the keys that a query does not see, and scales down what has been summed up to
     // the largest score so far.

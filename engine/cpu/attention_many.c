@@ -1,13 +1,13 @@
 // Attention of a prompt, on the kernels of attention_kernels.h.
 //
 // Scores are as good as f32's: queries and keys are each split into a part rounded to bf16 and what that leaves,
-// rounded too, and only the product of both rests, 2^-18 of it all, is left out. (An error of a score is one of a
-// weight's exponent.) Values and weights between 0 and 1 are rounded to bf16, a relative 2^-9 each; the scores'
+// rounded too, and only the product of both rests, at most 2^-16 of it all, is left out. (An error of a score is one of
+// a weight's exponent.) Values and weights between 0 and 1 are rounded to bf16, by at most 2^-8 of each; the scores'
 // exponentials and all sums are f32. As everywhere here weights and keys take the part of a matrix's weights: scores
 // are [key][query] and results [place][query], so that a vector holds sixteen queries, and each of them goes its own
 // way without looking at the others. Keys are taken ATTENTION_KEYS at a time, cut at multiples of that, and one that a
-// query does not see adds exactly 0, whether it is hidden or left out with its page: so a query's result depends neither
-// on the chunk of the prompt nor on its place in it.
+// query does not see adds exactly 0, whether it is hidden or left out with its page: so a query's result depends
+// neither on the chunk of the prompt nor on its place in it.
 //
 // A task's keys are made ready once for all of its units. While tiles multiply one unit, vectors weigh the one before.
 #include "engine/cpu/attention.h"
@@ -125,7 +125,8 @@ static void store_unit(const struct attention_call *call, const struct attention
 
 // ---- Keys and values
 
-// Pages [first, first + pages) of the sequence, of which keys from `end` on are not there, from place `at` of a block on.
+// Pages [first, first + pages) of the sequence, of which keys from `end` on are not there, from place `at` of a block
+// on.
 static void load_pages(const struct attention_call *call, const struct attention_task *task, int first, int pages,
                        int end, int at, const struct scratch *scratch) {
     const struct kv_cache *cache = call->cache;

@@ -174,8 +174,8 @@ static void avx512_block(const struct bf16_block *b) {
 
 static void nothing(void) {}
 
-static const struct bf16_kernels avx512 = {"BF16", nothing,   nothing, panel,      packed_panel, avx512_block,
-                                           pack,   pack_sums, store};
+static const struct bf16_kernels avx512 = {"BF16",       nothing, nothing,   panel, packed_panel,
+                                           avx512_block, pack,    pack_sums, store};
 
 #if defined __clang__
 #pragma clang attribute pop
