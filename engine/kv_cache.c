@@ -114,6 +114,11 @@ static void put_int8(const float *x, int count, int8_t *to, float *scale) {
     *scale = odd == 0 ? most / 127 : NAN;
 }
 
+static uint16_t put_f16(float x) {
+    if (x - x != 0) return f16_from_f32(NAN); // not finite
+    return f16_from_f32(fminf(fmaxf(x, -KV_F16_MAX), KV_F16_MAX));
+}
+
 void kv_cache_put(const struct kv_cache *cache, void *block, int position, const float *x) {
     void *row = kv_cache_row(cache, block, position);
     uint16_t *half = row;
@@ -122,7 +127,7 @@ void kv_cache_put(const struct kv_cache *cache, void *block, int position, const
         memcpy(row, x, cache->row_bytes);
         break;
     case KV_F16:
-        for (int i = 0; i < cache->head_dim; i++) half[i] = f16_from_f32(x[i]);
+        for (int i = 0; i < cache->head_dim; i++) half[i] = put_f16(x[i]);
         break;
     case KV_INT8:
         put_int8(x, cache->head_dim, row, kv_cache_scales(cache, block) + position);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 enum { KV_PAGE_TOKENS = 32 };
+#define KV_F16_MAX 65504.0f // the largest of f16: keys and values beyond it are held as this, NaN and infinity as NaN
 
 struct kv_cache {
     enum kv_format format;

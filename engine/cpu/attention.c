@@ -13,7 +13,10 @@
 #include <omp.h>
 #include <string.h>
 
-enum { TRANSPOSE_ROWS_MIN = 9 }; // from so many query rows a page is worth widening, and its keys turning around
+enum {
+    TRANSPOSE_ROWS_MIN = 9, // from so many query rows a page is worth widening, and its keys turning around
+    LINE_FLOATS = 16,
+};
 
 // What a thread needs for one task.
 struct scratch {
@@ -30,7 +33,7 @@ size_t attention_scratch_floats(const struct stage_limits *limits) {
     size_t width = (size_t)limits->head_dim;
     size_t few = ATTENTION_ROWS * (2 * width + KV_PAGE_TOKENS + 2) + 2 * width * KV_PAGE_TOKENS;
     size_t many = attention_many_floats(limits->head_dim);
-    return few > many ? few : many;
+    return (few > many ? few : many) / LINE_FLOATS * LINE_FLOATS + LINE_FLOATS; // a thread's begin at a cache line
 }
 
 size_t attention_tasks_max(const struct stage_limits *limits) {
@@ -63,12 +66,13 @@ static struct scratch scratch_of(const struct attention_call *call) {
 static void store_vector(const struct attention_call *call, int32_t page, int part, int kv_head, int position,
                          const float *x) {
     void *block = kv_cache_block(call->cache, call->layer, page, part, kv_head);
-    float scale = attention_rows(call)->store(x, kv_cache_row(call->cache, block, position),
-                                              (size_t)call->attention->head_dim);
+    float scale =
+        attention_rows(call)->store(x, kv_cache_row(call->cache, block, position), (size_t)call->attention->head_dim);
     if (call->cache->format == KV_INT8) kv_cache_scales(call->cache, block)[position] = scale;
 }
 
-static void store_row(const struct attention_call *call, const struct batch_sequence *sequence, int i) {
+// Turns query and key, and stores key and value. Tasks of many queries turn them themselves.
+static void store_row(const struct attention_call *call, const struct batch_sequence *sequence, int i, bool many) {
     const struct attention *attention = call->attention;
     const struct kernels *kernels = call->cpu->kernels;
     int position = sequence->position + i, half = attention->head_dim / 2;
@@ -79,7 +83,7 @@ static void store_row(const struct attention_call *call, const struct batch_sequ
     float *k = call->k + row * (size_t)attention->kv_heads * width;
     const float *v = call->v + row * (size_t)attention->kv_heads * width;
 
-    for (int h = 0; h < attention->heads; h++) kernels->rotate(cosine, sine, half, q + (size_t)h * width);
+    for (int h = 0; h < attention->heads && !many; h++) kernels->rotate(cosine, sine, half, q + (size_t)h * width);
     int32_t page = sequence->pages[position / KV_PAGE_TOKENS];
     for (int h = 0; h < attention->kv_heads; h++) {
         kernels->rotate(cosine, sine, half, k + (size_t)h * width);
@@ -151,8 +155,8 @@ static size_t plan(const struct attention_call *call, const struct batch *batch,
     for (int s = 0; s < batch->sequences; s++) {
         const struct batch_sequence *sequence = &batch->sequence[s];
         bool prompt = sequence->first >= batch->answers;
-        int rows = sequence->count * call->group,
-            at_once = attention_many(call, prompt) ? ATTENTION_MANY : ATTENTION_ROWS;
+        int rows = sequence->count * call->group, at_once = ATTENTION_ROWS;
+        if (attention_many(call, prompt)) at_once = attention_many_rows(call, batch->tokens - batch->answers);
         for (int first = (rows - 1) / at_once * at_once; first >= 0; first -= at_once)
             for (int h = 0; h < call->attention->kv_heads; h++)
                 count += plan_block(call, sequence, prompt, h, first, smaller(at_once, rows - first), partial,
@@ -343,8 +347,9 @@ void cpu_attention(void *state, const struct attention *attention, const struct 
 
     for (int s = 0; s < batch->sequences; s++) {
         const struct batch_sequence *sequence = &batch->sequence[s];
+        bool many = attention_many(&call, sequence->first >= batch->answers);
 #pragma omp parallel for schedule(static) num_threads(threads) if (sequence->count > 8)
-        for (int i = 0; i < sequence->count; i++) store_row(&call, sequence, i);
+        for (int i = 0; i < sequence->count; i++) store_row(&call, sequence, i, many);
     }
     struct attention_task *tasks = cpu->tasks;
     size_t partial;

@@ -43,14 +43,18 @@ static inline int attention_vector(const struct attention_call *call, const stru
 
 // ---- attention_many.c: queries of a prompt, in bf16
 
-enum { ATTENTION_MANY = 256 }; // query rows of a task
-
 // Whether rows of prompts, or others, are computed that way.
 static inline bool attention_many(const struct attention_call *call, bool prompt) {
-    return prompt && call->attention->narrow && call->cpu->bf16;
+    return prompt && call->attention->narrow && call->cpu->attention_kernels;
 }
 
 size_t attention_many_floats(int head_dim); // of scratch
+
+// Query rows of a task, where there are so many rows of prompts in all: few enough that every thread has some tasks, at
+// least ATTENTION_ROWS.
+int attention_many_rows(const struct attention_call *call, int prompts);
+
+// Turns the queries itself.
 void attention_many_task(const struct attention_call *call, const struct attention_task *task);
 
 #endif

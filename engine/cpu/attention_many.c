@@ -1,71 +1,65 @@
-// Attention of a prompt, on the kernels of bf16.h.
+// Attention of a prompt, on the kernels of attention_kernels.h.
 //
 // Scores are as good as f32's: queries and keys are each split into a part rounded to bf16 and what that leaves,
-// rounded too, and only the product of both rests, 2^-18 of it all, is left out. (An error of a score is one of a
-// weight's exponent.) Values and weights between 0 and 1 are rounded to bf16, a relative 2^-9 each; the scores'
+// rounded too, and only the product of both rests, at most 2^-16 of it all, is left out. (An error of a score is one of
+// a weight's exponent.) Values and weights between 0 and 1 are rounded to bf16, by at most 2^-8 of each; the scores'
 // exponentials and all sums are f32. As everywhere here weights and keys take the part of a matrix's weights: scores
 // are [key][query] and results [place][query], so that a vector holds sixteen queries, and each of them goes its own
 // way without looking at the others. Keys are taken ATTENTION_KEYS at a time, cut at multiples of that, and one that a
-// query does not see adds exactly 0: so a query's result depends neither on the chunk of the prompt nor on its place in
-// it.
+// query does not see adds exactly 0, whether it is hidden or left out with its page: so a query's result depends
+// neither on the chunk of the prompt nor on its place in it.
+//
+// A task's keys are made ready once for all of its units. While tiles multiply one unit, vectors weigh the one before.
 #include "engine/cpu/attention.h"
+#include "engine/cpu/attention_kernels.h"
 
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
 enum {
-    ATTENTION_KEYS = 256,
-    PARTS = 3, // products that a score is put together of
-    PAGES = ATTENTION_KEYS / KV_PAGE_TOKENS,
-    GROUPS = ATTENTION_MANY / BF16_GROUP,
+    MANY_MIN = 64, // query rows of a task: ATTENTION_ROWS, as tasks are counted beforehand
+    MANY_MAX = 1024,
+    UNITS = MANY_MAX / ATTENTION_UNIT,
+    TASKS_EACH = 4, // for a thread, so that they end together
 };
-_Static_assert((int)KV_PAGE_TOKENS == (int)BF16_OUTPUTS && (int)KV_PAGE_TOKENS == (int)BF16_STEP,
-               "a page of keys is a panel's outputs, one of values its step");
+_Static_assert((int)MANY_MIN == (int)ATTENTION_ROWS, "there is room for as many tasks");
 
 struct scratch {
-    float *score;     // [GROUPS][ATTENTION_KEYS][BF16_GROUP]
-    float *sum;       // [GROUPS][width][BF16_GROUP]
-    float *largest;   // [ATTENTION_MANY]
-    float *total;     // [ATTENTION_MANY]
-    uint16_t *q;      // [GROUPS][PARTS * width / 2][BF16_GROUP][2]: rounded, rest, rounded
-    uint16_t *weight; // [GROUPS][ATTENTION_KEYS / 2][BF16_GROUP][2]
-    uint16_t *keys;   // [PAGES][PARTS * width / BF16_STEP][BF16_OUTPUTS][BF16_STEP]: rounded, rounded, rest
-    float *page;      // [BF16_OUTPUTS][head_dim] keys or values, widened
-    float *rest;      // [BF16_OUTPUTS][head_dim] of the queries of a group, or the keys of a page
-    uint16_t *values; // [width / BF16_OUTPUTS][PAGES][BF16_OUTPUTS][BF16_STEP]
-    int *vector;      // [ATTENTION_MANY] of q and out
-    int *position;    // [ATTENTION_MANY]
-    size_t width;     // of a head, padded
+    float *score;     // [2][2 groups][ATTENTION_KEYS][ATTENTION_LANES] of the unit at hand and the one before
+    uint16_t *weight; // [2][2 groups][ATTENTION_PAGES] tiles
+    uint16_t *keys;   // [ATTENTION_PAGES][2 parts][ATTENTION_PAGE_KEYS * width]
+    uint16_t *values; // [ATTENTION_PAGES][ATTENTION_PAGE_KEYS * width]
+    float *room;      // [ATTENTION_PAGE_KEYS][head_dim] keys or values, or the queries of a group
+    uint16_t *q;      // [UNITS][2 parts][ATTENTION_UNIT * width]
+    float *sum;       // [UNITS][ATTENTION_UNIT * width]
+    struct attention_unit *unit; // [UNITS]
+    size_t width;                // of a head, padded
 };
 
 static size_t padded(int count) {
-    return ((size_t)count + BF16_STEP - 1) / BF16_STEP * BF16_STEP;
+    return ((size_t)count + ATTENTION_STEP - 1) / ATTENTION_STEP * ATTENTION_STEP;
 }
 
-// Pieces of a multiple of a cache line each, from `at` on; returns how many floats they are together.
+// Pieces that begin at a cache line each, from `at` on; returns how many floats they are together.
 static size_t lay_out(struct scratch *scratch, int head_dim, float *at) {
     size_t width = scratch->width = padded(head_dim), used = 0;
     const struct {
         void *member;
         size_t bytes;
     } parts[] = {
-        {&scratch->score, ATTENTION_MANY * ATTENTION_KEYS * sizeof(float)},
-        {&scratch->sum, ATTENTION_MANY * width * sizeof(float)},
-        {&scratch->largest, ATTENTION_MANY * sizeof(float)},
-        {&scratch->total, ATTENTION_MANY * sizeof(float)},
-        {&scratch->q, PARTS * ATTENTION_MANY * width * sizeof(uint16_t)},
-        {&scratch->weight, ATTENTION_MANY * ATTENTION_KEYS * sizeof(uint16_t)},
-        {&scratch->keys, PARTS * ATTENTION_KEYS * width * sizeof(uint16_t)},
-        {&scratch->page, BF16_OUTPUTS * width * sizeof(float)},
-        {&scratch->rest, BF16_OUTPUTS * width * sizeof(float)},
+        {&scratch->score, 4 * ATTENTION_SCORES * sizeof(float)},
+        {&scratch->weight, 4 * ATTENTION_SCORES * sizeof(uint16_t)},
+        {&scratch->keys, 2 * ATTENTION_KEYS * width * sizeof(uint16_t)},
         {&scratch->values, ATTENTION_KEYS * width * sizeof(uint16_t)},
-        {&scratch->vector, ATTENTION_MANY * sizeof(int)},
-        {&scratch->position, ATTENTION_MANY * sizeof(int)},
+        {&scratch->room, ATTENTION_PAGE_KEYS * width * sizeof(float)},
+        {&scratch->q, 2 * MANY_MAX * width * sizeof(uint16_t)},
+        {&scratch->sum, MANY_MAX * width * sizeof(float)},
+        {&scratch->unit, UNITS * sizeof(struct attention_unit)},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (at) memcpy(parts[i].member, &(float *){at + used}, sizeof at); // whatever the pointer points to
-        used += parts[i].bytes / sizeof(float);
+        used += (parts[i].bytes + 63) / 64 * 64 / sizeof(float);
     }
     return used;
 }
@@ -78,142 +72,136 @@ static int smaller(int a, int b) {
     return a < b ? a : b;
 }
 
-// What rounding to bf16, to the nearest and ties to even, takes from each of `count` values.
-static void rests(const float *x, size_t count, float *rest) {
-    for (size_t i = 0; i < count; i++) {
-        uint32_t bits;
-        float rounded;
-        memcpy(&bits, &x[i], sizeof bits);
-        bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
-        memcpy(&rounded, &bits, sizeof rounded);
-        rest[i] = x[i] - rounded;
+static int larger(int a, int b) {
+    return a > b ? a : b;
+}
+
+int attention_many_rows(const struct attention_call *call, int prompts) {
+    int rows = prompts * call->attention->heads / (call->cpu->limits.threads * TASKS_EACH);
+    return smaller(larger(rows / ATTENTION_UNIT * ATTENTION_UNIT, MANY_MIN), MANY_MAX);
+}
+
+// ---- Queries
+
+// Those beyond the last one do as it does, and are not stored.
+static int row_of(const struct attention_task *task, int unit, int i) {
+    return smaller(unit * ATTENTION_UNIT + i, task->rows - 1);
+}
+
+static void load_unit(const struct attention_call *call, const struct attention_task *task,
+                      const struct scratch *scratch, int u) {
+    const struct attention *attention = call->attention;
+    size_t width = (size_t)attention->head_dim, half = width / 2;
+    struct attention_unit *unit = &scratch->unit[u];
+    unit->q = scratch->q + 2 * ATTENTION_UNIT * scratch->width * (size_t)u;
+    unit->sum = scratch->sum + ATTENTION_UNIT * scratch->width * (size_t)u;
+    unit->begun = false;
+    for (int i = 0; i < ATTENTION_UNIT; i++) {
+        int row = row_of(task, u, i), lane = i % ATTENTION_LANES;
+        int position = unit->query[i] = task->sequence->position + (task->first + row) / call->group;
+        float *q = scratch->room + (size_t)lane * width;
+        unit->largest[i] = -INFINITY;
+        unit->total[i] = 0;
+        memcpy(q, call->q + (size_t)attention_vector(call, task, row) * width, width * sizeof *q);
+        call->cpu->kernels->rotate(attention->rope_cos + (size_t)position * half,
+                                   attention->rope_sin + (size_t)position * half, (int)half, q);
+        if (lane == ATTENTION_LANES - 1)
+            call->cpu->attention_kernels->queries(scratch->room, (int)width,
+                                                  unit->q + i / ATTENTION_LANES * ATTENTION_TILE);
     }
 }
 
-// The queries of a group.
-static void load_group(const struct attention_call *call, int group, const struct scratch *scratch) {
-    const int *vector = scratch->vector + group * BF16_GROUP;
-    int width = call->attention->head_dim;
-    size_t part = scratch->width * BF16_GROUP;
-    uint16_t *q = scratch->q + PARTS * part * (size_t)group;
-    for (int r = 0; r < BF16_GROUP; r++)
-        rests(call->q + (size_t)vector[r] * (size_t)width, (size_t)width, scratch->rest + r * width);
-    call->cpu->bf16->pack(call->q, (size_t)width, vector, BF16_GROUP, width, q);
-    call->cpu->bf16->pack(scratch->rest, (size_t)width, NULL, BF16_GROUP, width, q + part);
-    memcpy(q + 2 * part, q, part * sizeof *q);
-}
-
-static void load_queries(const struct attention_call *call, const struct attention_task *task, int groups,
-                         const struct scratch *scratch) {
-    for (int r = 0; r < groups * BF16_GROUP; r++) {
-        int row = smaller(r, task->rows - 1); // those beyond do as the last one does, and are not stored
-        scratch->vector[r] = attention_vector(call, task, row);
-        scratch->position[r] = task->sequence->position + (task->first + row) / call->group;
-        scratch->largest[r] = -INFINITY;
-        scratch->total[r] = 0;
+static void store_unit(const struct attention_call *call, const struct attention_task *task,
+                       const struct scratch *scratch, int u) {
+    for (int group = 0; group < 2; group++) {
+        int first = u * ATTENTION_UNIT + group * ATTENTION_LANES, rows = smaller(task->rows - first, ATTENTION_LANES);
+        int vector[ATTENTION_LANES];
+        for (int r = 0; r < rows; r++) vector[r] = attention_vector(call, task, first + r);
+        if (rows > 0)
+            call->cpu->attention_kernels->store(&scratch->unit[u], group, rows, vector, call->attention->head_dim,
+                                                call->out);
     }
-    for (int g = 0; g < groups; g++) load_group(call, g, scratch);
-    memset(scratch->sum, 0, (size_t)groups * BF16_GROUP * scratch->width * sizeof *scratch->sum);
 }
 
-static void load_keys(const struct attention_call *call, const float *keys, int count, int page,
-                      const struct scratch *scratch) {
-    size_t part = scratch->width * BF16_OUTPUTS;
-    uint16_t *panel = scratch->keys + PARTS * part * (size_t)page;
-    int width = call->attention->head_dim;
-    rests(keys, (size_t)count * (size_t)width, scratch->rest);
-    call->cpu->bf16->keys(keys, count, width, panel);
-    memcpy(panel + part, panel, part * sizeof *panel);
-    call->cpu->bf16->keys(scratch->rest, count, width, panel + 2 * part);
-}
+// ---- Keys and values
 
-// Pages [first, first + pages) of the sequence, of which keys from `end` on are not there.
+// Pages [first, first + pages) of the sequence, of which keys from `end` on are not there, from place `at` of a block
+// on.
 static void load_pages(const struct attention_call *call, const struct attention_task *task, int first, int pages,
-                       int end, const struct scratch *scratch) {
+                       int end, int at, const struct scratch *scratch) {
     const struct kv_cache *cache = call->cache;
+    const struct attention_kernels *kernels = call->cpu->attention_kernels;
+    size_t page_values = ATTENTION_PAGE_KEYS * scratch->width;
     int width = call->attention->head_dim;
-    for (int p = 0; p < pages; p++) {
+    for (int p = 0; p < pages; p++, at++) {
         int32_t page = task->sequence->pages[first + p];
         int count = smaller(end - (first + p) * KV_PAGE_TOKENS, KV_PAGE_TOKENS);
         void *keys = kv_cache_block(cache, call->layer, page, 0, task->kv_head);
         void *values = kv_cache_block(cache, call->layer, page, 1, task->kv_head);
-        load_keys(call, attention_floats(call, keys, count, scratch->page), count, p, scratch);
-        call->cpu->bf16->values(attention_floats(call, values, count, scratch->page), count, width,
-                                scratch->values + (size_t)p * BF16_PANEL_STEP, PAGES * BF16_PANEL_STEP);
+        kernels->keys(attention_floats(call, keys, count, scratch->room), count, width,
+                      scratch->keys + 2 * page_values * (size_t)at);
+        kernels->values(attention_floats(call, values, count, scratch->room), count, width,
+                        scratch->values + page_values * (size_t)at);
     }
 }
 
-static void multiply_keys(const struct attention_call *call, int groups, int pages, const struct scratch *scratch) {
-    for (int p = 0; p < pages; p++)
-        call->cpu->bf16->block(
-            &(struct bf16_block){.weight = scratch->keys + (size_t)p * PARTS * scratch->width * BF16_OUTPUTS,
-                                 .weight_stride = BF16_STEP,
-                                 .step_stride = BF16_PANEL_STEP,
-                                 .outputs = BF16_OUTPUTS,
-                                 .steps = PARTS * (int)scratch->width / BF16_STEP,
-                                 .x = scratch->q,
-                                 .group_stride = PARTS * scratch->width * BF16_GROUP,
-                                 .groups = groups,
-                                 .sum = scratch->score + p * KV_PAGE_TOKENS * BF16_GROUP,
-                                 .sum_stride = ATTENTION_KEYS * BF16_GROUP});
+// ---- A block of keys
+
+// What a unit has to do there; no pages where it sees none of its keys.
+static struct attention_work work_of(const struct attention_call *call, const struct scratch *scratch, int u,
+                                     int position) {
+    struct attention_unit *unit = &scratch->unit[u];
+    int oldest = unit->query[0] - call->attention->window + 1, newest = unit->query[ATTENTION_UNIT - 1];
+    return (struct attention_work){.unit = unit,
+                                   .keys = scratch->keys,
+                                   .values = scratch->values,
+                                   .position = position,
+                                   .first = larger(oldest - position, 0) / ATTENTION_PAGE_KEYS,
+                                   .last = smaller((newest - position) / ATTENTION_PAGE_KEYS + 1, ATTENTION_PAGES),
+                                   .width = (int)scratch->width,
+                                   .window = call->attention->window,
+                                   .scale = 1.44269504f / sqrtf((float)call->attention->head_dim),
+                                   .score = scratch->score + u % 2 * 2 * ATTENTION_SCORES,
+                                   .weight = scratch->weight + u % 2 * 2 * ATTENTION_SCORES};
 }
 
-static void weigh(const struct attention_call *call, int groups, int first, int pages, const struct scratch *scratch) {
-    size_t width = scratch->width;
-    for (int g = 0; g < groups; g++)
-        call->cpu->bf16->weigh(&(struct bf16_weigh){.score = scratch->score + g * ATTENTION_KEYS * BF16_GROUP,
-                                                    .keys = pages * KV_PAGE_TOKENS,
-                                                    .position = first * KV_PAGE_TOKENS,
-                                                    .query = scratch->position + g * BF16_GROUP,
-                                                    .window = call->attention->window,
-                                                    .scale = 1 / sqrtf((float)call->attention->head_dim),
-                                                    .largest = scratch->largest + g * BF16_GROUP,
-                                                    .total = scratch->total + g * BF16_GROUP,
-                                                    .sum = scratch->sum + (size_t)g * width * BF16_GROUP,
-                                                    .width = (int)width,
-                                                    .to = scratch->weight + g * ATTENTION_KEYS * BF16_GROUP});
+static bool sees(const struct attention_work *work) {
+    return work->unit->query[ATTENTION_UNIT - 1] >= work->position && work->first < work->last;
 }
 
-static void add_values(const struct attention_call *call, int groups, int pages, const struct scratch *scratch) {
-    int width = call->attention->head_dim;
-    for (int i = 0; i < width; i += BF16_OUTPUTS)
-        call->cpu->bf16->block(
-            &(struct bf16_block){.weight = scratch->values + (size_t)(i / BF16_OUTPUTS) * PAGES * BF16_PANEL_STEP,
-                                 .weight_stride = BF16_STEP,
-                                 .step_stride = BF16_PANEL_STEP,
-                                 .outputs = BF16_OUTPUTS,
-                                 .steps = pages,
-                                 .x = scratch->weight,
-                                 .group_stride = ATTENTION_KEYS * BF16_GROUP,
-                                 .groups = groups,
-                                 .sum = scratch->sum + i * BF16_GROUP,
-                                 .sum_stride = scratch->width * BF16_GROUP,
-                                 .add = true});
+// Those that see a key of the block follow one another: queries go up, and so do the first and the last key they see.
+static void attend(const struct attention_call *call, const struct scratch *scratch, int units, int position) {
+    const struct attention_kernels *kernels = call->cpu->attention_kernels;
+    struct attention_work now, before;
+    const struct attention_work *pending = NULL;
+    for (int u = 0; u < units; u++) {
+        now = work_of(call, scratch, u, position);
+        if (!sees(&now)) continue;
+        kernels->scores(&now, pending);
+        if (pending) kernels->sums(pending);
+        kernels->look(&now);
+        before = now;
+        pending = &before;
+    }
+    if (!pending) return;
+    kernels->scores(NULL, pending);
+    kernels->sums(pending);
 }
 
 void attention_many_task(const struct attention_call *call, const struct attention_task *task) {
     const struct cpu *cpu = call->cpu;
     struct scratch scratch;
     lay_out(&scratch, call->attention->head_dim, cpu->attention + (size_t)omp_get_thread_num() * cpu->attention_floats);
-    int groups = (task->rows + BF16_GROUP - 1) / BF16_GROUP;
+    int units = (task->rows + ATTENTION_UNIT - 1) / ATTENTION_UNIT;
     int end = attention_keys(call, task->sequence, task->first, task->first + task->rows).last;
-    cpu->bf16->begin();
-    load_queries(call, task, groups, &scratch);
+    cpu->attention_kernels->begin();
+    for (int u = 0; u < units; u++) load_unit(call, task, &scratch, u);
     for (int page = task->page_first, pages; page < task->page_last; page += pages) {
-        pages = smaller(task->page_last - page, PAGES - page % PAGES);
-        load_pages(call, task, page, pages, end, &scratch);
-        multiply_keys(call, groups, pages, &scratch);
-        weigh(call, groups, page, pages, &scratch);
-        add_values(call, groups, pages, &scratch);
+        int at = page % ATTENTION_PAGES;
+        pages = smaller(task->page_last - page, ATTENTION_PAGES - at);
+        load_pages(call, task, page, pages, end, at, &scratch);
+        attend(call, &scratch, units, (page - at) * KV_PAGE_TOKENS);
     }
-    for (int r = 0; r < task->rows; r++) scratch.total[r] = 1 / scratch.total[r];
-    cpu->bf16->store(&(struct bf16_store){.sum = scratch.sum,
-                                          .sum_stride = scratch.width * BF16_GROUP,
-                                          .outputs = call->attention->head_dim,
-                                          .rows = task->rows,
-                                          .scale = scratch.total,
-                                          .row = scratch.vector,
-                                          .y = call->out,
-                                          .y_stride = (size_t)call->attention->head_dim});
-    cpu->bf16->end();
+    for (int u = 0; u < units; u++) store_unit(call, task, &scratch, u);
+    cpu->attention_kernels->end();
 }

@@ -61,21 +61,6 @@ struct bf16_store {
     bool add;
 };
 
-// Attention of one group of queries to a block of keys, in passing: scores become weights, and what was summed up
-// before is scaled down to the largest score so far. Queries lie in lanes.
-struct bf16_weigh {
-    const float *score; // [keys][BF16_GROUP]
-    int keys;           // a multiple of BF16_STEP
-    int position;       // of the first key
-    const int *query;   // [BF16_GROUP] the queries' positions: they see keys in (query - window, query]
-    int window;
-    float scale;            // of scores
-    float *largest, *total; // [BF16_GROUP] so far; -INFINITY and 0 at first
-    float *sum;             // [width][BF16_GROUP] weighted values so far
-    int width;              // of `sum`
-    uint16_t *to;           // [keys / 2][BF16_GROUP][2] packed weights, 0 for what is not seen
-};
-
 struct bf16_kernels {
     const char *name;
     void (*begin)(void), (*end)(void); // around the blocks that a thread computes
@@ -92,12 +77,6 @@ struct bf16_kernels {
     // The same from sums, whose outputs become columns.
     void (*pack_sums)(const float *sum, size_t sum_stride, int outputs, int groups, uint16_t *to, size_t group_stride);
     void (*store)(const struct bf16_store *store);
-    // Keys or values [count][width] of one page, at most BF16_STEP of them, to panels; the missing ones become 0.
-    // Keys are a panel's outputs: [width / BF16_STEP][BF16_OUTPUTS][BF16_STEP].
-    void (*keys)(const float *keys, int count, int width, uint16_t *panel);
-    // Values are a step of the panels of BF16_OUTPUTS places each, which lie `stride` apart.
-    void (*values)(const float *values, int count, int width, uint16_t *panel, size_t stride);
-    void (*weigh)(const struct bf16_weigh *weigh);
 };
 
 // The kernels of a level; NULL where this build or this machine has none. BF16_AMX asks Linux for leave to use the

@@ -38,6 +38,7 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->tasks, attention_tasks_max(limits), 1, attention_task_bytes()},
         {&cpu->partial, sequences * heads * ATTENTION_SPLITS, head_dim + 2, sizeof *cpu->partial},
         {&cpu->score, tokens, experts, sizeof *cpu->score},
+        {&cpu->router, hidden, experts, sizeof *cpu->router},
         {&cpu->expert_rows, experts, 1, sizeof *cpu->expert_rows},
         {&cpu->expert_next, experts, 1, sizeof *cpu->expert_next},
         {&cpu->sorted_row, tokens, ROUTE_TOP_K_MAX, sizeof *cpu->sorted_row},
@@ -73,6 +74,7 @@ int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_o
     cpu->kernels = kernels;
     cpu->onednn = options->onednn;
     cpu->bf16 = bf16;
+    cpu->attention_kernels = attention_kernels_at(options->bf16);
     cpu->packed = packed;
     cpu->unpacks = options->bf16 == BF16_AMX; // bf16 on vectors is slower than int8 on vectors
     if (!scratch_take(cpu)) {

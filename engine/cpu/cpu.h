@@ -3,6 +3,7 @@
 #ifndef ENGINE_CPU_CPU_H
 #define ENGINE_CPU_CPU_H
 
+#include "engine/cpu/attention_kernels.h"
 #include "engine/cpu/bf16.h"
 #include "engine/cpu/deal.h"
 #include "engine/cpu/kernels.h"
@@ -36,20 +37,21 @@ struct cpu {
     struct stage_limits limits;
     enum row_kind kind; // what rows are at the moment
     const struct kernels *kernels;
-    bool onednn;                     // it multiplies f32 by many rows; otherwise our own kernels do
-    const struct bf16_kernels *bf16; // they multiply bf16 by many rows; NULL: the machine has no bf16
-    const struct packed_kernels *packed; // they multiply int8 and int4
-    bool unpacks;                        // but many rows of them are multiplied in bf16
+    bool onednn;                                       // it multiplies f32 by many rows; otherwise our own kernels do
+    const struct bf16_kernels *bf16;                   // they multiply bf16 by many rows; NULL: the machine has no bf16
+    const struct attention_kernels *attention_kernels; // the same for attention of prompts
+    const struct packed_kernels *packed;               // they multiply int8 and int4
+    bool unpacks;                                      // but many rows of them are multiplied in bf16
     char description[128];
 
     // Scratch, sized at opening for the largest call. "Sorted rows" are those of all tokens' slots, by expert,
     // each expert's padded to a multiple of BF16_GROUP; packed rows are padded to a multiple of BF16_STEP columns.
-    void *scratch;             // the one block that all of it lies in
-    float *panel;              // [threads][PANEL_FLOATS] a piece of a weight, transposed
+    void *scratch;              // the one block that all of it lies in
+    float *panel;               // [threads][PANEL_FLOATS] a piece of a weight, transposed
     float *filled_x, *filled_y; // [SGEMM_ROWS_MIN][widest input, output] for oneDNN
-    uint16_t *narrow;          // [sorted rows][widest input] packed activations in bf16
-    struct many_scratch *many; // [threads]
-    float *many_added;         // [threads][tokens_max][MANY_ADDED] what experts add to a block of outputs
+    uint16_t *narrow;           // [sorted rows][widest input] packed activations in bf16
+    struct many_scratch *many;  // [threads]
+    float *many_added;          // [threads][tokens_max][MANY_ADDED] what experts add to a block of outputs
     // Activations in int8, with padding up to PACKED_ROWS rows: as they come, sorted, and gate times up sorted.
     struct packed_x *packed_x, *packed_sorted; // [rows][packed_x_blocks(widest input)]
     struct packed_x *packed_gated;             // [rows][packed_x_blocks(intermediate)]
@@ -60,6 +62,7 @@ struct cpu {
     float *partial; // [sequences_max * heads * ATTENTION_SPLITS][head_dim + 2]
 
     float *score;                    // [tokens_max][experts] of the router
+    float *router;                   // [hidden][experts] its weights, turned round
     struct expert_rows *expert_rows; // [experts]
     int *expert_next;                // [experts]
     int *sorted_row;                 // [tokens_max][top_k] where a token's slot is computed
@@ -166,7 +169,7 @@ void packed_experts(struct cpu *cpu, const struct layer *layer, const struct rou
 
 void cpu_measure(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out);
 
-// ---- attention.c and experts.c: stages
+// ---- attention.c, route.c and experts.c: stages
 
 size_t attention_tasks_max(const struct stage_limits *limits);
 size_t attention_task_bytes(void);

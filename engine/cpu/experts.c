@@ -1,78 +1,17 @@
-// The mixture of experts: the router's choice, and the chosen experts on their rows.
+// The mixture of experts: the chosen experts on their rows.
 //
 // Rows are sorted by expert (counting sort, so in a fixed order). Few rows, and those of answers, are computed for all
 // experts together; many are computed as many.c (bf16) and packed.c (int8, int4) say, or one expert after the other.
 #include "engine/cpu/cpu.h"
 
-#include <math.h>
 #include <string.h>
 
 enum {
     GATE_WORK = 32, // multiplications as long as which the gate of one value takes
-    ROUTE_ROWS = 4, // rows that the router's weights are read for at once
-    READ_WORK = 4,  // multiplications as long as which it takes to read a weight from memory
 };
 
 static int smaller(int a, int b) {
     return a < b ? a : b;
-}
-
-// ---- Routing
-
-// Index of the largest score, the first among equals, leaving out `taken`; a NaN is larger than all.
-static int choose(const float *score, int experts, int taken) {
-    int best = -1;
-    for (int j = 0; j < experts; j++) {
-        if (j == taken) continue;
-        if (best < 0 || score[j] > score[best] || (score[j] != score[j] && score[best] == score[best])) best = j;
-    }
-    return best;
-}
-
-// The softmax share of `best` among the experts that SparseMixer does not remove: those with
-// (m - s) / max(|s|, m) > 2 · jitter, in transformers' own operations, so that 0/0 keeps an expert.
-static float share(const float *score, int experts, int best, int taken, float jitter) {
-    const float m = score[best];
-    float total = 0;
-    for (int j = 0; j < experts; j++) {
-        float size = fabsf(score[j]) < m ? m : fabsf(score[j]);
-        if (j != taken && !((m - score[j]) / size > 2 * jitter)) total += expf(score[j] - m);
-    }
-    return 1 / total;
-}
-
-void cpu_route(void *state, const struct router *router, const float *x, int rows, struct routing *routing) {
-    struct cpu *cpu = state;
-    int experts = router->experts, threads = cpu->limits.threads;
-    bool shared = worth_sharing((int64_t)(rows + READ_WORK) * experts * router->hidden);
-    const struct dot dot = {router->weight, experts,         router->hidden, x,     rows,
-                            cpu->score,     (size_t)experts, NULL,           false, 0};
-    if (rows <= FEW_ROWS) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
-        for (int part = 0; part < threads; part++)
-            matmul_dots(cpu, &dot, WEIGHTS_F32, share_of(experts, part, threads, 4));
-    } else {
-#pragma omp parallel for schedule(static) num_threads(threads) if (shared)
-        for (int r = 0; r < rows; r += ROUTE_ROWS) {
-            struct dot some = dot;
-            some.x += (size_t)r * (size_t)router->hidden;
-            some.y += (size_t)r * (size_t)experts;
-            some.rows = rows - r < ROUTE_ROWS ? rows - r : ROUTE_ROWS;
-            cpu->kernels->dot_f32(&some);
-        }
-    }
-    routing->rows = rows;
-    routing->top_k = router->top_k;
-    for (int r = 0; r < rows; r++) {
-        const float *score = cpu->score + (size_t)r * (size_t)experts;
-        int taken = -1;
-        for (int slot = 0; slot < router->top_k; slot++) {
-            int best = choose(score, experts, taken);
-            routing->expert[r * router->top_k + slot] = best;
-            routing->weight[r * router->top_k + slot] = share(score, experts, best, taken, router->jitter);
-            taken = best;
-        }
-    }
 }
 
 // ---- Sorting

@@ -4,7 +4,6 @@
 
 #if defined __x86_64__
 #include <cpuid.h>
-#include <immintrin.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,8 +16,7 @@
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
+#include "engine/cpu/turn.h"
 
 enum {
     PAIRS = BF16_STEP / 2,               // vectors of one step of a group
@@ -27,35 +25,6 @@ enum {
 };
 
 // ---- Packing and storing
-
-// Sixteen rows of sixteen become columns.
-INLINE void turn(__m512i r[16]) {
-    __m512i t[16];
-    UNROLL for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    UNROLL for (int i = 0; i < 16; i += 4) { // quarter q of r[i + j]: column 4 q + j of rows i to i + 3
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    UNROLL for (int j = 0; j < 4; j++) {
-        __m512i even_a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), odd_a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
-        __m512i even_b = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
-        __m512i odd_b = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
-        t[j] = _mm512_shuffle_i32x4(even_a, even_b, 0x88);
-        t[4 + j] = _mm512_shuffle_i32x4(odd_a, odd_b, 0x88);
-        t[8 + j] = _mm512_shuffle_i32x4(even_a, even_b, 0xdd);
-        t[12 + j] = _mm512_shuffle_i32x4(odd_a, odd_b, 0xdd);
-    }
-    UNROLL for (int i = 0; i < 16; i++) r[i] = t[i];
-}
-
-INLINE __mmask16 first(int n) { // of sixteen lanes
-    return (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);
-}
 
 static void pack(const float *x, size_t x_stride, const int *row, int rows, int columns, uint16_t *to) {
     for (int k = 0; k < columns; k += BF16_STEP, to += GROUP_STEP) {
@@ -138,96 +107,6 @@ static void panel(const uint16_t *weight, size_t stride, int outputs, int depth,
         for (int k = 0; k < depth; k += BF16_STEP) _mm512_storeu_si512(to + k * BF16_OUTPUTS, _mm512_setzero_si512());
 }
 
-// ---- Attention
-
-static void keys_panel(const float *keys, int count, int width, uint16_t *panel) {
-    for (int k = 0; k < width; k += BF16_STEP) {
-        __mmask16 low = first(width - k), high = first(width - k - 16);
-        for (int j = 0; j < BF16_OUTPUTS; j++, panel += BF16_STEP) {
-            __m512i both = _mm512_setzero_si512();
-            if (j < count) {
-                const float *from = keys + (size_t)j * (size_t)width + k;
-                __m512 b = high ? _mm512_maskz_loadu_ps(high, from + 16) : _mm512_setzero_ps();
-                both = (__m512i)_mm512_cvtne2ps_pbh(b, _mm512_maskz_loadu_ps(low, from));
-            }
-            _mm512_storeu_si512(panel, both);
-        }
-    }
-}
-
-static void values_panel(const float *values, int count, int width, uint16_t *panel, size_t stride) {
-    for (int i = 0; i < width; i += 16) {
-        __mmask16 mask = first(width - i);
-        __m512i half[2][16];
-        UNROLL for (int h = 0; h < 2; h++) {
-            UNROLL for (int j = 0; j < 16; j++) {
-                int key = h * 16 + j;
-                const float *from = values + (size_t)(key < count ? key : 0) * (size_t)width + i;
-                half[h][j] = _mm512_maskz_loadu_epi32(key < count ? mask : 0, from);
-            }
-            turn(half[h]);
-        }
-        uint16_t *to = panel + (size_t)(i / BF16_OUTPUTS) * stride + i % BF16_OUTPUTS * BF16_STEP;
-        UNROLL for (int j = 0; j < 16; j++) _mm512_storeu_si512(
-            to + j * BF16_STEP, (__m512i)_mm512_cvtne2ps_pbh((__m512)half[1][j], (__m512)half[0][j]));
-    }
-}
-
-// 2^x to two units in the last place for x ≤ 0, 0 far below; NaN stays.
-INLINE __m512 power_of_2(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-200), x);
-    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
-           part = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_set1_ps(1.5403530e-4f); // Taylor's series: ln 2 to the n over n!, for |part| ≤ 1/2
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(1.3333558e-3f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(9.6181291e-3f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(5.5504109e-2f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(2.4022651e-1f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(6.9314718e-1f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(1));
-    return _mm512_scalef_ps(y, whole);
-}
-
-// The queries that see a key.
-INLINE __mmask16 seers(__m512i query, __m512i oldest, int position) {
-    __m512i key = _mm512_set1_epi32(position);
-    return _mm512_cmple_epi32_mask(key, query) & _mm512_cmpge_epi32_mask(key, oldest);
-}
-
-static void weigh(const struct bf16_weigh *w) {
-    const __m512i query = _mm512_loadu_si512(w->query);
-    const __m512i oldest = _mm512_sub_epi32(query, _mm512_set1_epi32(w->window - 1));
-    const __m512 before = _mm512_loadu_ps(w->largest), none = _mm512_set1_ps(-__builtin_inff());
-    __m512 largest = before;
-    for (int j = 0; j < w->keys; j++) {
-        __mmask16 seen = seers(query, oldest, w->position + j);
-        largest = _mm512_mask_max_ps(largest, seen, _mm512_loadu_ps(w->score + j * BF16_GROUP), largest);
-    }
-    const __m512 scale = _mm512_set1_ps(w->scale * 1.44269504f);
-    __mmask16 any = _mm512_cmp_ps_mask(largest, none, _CMP_NEQ_UQ); // those who have seen a key by now
-    __m512 factor = power_of_2(_mm512_maskz_mul_ps(any, _mm512_sub_ps(before, largest), scale));
-    __m512 total = _mm512_mul_ps(_mm512_loadu_ps(w->total), factor);
-    if (_mm512_cmp_ps_mask(before, largest, _CMP_NEQ_UQ))
-        for (int i = 0; i < w->width; i++) {
-            float *sum = w->sum + i * BF16_GROUP;
-            _mm512_storeu_ps(sum, _mm512_mul_ps(_mm512_loadu_ps(sum), factor));
-        }
-    const __m512 shift = _mm512_mul_ps(_mm512_mask_mov_ps(_mm512_setzero_ps(), any, largest), scale);
-    for (int j = 0; j < w->keys; j += 2) {
-        __m512i half[2];
-        UNROLL for (int i = 0; i < 2; i++) {
-            __m512 score = _mm512_loadu_ps(w->score + (j + i) * BF16_GROUP);
-            __m512 weight = power_of_2(_mm512_fmsub_ps(score, scale, shift));
-            half[i] = halves_of(_mm512_maskz_mov_ps(seers(query, oldest, w->position + j + i), weight));
-            half[i] = _mm512_slli_epi32(half[i], 16); // as it will be multiplied with the values
-            total = _mm512_add_ps(total, (__m512)half[i]);
-        }
-        _mm512_storeu_si512(w->to + j * BF16_GROUP, _mm512_or_si512(_mm512_srli_epi32(half[0], 16), half[1]));
-    }
-    _mm512_storeu_ps(w->largest, largest);
-    _mm512_storeu_ps(w->total, total);
-}
-
 // ---- Blocks
 
 // What is still to be asked for of the next weights.
@@ -295,8 +174,8 @@ static void avx512_block(const struct bf16_block *b) {
 
 static void nothing(void) {}
 
-static const struct bf16_kernels avx512 = {"BF16", nothing,   nothing, panel,      packed_panel, avx512_block,
-                                           pack,   pack_sums, store,   keys_panel, values_panel, weigh};
+static const struct bf16_kernels avx512 = {"BF16",       nothing, nothing,   panel, packed_panel,
+                                           avx512_block, pack,    pack_sums, store};
 
 #if defined __clang__
 #pragma clang attribute pop
@@ -433,8 +312,8 @@ static void amx_block(const struct bf16_block *b) {
         amx_rows(b);
 }
 
-static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end,    panel,        packed_panel, amx_block, pack,
-                                        pack_sums,  store,     keys_panel, values_panel, weigh};
+static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end,   panel, packed_panel,
+                                        amx_block,  pack,      pack_sums, store};
 
 #if defined __clang__
 #pragma clang attribute pop

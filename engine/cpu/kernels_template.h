@@ -323,14 +323,20 @@ static float store_f32(const float *from, void *to, size_t count) {
     return 1;
 }
 
+// What f16 can hold: beyond it a value becomes the largest, and one that is not finite NaN, for it is to be noticed.
+INLINE vec held_f16(vec x) {
+    const vec most = vec_set(KV_F16_MAX);
+    return vec_fma(x, vec_zero(), vec_max(vec_sub(vec_zero(), most), vec_min(most, x)));
+}
+
 static float store_f16(const float *from, void *to, size_t count) {
     uint16_t *half = to;
     for (size_t i = 0; i < count; i += LANES) {
         const int n = part(i, count);
         if (n)
-            vec_store_f16_part(half + i, vec_load_part(from + i, n), n);
+            vec_store_f16_part(half + i, held_f16(vec_load_part(from + i, n)), n);
         else
-            vec_store_f16(half + i, vec_load(from + i));
+            vec_store_f16(half + i, held_f16(vec_load(from + i)));
     }
     return 1;
 }

@@ -459,12 +459,51 @@ static void rows_of_keys_and_values(void **state) {
     at_levels(run_rows);
 }
 
+// What f16 has no number for is held as the largest it has, in whole vectors and at the ragged end.
+static void run_large(const struct kernels *kernels, struct random *random) {
+    (void)random;
+    enum { WIDTH = 37 };
+    static const float LARGE[] = {65503, 65519, 65520, 1e6f, FLT_MAX, -65519, -65520, -FLT_MAX};
+    static const float HELD[] = {65504, 65504, 65504, 65504, 65504, -65504, -65504, -65504};
+    struct kv_cache cache;
+    struct error error;
+    assert_int_equal(kv_cache_init(&cache, KV_F16, 1, 1, WIDTH, 1, &error), 0);
+    void *block = kv_cache_block(&cache, 0, 0, 0, 0), *plain = kv_cache_block(&cache, 0, 0, 1, 0);
+    const struct row_kernels *rows = &kernels->rows[KV_F16];
+    float x[WIDTH], held[WIDTH];
+    for (int i = 0; i < WIDTH; i++) x[i] = LARGE[i % 8];
+    kv_cache_put(&cache, plain, 0, x);
+    assert_true(rows->store(x, kv_cache_row(&cache, block, 0), WIDTH) == 1);
+    assert_memory_equal(block, plain, cache.row_bytes);
+    rows->load(kv_cache_row(&cache, block, 0), 1, held, WIDTH);
+    for (int i = 0; i < WIDTH; i++) assert_true(held[i] == HELD[i % 8]);
+    x[3] = x[36] = INFINITY; // and what is not finite stays so
+    x[4] = NAN;
+    kv_cache_put(&cache, plain, 0, x);
+    rows->store(x, kv_cache_row(&cache, block, 0), WIDTH);
+    rows->load(kv_cache_row(&cache, block, 0), 1, held, WIDTH);
+    for (int i = 0; i < WIDTH; i++) assert_true(isnan(held[i]) == (i == 3 || i == 4 || i == 36));
+    kv_cache_get(&cache, plain, 0, held);
+    for (int i = 0; i < WIDTH; i++) assert_true(isnan(held[i]) == (i == 3 || i == 4 || i == 36));
+    kv_cache_finish(&cache);
+}
+
+static void large_keys_and_values(void **state) {
+    (void)state;
+    at_levels(run_large);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_are_kernels), cmocka_unit_test(rows_of_keys_and_values),
-        cmocka_unit_test(exponentials),      cmocka_unit_test(bf16),
-        cmocka_unit_test(bf16_blocks),       cmocka_unit_test(bf16_packs_sums),
-        cmocka_unit_test(small_kernels),     cmocka_unit_test(transposition),
+        cmocka_unit_test(there_are_kernels),
+        cmocka_unit_test(rows_of_keys_and_values),
+        cmocka_unit_test(large_keys_and_values),
+        cmocka_unit_test(exponentials),
+        cmocka_unit_test(bf16),
+        cmocka_unit_test(bf16_blocks),
+        cmocka_unit_test(bf16_packs_sums),
+        cmocka_unit_test(small_kernels),
+        cmocka_unit_test(transposition),
         cmocka_unit_test(products),
     };
     return cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
