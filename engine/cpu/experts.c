@@ -8,9 +8,10 @@
 #include <string.h>
 
 enum {
-    GATE_WORK = 32, // multiplications as long as which the gate of one value takes
-    ROUTE_ROWS = 4, // rows that the router's weights are read for at once
-    READ_WORK = 4,  // multiplications as long as which it takes to read a weight from memory
+    GATE_WORK = 32,  // multiplications as long as which the gate of one value takes
+    ROUTE_ROWS = 4,  // rows that the router's weights are read for at once
+    READ_WORK = 4,   // multiplications as long as which it takes to read a weight from memory
+    DOWN_STRIPS = 8, // of each expert that are worth going to it, if there are so many
 };
 
 static int smaller(int a, int b) {
@@ -191,12 +192,9 @@ static void few_gates(const struct call *call, struct share strips) {
         int number = at / each, start = number * each;
         const struct expert_rows *rows = &cpu->expert_rows[number / 2];
         const struct expert *expert = &call->layer->experts[rows->expert];
-        const struct few_product product = {number % 2 ? &expert->up : &expert->gate,
-                                            cpu->sorted,
-                                            cpu->packed_sorted,
-                                            cpu->thirds,
-                                            number % 2 ? cpu->up : cpu->gate,
-                                            NULL};
+        const struct few_product product = {
+            number % 2 ? &expert->up : &expert->gate, cpu->sorted, cpu->packed_sorted, cpu->thirds,
+            number % 2 ? cpu->up : cpu->gate,         NULL};
         end = smaller(start + each, strips.last);
         few_multiply(call, &product, rows,
                      (struct share){(at - start) * STRIP, smaller((end - start) * STRIP, call->intermediate)});
@@ -238,7 +236,8 @@ static void few_experts(const struct call *call, int experts, const float *x, fl
     const struct expert *any = &call->layer->experts[0];
     int rows = call->routing->rows, threads = cpu->limits.threads;
     struct deal gates = deal_of(2 * experts * strips_of(&any->gate), threads, strips_in(SHARE_BYTES, &any->gate));
-    struct deal downs = deal_of(strips_of(&any->down), threads, strips_in(SHARE_BYTES / (size_t)experts, &any->down));
+    int down_strips = strips_in(SHARE_BYTES / (size_t)experts, &any->down);
+    struct deal downs = deal_of(strips_of(&any->down), threads, down_strips < DOWN_STRIPS ? DOWN_STRIPS : down_strips);
     bool shared = worth_sharing((int64_t)rows * call->routing->top_k * call->intermediate * call->hidden);
 #pragma omp parallel num_threads(threads) if (shared)
     {

@@ -4,8 +4,8 @@
 
 #if defined __x86_64__
 #if defined __clang__
-#pragma clang attribute push( \
-    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16"))), \
+                             apply_to = function)
 #else
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16")
 #endif
@@ -18,14 +18,14 @@
 
 enum {
     PARTS = 3,
-    SIDE = 16,                               // rows and columns of a tile
-    SQUARE = SIDE * SIDE,                    // sums of a tile
-    STEP_VALUES = THIRDS_STEP * SIDE,        // of weights, and of activations of a group
-    LINE_VALUES = 32,                        // of a cache line
-    PASS_GROUPS = 6,                         // that so many outputs are multiplied with in one pass over the weights
-    STREAM_COLUMNS = 2048,                   // the processor fetches ahead of rows as long as this by itself
+    SIDE = 16,                        // rows and columns of a tile
+    SQUARE = SIDE * SIDE,             // sums of a tile
+    STEP_VALUES = THIRDS_STEP * SIDE, // of weights, and of activations of a group
+    LINE_VALUES = 32,                 // of a cache line
+    PASS_GROUPS = 6,                  // that so many outputs are multiplied with in one pass over the weights
+    STREAM_COLUMNS = 2048,            // the processor fetches ahead of rows as long as this by itself
 };
-_Static_assert((int)PARTS * (int)THIRDS_ROWS <= (int)SIDE, "a group is as wide as a tile");
+_Static_assert((int)PARTS *(int)THIRDS_ROWS <= (int)SIDE, "a group is as wide as a tile");
 
 static int smaller(int a, int b) {
     return a < b ? a : b;
@@ -42,8 +42,7 @@ INLINE void turn(__m512i row[SIDE]) {
         const __m512i side = _mm512_set1_epi32(size);
         const __mmask16 upper = _mm512_test_epi32_mask(lane, side); // 16 + i: word i of the second operand
         const __m512i low = _mm512_mask_add_epi32(lane, upper, _mm512_sub_epi32(lane, side), _mm512_set1_epi32(16));
-        const __m512i high =
-            _mm512_mask_add_epi32(_mm512_add_epi32(lane, side), upper, lane, _mm512_set1_epi32(16));
+        const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, side), upper, lane, _mm512_set1_epi32(16));
         UNROLL for (int i = 0; i < SIDE; i++) {
             if (i & size) continue;
             const __m512i a = row[i], b = row[i + size];
@@ -58,11 +57,11 @@ INLINE void turn(__m512i row[SIDE]) {
 // 32 columns of one row: a word of each part holds two neighbouring columns.
 INLINE void cut(const float *x, int columns, __m512i *part) {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-    const __m512i pairs = _mm512_add_epi16(
-        _mm512_slli_epi16(_mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13,
-                                           12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                          1),
-        _mm512_set1_epi16(1)); // the upper half of each of 32 words
+    const __m512i pairs =
+        _mm512_add_epi16(_mm512_slli_epi16(_mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17,
+                                                            16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                           1),
+                         _mm512_set1_epi16(1)); // the upper half of each of 32 words
     __m512 half[2] = {_mm512_maskz_loadu_ps(first(columns), x),
                       columns > SIDE ? _mm512_maskz_loadu_ps(first(columns - SIDE), x + SIDE) : _mm512_setzero_ps()};
     UNROLL for (int p = 0; p < PARTS; p++) {
@@ -77,10 +76,9 @@ static void pack_step(const struct thirds_rows *rows, int group, int step) {
     uint16_t *to = rows->to + (size_t)group * thirds_values(rows->columns) + (size_t)step * STEP_VALUES;
     __m512i lane[SIDE];
     UNROLL for (int i = 0; i < SIDE; i++) lane[i] = _mm512_setzero_si512();
-    UNROLL for (int r = 0; r < THIRDS_ROWS; r++)
-        if (r < count)
-            cut(rows->x + (size_t)(rows->row ? rows->row[row + r] : row + r) * rows->x_stride + column,
-                rows->columns - column, lane + r);
+    UNROLL for (int r = 0; r < THIRDS_ROWS; r++) if (r < count)
+        cut(rows->x + (size_t)(rows->row ? rows->row[row + r] : row + r) * rows->x_stride + column,
+            rows->columns - column, lane + r);
     turn(lane);
     UNROLL for (int i = 0; i < SIDE; i++) _mm512_storeu_si512(to + i * LINE_VALUES, lane[i]);
 }
@@ -168,7 +166,9 @@ static void store(const struct thirds_dot *dot, int output, int row, const float
 }
 
 #define PASS(GROUPS) \
-    case GROUPS: pass(ragged, GROUPS, dot, output, x, next, sums); break;
+    case GROUPS: \
+        pass(ragged, GROUPS, dot, output, x, next, sums); \
+        break;
 
 // Sixteen outputs of all rows, in passes of about as many groups each.
 INLINE void outputs_at(const bool ragged, const struct thirds_dot *dot, int output, const uint16_t *next) {

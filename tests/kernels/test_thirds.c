@@ -92,16 +92,16 @@ static void check(const struct thirds_case *c, const float *y, int step) {
                 size += fabs(term);
             }
             if (!(fabs((double)y[at] - sum) <= (weight->columns / 32 + 20) * 0x1p-24 * size))
-                fail_msg("%d x %d, row %d of %d, output %d: found %.9g, expected %.9g", weight->rows, weight->columns, r,
-                         c->rows, o, (double)y[at], sum);
+                fail_msg("%d x %d, row %d of %d, output %d: found %.9g, expected %.9g", weight->rows, weight->columns,
+                         r, c->rows, o, (double)y[at], sum);
         }
 }
 
 static void products(void **unused) {
     (void)unused;
-    static const struct shape SHAPES[] = {{1, 1},     {3, 7},    {16, 31},   {17, 32},   {15, 33},   {48, 64},
-                                          {33, 447},  {64, 448}, {70, 480},  {16, 2048}, {40, 2080}, {5, 4095},
-                                          {100, 100}, {37, 4096}};
+    static const struct shape SHAPES[] = {{1, 1},     {3, 7},     {16, 17},  {16, 31},   {17, 32},
+                                          {15, 33},   {48, 64},   {33, 447}, {64, 448},  {70, 480},
+                                          {16, 2048}, {40, 2080}, {5, 4095}, {100, 100}, {37, 4096}};
     static const int ROWS[] = {1, 2, 4, 5, 6, 8, 11, 16, 25, 29, 30, 31, 33, 61, 64};
     if (!bf16_kernels_at(BF16_AMX)) skip();
     struct random random = {71};
@@ -157,11 +157,33 @@ static void nothing_is_rounded(void **unused) {
     free(packed);
 }
 
+// What is not finite, in an activation or in a weight, is seen in its row or output and in no other.
+static void not_finite(void **unused) {
+    (void)unused;
+    static const float ODD[] = {NAN, INFINITY, -INFINITY};
+    static const int COLUMNS[] = {20, 32, 48, 64};
+    enum { ROWS = 7, OUTPUTS = 32 };
+    if (!bf16_kernels_at(BF16_AMX)) skip();
+    struct random random = {74};
+    for (int i = 0; i < 12; i++) {
+        struct shape shape = {OUTPUTS, COLUMNS[i / 3]};
+        struct thirds_case c = case_of(&random, shape, ROWS);
+        c.x[(size_t)(c.row ? c.row[3] : 3) * c.x_stride + (size_t)(shape.columns - 1)] = ODD[i % 3];
+        ((uint16_t *)c.weight.memory)[1 + 6 * shape.columns] = 0x7fc0; // the first weight of output 6
+        float *y = multiplied(&c, 0, ROWS, 1);
+        for (int r = 0; r < ROWS; r++)
+            for (int o = 0; o < OUTPUTS; o++) assert_int_equal(isfinite(y[r * OUTPUTS + o]), r != 3 && o != 6);
+        free(y);
+        case_free(&c);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products),
         cmocka_unit_test(company),
         cmocka_unit_test(nothing_is_rounded),
+        cmocka_unit_test(not_finite),
     };
     return cmocka_run_group_tests_name("thirds", tests, NULL, NULL);
 }
