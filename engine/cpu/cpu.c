@@ -23,6 +23,7 @@ static bool scratch_take(struct cpu *cpu) {
     size_t input = larger(larger(hidden, intermediate), heads * head_dim) + BF16_STEP - 1;
     size_t input_blocks = (input + PACKED_COLUMNS - 1) / PACKED_COLUMNS + 1;
     size_t sorted = tokens * ROUTE_TOP_K_MAX + experts * (BF16_GROUP - 1);
+    size_t thirds = cpu->tiles ? (sorted / BF16_GROUP + 1) * THIRDS_GROUPS : 0;
     cpu->attention_floats = attention_scratch_floats(limits);
     const struct block_part parts[] = {
         {&cpu->panel, threads, PANEL_FLOATS, sizeof *cpu->panel},
@@ -48,6 +49,8 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->gate, sorted, intermediate, sizeof *cpu->gate},
         {&cpu->up, sorted, intermediate, sizeof *cpu->up},
         {&cpu->narrow_gated, sorted, intermediate + BF16_STEP - 1, sizeof *cpu->narrow_gated},
+        {&cpu->thirds, thirds, thirds_values((int)input), sizeof *cpu->thirds},
+        {&cpu->thirds_gated, thirds, thirds_values(limits->intermediate), sizeof *cpu->thirds_gated},
     };
     cpu->scratch = block_create(parts, sizeof parts / sizeof *parts);
     return cpu->scratch != NULL;
@@ -76,7 +79,7 @@ int cpu_open(void **state, const struct stage_limits *limits, const struct cpu_o
     cpu->bf16 = bf16;
     cpu->attention_kernels = attention_kernels_at(options->bf16);
     cpu->packed = packed;
-    cpu->unpacks = options->bf16 == BF16_AMX; // bf16 on vectors is slower than int8 on vectors
+    cpu->tiles = options->bf16 == BF16_AMX; // on vectors bf16 is slower than int8
     if (!scratch_take(cpu)) {
         cpu_close(cpu);
         return error_set(error, ERROR_MEMORY, "out of memory for the CPU's buffers (%d tokens in one step)",

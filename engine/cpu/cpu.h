@@ -9,12 +9,14 @@
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/onednn.h"
 #include "engine/cpu/packed.h"
+#include "engine/cpu/thirds.h"
 #include "engine/stages.h"
 
 enum {
     // Up to so many rows, where nobody has said what they are, a matrix product runs on our own kernels for few
     // rows, which read each weight once; beyond, see matmul.c.
     FEW_ROWS = STAGE_STEADY_ROWS,
+    THIRDS_GROUPS = (BF16_GROUP + THIRDS_ROWS - 1) / THIRDS_ROWS, // of that many rows
     ATTENTION_ROWS = 64,        // queries times heads that share keys, in one block
     ATTENTION_SPLITS = 8,       // parts that the keys of a block of few queries are dealt out in
     ATTENTION_SPLIT_KEYS = 256, // and the least of keys in a part
@@ -41,7 +43,7 @@ struct cpu {
     const struct bf16_kernels *bf16;                   // they multiply bf16 by many rows; NULL: the machine has no bf16
     const struct attention_kernels *attention_kernels; // the same for attention of prompts
     const struct packed_kernels *packed;               // they multiply int8 and int4
-    bool unpacks;                                      // but many rows of them are multiplied in bf16
+    bool tiles; // it multiplies bf16 by tiles: many rows of int8 and int4 too, and few rows by thirds.h
     char description[128];
 
     // Scratch, sized at opening for the largest call. "Sorted rows" are those of all tokens' slots, by expert,
@@ -71,6 +73,10 @@ struct cpu {
     float *sorted;                   // [sorted rows][hidden] inputs of the experts, then their outputs
     float *gate, *up;                // [sorted rows][intermediate]
     uint16_t *narrow_gated;          // [sorted rows][intermediate] packed, gate times up
+    // Thirds, as they come or sorted, and gate times up sorted: those of an expert's rows begin at group
+    // first / BF16_GROUP * THIRDS_GROUPS.
+    uint16_t *thirds;       // [sorted rows / BF16_GROUP][THIRDS_GROUPS][thirds_values(widest input)]
+    uint16_t *thirds_gated; // [the same][thirds_values(intermediate)]
 };
 
 struct cpu_options {
@@ -112,7 +118,7 @@ static inline bool cpu_takes_few(const struct cpu *cpu, int rows) {
 }
 
 // How a product of so many rows with this matrix is computed.
-enum matmul_way { MATMUL_DOTS, MATMUL_SGEMM, MATMUL_BF16, MATMUL_PACKED, MATMUL_PANELS };
+enum matmul_way { MATMUL_DOTS, MATMUL_THIRDS, MATMUL_SGEMM, MATMUL_BF16, MATMUL_PACKED, MATMUL_PANELS };
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows);
 
 // The dot products of some of the outputs.
@@ -131,6 +137,11 @@ struct products {
     bool accumulate;
 };
 void matmul(struct cpu *cpu, const struct products *products);
+
+// Some of the outputs of a matrix of bf16, of rows that are cut already, on this thread alone. next: weights of the
+// same width that it will multiply then, or NULL.
+void matmul_thirds(const struct linear *linear, struct share outputs, const uint16_t *x, int rows, float *y,
+                   bool accumulate, const uint16_t *next);
 
 // Outputs are dealt out in strips: a cache line of results, or the height of a packed block. Those of several matrices
 // are numbered one after another.

@@ -7,7 +7,9 @@
 #include <string.h>
 
 enum {
-    GATE_WORK = 32, // multiplications as long as which the gate of one value takes
+    GATE_WORK = 32,  // multiplications as long as which the gate of one value takes
+    READ_WORK = 4,   // multiplications as long as which it takes to read a weight from memory
+    DOWN_STRIPS = 8, // of each expert that are worth going to it, if there are so many
 };
 
 static int smaller(int a, int b) {
@@ -21,7 +23,7 @@ struct call {
     const struct layer *layer;
     const struct routing *routing;
     int hidden, intermediate;
-    bool packed; // the experts' weights are
+    bool packed, thirds; // how the experts' weights are multiplied by few rows; neither: by dot products
 };
 
 // Sorts the rows by expert. Returns how many experts have some.
@@ -67,16 +69,30 @@ struct few_product {
     const struct matrix *weight;
     const float *x;                // [sorted rows][columns]
     const struct packed_x *packed; // the same where the weights are packed
+    const uint16_t *thirds;        // or multiplied by tiles
     float *y;                      // [sorted rows][outputs]
+    const struct matrix *next;     // of which the same outputs come then, or NULL
 };
 
-static void few_multiply(const struct cpu *cpu, const struct few_product *p, const struct expert_rows *rows,
+// Where the thirds of an expert's rows begin.
+static uint16_t *thirds_at(const uint16_t *thirds, const struct expert_rows *rows, int columns) {
+    return (uint16_t *)thirds + (size_t)(rows->first / BF16_GROUP) * THIRDS_GROUPS * thirds_values(columns);
+}
+
+static void few_multiply(const struct call *call, const struct few_product *p, const struct expert_rows *rows,
                          struct share outputs) {
+    const struct cpu *cpu = call->cpu;
     const struct matrix *weight = p->weight;
+    const struct linear linear = {*weight, NULL};
     size_t first = (size_t)rows->first, columns = (size_t)weight->columns, y_stride = (size_t)weight->rows;
     float *y = p->y + first * y_stride;
-    if (weight_format_packed(weight->format)) {
-        const struct linear linear = {*weight, NULL};
+    if (call->thirds) {
+        const uint16_t *next = p->next ? p->next->data : NULL;
+        matmul_thirds(&linear, outputs, thirds_at(p->thirds, rows, weight->columns), rows->rows, y, false,
+                      next ? next + (size_t)outputs.first * columns : NULL);
+        return;
+    }
+    if (call->packed) {
         packed_outputs(cpu, &linear, outputs, p->packed + first * packed_x_blocks(weight->columns), rows->rows, y,
                        false);
         return;
@@ -84,6 +100,13 @@ static void few_multiply(const struct cpu *cpu, const struct few_product *p, con
     const struct dot dot = {
         weight->data, weight->rows, weight->columns, p->x + first * columns, rows->rows, y, y_stride, NULL, false, 0};
     matmul_dots(cpu, &dot, weight->format, outputs);
+}
+
+// The thirds of an expert's rows.
+static void few_cut(const struct call *call, const struct expert_rows *rows, const float *x) {
+    thirds_pack(&(struct thirds_rows){x, (size_t)call->hidden, call->cpu->sorted_token + rows->first, rows->rows,
+                                      call->hidden, thirds_at(call->cpu->thirds, rows, call->hidden)},
+                0, 1);
 }
 
 // A row of activations as its experts will read it, for each of them.
@@ -109,22 +132,29 @@ static void few_gates(const struct call *call, struct share strips) {
         int number = at / each, start = number * each;
         const struct expert_rows *rows = &cpu->expert_rows[number / 2];
         const struct expert *expert = &call->layer->experts[rows->expert];
-        const struct few_product product = {number % 2 ? &expert->up : &expert->gate, cpu->sorted, cpu->packed_sorted,
-                                            number % 2 ? cpu->up : cpu->gate};
+        const struct few_product product = {
+            number % 2 ? &expert->up : &expert->gate, cpu->sorted, cpu->packed_sorted, cpu->thirds,
+            number % 2 ? cpu->up : cpu->gate,         NULL};
         end = smaller(start + each, strips.last);
-        few_multiply(cpu, &product, rows,
+        few_multiply(call, &product, rows,
                      (struct share){(at - start) * STRIP, smaller((end - start) * STRIP, call->intermediate)});
     }
 }
 
-// The product of both, as down will read it.
-static void few_gated(const struct call *call, int sorted_row) {
+// The product of both for an expert's rows, as down will read it.
+static void few_gated(const struct call *call, const struct expert_rows *rows) {
     struct cpu *cpu = call->cpu;
     int width = call->intermediate;
-    float *gate = cpu->gate + (size_t)sorted_row * (size_t)width;
-    cpu->kernels->gate(gate, cpu->up + (size_t)sorted_row * (size_t)width, (size_t)width);
-    if (call->packed)
-        cpu->packed->quantize(gate, width, cpu->packed_gated + (size_t)sorted_row * packed_x_blocks(width));
+    float *first = cpu->gate + (size_t)rows->first * (size_t)width;
+    for (int r = rows->first; r < rows->first + rows->rows; r++) {
+        float *gate = cpu->gate + (size_t)r * (size_t)width;
+        cpu->kernels->gate(gate, cpu->up + (size_t)r * (size_t)width, (size_t)width);
+        if (call->packed) cpu->packed->quantize(gate, width, cpu->packed_gated + (size_t)r * packed_x_blocks(width));
+    }
+    if (call->thirds)
+        thirds_pack(&(struct thirds_rows){first, (size_t)width, NULL, rows->rows, width,
+                                          thirds_at(cpu->thirds_gated, rows, width)},
+                    0, 1);
 }
 
 // Some strips of down of all experts, whose results are added to the tokens' rows, slots in their order.
@@ -133,8 +163,10 @@ static void few_down(const struct call *call, int experts, struct share strips, 
     struct share outputs = {strips.first * STRIP, smaller(strips.last * STRIP, call->hidden)};
     for (int i = 0; i < experts; i++) {
         const struct matrix *weight = &call->layer->experts[cpu->expert_rows[i].expert].down;
-        const struct few_product down = {weight, cpu->gate, cpu->packed_gated, cpu->sorted}; // inputs are done with
-        few_multiply(cpu, &down, &cpu->expert_rows[i], outputs);
+        const struct matrix *next = i + 1 < experts ? &call->layer->experts[cpu->expert_rows[i + 1].expert].down : NULL;
+        const struct few_product down = {weight,      cpu->gate, cpu->packed_gated, cpu->thirds_gated,
+                                         cpu->sorted, next}; // inputs are done with
+        few_multiply(call, &down, &cpu->expert_rows[i], outputs);
     }
     add_slots(call, y, outputs);
 }
@@ -142,21 +174,25 @@ static void few_down(const struct call *call, int experts, struct share strips, 
 static void few_experts(const struct call *call, int experts, const float *x, float *y) {
     struct cpu *cpu = call->cpu;
     const struct expert *any = &call->layer->experts[0];
-    const struct expert_rows *last = &cpu->expert_rows[experts - 1];
-    int rows = call->routing->rows, threads = cpu->limits.threads, sorted = last->first + last->rows;
+    int rows = call->routing->rows, threads = cpu->limits.threads;
     struct deal gates = deal_of(2 * experts * strips_of(&any->gate), threads, strips_in(SHARE_BYTES, &any->gate));
-    struct deal downs = deal_of(strips_of(&any->down), threads, strips_in(SHARE_BYTES / (size_t)experts, &any->down));
+    int down_strips = strips_in(SHARE_BYTES / (size_t)experts, &any->down);
+    struct deal downs = deal_of(strips_of(&any->down), threads, down_strips < DOWN_STRIPS ? DOWN_STRIPS : down_strips);
     bool shared = worth_sharing((int64_t)rows * call->routing->top_k * call->intermediate * call->hidden);
 #pragma omp parallel num_threads(threads) if (shared)
     {
+        if (call->thirds) {
+#pragma omp for schedule(dynamic)
+            for (int i = 0; i < experts; i++) few_cut(call, &cpu->expert_rows[i], x);
+        } else {
 #pragma omp for schedule(static)
-        for (int r = 0; r < rows; r++) few_load(call, x, r);
+            for (int r = 0; r < rows; r++) few_load(call, x, r);
+        }
         for (struct share some = deal_take(&gates); some.first < some.last; some = deal_take(&gates))
             few_gates(call, some);
 #pragma omp barrier
-#pragma omp for schedule(static)
-        for (int r = 0; r < sorted; r++)
-            if (cpu->sorted_token[r] >= 0) few_gated(call, r);
+#pragma omp for schedule(dynamic)
+        for (int i = 0; i < experts; i++) few_gated(call, &cpu->expert_rows[i]);
         for (struct share some = deal_take(&downs); some.first < some.last; some = deal_take(&downs))
             few_down(call, experts, some, y);
     }
@@ -209,8 +245,13 @@ void cpu_experts(void *state, const struct layer *layer, const struct routing *r
                  int rows) {
     struct cpu *cpu = state;
     enum weight_format format = layer->experts[0].gate.format;
-    const struct call call = {
-        cpu, layer, routing, layer->router.hidden, layer->experts[0].gate.rows, weight_format_packed(format)};
+    const struct call call = {.cpu = cpu,
+                              .layer = layer,
+                              .routing = routing,
+                              .hidden = layer->router.hidden,
+                              .intermediate = layer->experts[0].gate.rows,
+                              .packed = weight_format_packed(format),
+                              .thirds = matmul_way(cpu, format, rows) == MATMUL_THIRDS};
     int experts = sort_rows(&call);
     if (cpu_takes_few(cpu, rows)) {
         few_experts(&call, experts, x, y);

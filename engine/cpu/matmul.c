@@ -1,11 +1,10 @@
-// Matrix products, five ways:
+// Matrix products, six ways:
 // - few rows, and those of answers: dot products on our own kernels, f32 activations and f32 or bf16 weights, each
-//   weight read once;
+//   weight read once; weights of bf16 on a machine that multiplies tiles of it: see thirds.h;
 // - many rows, f32 weights: oneDNN's sgemm;
 // - many rows, bf16 weights, a machine with bf16 instructions: activations in bf16, see many.c;
 // - int8 and int4 weights: activations in int8, see packed.c; but rows of prompts, or many, on a machine that
-// multiplies
-//   tiles of bf16: weights unpacked to bf16 and activations in bf16, see many.c;
+//   multiplies tiles of bf16: weights unpacked to bf16 and activations in bf16, see many.c;
 // - many rows without any of that: pieces of the weight, widened and transposed into the cache, times f32
 //   activations on our own kernel.
 #include "engine/cpu/cpu.h"
@@ -16,8 +15,8 @@
 
 enum matmul_way matmul_way(const struct cpu *cpu, enum weight_format format, int rows) {
     bool few = cpu_takes_few(cpu, rows);
-    if (weight_format_packed(format)) return few || !cpu->unpacks ? MATMUL_PACKED : MATMUL_BF16;
-    if (few) return MATMUL_DOTS;
+    if (weight_format_packed(format)) return few || !cpu->tiles ? MATMUL_PACKED : MATMUL_BF16;
+    if (few) return format == WEIGHTS_BF16 && cpu->tiles ? MATMUL_THIRDS : MATMUL_DOTS;
     switch (format) {
     case WEIGHTS_F32:
         return cpu->onednn ? MATMUL_SGEMM : MATMUL_PANELS;
@@ -113,6 +112,37 @@ static void dots(const struct cpu *cpu, const struct products *p) {
                                     (size_t)weight->rows, linear->bias, p->accumulate, 0};
             matmul_dots(cpu, &dot, weight->format, outputs);
         }
+}
+
+void matmul_thirds(const struct linear *linear, struct share outputs, const uint16_t *x, int rows, float *y,
+                   bool accumulate, const uint16_t *next) {
+    const struct matrix *weight = &linear->weight;
+    thirds_multiply(&(struct thirds_dot){.weight = weight_at(weight, outputs.first, 0),
+                                         .outputs = outputs.last - outputs.first,
+                                         .columns = weight->columns,
+                                         .x = x,
+                                         .rows = rows,
+                                         .y = y + outputs.first,
+                                         .y_stride = (size_t)weight->rows,
+                                         .bias = linear->bias ? linear->bias + outputs.first : NULL,
+                                         .accumulate = accumulate,
+                                         .next = next});
+}
+
+static void thirds(struct cpu *cpu, const struct products *p) {
+    int columns = p->linears[0]->weight.columns;
+    const struct thirds_rows rows = {p->x, (size_t)columns, NULL, p->rows, columns, cpu->thirds};
+    struct deal deal = products_deal(cpu, p);
+#pragma omp parallel num_threads(cpu->limits.threads) if (products_shared(p))
+    {
+        thirds_pack(&rows, omp_get_thread_num(), omp_get_num_threads());
+#pragma omp barrier
+        for (struct share some = deal_take(&deal), outputs; some.first < some.last; some = deal_take(&deal))
+            while (some.first < some.last) {
+                int i = products_cut(p, &some, &outputs);
+                matmul_thirds(p->linears[i], outputs, cpu->thirds, p->rows, p->y[i], p->accumulate, NULL);
+            }
+    }
 }
 
 // ---- Many rows
@@ -215,6 +245,9 @@ void matmul(struct cpu *cpu, const struct products *p) {
     switch (way) {
     case MATMUL_DOTS:
         dots(cpu, p);
+        break;
+    case MATMUL_THIRDS:
+        thirds(cpu, p);
         break;
     case MATMUL_PACKED:
         packed_products(cpu, p);

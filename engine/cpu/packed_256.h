@@ -2,7 +2,7 @@
 // packed_avx_vnni.c, which include this one.
 #include <immintrin.h>
 
-enum { LANES = 8, VECTORS = 2, TILE_ROWS = 3 }; // 6 sums of whole numbers and 6 of floats, in 16 registers
+enum { LANES = 8, VECTORS = 2, TILE_ROWS = 3, PAIR_ROWS = 1 }; // 6 sums of whole numbers and 6 of floats, in 16 registers
 
 typedef __m256 vec;
 typedef __m256i words;

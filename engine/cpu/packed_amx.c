@@ -27,7 +27,7 @@ enum {
     GROUP_LINES = PACKED_GROUP / 4, // of weights as bytes
     PIECE_BLOCKS = 8,               // unpacked at once: they and their activations stay in the first cache
     ROWS_MAX = 128,                 // that are multiplied with a piece: they stay in the second
-    ROWS_MIN = 6,                   // fewer are faster without tiles
+    ROWS_MIN = 9,                   // fewer are faster without tiles
 };
 
 // Of one call, on its stack.
