@@ -4,6 +4,7 @@
 #include "cli/bench_work.h"
 #include "cli/command.h"
 #include "cli/model_settings.h"
+#include "server/config.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@ enum { QUICK_RUNS = 2 };
 struct bench_settings {
     char *synthetic, *json, *compare;
     int runs, clients;
+    double token_gap;
     bool quick, profile, serve, guess;
 };
 static struct bench_settings own;
@@ -38,7 +40,9 @@ static const struct setting ROWS[] = {
     {NULL, "--serve", NULL, SETTING_SWITCH, AT(serve), 0, 0, NULL, "false", "",
      "instead, put a server in front and ask it over HTTP, many clients at once"},
     {NULL, "--clients", NULL, SETTING_INT, AT(clients), 0, BENCH_SERVE_CLIENTS_MAX, NULL, "0", "",
-     "with --serve: only so many; 0: 1, 8, 32 and 128"},
+     "with --serve: 1 and so many; 0: 1, 8, 32 and 128"},
+    {NULL, "--token-gap", NULL, SETTING_SECONDS, AT(token_gap), 0, 3600, NULL, CONFIG_TOKEN_GAP, "seconds",
+     "with --serve: as the server's setting of that name"},
     {NULL, "--guess", NULL, SETTING_SWITCH, AT(guess), 0, 0, NULL, "false", "",
      "instead, what guessing tokens gains and costs (--speculate), for one answer at a time"},
     {NULL, "--json", NULL, SETTING_PATH, AT(json), 0, 0, NULL, "", "", "a file to write the figures to"},
@@ -116,6 +120,7 @@ static int open_engine(struct bench *bench, struct error *error) {
     if (own.serve) {
         options.kv_tokens = bench_serve_kv_tokens();
         options.queue_max = bench_serve_queue();
+        options.step_target_seconds = own.token_gap;
         options.watch = NULL; // as a server runs it
     }
     if (own.guess) {
@@ -189,7 +194,7 @@ static int measure(struct bench *bench, const json_t *old) {
     int code = points ? bench_take_memory(bench, &error) : 0;
     if (!code) {
         bench_print_head(bench, points);
-        code = own.serve   ? bench_serve(bench, own.clients, own.quick, report.served, &report.served_count, &error)
+        code = own.serve   ? bench_serve(bench, own.clients, own.quick, &report.served, &error)
                : own.guess ? bench_guess(bench, bench->runs, &report.guesses, &error)
                            : measure_points(bench, &report, results, &error);
         report.guessed = own.guess;

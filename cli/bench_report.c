@@ -136,20 +136,21 @@ json_t *bench_json(const struct bench_report *report) {
     for (int i = 0; i < report->result_count; i++)
         json_array_append_new(report->results[i].point.prefill ? prefill : decode,
                               json_result(bench, &report->results[i]));
-    json_t *served = report->served_count ? bench_serve_json(report->served, report->served_count) : json_null();
+    json_t *served = report->served.row_count ? bench_serve_json(&report->served) : json_null();
+    json_t *promises = bench_promises_json(&report->served.promises);
     json_t *guesses = report->guessed ? bench_guess_json(&report->guesses) : json_null();
-    return json_pack(
-        "{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:o, s:o, s:f, s:i}", //
-        "machine", "cpu", cpu, "threads", info->threads,                                                           //
-        "read_gbps", number(median(&bench->read_bytes) / 1e9),                                                     //
-        "f32_tflops", number(median(&bench->f32) / 1e12),                                                          //
-        "bf16_tflops", number(median(&bench->bf16) / 1e12),                                                        //
-        "int8_tops", number(median(&bench->int8) / 1e12),                                                          //
-        "model", info->model_name, "weights", info->weights, "placement", report->placement,                       //
-        "kernels", report->kernels, "load", "seconds", report->load_seconds, "rss_mib",
-        (double)report->load_rss_bytes / (1 << 20), "prefill", prefill, "decode", decode, "serve", served, "guess",
-        guesses, "ttft_ms", number(first_token_ms(report)), "peak_rss_mib", (double)report->peak_rss_bytes / (1 << 20),
-        "runs", bench->runs);
+    return json_pack("{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:o, s:o, "
+                     "s:o, s:f, s:i}",                                                                    //
+                     "machine", "cpu", cpu, "threads", info->threads,                                     //
+                     "read_gbps", number(median(&bench->read_bytes) / 1e9),                               //
+                     "f32_tflops", number(median(&bench->f32) / 1e12),                                    //
+                     "bf16_tflops", number(median(&bench->bf16) / 1e12),                                  //
+                     "int8_tops", number(median(&bench->int8) / 1e12),                                    //
+                     "model", info->model_name, "weights", info->weights, "placement", report->placement, //
+                     "kernels", report->kernels, "load", "seconds", report->load_seconds, "rss_mib",
+                     (double)report->load_rss_bytes / (1 << 20), "prefill", prefill, "decode", decode, "serve", served,
+                     "promises", promises, "guess", guesses, "ttft_ms", number(first_token_ms(report)), "peak_rss_mib",
+                     (double)report->peak_rss_bytes / (1 << 20), "runs", bench->runs);
 }
 
 // ---- The change

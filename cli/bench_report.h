@@ -12,8 +12,7 @@ struct bench_report {
     const struct bench *bench;
     const struct bench_result *results; // [result_count]
     int result_count;
-    struct bench_served served[BENCH_SERVED_MAX]; // [served_count]
-    int served_count;
+    struct bench_service served; // with --serve
     struct bench_guesses guesses; // with --guess
     bool guessed;
     const char *placement, *kernels; // "split": OpenCL has experts, "cpu": it has none; what --kernels says

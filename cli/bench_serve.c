@@ -1,6 +1,5 @@
 #include "cli/bench_serve.h"
 
-#include "base/buffer.h"
 #include "cli/load.h"
 #include "server/log.h"
 #include "server/server.h"
@@ -78,16 +77,7 @@ static void stop(struct service *service) {
 // ---- Asking it
 
 static char *write_prompt(void *user) {
-    struct bench *bench = user;
-    int32_t ids[BENCH_SERVE_PROMPT_TOKENS];
-    struct buffer text;
-    buffer_init(&text, sizeof ids * 8);
-    bench_fill_prompt(bench, ids, BENCH_SERVE_PROMPT_TOKENS);
-    for (int i = 0; i < BENCH_SERVE_PROMPT_TOKENS; i++) buffer_format(&text, "%s%d", i ? "," : "[", (int)ids[i]);
-    buffer_text(&text, "]");
-    if (!text.failed) return text.data;
-    buffer_finish(&text);
-    return NULL;
+    return bench_write_prompt(user, BENCH_SERVE_PROMPT_TOKENS);
 }
 
 static struct bench_quantiles quantiles(const struct load_times *times) {
@@ -147,10 +137,10 @@ static int measure(struct bench *bench, int port, int runs, struct bench_served 
 // ---- The table
 
 static void print_head(void) {
-    printf("\nover HTTP: prompts of %d tokens, answers of %d\n%-30s %9s %9s %20s %20s %20s\n",
-           BENCH_SERVE_PROMPT_TOKENS, BENCH_SERVE_NEW_TOKENS, "", "tokens/s", "of the", "ms to first token",
+    printf("\nover HTTP: prompts of %d tokens, answers of %d\n%-27s %9s %8s %8s %20s %20s %20s\n",
+           BENCH_SERVE_PROMPT_TOKENS, BENCH_SERVE_NEW_TOKENS, "", "tokens/s", "times 1", "of the", "ms to first token",
            "from one to next", "to the end");
-    printf("%-30s %9s %9s %20s %20s %20s\n", "", "in all", "engine's", "p50 / p95 / p99", "p50 / p95 / p99",
+    printf("%-27s %9s %8s %8s %20s %20s %20s\n", "", "in all", "client's", "engine's", "p50 / p95 / p99", "p50 / p95 / p99",
            "p50 / p95 / p99");
     fflush(stdout);
 }
@@ -162,14 +152,15 @@ static void print_quantiles(const struct bench_quantiles *of) {
 }
 
 static void print_row(const struct bench_served *row) {
-    char name[64], share[32] = "";
+    char name[64], share[32] = "", times[32] = "";
     if (row->per_second > 0)
         snprintf(name, sizeof name, "%.2f requests a second", row->per_second);
     else
         snprintf(name, sizeof name, "%d client%s", row->clients, row->clients == 1 ? "" : "s");
     if (row->engine_rate > 0) snprintf(share, sizeof share, "%.1f %%", 100 * row->rate / row->engine_rate);
+    if (row->times_one > 0) snprintf(times, sizeof times, "%.2f", row->times_one);
     if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
-    printf("%-30s %9.1f %9s", name, row->rate, share);
+    printf("%-27s %9.1f %8s %8s", name, row->rate, times, share);
     print_quantiles(&row->first);
     print_quantiles(&row->between);
     print_quantiles(&row->whole);
@@ -181,17 +172,20 @@ static json_t *quantiles_json(const struct bench_quantiles *of) {
     return json_pack("{s:f, s:f, s:f}", "p50", of->p50, "p95", of->p95, "p99", of->p99);
 }
 
-json_t *bench_serve_json(const struct bench_served *rows, int row_count) {
+static json_t *known(double value) {
+    return value > 0 ? json_real(value) : json_null();
+}
+
+json_t *bench_serve_json(const struct bench_service *service) {
     json_t *list = json_array();
-    for (int i = 0; i < row_count; i++) {
-        const struct bench_served *row = &rows[i];
-        json_array_append_new(list, json_pack("{s:i, s:i, s:o, s:f, s:o, s:o, s:o, s:o}", "clients", row->clients,
-                                              "requests", row->requests, "requests_per_s",
-                                              row->per_second > 0 ? json_real(row->per_second) : json_null(),
-                                              "tokens_per_s", row->rate, "engine_tokens_per_s",
-                                              row->engine_rate > 0 ? json_real(row->engine_rate) : json_null(),
-                                              "first_token_ms", quantiles_json(&row->first), "between_tokens_ms",
-                                              quantiles_json(&row->between), "whole_ms", quantiles_json(&row->whole)));
+    for (int i = 0; i < service->row_count; i++) {
+        const struct bench_served *row = &service->rows[i];
+        json_array_append_new(
+            list, json_pack("{s:i, s:i, s:o, s:f, s:o, s:o, s:o, s:o, s:o}", "clients", row->clients, "requests",
+                            row->requests, "requests_per_s", known(row->per_second), "tokens_per_s", row->rate,
+                            "times_one_client", known(row->times_one), "engine_tokens_per_s", known(row->engine_rate),
+                            "first_token_ms", quantiles_json(&row->first), "between_tokens_ms",
+                            quantiles_json(&row->between), "whole_ms", quantiles_json(&row->whole)));
     }
     return list;
 }
@@ -199,44 +193,68 @@ json_t *bench_serve_json(const struct bench_served *rows, int row_count) {
 // ---- All of it
 
 // One more row, which says what to measure.
-static int add_row(struct bench *bench, int port, int runs, struct bench_served *row, int *row_count,
-                   struct error *error) {
+static int add_row(struct bench *bench, int port, int runs, const struct bench_served *wanted,
+                   struct bench_service *out, struct error *error) {
+    struct bench_served *row = &out->rows[out->row_count];
+    *row = *wanted;
     int code = measure(bench, port, runs, row, error);
     if (code) return code;
+    if (row->per_second == 0 && out->rows[0].clients == 1) row->times_one = row->rate / out->rows[0].rate;
     print_row(row);
-    ++*row_count;
+    out->row_count++;
     return 0;
 }
 
-static int measure_clients(struct bench *bench, int port, int clients, bool quick, struct bench_served *rows,
-                           int *row_count, struct error *error) {
-    const struct bench_served *closed = &rows[*row_count];
-    struct bench_served warm_up = {.clients = 1, .requests = 1};
-    int code = *row_count == 0 ? measure(bench, port, 1, &warm_up, error) : 0;
-    rows[*row_count] = (struct bench_served){.clients = clients, .requests = clients};
-    if (!code) code = add_row(bench, port, bench->runs, &rows[*row_count], row_count, error);
-    for (int i = 0; !code && !quick && i < SHARE_COUNT; i++) {
-        int requests = clients < OPEN_REQUESTS_MIN ? OPEN_REQUESTS_MIN : clients;
-        struct bench_served *row = &rows[*row_count];
-        *row = (struct bench_served){.clients = requests,
-                                     .requests = requests,
-                                     .per_second = SHARES[i] * closed->rate / BENCH_SERVE_NEW_TOKENS};
-        code = add_row(bench, port, 1, row, row_count, error);
+// As fast as they are answered.
+static int add_closed(struct bench *bench, int port, int clients, struct bench_service *out, struct error *error) {
+    const struct bench_served wanted = {.clients = clients, .requests = clients};
+    return add_row(bench, port, bench->runs, &wanted, out, error);
+}
+
+// At shares of the rate that the row before has reached.
+static int add_open(struct bench *bench, int port, struct bench_service *out, struct error *error) {
+    const struct bench_served *closed = &out->rows[out->row_count - 1];
+    int requests = closed->clients < OPEN_REQUESTS_MIN ? OPEN_REQUESTS_MIN : closed->clients, code = 0;
+    double rate = closed->rate / BENCH_SERVE_NEW_TOKENS;
+    for (int i = 0; !code && i < SHARE_COUNT; i++) {
+        const struct bench_served wanted = {
+            .clients = requests, .requests = requests, .per_second = SHARES[i] * rate};
+        code = add_row(bench, port, 1, &wanted, out, error);
     }
     return code;
 }
 
-int bench_serve(struct bench *bench, int clients, bool quick, struct bench_served rows[BENCH_SERVED_MAX],
-                int *row_count, struct error *error) {
+static int measure_all(struct bench *bench, int port, bool quick, struct bench_service *out, struct error *error) {
+    int code = 0;
+    for (int i = 0; !code && i < CLOSED_COUNT; i++) {
+        if (quick && !CLOSED[i].quick) continue;
+        code = add_closed(bench, port, CLOSED[i].clients, out, error);
+        if (!code && !quick) code = add_open(bench, port, out, error);
+    }
+    return code;
+}
+
+static int measure_some(struct bench *bench, int port, int clients, bool quick, struct bench_service *out,
+                        struct error *error) {
+    int code = add_closed(bench, port, 1, out, error);
+    if (!code && clients > 1) code = add_closed(bench, port, clients, out, error);
+    return code || quick ? code : add_open(bench, port, out, error);
+}
+
+int bench_serve(struct bench *bench, int clients, bool quick, struct bench_service *out, struct error *error) {
     struct service service = {0};
-    *row_count = 0;
+    struct bench_served warm_up = {.clients = 1, .requests = 1};
+    *out = (struct bench_service){0};
     int code = start(&service, bench->engine, error);
     if (!code) print_head();
-    if (!code && clients > 0)
-        code = measure_clients(bench, service.port, clients, quick, rows, row_count, error);
-    for (int i = 0; !code && clients == 0 && i < CLOSED_COUNT; i++)
-        if (!quick || CLOSED[i].quick)
-            code = measure_clients(bench, service.port, CLOSED[i].clients, quick, rows, row_count, error);
+    if (!code) code = measure(bench, service.port, 1, &warm_up, error);
+    if (!code)
+        code = clients > 0 ? measure_some(bench, service.port, clients, quick, out, error)
+                           : measure_all(bench, service.port, quick, out, error);
+    if (!code && clients <= 1) {
+        code = bench_promises_measure(bench, service.port, bench->runs, &out->promises, error);
+        if (!code) bench_promises_print(&out->promises);
+    }
     stop(&service);
     return code;
 }

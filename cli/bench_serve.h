@@ -2,6 +2,7 @@
 #ifndef CLI_BENCH_SERVE_H
 #define CLI_BENCH_SERVE_H
 
+#include "cli/bench_promise.h"
 #include "cli/bench_work.h"
 
 #include <jansson.h>
@@ -22,6 +23,7 @@ struct bench_served {
     int requests;       // of all runs
     double per_second;  // that requests came at; 0: as soon as a client had its answer
     double rate;        // tokens a second: those of all answers by the time of all runs
+    double times_one;   // that of one client; 0: at a rate, or not measured
     double engine_rate; // the same work handed to the engine itself; 0: not measured
     struct bench_quantiles first, between, whole; // to the first token, from one to the next, to the end
 };
@@ -30,11 +32,16 @@ struct bench_served {
 size_t bench_serve_kv_tokens(void);
 int bench_serve_queue(void);
 
-// Serves bench->engine on a port of its own and measures; rows are printed as they come. clients: so many, and no other
-// number; 0: 1, 8, 32 and 128. quick: fewer rows.
-int bench_serve(struct bench *bench, int clients, bool quick, struct bench_served rows[BENCH_SERVED_MAX],
-                int *row_count, struct error *error);
+struct bench_service {
+    struct bench_served rows[BENCH_SERVED_MAX]; // [row_count]
+    int row_count;
+    struct bench_promises promises;
+};
 
-json_t *bench_serve_json(const struct bench_served *rows, int row_count); // NULL: out of memory
+// Serves bench->engine on a port of its own and measures; rows are printed as they come, then what was promised.
+// clients: 1 and so many; 0: 1, 8, 32 and 128. quick: fewer rows.
+int bench_serve(struct bench *bench, int clients, bool quick, struct bench_service *out, struct error *error);
+
+json_t *bench_serve_json(const struct bench_service *service); // the rows; NULL: out of memory
 
 #endif

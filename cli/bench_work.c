@@ -1,5 +1,6 @@
 #include "cli/bench_work.h"
 
+#include "base/buffer.h"
 #include "base/clock.h"
 
 #include <math.h>
@@ -10,6 +11,7 @@
 enum {
     PAGE_TOKENS_MAX = 64, // a sequence's tokens are rounded up to pages of at most so many
     WARM_UP_STEPS = 2,    // of a decode, once all sequences are in it
+    ID_BYTES_MAX = 12,    // of a token id in a text, with its comma
 };
 static const size_t MEMORY_BYTES_MAX = (size_t)2 << 30; // far more than any cache
 static const size_t MEMORY_SHARE = 4;                   // of what is free
@@ -151,6 +153,20 @@ void bench_fill_prompt(struct bench *bench, int32_t *ids, int count) {
         bench->dice = bench->dice * 6364136223846793005u + 1442695040888963407u;
         ids[i] = (int32_t)((bench->dice >> 33) % vocab);
     }
+}
+
+char *bench_write_prompt(struct bench *bench, int count) {
+    struct buffer text;
+    buffer_init(&text, (size_t)count * ID_BYTES_MAX + 2);
+    for (int i = 0; i < count; i++) {
+        int32_t id;
+        bench_fill_prompt(bench, &id, 1);
+        buffer_format(&text, "%c%d", i ? ',' : '[', (int)id);
+    }
+    buffer_text(&text, "]");
+    if (!text.failed) return text.data;
+    buffer_finish(&text);
+    return NULL;
 }
 
 static int submit(struct bench *bench, int prompt_tokens, int new_tokens, struct engine_job **out,

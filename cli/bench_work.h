@@ -82,6 +82,9 @@ int bench_run(struct bench *bench, const struct bench_point *point, struct bench
 // Random token ids, others each time, so that nothing is found in a cache.
 void bench_fill_prompt(struct bench *bench, int32_t *ids, int count);
 
+// Such ids as JSON, to be freed by free. NULL: out of memory.
+char *bench_write_prompt(struct bench *bench, int count);
+
 // Hands requests to the engine itself: `together` at once and the next when one has ended. *seconds: all of it.
 int bench_drive(struct bench *bench, int together, int requests, int prompt_tokens, int new_tokens, double *seconds,
                 struct error *error);

@@ -110,37 +110,54 @@ static int dial(int port, int *out, struct error *error) {
 }
 
 // Header and body of one request.
-static bool write_request(const struct load_plan *plan, struct buffer *out) {
-    char *prompt = plan->prompt(plan->user);
+static bool write_request(const char *prompt, int new_tokens, struct buffer *out) {
     struct buffer body;
     buffer_init(&body, REQUEST_BYTES_MAX);
-    bool well = prompt && buffer_format(&body,
-                                        "{\"prompt\":%s,\"max_tokens\":%d,\"temperature\":0,\"ignore_eos\":true,"
-                                        "\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
-                                        prompt, plan->new_tokens);
+    bool well = buffer_format(&body,
+                              "{\"prompt\":%s,\"max_tokens\":%d,\"temperature\":0,\"ignore_eos\":true,"
+                              "\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
+                              prompt, new_tokens);
     well = well && buffer_format(out,
                                  "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
                                  "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
                                  body.bytes);
     well = well && buffer_append(out, body.data, body.bytes);
     buffer_finish(&body);
-    free(prompt);
     return well;
+}
+
+// *sent_at: once the connection is there.
+static int send_request(int port, const char *prompt, int new_tokens, int *fd, double *sent_at, struct error *error) {
+    struct buffer request;
+    buffer_init(&request, REQUEST_BYTES_MAX);
+    int code = write_request(prompt, new_tokens, &request) ? 0 : error_set_code(error, ERROR_MEMORY);
+    if (!code) code = dial(port, fd, error);
+    if (!code) {
+        *sent_at = clock_seconds();
+        code = send_all(*fd, request.data, request.bytes, error);
+    }
+    buffer_finish(&request);
+    return code;
+}
+
+int load_send(int port, const char *prompt, int new_tokens, int *fd, struct error *error) {
+    double sent_at;
+    *fd = -1;
+    int code = send_request(port, prompt, new_tokens, fd, &sent_at, error);
+    if (code && *fd >= 0) close(*fd);
+    if (code) *fd = -1;
+    return code;
 }
 
 static int send_next(struct load *load, struct error *error) {
     struct stream *stream = &load->streams[load->sent];
-    struct buffer request;
-    buffer_init(&request, REQUEST_BYTES_MAX);
-    int code = write_request(load->plan, &request) ? 0 : error_set_code(error, ERROR_MEMORY);
-    if (!code) code = dial(load->plan->port, &stream->fd, error);
-    if (!code) {
-        stream->sent_at = clock_seconds();
-        load->under_way++;
-        code = send_all(stream->fd, request.data, request.bytes, error);
-    }
+    const struct load_plan *plan = load->plan;
+    char *prompt = plan->prompt(plan->user);
+    int code = prompt ? 0 : error_set_code(error, ERROR_MEMORY);
+    if (!code) code = send_request(plan->port, prompt, plan->new_tokens, &stream->fd, &stream->sent_at, error);
+    if (stream->fd >= 0) load->under_way++;
     load->sent++;
-    buffer_finish(&request);
+    free(prompt);
     return code;
 }
 

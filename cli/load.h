@@ -37,6 +37,9 @@ struct load_outcome {
 int load_run(const struct load_plan *plan, struct load_outcome *out, struct error *error);
 void load_finish(struct load_outcome *outcome);
 
+// Sends one such request; the answer comes from *fd, which is the caller's. prompt: token ids as JSON.
+int load_send(int port, const char *prompt, int new_tokens, int *fd, struct error *error);
+
 double load_quantile(const struct load_times *times, double share); // 0.5: the median; 0 of none
 
 #endif

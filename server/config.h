@@ -20,6 +20,8 @@ struct config {
     char *model_name; // "a,b": what clients may call the model
 };
 
+#define CONFIG_TOKEN_GAP "0.5" // the default of --token-gap, which is bench's too
+
 enum { CONFIG_SETTING_COUNT = 25 };
 extern const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT];
 

@@ -25,7 +25,8 @@ def measured(tmp_path_factory):
 
 
 def check_figures(found):
-    assert found.keys() == {"machine", "model", "weights", "placement", "kernels", "load", "prefill", "decode", "serve", "guess", "ttft_ms",
+    assert found.keys() == {"machine", "model", "weights", "placement", "kernels", "load", "prefill", "decode", "serve", "promises",
+                            "guess", "ttft_ms",
                             "peak_rss_mib", "runs"}
     assert found["machine"].keys() == {"cpu", "threads", "read_gbps", "f32_tflops", "bf16_tflops", "int8_tops"}
     assert found["weights"] == "bf16" and found["runs"] == 2 and found["machine"]["threads"] >= 1
@@ -146,20 +147,42 @@ def test_serve(model, tmp_path):
         for times in ("first_token_ms", "whole_ms"):
             check_quantiles(row[times])
         assert row["first_token_ms"]["p50"] <= row["whole_ms"]["p50"]  # equal: a toy's answer may be there at once
-        shown = re.search(rf"^{row['clients']} clients? +([\d.]+) +([\d.]+) %", result.stdout, re.M).groups()
+        shown = re.search(rf"^{row['clients']} clients? +([\d.]+) +([\d.]+) +([\d.]+) %", result.stdout, re.M).groups()
         assert abs(float(shown[0]) - row["tokens_per_s"]) < 0.06 + 1e-5 * row["tokens_per_s"]
-        assert abs(float(shown[1]) - 100 * row["tokens_per_s"] / row["engine_tokens_per_s"]) < 0.1
+        assert abs(float(shown[1]) - row["times_one_client"]) < 0.006 + 1e-5 * row["times_one_client"]
+        assert abs(float(shown[2]) - 100 * row["tokens_per_s"] / row["engine_tokens_per_s"]) < 0.1
+    one, eight = found["serve"]
+    assert one["times_one_client"] == 1
+    assert abs(eight["times_one_client"] - eight["tokens_per_s"] / one["tokens_per_s"]) < 1e-4 * eight["times_one_client"]
+    check_promises(found["promises"], result.stdout)
+
+
+def check_promises(found, text):
+    """What is promised is told beside what was found; whether it was kept is a matter of speed, and not of this test."""
+    assert found.keys() == {"prompt_tokens", "chunk_ms", "step_ms", "longest_gap", "free_place"}
+    assert found["prompt_tokens"] in (511, 2000)  # a context's length less the one new token, at most
+    gap, free = found["longest_gap"], found["free_place"]
+    assert gap.keys() == {"ms", "promised_ms"} and free.keys() == {"ms", "longest_ms", "leavers", "promised_ms"}
+    assert abs(gap["promised_ms"] - 1.5 * (found["chunk_ms"] + found["step_ms"])) < 1e-4 * gap["promised_ms"]
+    assert 0 < free["ms"] <= free["longest_ms"] and free["leavers"] == 8 and found["step_ms"] <= free["promised_ms"]
+    shown = re.search(r"prompt of (\d+) tokens comes, a stream stands still for ([\d.]+) ms at most; promised: ([\d.]+)", text)
+    assert int(shown[1]) == found["prompt_tokens"]
+    assert abs(float(shown[2]) - gap["ms"]) < 0.06 and abs(float(shown[3]) - gap["promised_ms"]) < 0.06
+    shown = re.search(r"its place is free after ([\d.]+) ms, the longest of 8 ([\d.]+) ms", text)
+    assert abs(float(shown[1]) - free["ms"]) < 0.06 and abs(float(shown[2]) - free["longest_ms"]) < 0.06
 
 
 def test_serve_so_many_clients(tmp_path):
-    """As fast as they are answered, then at fixed rates: shares of the one that they reached."""
+    """One, and so many: as fast as they are answered, then at fixed rates: shares of the one that they reached."""
     path = tmp_path / "served.json"
     result = run("bench", "--serve", "--clients", "3", "--runs", "1", "--json", path)
     assert result.returncode == 0, result
-    closed, half, most = json.loads(path.read_text())["serve"]
+    found = json.loads(path.read_text())
+    one, closed, half, most = found["serve"]
+    assert one["clients"] == one["requests"] == one["times_one_client"] == 1 and found["promises"] is None
     assert closed["clients"] == closed["requests"] == 3 and closed["requests_per_s"] is None
     for row, share in ((half, 0.5), (most, 0.9)):
-        assert row["requests"] == 8 and row["engine_tokens_per_s"] is None
+        assert row["requests"] == 8 and row["engine_tokens_per_s"] is None and row["times_one_client"] is None
         assert abs(row["requests_per_s"] - share * closed["tokens_per_s"] / 32) < 1e-3 * row["requests_per_s"]
         check_quantiles(row["whole_ms"])
 
@@ -240,6 +263,7 @@ def test_int8(tmp_path):
     (["--synthetic", "phi-big-moe"], "phi-tiny-moe"),
     (["--synthetic", "phi-toy-moe", "--model", "x"], "--model and --synthetic exclude each other"),
     (["--runs", "0"], "--runs"),
+    (["--serve", "--token-gap", "-1"], "--token-gap"),
     (["--serve", "--guess"], "--serve and --guess exclude each other"),
     (["--compare", "/nowhere.json"], "tandem bench: /nowhere.json: cannot be opened: No such file or directory\n"),
     (["--compare", str(tandem.MODEL)], "found a directory"),
