@@ -112,16 +112,13 @@ void api_error_json(const struct error *error, struct buffer *out) {
 }
 
 void api_error_text(struct buffer *out) {
-    enum { CODE_COLUMN = 9, TEXT_COLUMN = 59 };
-    buffer_format(out, "%-*s%-*s%s\n", CODE_COLUMN, "Status", TEXT_COLUMN - CODE_COLUMN, "code (type)",
-                  "What happened");
+    enum { TEXT_COLUMN = 5 };
     for (int status = 400; status < 600; status++)
         for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
             if (ROWS[i].status != status) continue;
-            char code[TEXT_COLUMN];
-            snprintf(code, sizeof code, "%s (%s)", ROWS[i].openai_code ? ROWS[i].openai_code : "null", ROWS[i].type);
-            buffer_format(out, "%-*d%-*s", CODE_COLUMN, status, TEXT_COLUMN - CODE_COLUMN, code);
-            wrap_text(out, error_text(ROWS[i].code), TEXT_COLUMN, TEXT_COLUMN, 100);
+            buffer_format(out, "%-*d%s (%s)\n%*s", TEXT_COLUMN, status,
+                          ROWS[i].openai_code ? ROWS[i].openai_code : "null", ROWS[i].type, TEXT_COLUMN, "");
+            wrap_text(out, error_text(ROWS[i].code), TEXT_COLUMN, TEXT_COLUMN, WRAP_COLUMNS);
             buffer_text(out, "\n");
         }
 }

@@ -505,7 +505,7 @@ int schema_read(unsigned endpoint, const json_t *body, const struct engine_info 
 
 // ---- Documentation
 
-enum { VALUE_COLUMN = 28, COLUMNS = 90 };
+enum { VALUE_COLUMN = 28 };
 
 // "a number between 0 and 2, default 1"
 static void write_value(const struct field *field, char *out, size_t bytes) {
@@ -535,9 +535,9 @@ static void write_field(const struct field *field, struct buffer *out) {
     else
         buffer_format(out, "\n%*s", VALUE_COLUMN, "");
     write_value(field, value, sizeof value);
-    wrap_text(out, value, VALUE_COLUMN, VALUE_COLUMN, COLUMNS);
+    wrap_text(out, value, VALUE_COLUMN, VALUE_COLUMN, WRAP_COLUMNS);
     buffer_format(out, "\n%*s", VALUE_COLUMN, "");
-    wrap_text(out, field->help, VALUE_COLUMN, VALUE_COLUMN, COLUMNS);
+    wrap_text(out, field->help, VALUE_COLUMN, VALUE_COLUMN, WRAP_COLUMNS);
     buffer_text(out, "\n");
 }
 

@@ -73,7 +73,7 @@ int settings_read_environment(const struct setting_table *tables, size_t table_c
 int settings_read_flags(const struct setting_table *tables, size_t table_count, int count, char *const *arguments,
                         const char **operand, struct error *error);
 
-// The tables as text, in sections, no line longer than 100 columns. False when out of memory.
+// The tables as text, in sections, for a terminal of WRAP_COLUMNS. False when out of memory.
 bool settings_help(const struct setting_table *tables, size_t table_count, struct buffer *out);
 
 // A file for base/settings_file.h with every setting that files may have, at its default, its words, range, flag and

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { HELP_COLUMN = 28, COLUMNS = 100 };
+enum { HELP_COLUMN = 28 };
 
 // ---- One setting's facts
 
@@ -146,12 +146,17 @@ static void help_row(const struct setting *setting, struct buffer *out) {
         buffer_format(out, "%*s", (int)(HELP_COLUMN - width), "");
     else
         buffer_format(out, "\n%*s", HELP_COLUMN, "");
-    wrap_text(out, setting->help, HELP_COLUMN, HELP_COLUMN, COLUMNS);
+    wrap_text(out, setting->help, HELP_COLUMN, HELP_COLUMN, WRAP_COLUMNS);
     buffer_text(out, "\n");
     if (!has_facts(setting)) return;
+    struct buffer known;
+    buffer_init(&known, 1024);
+    facts(setting, &known);
     buffer_format(out, "%*s", HELP_COLUMN, "");
-    facts(setting, out);
+    wrap_text(out, known.data ? known.data : "", HELP_COLUMN, HELP_COLUMN, WRAP_COLUMNS);
     buffer_text(out, "\n");
+    out->failed |= known.failed;
+    buffer_finish(&known);
 }
 
 bool settings_help(const struct setting_table *tables, size_t table_count, struct buffer *out) {

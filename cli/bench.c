@@ -249,10 +249,8 @@ const struct command bench_command = {
         "it reads from memory, and its multiplications with operands in registers. Decode is bound by the "
         "first, prefill by the second; the shares say how near Tandem comes. Weights that fit the processor's cache "
         "are not read from memory, and have no share of that. A rate is all tokens by all the time of the runs, stddev "
-        "how "
-        "much single runs depart from it; --compare says of a change that is no larger than both deviations together "
-        "that "
-        "it is within the noise. Other programs disturb it.",
+        "how much single runs depart from it; --compare says of a change that is no larger than both deviations "
+        "together that it is within the noise. Other programs disturb it.",
     .tables = TABLES,
     .table_count = sizeof TABLES / sizeof *TABLES,
     .examples = EXAMPLES,

@@ -179,14 +179,11 @@ const struct command chat_command = {
     .summary = "talk with the model, without a server",
     .description =
         "The model answers what is entered, and knows what was said before as long as the context has room for it; "
-        "what "
-        "no longer fits is dropped, oldest first, and chat says so. " ENTRY_HELP
+        "what no longer fits is dropped, oldest first, and chat says so. " ENTRY_HELP
         " Ctrl-C stops an answer, or throws away the line; a second one, while the answer is still being stopped, ends "
-        "the program. Ctrl-D leaves. On a terminal, lines can be edited, and "
-        "found "
-        "again with the arrow keys and Ctrl-R. Without one, each line of standard input is a question, answers go to "
-        "standard output and nothing else does, and the exit code is 1 where one of them could not be "
-        "given.\n\n" CHAT_COMMANDS_TEXT,
+        "the program. Ctrl-D leaves. On a terminal, lines can be edited, and found again with the arrow keys and "
+        "Ctrl-R. Without one, each line of standard input is a question, answers go to standard output and nothing "
+        "else does, and the exit code is 1 where one of them could not be given.\n\n" CHAT_COMMANDS_TEXT,
     .tables = TABLES,
     .table_count = sizeof TABLES / sizeof *TABLES,
     .examples = EXAMPLES,

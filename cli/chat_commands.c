@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { TEXT_COLUMN = 18, COLUMNS = 100 };
+enum { TEXT_COLUMN = 18 };
 
 typedef int run_command(struct chat *chat, const char *operand, struct error *error);
 #define DECLARE(name, operand, what) static run_command run_##name;
@@ -41,11 +41,11 @@ static int run_help(struct chat *chat, const char *operand, struct error *error)
         size_t before = text.bytes;
         buffer_format(&text, "  %s%s", command->name, command->operand);
         buffer_format(&text, "%*s", (int)(TEXT_COLUMN - (text.bytes - before)), "");
-        wrap_text(&text, command->what, TEXT_COLUMN, TEXT_COLUMN, COLUMNS);
+        wrap_text(&text, command->what, TEXT_COLUMN, TEXT_COLUMN, WRAP_COLUMNS);
         buffer_text(&text, "\n");
     }
     buffer_text(&text, "\n");
-    wrap_text(&text, ENTRY_HELP " Ctrl-C stops an answer, Ctrl-D leaves.", 0, 0, COLUMNS);
+    wrap_text(&text, ENTRY_HELP " Ctrl-C stops an answer, Ctrl-D leaves.", 0, 0, WRAP_COLUMNS);
     buffer_text(&text, "\n");
     return print(chat, &text, error);
 }

@@ -1,4 +1,5 @@
 // tandem doctor: why a GPU is not used, and what to do about it.
+#include "base/plural.h"
 #include "base/wrap.h"
 #include "cli/command.h"
 #include "engine/engine.h"
@@ -14,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { INDENT = 6, COLUMNS = 100, TEXT_BYTES = 256 };
+enum { INDENT = 6, TEXT_BYTES = 256 };
 
 struct doctor_settings {
     char *root;
@@ -50,7 +51,7 @@ static void tell(const char *mark, const char *format, va_list arguments) {
     struct buffer lines;
     vsnprintf(line, sizeof line, format, arguments);
     buffer_init(&lines, 1 << 16);
-    wrap_text(&lines, line, INDENT, INDENT, COLUMNS);
+    wrap_text(&lines, line, INDENT, INDENT, WRAP_COLUMNS);
     printf("%-5s %s\n", mark, lines.data ? lines.data : line);
     buffer_finish(&lines);
 }
@@ -126,7 +127,9 @@ static void find_gpu(struct gpu *gpu) {
 static void tell_docker(const struct gpu *gpu) {
     char group[64] = "$(getent group render | cut -d: -f3)";
     if (gpu->node[0]) snprintf(group, sizeof group, "%u", (unsigned)gpu->group);
-    printf("      docker run --rm --device /dev/dri --group-add %s -p 127.0.0.1:8080:8080 tandem\n", group);
+    printf("      docker run --rm --device /dev/dri --group-add %s \\\n"
+           "        -p 127.0.0.1:8080:8080 tandem\n",
+           group);
 }
 
 static void check_node(struct gpu *gpu) {
@@ -263,13 +266,13 @@ static int examine(void) {
     check_opencl(&gpu);
     check_memory();
     if (problems == 0) {
-        printf("\nAll is well: --placement auto measures both devices at start and uses the GPU where it is faster;\n"
-               "`tandem inspect --placement` shows what it finds.\n");
+        printf("\nAll is well: --placement auto measures both devices at start and uses the GPU\n"
+               "where it is faster; `tandem inspect --placement` shows what it finds.\n");
         return EXIT_WELL;
     }
-    printf("\n%d of these are in the GPU's way. Without it the CPU computes everything: requests are answered all the "
-           "same.\n",
-           problems);
+    printf("\n%d of these %s in the GPU's way. Without it the CPU computes everything:\n"
+           "requests are answered all the same.\n",
+           problems, plural_are((size_t)problems));
     return EXIT_OTHER;
 }
 

@@ -8,8 +8,7 @@
 // The same, for a person.
 #define ENTRY_HELP \
     "A line that ends in \\ goes on in the next; several lines stand between \"\"\" and \"\"\", and what a terminal " \
-    "pastes " \
-    "stays together by itself."
+    "pastes stays together by itself."
 
 struct entry_prompts {
     const char *first, *next; // in front of a line, and of those that go on with it

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { HELP_BYTES_MAX = 256 * 1024, COLUMNS = 100 };
+enum { HELP_BYTES_MAX = 256 * 1024, EXAMPLE_COLUMN = 6 };
 
 // ---- One command
 
@@ -26,7 +26,7 @@ static void write_command(const struct command *command, struct buffer *out) {
     buffer_text(out, "\n");
     if (command->description) {
         buffer_text(out, "\n");
-        wrap_text(out, command->description, 0, 0, COLUMNS);
+        wrap_text(out, command->description, 0, 0, WRAP_COLUMNS);
         buffer_text(out, "\n");
     }
     if (command->table_count) {
@@ -34,8 +34,11 @@ static void write_command(const struct command *command, struct buffer *out) {
         settings_help(command->tables, command->table_count, out);
     }
     if (command->examples) buffer_text(out, "\nExamples\n");
-    for (const struct example *example = command->examples; example && example->line; example++)
-        buffer_format(out, "  %s\n      %s\n", example->line, example->what);
+    for (const struct example *example = command->examples; example && example->line; example++) {
+        buffer_format(out, "  %s\n%*s", example->line, EXAMPLE_COLUMN, "");
+        wrap_text(out, example->what, EXAMPLE_COLUMN, EXAMPLE_COLUMN, WRAP_COLUMNS);
+        buffer_text(out, "\n");
+    }
 }
 
 // ---- Topics
@@ -45,7 +48,7 @@ static void write_settings(struct buffer *out) {
               "A setting is read from a YAML file (serve and health only), then from its environment variable, then "
               "from its flag; the last one wins, and an empty variable counts as unset. Sizes may end in K, M or G, "
               "which count 1024, 1024² and 1024³. Paths in a file are relative to it; ~/ is the home directory.",
-              0, 0, COLUMNS);
+              0, 0, WRAP_COLUMNS);
     buffer_text(out, "\n");
     for (const struct command *const *command = COMMANDS; *command; command++) {
         if (!(*command)->table_count) continue;
@@ -55,9 +58,11 @@ static void write_settings(struct buffer *out) {
 }
 
 static void write_errors(struct buffer *out) {
-    buffer_text(out,
-                "An error is answered as OpenAI answers it: an HTTP status, and a JSON object with message, type,\n"
-                "param (the field at fault, or null) and code. In mid-stream it comes as an event.\n\n");
+    wrap_text(out,
+              "An error is answered as OpenAI answers it: an HTTP status, and a JSON object with message, type, param "
+              "(the field at fault, or null) and code. In mid-stream it comes as an event. Here stands behind each "
+              "status the code, the type, and what has happened.\n\n",
+              0, 0, WRAP_COLUMNS);
     api_error_text(out);
 }
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { INDENT = 13, COLUMNS = 100 };
+enum { INDENT = 13 };
 
 struct inspect_settings {
     bool placement, json;
@@ -69,7 +69,7 @@ static void print_specials(const struct engine_outline *model) {
     for (int i = 0; i < model->special_count; i++)
         buffer_format(&words, "%s%s%s", i ? " " : "", model->specials[i].text,
                       model->specials[i].ends_answer ? "*" : "");
-    wrap_text(&lines, words.data ? words.data : "none", INDENT, INDENT, COLUMNS);
+    wrap_text(&lines, words.data ? words.data : "none", INDENT, INDENT, WRAP_COLUMNS);
     printf("  specials   %s\n%*s(* ends an answer)\n", lines.data ? lines.data : "", INDENT, "");
     buffer_finish(&lines);
     buffer_finish(&words);

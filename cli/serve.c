@@ -230,8 +230,7 @@ const struct command serve_command = {
         "second one exits at once.\n\nOn a loopback address, which is the default, only requests are answered "
         "whose Host header is localhost, 127.0.0.1, [::1] or what --host says: a web page must not reach the "
         "server by a name of its own. A Unix socket (--unix-socket) can not be reached by web pages, and any name will "
-        "do "
-        "there; each request has a connection of its own.",
+        "do there; each request has a connection of its own.",
     .tables = TABLES,
     .table_count = TABLE_COUNT,
     .examples = EXAMPLES,

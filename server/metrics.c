@@ -159,10 +159,10 @@ void metrics_write(const struct metrics *metrics, const struct engine_info *info
 }
 
 void metrics_text(struct buffer *out) {
-    enum { TYPE_COLUMN = 40, TEXT_COLUMN = 51, COLUMNS = 100 };
+    enum { TEXT_COLUMN = 4 };
     for (enum metric id = 0; id < METRIC_COUNT; id++) {
-        buffer_format(out, "%-*s%-*s", TYPE_COLUMN, TABLE[id].name, TEXT_COLUMN - TYPE_COLUMN, TABLE[id].type);
-        wrap_text(out, TABLE[id].help, TEXT_COLUMN, TEXT_COLUMN, COLUMNS);
+        buffer_format(out, "%s (%s)\n%*s", TABLE[id].name, TABLE[id].type, TEXT_COLUMN, "");
+        wrap_text(out, TABLE[id].help, TEXT_COLUMN, TEXT_COLUMN, WRAP_COLUMNS);
         buffer_text(out, "\n");
         if (TABLE[id].labels[0]) buffer_format(out, "%*slabels: %s\n", TEXT_COLUMN, "", TABLE[id].labels);
     }

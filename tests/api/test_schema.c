@@ -1,5 +1,6 @@
 // Every field of a request: at its boundaries, beyond them, of the wrong type, unknown.
 #include "api/json.h"
+#include "base/wrap.h"
 #include "api/schema.h"
 #include "tests/api/fake_engine.h"
 
@@ -479,7 +480,7 @@ static void documentation(void **state) {
                                      "                            tool calls are not supported\n"));
     assert_non_null(strstr(out.data, "\n  moderation (chat)         no value\n"));
     for (const char *line = out.data; *line; line += strcspn(line, "\n") + 1)
-        if (strcspn(line, "\n") > 90) fail_msg("longer than 90 columns: %.120s", line);
+        if (strcspn(line, "\n") > WRAP_COLUMNS) fail_msg("too long for a terminal: %.120s", line);
     assert_null(strstr(out.data, "nan"));
     buffer_finish(&out);
 }

@@ -2,10 +2,12 @@
 import configparser
 import json
 import os
+import re
 import shutil
 import subprocess
 
 import pytest
+import yaml
 
 import tandem
 
@@ -92,6 +94,23 @@ def test_the_gpu_is_for_those_who_ask(installed, tmp_path):
         copy.write_text((installed / UNIT).read_text().replace(service["ExecStart"], f"{installed}/bin/tandem serve"))
         verified = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
         assert verified.returncode == 0 and "gpu.conf" not in verified.stderr, verified.stderr
+
+
+def test_containers_keep_converted_weights():
+    """Their file systems are read-only, so each gets a place for what the image has its cache in; as the service does."""
+    (place,) = re.findall(r"^ENV .*TANDEM_CACHE=(\S+)", (tandem.TOP / "docker/Dockerfile").read_text(), re.MULTILINE)
+    assert f" {place}\n" in (tandem.TOP / "docker/Dockerfile").read_text().split("ENV ")[0]  # it is made
+    assert f"TANDEM_CACHE={place}\n" in (tandem.TOP / "packaging/tandem.service.in").read_text()
+    one = yaml.safe_load((tandem.TOP / "docker/compose.yaml").read_text())
+    two = yaml.safe_load((tandem.TOP / "deploy/compose.yaml").read_text())
+    for file, name in ((one, "tandem"), (two, "one"), (two, "two")):
+        assert file["services"][name]["read_only"] and f"cache:{place}" in file["services"][name]["volumes"]
+        assert "cache" in file["volumes"]
+    (pod,) = [part["spec"]["template"]["spec"] for part in yaml.safe_load_all((tandem.TOP / "deploy/kubernetes.yaml").read_text())
+              if part["kind"] == "Deployment"]
+    (container,) = pod["containers"]
+    assert {"name": "cache", "mountPath": place} in container["volumeMounts"]
+    assert {"name": "cache", "emptyDir": {}} in pod["volumes"]
 
 
 # ---- tandem health: what containers ask

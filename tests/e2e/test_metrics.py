@@ -48,7 +48,7 @@ def test_form(server):
     for family in metrics.families.values():
         assert family.type in ("counter", "gauge", "histogram") and family.documentation and family.samples
         name = family.name + "_total" * (family.type == "counter")
-        assert re.search(rf"^{name} +{family.type} ", told, re.MULTILINE), name
+        assert re.search(rf"^{name} \({family.type}\)$", told, re.MULTILINE), name
 
 
 def test_histograms(server):

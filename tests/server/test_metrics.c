@@ -1,5 +1,6 @@
 // What Prometheus is told: the text itself, number by number.
 #include "server/metrics.h"
+#include "base/wrap.h"
 #include "server/process_usage.h"
 
 #include <setjmp.h>
@@ -125,7 +126,7 @@ static void test_help(void **state) {
 #define IS_THERE(id, type, name, labels, help) assert_non_null(strstr(out.data, name));
     METRICS(IS_THERE)
     for (const char *line = out.data; *line; line += strcspn(line, "\n") + 1)
-        if (strcspn(line, "\n") > 100) fail_msg("longer than 100 columns: %.120s", line);
+        if (strcspn(line, "\n") > WRAP_COLUMNS) fail_msg("too long for a terminal: %.120s", line);
     assert_non_null(strstr(out.data, "labels: route, status\n"));
     buffer_finish(&out);
 }
