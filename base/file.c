@@ -84,8 +84,10 @@ static int read_pipe(int fd, const char *path, size_t bytes_max, char **out, siz
         got = poll(&pipe, 1, -1) < 0 ? -1 : read(fd, piece, sizeof piece);
         if (got < 0 && errno != EINTR && errno != EAGAIN)
             code = error_set(error, ERROR_IO, "%s: cannot be read: %s", path, strerror(errno));
-        else if (got > 0 && !buffer_append(&text, piece, (size_t)got))
+        else if (got > 0 && (size_t)got > bytes_max - text.bytes)
             code = error_set(error, ERROR_FORMAT, "%s: expected at most %zu bytes, found more", path, bytes_max);
+        else if (got > 0 && !buffer_append(&text, piece, (size_t)got))
+            code = error_set_code(error, ERROR_MEMORY);
     }
     *bytes = text.bytes;
     *out = code ? NULL : text.data ? text.data : strdup("");

@@ -15,6 +15,8 @@
 #define KV (&KV_FORMATS(CHOICE)[1])
 #define KERNELS_CHOICE(name, text) " " name
 #define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
+#define PLACEMENT_WAYS (&PLACEMENTS(CHOICE)[1])
+#define CL_PRODUCTS (&OPENCL_PRODUCTS(CHOICE)[1])
 #define SPECULATION(value, name) " " name
 #define SPECULATIONS (&SPECULATE_MODES(SPECULATION)[1])
 
@@ -34,9 +36,9 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
     {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0,
-     "auto own clblast", "auto", "",
+     CL_PRODUCTS, "auto", "",
      "what multiplies prompts by experts on a GPU: our own kernels or CLBlast; auto, the faster one"},
-    {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, "auto cpu split",
+    {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, PLACEMENT_WAYS,
      "auto", "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
     {"engine.experts.prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,
      "auto cpu opencl", "auto", "", "who computes the experts of prompts; auto: what placement says"},

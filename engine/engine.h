@@ -85,6 +85,20 @@ enum { KV_FORMAT_COUNT = 0 KV_FORMATS(KV_COUNT) };
     X("avx-vnni", "AVX2, and AVX-VNNI for int8 and int4") \
     X("avx512", "AVX-512, and its VNNI for int8 and int4") \
     X("amx", "AVX-512, and AMX for bf16, int8 and int4")
+
+// Who computes the experts. One row each: its name for settings, what it means.
+#define PLACEMENTS(X) \
+    X(PLACEMENT_AUTO, "auto", "whichever was measured faster at start; without a GPU the CPU") \
+    X(PLACEMENT_CPU, "cpu", "everything on the CPU") \
+    X(PLACEMENT_SPLIT, "split", "the experts on the OpenCL device, whatever it is")
+
+// What multiplies the rows of prompts by the experts on an OpenCL device. One row each: its name for settings, what it
+// means.
+#define OPENCL_PRODUCTS(X) \
+    X(OPENCL_PRODUCTS_AUTO, "auto", "on a GPU whichever was faster when it was opened, elsewhere our own kernels") \
+    X(OPENCL_PRODUCTS_OWN, "own", "our own kernels") \
+    X(OPENCL_PRODUCTS_CLBLAST, "clblast", "CLBlast, if it is there and gives known answers; else our own kernels")
+
 // What of a request is kept, so that others which begin with it need not compute it again. One row each: its name on
 // the command line. Keys and values of prompts are the same to the bit however they were computed, so with the first of
 // these no answer depends on what was asked before. Those of answers are computed one by one, in other arithmetic (f32
@@ -126,14 +140,13 @@ struct engine_options {
                        // where int8 does not fit into the memory that is free
     const char *cache;          // a directory for conversions to int8 and int4, made where it is not there; NULL: none
     const char *stages;         // a name of ENGINE_KERNELS; NULL: the first
-    const char *placement;      // one of PLACEMENTS in engine/placement.h, where they are explained; NULL: "auto"
+    const char *placement;      // one of PLACEMENTS; NULL: "auto"
     const char *experts_prefill; // "auto", as placement says (also for NULL), or "cpu" or "opencl", whatever it says
     const char *experts_decode;  // the same, for answers
     const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
     const char *experts_opencl;  // which of them: "0-7", or by layers "0-3:0-7;4:2,5"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
-    const char *cl_products; // "auto", "own" or "clblast": what multiplies prompts' experts on the OpenCL device, see
-                             // OPENCL_PRODUCTS in engine/opencl/opencl.h; NULL: "auto"
+    const char *cl_products;    // one of OPENCL_PRODUCTS; NULL: "auto"
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
     const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
     int threads;                // OpenMP threads; 0: one for each physical core this process may use

@@ -43,7 +43,7 @@ void expert_counts_add(struct expert_counts *counts, enum engine_rows rows, int 
     size_t experts = (size_t)counts->experts;
     uint64_t *pairs = counts->pairs + ((size_t)rows * (size_t)counts->layers + (size_t)layer) * experts * experts;
     for (int r = 0; r < routing->rows; r++) {
-        const int32_t *chosen = routing->expert + r * ROUTE_TOP_K_MAX;
+        const int32_t *chosen = routing->expert + r * routing->top_k; // two: config.c takes no other
         uint64_t *pair = &pairs[(size_t)chosen[0] * experts + (size_t)chosen[1]];
         __atomic_store_n(pair, read_count(pair) + 1, __ATOMIC_RELAXED);
     }

@@ -4,17 +4,12 @@
 #ifndef ENGINE_PLACEMENT_H
 #define ENGINE_PLACEMENT_H
 
+#include "engine/engine.h"
 #include "engine/opencl/opencl.h"
 #include "engine/stages.h"
 #include "engine/trace.h"
 
-// One row a way: its name for settings, what it means.
-#define PLACEMENTS(X) \
-    X(PLACEMENT_AUTO, "auto", "whichever was measured faster at start; without a GPU the CPU") \
-    X(PLACEMENT_CPU, "cpu", "everything on the CPU") \
-    X(PLACEMENT_SPLIT, "split", "the experts on the OpenCL device, whatever it is")
-
-enum placement_way {
+enum placement_way { // see engine/engine.h
 #define PLACEMENT_ENUM(way, name, meaning) way,
     PLACEMENTS(PLACEMENT_ENUM)
 #undef PLACEMENT_ENUM

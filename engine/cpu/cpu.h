@@ -97,7 +97,7 @@ static inline bool worth_sharing(int64_t multiplications) {
 
 enum { ELEMENT_WORK = 8 }; // multiplications as long as which it takes to fetch and to store one value
 
-// A share of `count` things: the part'th of `parts`, cut at multiples of `grain`.
+// The part'th of `parts` equal shares of `count` things, cut at multiples of `grain`.
 static inline struct share share_of(int count, int part, int parts, int grain) {
     int64_t grains = ((int64_t)count + grain - 1) / grain;
     int64_t first = grains * part / parts * grain, last = grains * (part + 1) / parts * grain;

@@ -9,7 +9,6 @@
 #include "base/clock.h"
 #include "engine/quants/packed.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-// An open device, shared by the files beside this one: mixture.c, which runs it, and layers.c, its weights. The engine
-// thread's.
+// An open device, shared by the files beside this one: mixture.c, which runs it, layers.c, its weights, and gemm.c,
+// prompts by CLBlast. The engine thread's.
 #ifndef ENGINE_OPENCL_MIXTURE_H
 #define ENGINE_OPENCL_MIXTURE_H
 

@@ -6,19 +6,14 @@
 #ifndef ENGINE_OPENCL_OPENCL_H
 #define ENGINE_OPENCL_OPENCL_H
 
+#include "engine/engine.h"
 #include "engine/stages.h"
 
 struct opencl;
 
 enum { OPENCL_EXPERTS_MAX = 64 }; // of one layer
 
-// What multiplies the rows of prompts by the experts: its name for settings, what it means.
-#define OPENCL_PRODUCTS(X) \
-    X(OPENCL_PRODUCTS_AUTO, "auto", "on a GPU whichever was faster when it was opened, elsewhere our own kernels") \
-    X(OPENCL_PRODUCTS_OWN, "own", "our own kernels") \
-    X(OPENCL_PRODUCTS_CLBLAST, "clblast", "CLBlast, if it is there and gives known answers; else our own kernels")
-
-enum opencl_products {
+enum opencl_products { // see engine/engine.h
 #define OPENCL_PRODUCTS_ENUM(products, name, meaning) products,
     OPENCL_PRODUCTS(OPENCL_PRODUCTS_ENUM)
 #undef OPENCL_PRODUCTS_ENUM

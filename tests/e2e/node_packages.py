@@ -1,4 +1,5 @@
 """Node and the packages of tests/e2e/node/package.json, installed into build/node, where the tests are copied and run."""
+import fcntl
 import functools
 import os
 import pathlib
@@ -18,7 +19,14 @@ NODE_MIN = 20
 
 @functools.cache
 def why_not():
-    """What keeps the tests from running; None: nothing, and the packages are installed."""
+    """What keeps the tests from running; None: nothing, and the packages are installed. One process at a time."""
+    PLACE.parent.mkdir(exist_ok=True)
+    with open(PLACE.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return install()
+
+
+def install():
     if not shutil.which("node") or not shutil.which("npm"):
         return f"there is no Node with npm (at least {NODE_MIN}) on this machine"
     version = subprocess.check_output(["node", "--version"], text=True).strip()
@@ -30,14 +38,14 @@ def why_not():
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir(parents=True)
     shutil.copy(pins, made_of)
-    install = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--fetch-retries=1",
+    done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--fetch-retries=1",
                               "--fetch-retry-mintimeout=1000"], cwd=PLACE, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=tandem.PATIENCE_S)
-    if install.returncode == 0:
+    if done.returncode == 0:
         return None
     made_of.unlink()
-    why = re.search(r"^npm err\S* (.*)", install.stdout, re.MULTILINE | re.IGNORECASE)
-    return f"npm could not install the openai package ({why[1] if why else install.returncode})"
+    why = re.search(r"^npm err\S* (.*)", done.stdout, re.MULTILINE | re.IGNORECASE)
+    return f"npm could not install the openai package ({why[1] if why else done.returncode})"
 
 
 def demand():

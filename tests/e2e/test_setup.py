@@ -1,4 +1,5 @@
 """What ./run and ./check do before anything is built: with an apt, an id and a sudo that only write down their calls."""
+import json
 import os
 import shutil
 import signal
@@ -200,7 +201,7 @@ def cardboard(tmp_path):
 def test_a_platform_that_can_not_be_had_is_skipped(cardboard, programs, reason):
     """With the reason, and not in silence: nothing has run, so that the exit status is 1."""
     skipped = cardboard("--platform", "trixie", "gcc", **programs)
-    *_, why, count = skipped.stdout.splitlines()
+    *_, why, _, count = skipped.stdout.splitlines()
     assert reason in why and count == "0 passed, 0 failed, 1 skipped" and skipped.returncode == 1
 
 
@@ -215,11 +216,30 @@ def test_tally_sums_platforms(tmp_path):
         (tmp_path / name / "x.tap").write_text(lines + "\n")
     places = {name: f"{name}={tmp_path / name}" for name in ("here", "there", "bad", "lost")}
     status, lines = tally(places["here"], places["there"])
-    assert status == 0 and lines == ["skipped, no root: there: check: there", "2 passed, 0 failed, 1 skipped"]
+    assert status == 0 and lines == ["skipped, 1: no root", "    there: check: there", "2 passed, 0 failed, 1 skipped"]
     status, lines = tally(places["here"], places["bad"])
     assert status == 1 and lines == ["failed: bad: check: c", "2 passed, 1 failed, 0 skipped"]
     status, lines = tally(places["here"], places["lost"])
     assert status == 1 and lines == ["failed: lost: left no results", "2 passed, 1 failed, 0 skipped"]
+
+
+def test_tally_names_what_was_skipped_once(tmp_path):
+    """Runs of the same tests together, and of a suite the tests that were skipped in the same variants."""
+    lines = ["1..6", "ok 1 - plain"]
+    for number, name in enumerate(("ties dot", "ties group", "shapes dot", "shapes group", "same dot"), 2):
+        lines += ["# skipped: no such device", f"ok {number} - {name} # SKIP"]
+    for run in ("clang", "gcc"):
+        row = {"name": "tandem:kernels / opencl", "result": "OK", "returncode": 0, "duration": 1.5, "stdout": "\n".join(lines)}
+        (tmp_path / f"{run}.json").write_text(json.dumps(row))
+    (tmp_path / "e2e.xml").write_text(
+        '<testsuite><testcase classname="tests.test_x" name="a" time="2.25"/>'
+        '<testcase classname="tests.test_x" name="b[1]" time="0"><skipped message="no such device"/></testcase></testsuite>')
+    status, lines = tally(tmp_path)
+    assert status == 0 and lines == [
+        "skipped, 11: no such device", "    clang, gcc: kernels / opencl: ties, shapes (dot, group)",
+        "    clang, gcc: kernels / opencl: same (dot)", "    e2e: test_x.b (1)", "3 passed, 0 failed, 11 skipped"]
+    _, lines = tally("--durations", tmp_path)
+    assert lines[:2] == ["   2.2 s  e2e: test_x.a", "   1.5 s  gcc: kernels / opencl"]
 
 
 SCRIPTS = sorted(str(path.relative_to(tandem.TOP)) for path in [

@@ -159,27 +159,29 @@ static bool measure(const struct format *format, struct figures *out) {
 
 static void formats_keep_their_accuracy(void **unused) {
     (void)unused;
-    static struct figures f32, bf16, found;
-    assert_true(measure(&FORMATS[0], &f32));
-    assert_true(measure(&FORMATS[1], &bf16));
-    bool good = true;
+    static struct figures all[FORMAT_COUNT];
+    bool there[FORMAT_COUNT], good = true;
+    for (int i = 0; i < FORMAT_COUNT; i++) there[i] = measure(&FORMATS[i], &all[i]);
+    assert_true(there[0] && there[1]);
+    const struct figures *f32 = &all[0], *bf16 = &all[1];
     static const char *const KV_NAMES[] = {[KV_F16] = "f16", [KV_F32] = "f32", [KV_INT8] = "int8"};
     print_message("%-5s %-4s %-9s %10s %9s %20s %18s\n", "", "kv", "kernels", "perplexity", "of bf16's",
                   "most likely as f32's", "new tokens as f32's");
     for (int i = 0; i < FORMAT_COUNT; i++) {
-        if (!measure(&FORMATS[i], &found)) continue;
+        if (!there[i]) continue;
+        const struct figures *found = &all[i];
         int agreed = 0;
-        assert_int_equal(found.said, f32.said);
-        for (int t = 0; t < f32.said; t++) agreed += found.best[t] == f32.best[t];
-        double agreement = (double)agreed / f32.said, same = (double)found.same / (found.prompts * NEW_TOKENS);
-        double of_bf16 = found.perplexity / bf16.perplexity;
+        assert_int_equal(found->said, f32->said);
+        for (int t = 0; t < f32->said; t++) agreed += found->best[t] == f32->best[t];
+        double agreement = (double)agreed / f32->said, same = (double)found->same / (found->prompts * NEW_TOKENS);
+        double of_bf16 = found->perplexity / bf16->perplexity;
         print_message("%-5s %-4s %-9s %10.5f %+8.3f %% %18.2f %% %16.1f %%\n", weight_format_name(FORMATS[i].weights),
-                      KV_NAMES[FORMATS[i].kv], FORMATS[i].kernels, found.perplexity, 100 * (of_bf16 - 1),
+                      KV_NAMES[FORMATS[i].kv], FORMATS[i].kernels, found->perplexity, 100 * (of_bf16 - 1),
                       100 * agreement, 100 * same);
         good = good && of_bf16 <= FORMATS[i].perplexity_most && agreement >= FORMATS[i].agreement_least &&
                same >= FORMATS[i].same_least;
     }
-    print_message("over %d tokens of held-out answers, and 64 new tokens of %d prompts\n", f32.said, f32.prompts);
+    print_message("over %d tokens of held-out answers, and 64 new tokens of %d prompts\n", f32->said, f32->prompts);
     assert_true(good);
 }
 

@@ -5,6 +5,7 @@
 #include "engine/cpu/cpu.h"
 #include "engine/quants/packed.h"
 #include "engine/stages.h"
+#include "tests/sanitized.h"
 
 #include <stdio.h>
 #include <stdlib.h>

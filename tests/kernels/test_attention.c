@@ -57,7 +57,9 @@ static struct setting setting_of(struct random *random, struct shape shape, int 
     struct setting s = {.shape = shape};
     size_t half = (size_t)shape.head_dim / 2;
     s.rope = allocate(2 * CONTEXT * half, sizeof *s.rope);
-    for (int p = 0; p < CONTEXT; p++)
+    int last = 0;
+    for (int i = 0; i < sequences; i++) last = positions[i] + counts[i] > last ? positions[i] + counts[i] : last;
+    for (int p = 0; p < last; p++)
         for (size_t i = 0; i < half; i++) {
             double angle = p * pow(10000, -(double)i / (double)half);
             s.rope[(size_t)p * half + i] = (float)cos(angle);
@@ -169,13 +171,16 @@ static void compare_caches(const struct kv_cache *found, const unsigned char *da
     size_t blocks = found->data_bytes / found->block_bytes;
     expected.data = copy_cache(found);
     memcpy(expected.data, data, found->data_bytes);
-    for (size_t b = 0; b < blocks; b++)
+    for (size_t b = 0; b < blocks; b++) {
+        size_t at = b * found->block_bytes;
+        if (memcmp(found->data + at, expected.data + at, found->block_bytes) == 0) continue;
         for (int p = 0; p < KV_PAGE_TOKENS; p++) {
             float x[128], y[128];
-            kv_cache_get(found, found->data + b * found->block_bytes, p, x);
-            kv_cache_get(&expected, expected.data + b * found->block_bytes, p, y);
+            kv_cache_get(found, found->data + at, p, x);
+            kv_cache_get(&expected, expected.data + at, p, y);
             compare("cache", x, y, (size_t)found->head_dim, 2 * ROUNDING[found->format]);
         }
+    }
     free(expected.data);
 }
 
@@ -280,6 +285,7 @@ static void windows(void **unused) {
     for (int w = 0; w < 7; w++)
         for (int p = 0; p < 6; p++)
             for (int i = 0; i < 2; i++) {
+                if (SANITIZED && (w + 2 * p + i) % 4 != 0) continue;
                 struct shape shape = SHAPES[(w + p) % SHAPE_COUNT];
                 int count = i == 0 ? 1 : 2 + random_below(&random, 70);
                 struct setting s = setting_of(&random, shape, WINDOWS[w], 1, &POSITIONS[p], &count);

@@ -3,20 +3,13 @@
 // bodies without an end, machines that have vanished, and clients that come and go by the thousands.
 //
 // Under a sanitizer there are fewer of them, and memory is not looked at: it holds back what is freed.
+#include "tests/sanitized.h"
 #include "tests/server/service.h"
 
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
-#define SANITIZED 1
-#elif defined __has_feature
-#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#define SANITIZED 0
-#endif
 
 enum { MANY = SANITIZED ? 10 : 1, OWN_DESCRIPTORS = 64 }; // counts are divided by MANY
 

@@ -2,6 +2,7 @@
 // all from it on. Every time the error says so, nothing hangs, everything is given back, and nothing else is harmed.
 // The linker puts the functions named __wrap_ in place of those that allocate, in Tandem's own code (meson.build);
 // jansson is given them too. What oneDNN, OpenMP and the C library allocate inside does not fail here.
+#include "base/file.h"
 #include "engine/engine.h"
 
 #include <setjmp.h>
@@ -13,8 +14,10 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 // ---- Memory that fails
 
@@ -185,8 +188,35 @@ static void all_fail_from_one_on(void **state) {
     check_all(WEIGHTS_BF16, true);
 }
 
+// Memory that fails while a pipe is read is not told as a pipe that says too much.
+static void a_pipe_is_read(void **state) {
+    (void)state;
+    char name[32], *text;
+    size_t bytes;
+    struct error error;
+    int failed = 0;
+    for (int code = -1; code; failed += code != 0) {
+        int ends[2];
+        assert_int_equal(pipe(ends), 0);
+        assert_int_equal(write(ends[1], "Tandem", 6), 6);
+        close(ends[1]);
+        snprintf(name, sizeof name, "/dev/fd/%d", ends[0]);
+        atomic_store(&memory.asked, 0);
+        atomic_store(&memory.goes_on_failing, false);
+        atomic_store(&memory.fails_at, failed);
+        code = file_load_or_pipe(name, 6, &text, &bytes, &error);
+        atomic_store(&memory.fails_at, -1);
+        if (code) assert_int_equal(code, ERROR_MEMORY);
+        close(ends[0]);
+    }
+    assert_in_range(failed, 1, 8);
+    assert_string_equal(text, "Tandem");
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_pipe_is_read),
         cmocka_unit_test(one_fails),
         cmocka_unit_test(all_fail_from_one_on),
     };

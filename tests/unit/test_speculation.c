@@ -3,6 +3,7 @@
 // (tests/unit/test_guesses.c shows it of the engine; this, of the kernels.) The engine is told what to expect, half of
 // it wrong, under a clock in which every step takes the same time, so that it guesses wherever it may.
 #include "engine/engine.h"
+#include "tests/sanitized.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,9 +25,9 @@ double clock_seconds(void) {
     return before;
 }
 
-enum { QUESTIONS = 6, ANSWER_TOKENS = 120, TEXT_BYTES = 4096 };
+enum { QUESTIONS = SANITIZED ? 2 : 6, ANSWER_TOKENS = 120, TEXT_BYTES = 4096 };
 
-static const char *const TEXTS[QUESTIONS] = {
+static const char *const TEXTS[] = {
     "Repeat after me: The lamp is on the table, the book is in the bag, and the key is under the stone.",
     "Tell me a long story about a dog.",
     "Count from one to ten, and then once more.",
