@@ -244,3 +244,13 @@ int file_try_write(const char *path, struct error *error) {
     }
     return good ? 0 : cannot(path, error);
 }
+
+void file_make_directories(const char *path) {
+    char part[PATH_MAX];
+    if ((size_t)snprintf(part, sizeof part, "%s", path) >= sizeof part) return;
+    for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        mkdir(part, 0700);
+        *slash = '/';
+    }
+}

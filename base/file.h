@@ -28,6 +28,9 @@ int file_load_or_pipe(const char *path, size_t bytes_max, char **out, size_t *by
 // devices are written to. mode: of a new file, less the umask; one that is replaced leaves its permissions to the new
 // one, but not its owner.
 int file_write(const char *path, const char *text, size_t bytes, unsigned mode, struct error *error);
+// The directory a path lies in and those above it, where they are missing, for the owner alone. What fails shows when
+// the file is opened.
+void file_make_directories(const char *path);
 // Whether that would work, as far as can be known before there is something to write.
 int file_try_write(const char *path, struct error *error);
 

@@ -73,6 +73,15 @@ void bench_print_end(const struct bench_report *report) {
 
 // ---- The profile
 
+static void print_device(const struct engine_device_work *work, double steps) {
+    if (work->mixtures == 0) return;
+    printf("  OpenCL, a step: %.1f calls (%.1f of halved answers); the CPU worked %.3f ms beside them, waited %.3f ms "
+           "in\n  %.1f waits for them, and left them the bus for %.3f ms, %.1f times\n",
+           (double)work->mixtures / steps, (double)work->halves / steps, 1e3 * work->beside_seconds / steps,
+           1e3 * work->wait_seconds / steps, (double)work->waits / steps, 1e3 * work->held_seconds / steps,
+           (double)work->holds / steps);
+}
+
 void bench_print_profile(const struct bench_result *result) {
     static const char *const NAMES[] = {
 #define STAGE_NAME(stage, text) text,
@@ -92,6 +101,7 @@ void bench_print_profile(const struct bench_result *result) {
         printf("\n");
     }
     printf("  %-32s %10.3f\n", "the whole step", 1e3 * all->seconds / (all->steps ? all->steps : 1));
+    print_device(&all->device, all->steps ? all->steps : 1);
 }
 
 // ---- JSON

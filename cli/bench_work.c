@@ -106,6 +106,13 @@ static void add_sum(struct bench_sum *to, const struct bench_sum *from) {
         to->stages[i].bytes += from->stages[i].bytes;
         to->stages[i].operations += from->stages[i].operations;
     }
+    to->device.mixtures += from->device.mixtures;
+    to->device.halves += from->device.halves;
+    to->device.waits += from->device.waits;
+    to->device.wait_seconds += from->device.wait_seconds;
+    to->device.beside_seconds += from->device.beside_seconds;
+    to->device.holds += from->device.holds;
+    to->device.held_seconds += from->device.held_seconds;
 }
 
 static void end_run(struct bench *bench) {
@@ -128,7 +135,8 @@ void bench_watch(void *user, const struct engine_step *step) {
         counts = false;
     }
     if (counts) {
-        struct bench_sum sum = {.steps = 1, .tokens = step->tokens, .seconds = step->seconds};
+        struct bench_sum sum = {
+            .steps = 1, .tokens = step->tokens, .seconds = step->seconds, .device = step->device};
         memcpy(sum.stages, step->stages, sizeof sum.stages);
         add_sum(&bench->run, &sum);
         if (!step->prefill && bench->run.steps == BENCH_DECODE_STEPS) end_run(bench);

@@ -27,6 +27,7 @@ struct bench_sum { // of steps
     int steps;
     double tokens, seconds;
     struct engine_stage_work stages[ENGINE_STAGE_COUNT];
+    struct engine_device_work device;
 };
 
 struct bench_result {

@@ -108,11 +108,24 @@ static void print_fit(const struct engine_outline *model) {
     }
 }
 
+static void print_age(const struct engine_placement *placement) {
+    double hours = placement->age_seconds / 3600;
+    if (!placement->from_cache)
+        printf("now");
+    else if (hours < 1)
+        printf("%.0f minutes ago (--cache none measures again)", placement->age_seconds / 60);
+    else
+        printf("%.0f %s ago (--cache none measures again)", hours < 48 ? hours : hours / 24,
+               hours < 48 ? "hours" : "days");
+}
+
 static void print_placement(const struct engine_placement *placement) {
-    printf("\nWho computes the experts, as measured now: milliseconds for a layer, and tokens a second of the whole "
-           "model\n"
-           "with nothing to attend to yet. Up to 16 rows are so many answers at once, more are a prompt's tokens.\n\n"
-           "   rows   experts on CPU   on OpenCL   handing over   all else on CPU    all CPU    split   experts on\n");
+    printf("\nWho computes the experts, as measured ");
+    print_age(placement);
+    printf(": milliseconds for a layer, and tokens a second\nof the whole model with nothing to attend to yet. Up to %d "
+           "rows are so many answers at once, more are a\nprompt's tokens.\n\n"
+           "   rows   experts on CPU   on OpenCL   handing over   all else on CPU    all CPU    split   experts on\n",
+           ENGINE_PLACEMENT_ANSWERS);
     for (int i = 0; i < placement->point_count; i++) {
         const struct engine_placement_point *point = &placement->points[i];
         printf("  %5d %16.2f ", point->rows, point->cpu_seconds * 1e3);
@@ -127,6 +140,12 @@ static void print_placement(const struct engine_placement *placement) {
             printf("%8s", "-");
         printf("   %s\n", point->on_device ? "OpenCL" : "CPU");
     }
+    if (placement->halves_from > 0)
+        printf("\n%d answers at once and more are split in two halves, so that both devices have work.\n",
+               placement->halves_from);
+    else if (placement->device[0])
+        printf("\nAnswers at once are not split in halves: both would read all weights, for too little.\n");
+    if (placement->read_bytes > 0) printf("The CPU reads %.1f GB/s of memory.\n", placement->read_bytes / 1e9);
     printf("\nOpenCL: %s\n", placement->device[0] ? placement->device : placement->why);
     if (placement->device[0] && placement->why[0]) printf("not used: %s\n", placement->why);
 }
@@ -144,7 +163,9 @@ static json_t *json_placement(const struct engine_placement *placement) {
                                         point->rest_seconds * 1e3, "on_opencl", point->on_device, "cpu_tokens_per_s",
                                         point->cpu_rate, "split_tokens_per_s", point->split_rate));
     }
-    return json_pack("{s:s, s:s, s:o}", "device", placement->device, "why", placement->why, "points", points);
+    return json_pack("{s:s, s:s, s:b, s:f, s:i, s:f, s:o}", "device", placement->device, "why", placement->why,
+                     "from_cache", placement->from_cache, "age_s", placement->age_seconds, "halves_from",
+                     placement->halves_from, "read_gbps", placement->read_bytes / 1e9, "points", points);
 }
 
 static json_t *json_weights(const struct engine_outline *model, const struct engine_machine *machine) {

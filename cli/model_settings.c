@@ -26,7 +26,7 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "auto", "",
      "how weights are held in memory; auto: bf16 up to 1 GiB, beyond that int8, int4 if need be"},
     {"model.cache", "--cache", "TANDEM_CACHE", SETTING_PATH, AT(cache), 0, 0, NULL, "", "",
-     "where int8 and int4 are kept for the next start: a directory, or none; else ~/.cache/tandem"},
+     "where int8, int4 and devices' figures are kept: a directory, or none; else ~/.cache/tandem"},
     {"engine.kv", "--kv", "TANDEM_KV", SETTING_CHOICE, AT(kv), 0, 0, KV, "f16", "",
      "how keys and values are held: f32 takes twice f16's memory, int8 half of it, and some accuracy"},
     {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, KERNELS, "cpu", "",
@@ -38,6 +38,9 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0,
      CL_PRODUCTS, "auto", "",
      "what multiplies prompts by experts on a GPU: our own kernels or CLBlast; auto, the faster one"},
+    {"engine.cl_weights", "--cl-weights", "TANDEM_CL_WEIGHTS", SETTING_CHOICE, AT(cl_weights), 0, 0,
+     "auto resident staged", "auto", "",
+     "experts' weights on an OpenCL device: all, or two experts' by turns; auto: all, if they fit"},
     {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, PLACEMENT_WAYS,
      "auto", "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
     {"engine.experts.prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,
@@ -48,6 +51,10 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
     {"engine.experts.opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_LIST, AT(experts_opencl), 0, 0, NULL,
      "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
+    {"engine.bus_share", "--bus-share", "TANDEM_BUS_SHARE", SETTING_CHOICE, AT(bus_share), 0, 0, "auto off on", "auto", "",
+     "whether the CPU leaves the OpenCL device its share of the memory bus; auto: a GPU in the processor"},
+    {"engine.halves_from", "--halves-from", "TANDEM_HALVES_FROM", SETTING_INT, AT(halves_from), 0, ENGINE_SEQUENCES_MAX,
+     NULL, "0", "", "so many answers at once go through OpenCL and CPU in two halves; 0: where that is faster"},
     {"engine.speculate", "--speculate", "TANDEM_SPECULATE", SETTING_CHOICE, AT(speculate), 0, 0, SPECULATIONS, "auto",
      "", "guess tokens that repeat the text, where that makes answers faster; they are the same"},
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
@@ -137,6 +144,9 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.experts_decode = settings->experts_decode;
     options.experts_layers = settings->experts_layers;
     options.experts_opencl = settings->experts_opencl;
+    options.cl_weights = settings->cl_weights;
+    options.bus_share = settings->bus_share;
+    options.halves_from = settings->halves_from;
     options.trace = settings->trace;
     if (settings->speculate)
         speculate_mode_parse(settings->speculate, &options.speculate); // inspect takes the base alone

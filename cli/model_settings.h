@@ -12,13 +12,15 @@ struct model_settings {
     char *model; // "": the built-in one
     char *weights, *cache, *kv, *kernels;
     int threads;
-    char *cl_kernels, *cl_products, *speculate;
+    char *cl_kernels, *cl_products, *cl_weights, *speculate;
     char *placement, *experts_prefill, *experts_decode, *experts_layers, *experts_opencl;
+    char *bus_share;
+    int halves_from;
     char *trace;
 };
 
 enum {
-    MODEL_SETTING_COUNT = 15,
+    MODEL_SETTING_COUNT = 18,
     MODEL_SETTING_COUNT_BASE = 7, // of these, the first: without who computes what
 };
 extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];

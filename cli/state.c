@@ -1,9 +1,9 @@
 #include "cli/state.h"
 
+#include "base/file.h"
+
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 
 bool state_path(char out[PATH_MAX], const char *name) {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
@@ -13,10 +13,6 @@ bool state_path(char out[PATH_MAX], const char *name) {
     else if (home && home[0] == '/')
         bytes = snprintf(out, PATH_MAX, "%s/.local/state/tandem/%s", home, name);
     if (bytes < 0 || bytes >= PATH_MAX) return false;
-    for (char *slash = strchr(out + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        mkdir(out, 0700); // whether it is there now, whoever opens the file finds out
-        *slash = '/';
-    }
+    file_make_directories(out);
     return true;
 }

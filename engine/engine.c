@@ -80,6 +80,15 @@ static int read_placement(struct engine *engine, const struct engine_options *op
     const char *products = options->cl_products ? options->cl_products : "auto";
     if (!opencl_products_parse(products, &out->products))
         return error_set_param(error, ERROR_ARGUMENT, "cl_products", "\"%s\" multiplies nothing", products);
+    const char *where = options->cl_weights ? options->cl_weights : "auto";
+    if (!opencl_weights_parse(where, &out->where))
+        return error_set_param(error, ERROR_ARGUMENT, "cl_weights", "weights can not be \"%s\" on a device", where);
+    out->cache = options->cache;
+    const char *bus_share = options->bus_share ? options->bus_share : "auto";
+    if (!bus_share_parse(bus_share, &out->bus_share))
+        return error_set_param(error, ERROR_ARGUMENT, "bus_share", "the bus can not be shared \"%s\"", bus_share);
+    int code = pick(options->halves_from, 0, ENGINE_SEQUENCES_MAX, "halves_from", &out->halves_from, error);
+    if (code) return code;
     out->explain = options->explain_placement;
     out->warn = options->warn;
     out->warn_user = options->warn_user;

@@ -138,7 +138,8 @@ struct engine_options {
     enum weight_format weights; // what matrices are held in
     bool weights_auto; // instead of that, chosen: bf16 for models of up to 1 GiB, for larger ones int8, or int4
                        // where int8 does not fit into the memory that is free
-    const char *cache;          // a directory for conversions to int8 and int4, made where it is not there; NULL: none
+    const char *cache;          // a directory for conversions to int8 and int4, and for what was measured of an OpenCL
+                                // device, made where it is not there; NULL: none
     const char *stages;         // a name of ENGINE_KERNELS; NULL: the first
     const char *placement;      // one of PLACEMENTS; NULL: "auto"
     const char *experts_prefill; // "auto", as placement says (also for NULL), or "cpu" or "opencl", whatever it says
@@ -147,6 +148,12 @@ struct engine_options {
     const char *experts_opencl;  // which of them: "0-7", or by layers "0-3:0-7;4:2,5"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
     const char *cl_products;    // one of OPENCL_PRODUCTS; NULL: "auto"
+    const char *cl_weights; // one of OPENCL_WEIGHTS in engine/opencl/opencl.h: whether experts' weights stay on the
+                            // OpenCL device; NULL: "auto"
+    const char *bus_share;  // one of BUS_SHARES in engine/placement.h: whether the CPU leaves the OpenCL device its share
+                            // of the memory bus; NULL: "auto"
+    int halves_from;        // so many answers at once are computed in two halves where a device has the experts; 0: as
+                            // measured
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
     const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
     int threads;                // OpenMP threads; 0: one for each physical core this process may use
@@ -259,6 +266,17 @@ struct engine_stage_work {
     double operations; // a multiplication and an addition are two
 };
 
+// What an OpenCL device has done, and the CPU for it.
+struct engine_device_work {
+    uint64_t mixtures;     // of experts, that it was given
+    uint64_t halves;       // of these, halves of the answers of a step
+    uint64_t waits;        // of the CPU, for what it had not finished
+    double wait_seconds;   // so long
+    double beside_seconds; // of the CPU's stages that began while the device was at work
+    uint64_t holds;        // of the CPU, so that the device had its share of the memory bus
+    double held_seconds;   // so long
+};
+
 struct engine_step {
     bool prefill; // rows of prompts are among its tokens, or else it is one for each sequence that decodes, and its
                   // guesses
@@ -266,6 +284,7 @@ struct engine_step {
     int answers;    // sequences that decode
     double seconds; // from the end of the step before, unless the engine waited for work
     struct engine_stage_work stages[ENGINE_STAGE_COUNT]; // their seconds add up to the step's
+    struct engine_device_work device;
 };
 
 // What the engine's own threads reach at best. Rates are of all threads together.
@@ -306,11 +325,11 @@ struct engine_balance {
 };
 void engine_balance(const struct engine *engine, struct engine_balance *out);
 
-// What was measured of the devices at opening: the experts of the model's first layer, in calls of several sizes.
-enum { ENGINE_PLACEMENT_POINTS = 4 };
+// What was measured of the devices: the experts of the model's first layer, in calls of several sizes.
+enum { ENGINE_PLACEMENT_POINTS = 6, ENGINE_PLACEMENT_ANSWERS = 32 };
 
 struct engine_placement_point {
-    int rows;              // tokens in a call: up to 16 they are answers', more are a prompt's
+    int rows;              // tokens in a call: up to ENGINE_PLACEMENT_ANSWERS they are answers', more are a prompt's
     double cpu_seconds;    // a layer's experts there
     double device_seconds; // and on the OpenCL device, from handing over to having them back; 0: not measured
     double handing_seconds; // of these, those in which the CPU hands over
@@ -323,6 +342,10 @@ struct engine_placement {
     const char *why;    // why there is none, or why it is not used; "" otherwise
     int point_count;    // 0: nothing was measured
     struct engine_placement_point points[ENGINE_PLACEMENT_POINTS];
+    int halves_from;    // from so many answers at once on, two halves of them are faster than all at once; 0: never
+    double read_bytes;  // a second, that the CPU reads from memory; 0: not measured
+    bool from_cache;    // the figures are of an earlier start; `cache` in engine_options has kept them
+    double age_seconds; // then, so old
 };
 const struct engine_placement *engine_placement(const struct engine *engine); // lives as long as the engine
 

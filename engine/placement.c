@@ -1,9 +1,9 @@
-#include "engine/placement.h"
+#include "engine/placement_private.h"
 
 #include "base/clock.h"
 #include "engine/opencl/opencl.h"
+#include "engine/placement_cache.h"
 #include "engine/placement_cost.h"
-#include "engine/placement_share.h"
 
 #include <glob.h>
 #include <limits.h>
@@ -11,40 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const double RETRY_SECONDS = 10, RETRY_SECONDS_MAX = 600; // each pause is twice the last one
 static const double WORTH = 0.9; // what the device has to save, so that noise does not decide
-
-struct mixture { // that has begun
-    const struct layer *layer;
-    const float *x;
-    int rows;
-    enum row_kind kind;
-    bool on_device;
-    uint64_t shared; // the experts that are the device's, where the CPU has others; 0: all are one's
-};
-
-struct placement {
-    const struct stages *inner;
-    void *state; // of inner
-    struct placement_options options;
-    char *kernels; // options.kernels
-    struct stage_limits limits;
-    uint64_t *experts; // [layer_count] those that the device may have, a bit each
-    struct placement_share *share;
-    bool used[PLACEMENT_PHASES]; // by the device, when it is well
-    struct opencl *opencl; // NULL: there is none, or it has failed
-    enum row_kind kind; // what rows are at the moment
-    struct mixture mixture[STAGE_SLOTS];
-    bool worked;                    // the device has computed rightly once
-    double well_since, pause_seconds;
-    double retry_at; // 0: it is not tried again
-    char degraded[ERROR_MESSAGE_BYTES];
-    char why[ERROR_MESSAGE_BYTES]; // found.why
-    char device[384];              // found.device
-    char description[1024];
-    struct engine_placement found;
-};
 
 bool placement_parse(const char *name, enum placement_way *out) {
 #define PLACEMENT_MATCH(way, text, meaning) \
@@ -54,6 +24,17 @@ bool placement_parse(const char *name, enum placement_way *out) {
     }
     PLACEMENTS(PLACEMENT_MATCH)
 #undef PLACEMENT_MATCH
+    return false;
+}
+
+bool bus_share_parse(const char *name, enum bus_share *out) {
+#define BUS_SHARE_MATCH(share, text, meaning) \
+    if (strcmp(name, text) == 0) { \
+        *out = share; \
+        return true; \
+    }
+    BUS_SHARES(BUS_SHARE_MATCH)
+#undef BUS_SHARE_MATCH
     return false;
 }
 
@@ -85,13 +66,14 @@ static double first_pause(const struct placement *placement) {
     return placement->options.retry_seconds > 0 ? placement->options.retry_seconds : RETRY_SECONDS;
 }
 
-// All that has begun on the device is the CPU's from now on.
-static void fail(struct placement *placement, const struct error *error) {
+void placement_fail(struct placement *placement, const struct error *error) {
     double now = clock_seconds();
     bool was_well = placement->opencl && placement->worked;
     opencl_close(placement->opencl);
     placement->opencl = NULL;
     for (int i = 0; i < STAGE_SLOTS; i++) placement->mixture[i].on_device = false;
+    placement->at_work_count = 0;
+    bandwidth_end_all(&placement->bus);
     snprintf(placement->degraded, sizeof placement->degraded, "%s", error->message);
     if (error->code == ERROR_UNSUPPORTED && !placement->worked) { // it will not come by itself
         placement->retry_at = 0;
@@ -117,6 +99,19 @@ static void route_here(void *user, const struct router *router, const float *x, 
     placement->inner->route(placement->state, router, x, rows, routing);
 }
 
+// All that the figures depend on.
+static void describe_figures(const struct placement *placement, char *out, size_t bytes) {
+    const struct placement_options *options = &placement->options;
+    const struct stage_limits *limits = &placement->limits;
+    char device[512];
+    opencl_identify(placement->opencl, device, sizeof device);
+    snprintf(out, bytes, "tandem %s; %s; %s; %s; %d layers of %d, %d heads of %d, %d of keys, %d experts of %d, %d words%s; %d rows",
+             TANDEM_VERSION, device, placement->inner->describe(placement->state), weight_format_name(options->weights),
+             options->layer_count, limits->hidden, limits->heads, limits->head_dim, limits->kv_heads, limits->experts,
+             limits->intermediate, limits->vocab, options->head ? "" : " apart", limits->tokens_max);
+}
+
+// Figures of an earlier start are believed, but not that the device still computes rightly.
 static int measure(const struct placement *placement, struct engine_placement *found, struct error *error) {
     const struct placement_options *options = &placement->options;
     const struct placement_devices devices = {.inner = placement->inner,
@@ -127,10 +122,25 @@ static int measure(const struct placement *placement, struct engine_placement *f
                                               .head = options->head,
                                               .rows_max = placement->limits.tokens_max,
                                               .explain = options->explain};
-    return placement_measure(&devices, found, error);
+    char key[1024];
+    if (!placement->opencl || !placement->cache) return placement_measure(&devices, found, error);
+    describe_figures(placement, key, sizeof key);
+    if (placement_cache_read(placement->cache, key, time(NULL), found)) return placement_check(&devices, error);
+    int code = placement_measure(&devices, found, error);
+    if (!code) placement_cache_write(placement->cache, key, time(NULL), found);
+    return code;
 }
 
-// Leaves the device open where that failed half-way, for fail() to close.
+static void share_bus(struct placement *placement, const struct engine_placement *found) {
+    const struct placement_options *options = &placement->options;
+    bool shared = options->bus_share == BUS_SHARE_ON ||
+                  (options->bus_share == BUS_SHARE_AUTO && opencl_shares_memory(placement->opencl));
+    bandwidth_init(&placement->bus, !shared                ? 0
+                                    : options->bus_bytes > 0 ? options->bus_bytes
+                                                             : found->read_bytes);
+}
+
+// Leaves the device open where that failed half-way, for placement_fail() to close.
 static int open_device(struct placement *placement, struct engine_placement *found, struct error *error) {
     const struct placement_options *options = &placement->options;
     bool any = options->way == PLACEMENT_SPLIT || options->experts[PLACEMENT_DECODE] == EXPERTS_OPENCL ||
@@ -139,6 +149,8 @@ static int open_device(struct placement *placement, struct engine_placement *fou
                                           .weights = options->weights,
                                           .kernels = options->kernels,
                                           .products = options->products,
+                                          .where = options->where,
+                                          .layers = options->layer_count,
                                           .route = route_here,
                                           .route_user = placement,
                                           .gpu_only = !any,
@@ -152,6 +164,7 @@ static int open_device(struct placement *placement, struct engine_placement *fou
     if (code) return code;
     placement->worked = true;
     placement->well_since = clock_seconds();
+    share_bus(placement, found);
     return 0;
 }
 
@@ -202,9 +215,13 @@ static void describe_split(struct placement *placement) {
     if (at < end && placement->found.point_count > 0) snprintf(at, (size_t)(end - at), ")");
 }
 
-static enum placement_phase phase_of(enum row_kind kind, int rows) {
+enum placement_phase placement_phase_of(enum row_kind kind, int rows) {
     if (kind == ROWS_BY_NUMBER) return rows <= STAGE_STEADY_ROWS ? PLACEMENT_DECODE : PLACEMENT_PREFILL;
     return kind == ROWS_OF_ANSWERS ? PLACEMENT_DECODE : PLACEMENT_PREFILL;
+}
+
+static enum placement_phase phase_of_point(const struct engine_placement_point *point) {
+    return point->rows <= ENGINE_PLACEMENT_ANSWERS ? PLACEMENT_DECODE : PLACEMENT_PREFILL;
 }
 
 // Who has a phase's experts when both devices are well. All sizes of calls that were measured have to pay.
@@ -214,7 +231,7 @@ static bool decide(const struct placement *placement, enum placement_phase phase
     if (options->way != PLACEMENT_AUTO) return options->way == PLACEMENT_SPLIT;
     for (int i = 0; i < placement->found.point_count; i++) {
         const struct engine_placement_point *point = &placement->found.points[i];
-        if (phase_of(ROWS_BY_NUMBER, point->rows) != phase) continue;
+        if (phase_of_point(point) != phase) continue;
         if (!(point->device_seconds > 0 && placement_pays(point->cpu_seconds, point->device_seconds))) return false;
     }
     return true; // also where nothing could be measured: it is worth trying when it comes back
@@ -258,39 +275,26 @@ static void plan(struct placement *placement) {
     }
     for (int i = 0; i < PLACEMENT_PHASES; i++) placement->used[i] = decide(placement, (enum placement_phase)i);
     for (int i = 0; i < placement->found.point_count; i++)
-        placement->found.points[i].on_device =
-            placement->used[phase_of(ROWS_BY_NUMBER, placement->found.points[i].rows)];
+        placement->found.points[i].on_device = placement->used[phase_of_point(&placement->found.points[i])];
     bool used = placement->used[PLACEMENT_DECODE] || placement->used[PLACEMENT_PREFILL];
     if (code && (is_asked_for(placement) || error.code != ERROR_UNSUPPORTED))
-        fail(placement, &error);
+        placement_fail(placement, &error);
     else if (code || !used)
         drop_device(placement);
     if (code && placement->options.explain && measure(placement, &placement->found, &other))
         placement->found.point_count = 0;
+    placement->halves_from =
+        placement->options.halves_from > 0 ? placement->options.halves_from : placement->found.halves_from;
     if (!code) describe_split(placement);
 }
 
-// ---- Stages
-
-// The device's experts for such a call.
-static uint64_t experts_for(const struct placement *placement, const struct layer *layer, int rows) {
-    bool used = placement->used[phase_of(placement->kind, rows)];
-    return used ? placement->experts[layer - placement->options.layers] : 0;
-}
-
-static void inner_rows_are(const struct placement *placement, enum row_kind kind) {
-    if (placement->inner->rows_are) placement->inner->rows_are(placement->state, kind);
-}
-
-// A device that has failed, and whose pause is over, is tried as at the start.
-static void retry(struct placement *placement) {
-    struct engine_placement found = {0};
+void placement_retry(struct placement *placement) {
+    struct engine_placement found = placement->found;
     struct error error;
-    inner_rows_are(placement, ROWS_BY_NUMBER);
     int code = open_device(placement, &found, &error);
-    inner_rows_are(placement, placement->kind);
+    if (placement->inner->rows_are) placement->inner->rows_are(placement->state, placement->kind);
     if (code) {
-        fail(placement, &error);
+        placement_fail(placement, &error);
         return;
     }
     placement->retry_at = 0;
@@ -298,137 +302,18 @@ static void retry(struct placement *placement) {
     warn(placement, "the experts run on OpenCL again: %s", opencl_describe(placement->opencl));
 }
 
-static void rows_are(void *state, enum row_kind kind) {
-    struct placement *placement = state;
-    placement->kind = kind;
-    inner_rows_are(placement, kind);
-}
-
-static void mixture_begin(void *state, int slot, const struct layer *layer, const float *x, int rows) {
-    struct placement *placement = state;
-    struct mixture *mixture = &placement->mixture[slot];
-    *mixture = (struct mixture){.layer = layer, .x = x, .rows = rows, .kind = placement->kind};
-    uint64_t experts = experts_for(placement, layer, rows);
-    if (!experts) return;
-    if (!placement->opencl && placement->retry_at > 0 && clock_seconds() >= placement->retry_at) retry(placement);
-    if (!placement->opencl) return;
-    struct error error;
-    int code;
-    mixture->on_device = true;
-    if (experts == placement_all_experts(layer->router.experts)) {
-        code = opencl_begin(placement->opencl, slot, layer, x, rows, placement->kind, &error);
-    } else {
-        struct routing *routing = placement_share_routing(placement->share, slot);
-        mixture->shared = experts;
-        placement->inner->route(placement->state, &layer->router, x, rows, routing);
-        const struct routing chosen = placement_share_only(placement->share, routing, experts);
-        code = opencl_begin_chosen(placement->opencl, slot, layer, x, &chosen, placement->kind, &error);
-    }
-    if (code) fail(placement, &error);
-}
-
-// The CPU's experts while the device computes its own; and the device's, should it fail.
-static void end_shared(struct placement *placement, int slot, float *y, struct routing *out) {
-    const struct mixture *mixture = &placement->mixture[slot];
-    const struct routing *routing = placement_share_routing(placement->share, slot);
-    struct error error;
-    placement_share_compute(placement->share, mixture->layer, routing, ~mixture->shared, mixture->x, y);
-    int code = mixture->on_device ? opencl_end(placement->opencl, slot, y, NULL, &error) : 0;
-    if (code) fail(placement, &error);
-    if (!mixture->on_device)
-        placement_share_compute(placement->share, mixture->layer, routing, mixture->shared, mixture->x, y);
-    size_t pairs = (size_t)routing->rows * (size_t)routing->top_k;
-    out->rows = routing->rows;
-    out->top_k = routing->top_k;
-    memcpy(out->expert, routing->expert, pairs * sizeof *out->expert);
-    memcpy(out->weight, routing->weight, pairs * sizeof *out->weight);
-}
-
-static void mixture_end(void *state, int slot, float *y, struct routing *out) {
-    struct placement *placement = state;
-    const struct mixture *mixture = &placement->mixture[slot];
-    struct error error;
-    if (mixture->on_device && !mixture->shared) {
-        if (opencl_end(placement->opencl, slot, y, out, &error) == 0) return;
-        fail(placement, &error);
-    }
-    inner_rows_are(placement, mixture->kind);
-    if (mixture->shared) {
-        end_shared(placement, slot, y, out);
-    } else {
-        placement->inner->route(placement->state, &mixture->layer->router, mixture->x, mixture->rows, out);
-        placement->inner->experts(placement->state, mixture->layer, out, mixture->x, y, mixture->rows);
-    }
-    inner_rows_are(placement, placement->kind);
-}
-
-// Halves that are not too small: those would read the experts' weights twice for little work.
-static int parts(const void *state, int rows) {
-    const struct placement *placement = state;
-    return placement->opencl && placement->used[PLACEMENT_PREFILL] && rows / 2 > STAGE_STEADY_ROWS ? 2 : 1;
-}
-
-static void embed(void *state, const struct matrix *table, const int32_t *token, int rows, float *x) {
-    const struct placement *placement = state;
-    placement->inner->embed(placement->state, table, token, rows, x);
-}
-
-static void norm(void *state, const struct norm *norm, const float *x, float *y, int rows) {
-    const struct placement *placement = state;
-    placement->inner->norm(placement->state, norm, x, y, rows);
-}
-
-static void linear(void *state, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
-    const struct placement *placement = state;
-    placement->inner->linear(placement->state, linear, x, y, rows, accumulate);
-}
-
-static void linears(void *state, const struct linear *const *linears, int count, const float *x, float *const *y,
-                    int rows) {
-    const struct placement *placement = state;
-    placement->inner->linears(placement->state, linears, count, x, y, rows);
-}
-
-static void attention(void *state, const struct attention *attention, const struct batch *batch,
-                      const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out) {
-    const struct placement *placement = state;
-    placement->inner->attention(placement->state, attention, batch, cache, layer, q, k, v, out);
-}
-
-static void measure_limits(void *state, enum weight_format weights, const void *memory, size_t bytes,
-                           struct engine_limits *out) {
-    const struct placement *placement = state;
-    placement->inner->measure(placement->state, weights, memory, bytes, out);
-}
-
-static const char *describe(const void *state) {
-    return ((const struct placement *)state)->description;
-}
-
-static const struct stages split_stages = {
-    .name = "split",
-    .describe = describe,
-    .measure = measure_limits,
-    .rows_are = rows_are,
-    .embed = embed,
-    .norm = norm,
-    .linear = linear,
-    .linears = linears,
-    .attention = attention,
-    .mixture_begin = mixture_begin,
-    .mixture_end = mixture_end,
-    .parts = parts,
-};
-
 // ---- Opening and closing
 
 static int open_state(struct placement *placement, struct error *error) {
     const struct placement_options *options = &placement->options;
     placement->experts = calloc((size_t)options->layer_count + 1, sizeof *placement->experts);
     if (options->kernels) placement->kernels = strdup(options->kernels);
-    if (!placement->experts || (options->kernels && !placement->kernels))
+    bool keeps = options->cache && !options->kernels; // files of kernels may be others by then
+    if (keeps) placement->cache = strdup(options->cache);
+    if (!placement->experts || (options->kernels && !placement->kernels) || (keeps && !placement->cache))
         return error_set(error, ERROR_MEMORY, "out of memory for the placement");
     placement->options.kernels = placement->kernels;
+    placement->options.cache = placement->cache;
     int experts = placement->limits.experts;
     int code = placement_read_experts(options->experts_layers, options->experts_opencl, options->layer_count, experts,
                                       placement->experts, error);
@@ -464,6 +349,7 @@ void placement_close(struct placement *placement) {
     placement->inner->close(placement->state);
     placement_share_destroy(placement->share);
     free(placement->experts);
+    free(placement->cache);
     free(placement->kernels);
     free(placement);
 }
@@ -477,7 +363,7 @@ static bool is_split(const struct placement *placement) {
 }
 
 const struct stages *placement_stages(const struct placement *placement) {
-    return is_split(placement) ? &split_stages : placement->inner;
+    return is_split(placement) ? &placement_split_stages : placement->inner;
 }
 
 void *placement_state(struct placement *placement) {

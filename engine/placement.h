@@ -21,6 +21,19 @@ enum placement_phase { PLACEMENT_DECODE, PLACEMENT_PREFILL, PLACEMENT_PHASES };
 enum placement_experts { EXPERTS_AUTO, EXPERTS_CPU, EXPERTS_OPENCL }; // auto: as the way says
 bool placement_parse_phase(const char *name, enum placement_experts *out); // "auto", "cpu", "opencl"
 
+// Whether the CPU leaves the device its share of the memory bus (engine/bandwidth.h).
+#define BUS_SHARES(X) \
+    X(BUS_SHARE_AUTO, "auto", "where both read the same memory: with a GPU that shares the processor's") \
+    X(BUS_SHARE_OFF, "off", "never") \
+    X(BUS_SHARE_ON, "on", "with any device")
+
+enum bus_share {
+#define BUS_SHARE_ENUM(share, name, meaning) share,
+    BUS_SHARES(BUS_SHARE_ENUM)
+#undef BUS_SHARE_ENUM
+};
+bool bus_share_parse(const char *name, enum bus_share *out);
+
 struct placement;
 
 struct placement_options {
@@ -28,6 +41,9 @@ struct placement_options {
     enum placement_experts experts[PLACEMENT_PHASES];
     const char *experts_layers; // "0-15,20": whose experts the device may have; NULL: all
     const char *experts_opencl; // which of them, "0-7" or by layers "0-3:0-7;4:2,5"; NULL: all
+    enum bus_share bus_share;
+    double bus_bytes; // a second, for tests; 0: as measured
+    int halves_from;  // so many answers at once are computed in two halves; 0: as measured
     bool explain;               // measure all there is, for placement_found
     const struct stages *inner; // what runs on the CPU
     enum weight_format weights;
@@ -37,6 +53,8 @@ struct placement_options {
     struct trace *trace;       // for what the device does; NULL: none
     const char *kernels; // see struct opencl_options
     enum opencl_products products;
+    enum opencl_weights where; // they are on the device
+    const char *cache;   // a directory for what was measured; NULL: none
     const char *root;    // "": of the file system; where to look for GPUs
     double wait_seconds; // see struct opencl_options
     double retry_seconds; // the first pause after a failure; 0: ten seconds

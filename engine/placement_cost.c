@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "engine/opencl/opencl.h"
+#include "engine/placement.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -80,17 +81,27 @@ static int trial_compare(const struct trial *trial, struct error *error) {
                      trial->rows);
 }
 
-// Once to warm up, and once more for the time.
-static int trial_run(struct trial *trial, const struct placement_devices *devices, struct engine_placement_point *point,
-                     struct error *error) {
+static enum row_kind kind_of(int rows) {
+    return rows <= ENGINE_PLACEMENT_ANSWERS ? ROWS_OF_ANSWERS : ROWS_OF_PROMPTS;
+}
+
+static void rows_are(const struct placement_devices *devices, enum row_kind kind) {
+    if (devices->inner->rows_are) devices->inner->rows_are(devices->state, kind);
+}
+
+// Twice: once to warm up, and once more for the time.
+static int trial_run(struct trial *trial, const struct placement_devices *devices, int runs,
+                     struct engine_placement_point *point, struct error *error) {
     const struct layer *layer = devices->layers;
     size_t bytes = (size_t)trial->rows * (size_t)trial->hidden * sizeof(float);
-    for (int run = 0; run < 2; run++) {
+    const enum row_kind kind = kind_of(trial->rows);
+    rows_are(devices, kind);
+    for (int run = 0; run < runs; run++) {
         double began_at = clock_seconds();
         memset(trial->found, 0, bytes);
         int code = 0;
         if (devices->opencl) {
-            code = opencl_begin(devices->opencl, 0, layer, trial->x, trial->rows, ROWS_BY_NUMBER, error);
+            code = opencl_begin(devices->opencl, 0, layer, trial->x, trial->rows, kind, error);
             point->handing_seconds = clock_seconds() - began_at;
             if (!code) code = opencl_end(devices->opencl, 0, trial->found, &trial->routing[1], error);
             point->device_seconds = clock_seconds() - began_at;
@@ -104,6 +115,50 @@ static int trial_run(struct trial *trial, const struct placement_devices *device
         point->cpu_seconds = clock_seconds() - began_at;
     }
     return devices->opencl ? trial_compare(trial, error) : 0;
+}
+
+// ---- What follows
+
+static double line_between(double x, double x1, double y1, double x2, double y2) {
+    return y1 + (y2 - y1) * (x - x1) / (x2 - x1);
+}
+
+struct placement_costs placement_costs_at(const struct engine_placement *found, bool answers, int rows) {
+    const struct engine_placement_point *below = NULL, *above = NULL;
+    for (int i = 0; i < found->point_count; i++) {
+        const struct engine_placement_point *point = &found->points[i];
+        if ((point->rows <= ENGINE_PLACEMENT_ANSWERS) != answers) continue;
+        if (point->rows <= rows) below = point;
+        if (point->rows >= rows && !above) above = point;
+    }
+    if (!below && !above) return (struct placement_costs){0, 0};
+    if (!below) return (struct placement_costs){above->device_seconds, above->rest_seconds};
+    if (!above) {
+        double times = (double)rows / below->rows;
+        return (struct placement_costs){times * below->device_seconds, times * below->rest_seconds};
+    }
+    if (below == above) return (struct placement_costs){below->device_seconds, below->rest_seconds};
+    return (struct placement_costs){
+        line_between(rows, below->rows, below->device_seconds, above->rows, above->device_seconds),
+        line_between(rows, below->rows, below->rest_seconds, above->rows, above->rest_seconds)};
+}
+
+// A layer of answers in two halves: each device has both, one after the other, and the slower one is never idle.
+static double halved(const struct engine_placement *found, int rows) {
+    const struct placement_costs half = placement_costs_at(found, true, (rows + 1) / 2);
+    return 2 * (half.device > half.rest ? half.device : half.rest);
+}
+
+int placement_halves_from(const struct engine_placement *found) {
+    int from = 0;
+    for (int i = found->point_count - 1; i >= 0; i--) {
+        const struct engine_placement_point *point = &found->points[i];
+        if (point->rows > ENGINE_PLACEMENT_ANSWERS) continue;
+        if (point->rows < 2 || !(point->device_seconds > 0)) break;
+        if (!placement_pays(point->rest_seconds + point->device_seconds, halved(found, point->rows))) break;
+        from = point->rows;
+    }
+    return from;
 }
 
 // ---- How fast the model will be
@@ -134,36 +189,50 @@ static double time_products(const struct placement_devices *devices, const struc
     return best;
 }
 
-// A prompt's two halves pass each other: while the device has one, the CPU has the other; at the ends one of them
-// waits.
-static void predict(const struct placement_devices *devices, struct engine_placement_point *point,
-                    double head_seconds) {
+// Two halves pass each other: while the device has one, the CPU has the other. Of a prompt's the work is half as much
+// each, and at the ends one of them waits.
+static void predict(const struct placement_devices *devices, struct engine_placement *found,
+                    struct engine_placement_point *point, double head_seconds) {
     double layers = devices->layer_count, rest = point->rest_seconds, device = point->device_seconds;
     double slower = rest > device ? rest : device, faster = rest > device ? device : rest;
-    double split = point->rows > 2 * STAGE_STEADY_ROWS ? layers * slower + faster / 2 : layers * (rest + device);
+    double split = layers * (rest + device);
+    if (point->rows > ENGINE_PLACEMENT_ANSWERS)
+        split = layers * slower + faster / 2;
+    else if (found->halves_from > 0 && point->rows >= found->halves_from)
+        split = layers * halved(found, point->rows);
     point->cpu_rate = point->rows / (layers * (rest + point->cpu_seconds) + head_seconds);
     point->split_rate = device > 0 ? point->rows / (split + head_seconds) : 0;
 }
 
 static int time_rest(const struct placement_devices *devices, struct engine_placement_point *point,
-                     struct error *error) {
+                     double *head_seconds, struct error *error) {
     const struct layer *layer = devices->layers;
     const struct linear *around[] = {&layer->q, &layer->k, &layer->v, &layer->o}, *head = devices->head;
     float *room = products_room(devices, point->rows);
     if (!room) return error_set(error, ERROR_MEMORY, "out of memory for trying the device");
-    int outputs = point->rows <= STAGE_STEADY_ROWS ? point->rows : 1; // of a prompt only the last one's
+    int outputs = point->rows <= ENGINE_PLACEMENT_ANSWERS ? point->rows : 1; // of a prompt only the last one's
     point->rest_seconds = time_products(devices, around, sizeof around / sizeof *around, room, point->rows);
-    predict(devices, point, head ? time_products(devices, &head, 1, room, outputs) : 0);
+    *head_seconds = head ? time_products(devices, &head, 1, room, outputs) : 0;
     free(room);
     return 0;
 }
 
+// What the CPU reads from memory at best, by the largest matrix there is.
+static double measure_bus(const struct placement_devices *devices) {
+    struct engine_limits limits = {0};
+    const struct matrix *most = devices->head ? &devices->head->weight : &devices->layers->q.weight;
+    size_t bytes = most->data ? weight_format_bytes(most->format, most->rows, most->columns) : 0;
+    if (devices->inner->measure && bytes > 0)
+        devices->inner->measure(devices->state, most->format, most->data, bytes, &limits);
+    return limits.read_bytes;
+}
+
 // ---- All sizes of calls
 
-int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error) {
-    static const int ROWS[ENGINE_PLACEMENT_POINTS] = {1, STAGE_STEADY_ROWS, 128, 512};
+static int measure_points(const struct placement_devices *devices, struct engine_placement *found,
+                          double head_seconds[ENGINE_PLACEMENT_POINTS], struct error *error) {
+    static const int ROWS[ENGINE_PLACEMENT_POINTS] = {1, 8, 16, ENGINE_PLACEMENT_ANSWERS, 128, 512};
     int code = 0;
-    found->point_count = 0;
     for (int i = 0; !code && i < ENGINE_PLACEMENT_POINTS; i++) {
         struct engine_placement_point *point = &found->points[found->point_count];
         struct trial trial;
@@ -172,10 +241,39 @@ int placement_measure(const struct placement_devices *devices, struct engine_pla
         *point = (struct engine_placement_point){.rows = rows};
         code = trial_create(&trial, rows, devices->layers, error);
         if (code) return code;
-        code = trial_run(&trial, devices, point, error);
+        code = trial_run(&trial, devices, 2, point, error);
         trial_finish(&trial);
-        if (!code && devices->explain) code = time_rest(devices, point, error);
+        if (!code) code = time_rest(devices, point, &head_seconds[found->point_count], error);
         if (!code) found->point_count++;
     }
+    return code;
+}
+
+int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error) {
+    double head_seconds[ENGINE_PLACEMENT_POINTS];
+    found->point_count = 0;
+    int code = measure_points(devices, found, head_seconds, error);
+    found->halves_from = placement_halves_from(found);
+    for (int i = 0; i < found->point_count; i++) predict(devices, found, &found->points[i], head_seconds[i]);
+    found->read_bytes = measure_bus(devices);
+    found->from_cache = false;
+    found->age_seconds = 0;
+    rows_are(devices, ROWS_BY_NUMBER);
+    return code;
+}
+
+int placement_check(const struct placement_devices *devices, struct error *error) {
+    static const int ROWS[] = {ENGINE_PLACEMENT_ANSWERS / 4, ENGINE_PLACEMENT_ANSWERS + 8};
+    int code = 0;
+    for (size_t i = 0; !code && i < sizeof ROWS / sizeof *ROWS; i++) {
+        struct engine_placement_point point;
+        struct trial trial;
+        int rows = ROWS[i] < devices->rows_max ? ROWS[i] : devices->rows_max;
+        code = trial_create(&trial, rows, devices->layers, error);
+        if (code) break;
+        code = trial_run(&trial, devices, 1, &point, error);
+        trial_finish(&trial);
+    }
+    rows_are(devices, ROWS_BY_NUMBER);
     return code;
 }

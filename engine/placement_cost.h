@@ -18,7 +18,21 @@ struct placement_devices {
     bool explain;              // predict how fast the model will be
 };
 
-// Calls of all sizes. ERROR_INTERNAL: the device computes wrongly; whatever else opencl_begin and opencl_end say.
+// Calls of all sizes, and what follows from how long they take. ERROR_INTERNAL: the device computes wrongly; whatever
+// else opencl_begin and opencl_end say.
 int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error);
+// Whether the device still computes as the CPU does, in a call of answers and in one of prompts. As placement_measure.
+int placement_check(const struct placement_devices *devices, struct error *error);
+
+// How long a layer takes in such a call: its experts on the device, all else on the CPU. Between the sizes that were
+// measured a straight line; 0: nothing was.
+struct placement_costs {
+    double device, rest;
+};
+struct placement_costs placement_costs_at(const struct engine_placement *found, bool answers, int rows);
+
+// From how many answers at once on computing them in two halves is the faster way: the CPU has one half's attention
+// while the device has the other half's experts, but both read their weights twice. 0: it never is.
+int placement_halves_from(const struct engine_placement *found);
 
 #endif

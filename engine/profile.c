@@ -1,6 +1,7 @@
 #include "engine/profile.h"
 
 #include "base/clock.h"
+#include "engine/stage_bytes.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,7 @@ struct profile {
     bool attended; // attention has run in this layer: the next product is its output
     double forward_began_at, forward_seconds;
     int forward_rows;
+    struct engine_device_work device_before; // this step
     bool shown; // step has been told: start anew
     struct engine_step step;
 };
@@ -59,9 +61,25 @@ void profile_begin(struct profile *profile, const struct batch *batch) {
     profile->forward_began_at = clock_seconds();
 }
 
+static void add_device_work(struct profile *profile) {
+    struct engine_device_work now = {0}, *to = &profile->step.device;
+    const struct engine_device_work *before = &profile->device_before;
+    if (!profile->inner->device_work) return;
+    profile->inner->device_work(profile->state, &now);
+    to->mixtures += now.mixtures - before->mixtures;
+    to->halves += now.halves - before->halves;
+    to->waits += now.waits - before->waits;
+    to->wait_seconds += now.wait_seconds - before->wait_seconds;
+    to->beside_seconds += now.beside_seconds - before->beside_seconds;
+    to->holds += now.holds - before->holds;
+    to->held_seconds += now.held_seconds - before->held_seconds;
+    profile->device_before = now;
+}
+
 void profile_end(struct profile *profile) {
     double now = clock_seconds();
     profile->forward_seconds += now - profile->forward_began_at;
+    add_device_work(profile);
     trace_span(profile->trace, TRACE_STEPS, "step", profile->forward_rows, profile->forward_began_at, now);
 }
 
@@ -107,10 +125,6 @@ static double elements(const struct matrix *matrix) {
     return (double)matrix->rows * matrix->columns;
 }
 
-static double matrix_bytes(const struct matrix *matrix) {
-    return (double)weight_format_bytes(matrix->format, matrix->rows, matrix->columns);
-}
-
 static const char *describe(const void *state) {
     const struct profile *profile = state;
     return profile->inner->describe(profile->state);
@@ -125,7 +139,7 @@ static void embed(void *state, const struct matrix *table, const int32_t *token,
     struct profile *profile = state;
     double began_at = clock_seconds();
     profile->inner->embed(profile->state, table, token, rows, x);
-    add(profile, ENGINE_STAGE_EMBED, rows, began_at, rows * matrix_bytes(table) / table->rows, 0);
+    add(profile, ENGINE_STAGE_EMBED, rows, began_at, rows * stage_bytes_matrix(table) / table->rows, 0);
 }
 
 static void norm(void *state, const struct norm *norm, const float *x, float *y, int rows) {
@@ -143,7 +157,7 @@ static void linear(void *state, const struct linear *linear, const float *x, flo
     profile->attended = false;
     double began_at = clock_seconds();
     profile->inner->linear(profile->state, linear, x, y, rows, accumulate);
-    add(profile, stage, rows, began_at, matrix_bytes(weight), 2 * elements(weight) * rows);
+    add(profile, stage, rows, began_at, stage_bytes_matrix(weight), 2 * elements(weight) * rows);
 }
 
 static void linears(void *state, const struct linear *const *linears, int count, const float *x, float *const *y,
@@ -152,36 +166,21 @@ static void linears(void *state, const struct linear *const *linears, int count,
     double began_at = clock_seconds(), bytes = 0, operations = 0;
     profile->inner->linears(profile->state, linears, count, x, y, rows);
     for (int i = 0; i < count; i++) {
-        bytes += matrix_bytes(&linears[i]->weight);
+        bytes += stage_bytes_matrix(&linears[i]->weight);
         operations += 2 * elements(&linears[i]->weight) * rows;
     }
     add(profile, ENGINE_STAGE_QKV, rows, began_at, bytes, operations);
 }
 
-// Keys that the rows of a batch see, each row's own, and those that have to be read, once for all rows of a sequence.
-static void count_keys(const struct attention *attention, const struct batch *batch, double *seen, double *read) {
-    *seen = *read = 0;
-    for (int s = 0; s < batch->sequences; s++) {
-        const struct batch_sequence *sequence = &batch->sequence[s];
-        int before = sequence->position < attention->window - 1 ? sequence->position : attention->window - 1;
-        *read += before + sequence->count;
-        for (int i = 0; i < sequence->count; i++) {
-            int keys = sequence->position + i + 1;
-            *seen += keys < attention->window ? keys : attention->window;
-        }
-    }
-}
-
 static void attention(void *state, const struct attention *attention, const struct batch *batch,
                       const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out) {
     struct profile *profile = state;
-    double began_at = clock_seconds(), seen, read;
+    double began_at = clock_seconds();
     profile->inner->attention(profile->state, attention, batch, cache, layer, q, k, v, out);
     profile->attended = true;
-    count_keys(attention, batch, &seen, &read);
-    add(profile, ENGINE_STAGE_ATTENTION, batch->tokens, began_at,
-        read * 2 * attention->kv_heads * (double)(cache->block_bytes / KV_PAGE_TOKENS),
-        seen * 4 * attention->heads * attention->head_dim);
+    const struct stage_keys keys = stage_keys(attention, batch);
+    add(profile, ENGINE_STAGE_ATTENTION, batch->tokens, began_at, stage_bytes_keys(attention, cache, keys.read),
+        keys.seen * 4 * attention->heads * attention->head_dim);
 }
 
 static void route(void *state, const struct router *router, const float *x, int rows, struct routing *routing) {
@@ -200,7 +199,7 @@ static void add_experts(struct profile *profile, const struct layer *layer, cons
         operations += 2 * (elements(&expert->gate) + elements(&expert->up) + elements(&expert->down));
         if (profile->chosen[routing->expert[i]]) continue;
         profile->chosen[routing->expert[i]] = true;
-        bytes += matrix_bytes(&expert->gate) + matrix_bytes(&expert->up) + matrix_bytes(&expert->down);
+        bytes += stage_bytes_expert(expert);
     }
     add_as(profile, ENGINE_STAGE_EXPERTS, name, routing->rows, began_at, bytes, operations);
 }
@@ -238,9 +237,15 @@ static void mixture_end(void *state, int slot, float *y, struct routing *out) {
     }
 }
 
-static int parts(const void *state, int rows) {
+static void device_work(const void *state, struct engine_device_work *out) {
     const struct profile *profile = state;
-    return profile->inner->parts ? profile->inner->parts(profile->state, rows) : 1;
+    *out = (struct engine_device_work){0};
+    if (profile->inner->device_work) profile->inner->device_work(profile->state, out);
+}
+
+static int parts(const void *state, enum row_kind kind, int rows) {
+    const struct profile *profile = state;
+    return profile->inner->parts ? profile->inner->parts(profile->state, kind, rows) : 1;
 }
 
 const struct stages profile_stages = {
@@ -257,4 +262,5 @@ const struct stages profile_stages = {
     .mixture_begin = mixture_begin,
     .mixture_end = mixture_end,
     .parts = parts,
+    .device_work = device_work,
 };

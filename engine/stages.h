@@ -93,8 +93,10 @@ struct stages {
     // state.
     void (*mixture_begin)(void *state, int slot, const struct layer *layer, const float *x, int rows);
     void (*mixture_end)(void *state, int slot, float *y, struct routing *routing);
-    // Into how many parts, 1 or 2, so many rows of a prompt are best cut, so that both devices have work.
-    int (*parts)(const void *state, int rows);
+    // Into how many parts, 1 or 2, so many rows of a kind are best cut, so that both devices have work.
+    int (*parts)(const void *state, enum row_kind kind, int rows);
+    // What the other device has done since opening. NULL: there is none.
+    void (*device_work)(const void *state, struct engine_device_work *out);
 };
 
 extern const struct stages reference_stages;

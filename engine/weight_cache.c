@@ -2,6 +2,7 @@
 
 #include "base/checked.h"
 #include "base/crew.h"
+#include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -156,17 +157,6 @@ static bool write_all(int file, const void *data, size_t bytes, size_t at) {
     return true;
 }
 
-// The directory a path lies in, and those above it that are missing.
-static void make_directories(const char *path) {
-    char part[PATH_MAX];
-    if ((size_t)snprintf(part, sizeof part, "%s", path) >= sizeof part) return;
-    for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        mkdir(part, 0700); // what fails here shows when the file is opened
-        *slash = '/';
-    }
-}
-
 // The unfinished file, locked; -1 with errno: EWOULDBLOCK, another process has it. One that a crash has left is taken.
 static int open_unfinished(const char *path) {
     struct stat mine, named;
@@ -204,7 +194,7 @@ int weight_cache_write(const char *path, uint64_t key, const void *weights, size
         return error_set(error, ERROR_ARGUMENT, "%.100s…: expected a path of fewer than %d bytes", path, PATH_MAX);
     uint64_t *sums = calloc(pieces_of(bytes) + 1, sizeof *sums);
     if (!sums) return error_set(error, ERROR_MEMORY, "%s: out of memory for checksums", path);
-    make_directories(path);
+    file_make_directories(path);
     int code = 0, file = open_unfinished(unfinished);
     if (file < 0) {
         if (errno != EWOULDBLOCK) code = error_set(error, ERROR_IO, "%s: %s", unfinished, strerror(errno));

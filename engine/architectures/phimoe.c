@@ -355,7 +355,8 @@ static void mix_experts(struct forward *f, const struct batch *batch, int l) {
 }
 
 // What goes through a layer at once: the whole batch, or, where another device computes the experts, its answers and a
-// prompt's rows in parts, so that one part attends while the others' experts are at work.
+// prompt's rows in parts, so that one part attends while the others' experts are at work. Answers are halved only where
+// there is no prompt to pass them.
 struct part {
     int slot, first;
     struct batch batch;
@@ -370,7 +371,8 @@ static int cut(struct forward *f, const struct batch *batch, struct part parts[S
         return 1;
     }
     for (int s = 0; s < span_count; s++) {
-        int pieces = spans[s].kind == ROWS_OF_PROMPTS ? stages->parts(f->state, spans[s].rows) : 1;
+        bool alone = spans[s].kind == ROWS_OF_PROMPTS || span_count == 1;
+        int pieces = alone ? stages->parts(f->state, spans[s].kind, spans[s].rows) : 1;
         for (int p = 0; p < pieces; p++, count++) {
             int first = (int)((int64_t)spans[s].rows * p / pieces),
                 end = (int)((int64_t)spans[s].rows * (p + 1) / pieces);

@@ -38,6 +38,7 @@
     X(Finish) \
     X(GetEventInfo) \
     X(GetEventProfilingInfo) \
+    X(RetainEvent) \
     X(ReleaseEvent)
 
 struct opencl_api {

@@ -71,7 +71,7 @@ struct features {
     cl_device_type type;
     cl_bool available, compiler, little_endian, shared_memory;
     cl_uint units;
-    cl_ulong local_bytes, alloc_bytes_max;
+    cl_ulong local_bytes, alloc_bytes_max, memory_bytes;
     size_t group_max;
     cl_device_fp_config floats;
 };
@@ -90,6 +90,7 @@ static bool read_features(const struct opencl_api *api, cl_device_id id, struct 
         {CL_DEVICE_MAX_COMPUTE_UNITS, sizeof out->units, &out->units},
         {CL_DEVICE_LOCAL_MEM_SIZE, sizeof out->local_bytes, &out->local_bytes},
         {CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof out->alloc_bytes_max, &out->alloc_bytes_max},
+        {CL_DEVICE_GLOBAL_MEM_SIZE, sizeof out->memory_bytes, &out->memory_bytes},
         {CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof out->group_max, &out->group_max},
         {CL_DEVICE_SINGLE_FP_CONFIG, sizeof out->floats, &out->floats},
     };
@@ -129,6 +130,7 @@ static const char *read_device(const struct opencl_api *api, cl_device_id id, co
     out->exact_division = (features.floats & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
     out->fp16 = has_word(extensions, "cl_khr_fp16");
     out->alloc_bytes_max = features.alloc_bytes_max;
+    out->memory_bytes = features.memory_bytes;
     out->levels = levels_of(extensions, wanted);
     out->level = best_of(out->levels);
     if (!out->level) return "lacks what these kernels need";

@@ -11,7 +11,7 @@ struct opencl_device {
     bool shared_memory;  // with the host: a buffer may lie where the host's data lies
     bool exact_division; // when asked for
     bool fp16;           // computes in f16
-    size_t alloc_bytes_max;
+    size_t alloc_bytes_max, memory_bytes;
     unsigned levels;                  // a bit for each row of OPENCL_LEVELS that it may get
     const struct opencl_level *level; // the last of them
 };

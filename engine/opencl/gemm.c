@@ -124,16 +124,16 @@ void opencl_gemm_close(struct opencl *opencl) {
 
 // ---- Sorting
 
-// As lists.cl does it: slot_at, place_of, and where each expert's places begin, up to first[experts].
-static void sort_slots(const int32_t *expert, int slots, int experts, int32_t *slot_at, int32_t *place_of, int *first) {
+void opencl_sort_slots(const int32_t *expert, int slots, int experts, int32_t *slot_at, int32_t *place_of, int *first) {
     int next[OPENCL_EXPERTS_MAX];
     memset(first, 0, ((size_t)experts + 1) * sizeof *first);
-    for (int i = 0; i < slots; i++) first[expert[i] + 1]++;
+    for (int i = 0; i < slots; i++)
+        if (expert[i] >= 0) first[expert[i] + 1]++;
     for (int e = 0; e < experts; e++) first[e + 1] += first[e];
     memcpy(next, first, (size_t)experts * sizeof *next);
     for (int i = 0; i < slots; i++) {
-        place_of[i] = next[expert[i]]++;
-        slot_at[place_of[i]] = i;
+        place_of[i] = expert[i] >= 0 ? next[expert[i]]++ : -1;
+        if (place_of[i] >= 0) slot_at[place_of[i]] = i;
     }
 }
 
@@ -226,7 +226,7 @@ bool opencl_gemm_launch(struct opencl *opencl, const struct opencl_layer *layer,
     int first[OPENCL_EXPERTS_MAX + 1];
     struct routing routing = {.expert = expert, .weight = slot->sorted_weight};
     gemm->route(gemm->route_user, router, x, slot->rows, &routing);
-    sort_slots(expert, slots, router->experts, slot_at, place_of, first);
+    opencl_sort_slots(expert, slots, router->experts, slot_at, place_of, first);
 
     const struct part gate_up = {
         0, 2, inner, hidden, gemm->rows, gemm->products, (size_t)hidden, (size_t)inner, (size_t)slots * (size_t)inner};

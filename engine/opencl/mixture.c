@@ -1,4 +1,4 @@
-// Running a device: five kernels a call, two more where rows are quantized; one queue, one wait.
+// Running a device: one queue, one wait.
 //
 // A slot's buffers are mapped, the host's, while it is free. opencl_begin copies x in and hands them over; the last
 // commands of its call map them again, so that no call ever waits for another one's, and the host waits in opencl_end
@@ -69,11 +69,6 @@ static bool take_shared(struct opencl *opencl, struct opencl_shared *out, size_t
     return out->buffer && map(opencl, out, CL_MAP_READ | CL_MAP_WRITE, CL_TRUE, NULL, error);
 }
 
-static int tiles_max(const struct opencl *opencl, int slots, int tile_rows) {
-    int most = slots / tile_rows + opencl->limits.experts;
-    return most < slots ? most : slots;
-}
-
 // Of a row in int8: its blocks, and the room of one more for its outliers.
 static size_t quantized_bytes(int columns) {
     return (packed_blocks(columns) + 1) * OPENCL_X_BYTES;
@@ -82,7 +77,7 @@ static size_t quantized_bytes(int columns) {
 static bool take_buffers(struct opencl *opencl, struct error *error) {
     size_t rows = (size_t)opencl->limits.tokens_max, slots = rows * ROUTE_TOP_K_MAX;
     size_t hidden = (size_t)opencl->limits.hidden, inner = (size_t)opencl->limits.intermediate;
-    size_t tiles = (size_t)tiles_max(opencl, (int)slots, OPENCL_FEW_ROWS);
+    size_t tiles = (size_t)opencl_tiles_max(opencl, (int)slots, OPENCL_FEW_ROWS);
     for (int i = 0; i < STAGE_SLOTS; i++) {
         struct opencl_slot *slot = &opencl->slots[i];
         if (!take_shared(opencl, &slot->x, rows, hidden, error) ||
@@ -118,6 +113,7 @@ void opencl_close(struct opencl *opencl) {
         free(opencl);
         return;
     }
+    opencl_staging_close(opencl);
     if (opencl->queue) opencl->api->Finish(opencl->queue);
     opencl_gemm_close(opencl);
     opencl_layers_finish(opencl);
@@ -134,6 +130,7 @@ void opencl_close(struct opencl *opencl) {
         forget_spans(opencl, slot);
         free(slot->sorted);
         free(slot->sorted_weight);
+        free(slot->lists);
         struct opencl_shared *shared[] = {&slot->x, &slot->out, &slot->expert, &slot->weight};
         for (size_t s = 0; s < sizeof shared / sizeof *shared; s++) {
             if (shared[s]->host)
@@ -176,10 +173,32 @@ static void describe(struct opencl *opencl) {
     const char *library = !gemm->on            ? ""
                           : gemm->library.half ? ", prompts by CLBlast in f16"
                                                : ", prompts by CLBlast in f32";
-    snprintf(opencl->description, sizeof opencl->description, "%s (%s %s), %s kernels%s%s%s%s%s", device->name,
+    snprintf(opencl->description, sizeof opencl->description, "%s (%s %s), %s kernels%s%s%s%s%s%s", device->name,
              device->platform, device->driver, device->level->name, opencl->kernels ? " of " : "",
-             opencl->kernels ? opencl->kernels : "", library, gemm->why_not[0] ? ", without CLBlast: " : "",
-             gemm->why_not);
+             opencl->kernels ? opencl->kernels : "", opencl->staging.on ? ", weights staged" : "", library,
+             gemm->why_not[0] ? ", without CLBlast: " : "", gemm->why_not);
+}
+
+void opencl_identify(const struct opencl *opencl, char *out, size_t bytes) {
+    const struct opencl_device *device = &opencl->device;
+    snprintf(out, bytes, "%s (%s %s), %s%s%s%s", device->name, device->platform, device->driver, device->level->name,
+             opencl->staging.on ? ", staged" : "", opencl->gemm.on ? ", CLBlast" : "",
+             opencl->gemm.on && opencl->gemm.library.half ? " f16" : "");
+}
+
+// Staged weights go through our own kernels, as they are.
+static void open_ways(struct opencl *opencl, const struct opencl_options *options) {
+    struct opencl_gemm *gemm = &opencl->gemm;
+    opencl->staging.on = opencl_staging_wanted(opencl, options);
+    if (!opencl->staging.on) {
+        opencl_gemm_open(opencl, options);
+        return;
+    }
+    opencl->half_weights = false;
+    gemm->route = options->route;
+    gemm->route_user = options->route_user;
+    if (options->products == OPENCL_PRODUCTS_CLBLAST)
+        snprintf(gemm->why_not, sizeof gemm->why_not, "it takes no weights that are staged");
 }
 
 // What it leaves half open is to be closed.
@@ -198,9 +217,11 @@ static int open_all(struct opencl *opencl, const struct opencl_options *options,
     if (!code) code = opencl_api_load(&opencl->api, error);
     if (!code) code = opencl_device_find(opencl->api, &wanted, &opencl->device, error);
     if (!code) code = open_queue(opencl, error);
-    if (!code) opencl_gemm_open(opencl, options);
+    if (!code) open_ways(opencl, options);
     if (!code) code = build_kernels(opencl, error);
-    if (!code && !(take_buffers(opencl, error) && opencl_gemm_take_buffers(opencl, error))) code = (int)error->code;
+    if (!code && !(take_buffers(opencl, error) && opencl_gemm_take_buffers(opencl, error) &&
+                   opencl_staging_open(opencl, error)))
+        code = (int)error->code;
     if (!code) code = opencl_gemm_choose(opencl, options, error);
     opencl->gemm.chosen = !code;
     return code;
@@ -234,107 +255,12 @@ const char *opencl_describe(const struct opencl *opencl) {
     return opencl->description;
 }
 
+bool opencl_shares_memory(const struct opencl *opencl) {
+    return opencl->device.gpu && opencl->device.shared_memory;
+}
+
 struct opencl_counts opencl_counts(const struct opencl *opencl) {
     return opencl->counts;
-}
-
-// ---- Launching
-
-bool opencl_launch(struct opencl *opencl, cl_command_queue queue, enum opencl_kernel which, int across, int down,
-                   const struct opencl_argument *arguments, size_t count, cl_event after, cl_event *done,
-                   struct error *error) {
-    cl_kernel kernel = opencl->program.kernel[which];
-    const char *name = OPENCL_KERNEL_NAMES[which];
-    const size_t items[2] = {(size_t)across * OPENCL_GROUP, (size_t)down}, group[2] = {OPENCL_GROUP, 1};
-    for (size_t i = 0; i < count; i++) {
-        cl_int rc = CL_CALL(opencl->api, SetKernelArg, kernel, (cl_uint)i, arguments[i].bytes, arguments[i].value);
-        if (rc) return opencl_error(error, rc, name) == 0;
-    }
-    cl_int rc = CL_CALL(opencl->api, EnqueueNDRangeKernel, queue, kernel, 2, NULL, items, group, after ? 1 : 0,
-                        after ? &after : NULL, done);
-    return rc == CL_SUCCESS || opencl_error(error, rc, name) == 0;
-}
-
-bool opencl_launch_of(struct opencl *opencl, struct opencl_slot *slot, enum opencl_kernel which, int across, int down,
-                      const struct opencl_argument *arguments, size_t count, struct error *error) {
-    struct opencl_span *span = opencl->span ? &slot->spans[slot->span_count] : NULL;
-    if (!opencl_launch(opencl, opencl->queue, which, across, down, arguments, count, NULL, span ? &span->event : NULL,
-                       error))
-        return false;
-    if (!span) return true;
-    span->name = OPENCL_KERNEL_NAMES[which];
-    span->enqueued_at = clock_seconds();
-    slot->span_count++;
-    return true;
-}
-
-int opencl_few_outputs(enum weight_format weights) {
-    return weight_format_packed(weights) ? OPENCL_FEW_OUTPUTS_PACKED : OPENCL_FEW_OUTPUTS;
-}
-
-int opencl_tile_outputs(const struct opencl_level *level, enum weight_format weights) {
-    return level->sub_groups || opencl_uses_dot(level, weights) ? 16 : 32;
-}
-
-bool opencl_uses_dot(const struct opencl_level *level, enum weight_format weights) {
-    return level->dot && weight_format_packed(weights);
-}
-
-static int groups_for(int count, int each) {
-    return (count + each - 1) / each;
-}
-
-static bool launch_all(struct opencl *opencl, const struct opencl_layer *on_device, struct opencl_slot *slot,
-                       struct error *error) {
-    const struct layer *layer = on_device->layer;
-    const cl_int hidden = layer->router.hidden, inner = layer->experts[0].gate.rows, experts = layer->router.experts;
-    const cl_int top_k = layer->router.top_k, slots = slot->rows * top_k;
-    const cl_float jitter = layer->router.jitter;
-    const bool few = slot->few;
-    const cl_int tile_rows = few ? OPENCL_FEW_ROWS : OPENCL_TILE_ROWS;
-    const int outputs =
-        few ? opencl_few_outputs(opencl->weights) : opencl_tile_outputs(opencl->device.level, opencl->weights);
-    const bool dot = opencl_uses_dot(opencl->device.level, opencl->weights);
-    const cl_mem x = dot ? opencl->quantized_x : slot->x.buffer, gated = dot ? opencl->quantized_gated : opencl->gated;
-    const int tiles = tiles_max(opencl, slots, tile_rows);
-
-#define ARGUMENT OPENCL_ARGUMENT
-    const struct opencl_argument route[] = {
-        ARGUMENT(on_device->router),   ARGUMENT(slot->x.buffer),      ARGUMENT(hidden), ARGUMENT(experts),
-        ARGUMENT(top_k),               ARGUMENT(jitter),              ARGUMENT(slot->expert.buffer),
-        ARGUMENT(slot->weight.buffer),
-    };
-    const struct opencl_argument lists[] = {
-        ARGUMENT(slot->expert.buffer), ARGUMENT(slots),            ARGUMENT(experts),       ARGUMENT(tile_rows),
-        ARGUMENT(opencl->slot_at),     ARGUMENT(opencl->place_of), ARGUMENT(opencl->tiles),
-    };
-    const struct opencl_argument quantize_x[] = {ARGUMENT(slot->x.buffer), ARGUMENT(hidden),
-                                                 ARGUMENT(opencl->quantized_x)};
-    const struct opencl_argument gate_up[] = {
-        ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles),
-        ARGUMENT(opencl->slot_at),    ARGUMENT(x),                ARGUMENT(hidden),
-        ARGUMENT(inner),              ARGUMENT(top_k),            ARGUMENT(opencl->gated),
-    };
-    const struct opencl_argument quantize_gated[] = {ARGUMENT(opencl->gated), ARGUMENT(inner),
-                                                     ARGUMENT(opencl->quantized_gated)};
-    const struct opencl_argument down[] = {
-        ARGUMENT(on_device->weights), ARGUMENT(on_device->start), ARGUMENT(opencl->tiles), ARGUMENT(gated),
-        ARGUMENT(hidden),             ARGUMENT(inner),            ARGUMENT(opencl->mixed),
-    };
-    const struct opencl_argument scatter[] = {
-        ARGUMENT(opencl->mixed), ARGUMENT(opencl->place_of), ARGUMENT(slot->weight.buffer),
-        ARGUMENT(hidden),        ARGUMENT(top_k),            ARGUMENT(slot->out.buffer),
-    };
-#undef ARGUMENT
-#define LAUNCH(kernel, across, down, arguments) \
-    opencl_launch_of(opencl, slot, kernel, across, down, arguments, OPENCL_COUNT(arguments), error)
-    return (slot->chosen || LAUNCH(KERNEL_route, slot->rows, 1, route)) && LAUNCH(KERNEL_lists, 1, 1, lists) &&
-           (!dot || LAUNCH(KERNEL_quantize, slot->rows, 1, quantize_x)) &&
-           LAUNCH(few ? KERNEL_gate_up_few : KERNEL_gate_up_many, groups_for(inner, outputs), tiles, gate_up) &&
-           (!dot || LAUNCH(KERNEL_quantize, slots, 1, quantize_gated)) &&
-           LAUNCH(few ? KERNEL_down_few : KERNEL_down_many, groups_for(hidden, outputs), tiles, down) &&
-           LAUNCH(KERNEL_scatter, groups_for(hidden, OPENCL_GROUP), slot->rows, scatter);
-#undef LAUNCH
 }
 
 // ---- Telling when kernels ran
@@ -389,7 +315,7 @@ static bool launch_gemm(struct opencl *opencl, const struct opencl_layer *layer,
     if (opencl->warn) opencl->warn(opencl->warn_user, line);
     describe(opencl);
     forget_spans(opencl, slot);
-    return launch_all(opencl, layer, slot, error);
+    return opencl_launch_all(opencl, layer, slot, error);
 }
 
 static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct opencl_layer *layer,
@@ -399,7 +325,7 @@ static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct o
         slot->gemm && opencl->gemm.library.half ? CL_MAP_READ | CL_MAP_WRITE : CL_MAP_WRITE_INVALIDATE_REGION;
     bool begun = hand_over(opencl, &slot->x, error) && hand_over(opencl, &slot->out, error) &&
                  hand_over(opencl, &slot->expert, error) && hand_over(opencl, &slot->weight, error) &&
-                 (slot->gemm ? launch_gemm(opencl, layer, slot, error) : launch_all(opencl, layer, slot, error)) &&
+                 (slot->gemm ? launch_gemm(opencl, layer, slot, error) : opencl_launch_all(opencl, layer, slot, error)) &&
                  map(opencl, &slot->expert, CL_MAP_READ | CL_MAP_WRITE, CL_FALSE, NULL, error) &&
                  map(opencl, &slot->weight, CL_MAP_READ | CL_MAP_WRITE, CL_FALSE, NULL, error) &&
                  map(opencl, &slot->x, keep_x, CL_FALSE, NULL, error) &&
@@ -409,27 +335,39 @@ static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct o
     return rc ? opencl_error(error, rc, "sending commands to the device") : 0;
 }
 
+// What is chosen already, or what the host chooses where it has to know: into the slot's memory, which is the host's.
+static int choose(struct opencl *opencl, struct opencl_slot *slot, const float *x, const struct routing *chosen,
+                  struct error *error) {
+    const size_t pairs = (size_t)slot->rows * (size_t)slot->top_k;
+    struct routing routing = {
+        .rows = slot->rows, .top_k = slot->top_k, .expert = slot->expert.host, .weight = slot->weight.host};
+    slot->chosen = chosen || opencl->staging.on;
+    if (chosen) {
+        memcpy(routing.expert, chosen->expert, pairs * sizeof *chosen->expert);
+        memcpy(routing.weight, chosen->weight, pairs * sizeof *chosen->weight);
+    } else if (opencl->staging.on) {
+        opencl->gemm.route(opencl->gemm.route_user, &slot->layer->router, x, slot->rows, &routing);
+    }
+    return opencl->staging.on ? opencl_staging_sort(opencl, slot, &routing, error) : 0;
+}
+
 static int begin_rows(struct opencl *opencl, int slot_index, const struct layer *layer, const float *x, int rows,
                       enum row_kind kind, const struct routing *chosen, struct error *error) {
     struct error cause;
     if (!error) error = &cause;
     struct opencl_slot *slot = &opencl->slots[slot_index];
-    const struct opencl_layer *on_device = find_layer(opencl, layer, error);
-    if (!on_device) return (int)error->code;
+    const struct opencl_layer *on_device = opencl->staging.on ? NULL : find_layer(opencl, layer, error);
+    if (!on_device && !opencl->staging.on) return (int)error->code;
     slot->rows = rows;
     slot->top_k = layer->router.top_k;
     if (rows == 0) return 0;
     slot->few = kind == ROWS_BY_NUMBER ? rows <= STAGE_STEADY_ROWS : kind == ROWS_OF_ANSWERS;
-    slot->chosen = chosen != NULL;
     slot->gemm = opencl->gemm.on && !slot->few && !chosen;
     slot->layer = layer;
     slot->host_x = x;
     memcpy(slot->x.host, x, (size_t)rows * (size_t)layer->router.hidden * sizeof *x);
-    if (chosen) {
-        const size_t pairs = (size_t)rows * (size_t)slot->top_k;
-        memcpy(slot->expert.host, chosen->expert, pairs * sizeof *chosen->expert);
-        memcpy(slot->weight.host, chosen->weight, pairs * sizeof *chosen->weight);
-    }
+    int code = choose(opencl, slot, x, chosen, error);
+    if (code) return code;
     opencl->counts.mixtures++;
     return begin(opencl, slot, on_device, error);
 }
@@ -457,6 +395,14 @@ static int take_routing(const struct opencl *opencl, const struct opencl_slot *s
     memcpy(routing->expert, expert, pairs * sizeof *routing->expert);
     memcpy(routing->weight, slot->weight.host, pairs * sizeof *routing->weight);
     return 0;
+}
+
+bool opencl_is_done(const struct opencl *opencl, int slot) {
+    cl_int status = CL_QUEUED;
+    cl_event event = opencl->slots[slot].done;
+    if (!event || opencl->api->GetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL))
+        return true;
+    return status <= CL_COMPLETE && !opencl_is_silent();
 }
 
 // Until the device has done all of a slot's commands. Asks instead of waiting: who waits for a device that hangs,

@@ -1,5 +1,5 @@
-// An open device, shared by the files beside this one: mixture.c, which runs it, layers.c, its weights, and gemm.c,
-// prompts by CLBlast. The engine thread's.
+// An open device, shared by the files beside this one: mixture.c, which runs it, launch.c, its calls, gemm.c, prompts
+// by CLBlast, and layers.c and staging.c, its weights. The engine thread's.
 #ifndef ENGINE_OPENCL_MIXTURE_H
 #define ENGINE_OPENCL_MIXTURE_H
 
@@ -24,7 +24,7 @@ struct opencl_shared {
     void *host; // NULL: it is the device's
 };
 
-enum { OPENCL_SPANS_MAX = 8 }; // kernels of one call
+enum { OPENCL_SPANS_MAX = 2 * OPENCL_EXPERTS_MAX + 8 }; // kernels of one call
 
 struct opencl_span {
     const char *name;
@@ -47,6 +47,7 @@ struct opencl_slot {
     // Where the host sorts.
     int32_t *sorted;      // [expert, slot_at, place_of][tokens_max * top_k]
     float *sorted_weight; // [tokens_max * top_k]
+    int32_t *lists; // [experts][1 + 3 tiles] where weights are staged: how many, and expert, first place, places of each
     struct opencl_span spans[OPENCL_SPANS_MAX]; // of its kernels, when somebody is told of them
     int span_count;
 };
@@ -76,6 +77,17 @@ struct opencl_gemm {
     cl_mem gated;           // [tokens_max * top_k][intermediate]
 };
 
+// Weights that are copied for every call.
+struct opencl_staging {
+    bool on;
+    cl_command_queue queue; // that copies them
+    cl_mem weights[2];      // gate and up of one expert, or its down
+    cl_event read[2];       // the last kernel that reads it
+    int turn;               // which of them is next
+    cl_mem start;           // as a layer's, for either buffer
+    cl_mem tiles[OPENCL_EXPERTS_MAX]; // [1 + 3 tiles] of each expert's rows
+};
+
 struct opencl {
     const struct opencl_api *api;
     struct opencl_device device;
@@ -95,6 +107,7 @@ struct opencl {
     struct opencl_program program;
     struct opencl_slot slots[STAGE_SLOTS];
     struct opencl_gemm gemm;
+    struct opencl_staging staging;
     // Between the kernels of one call; as calls come one after the other, there is one of each.
     cl_mem slot_at, place_of; // [tokens_max * top_k]
     cl_mem tiles;             // 1 + [tiles][3]
@@ -117,6 +130,8 @@ int opencl_few_outputs(enum weight_format weights);
 int opencl_tile_outputs(const struct opencl_level *level, enum weight_format weights);
 // Whether rows become int8 too.
 bool opencl_uses_dot(const struct opencl_level *level, enum weight_format weights);
+// How many tiles of so many rows there may be.
+int opencl_tiles_max(const struct opencl *opencl, int slots, int tile_rows);
 
 // ---- Launching
 
@@ -135,7 +150,20 @@ bool opencl_launch(struct opencl *opencl, cl_command_queue queue, enum opencl_ke
 bool opencl_launch_of(struct opencl *opencl, struct opencl_slot *slot, enum opencl_kernel which, int across, int down,
                       const struct opencl_argument *arguments, size_t count, struct error *error);
 
+// The same with its event, which is the caller's to release, unless `done` is NULL.
+bool opencl_launch_and_tell(struct opencl *opencl, struct opencl_slot *slot, enum opencl_kernel which, int across,
+                            int down, const struct opencl_argument *arguments, size_t count, cl_event *done,
+                            struct error *error);
+
+// Enqueues a slot's call, from routing to scattering. on_device NULL: weights are staged.
+bool opencl_launch_all(struct opencl *opencl, const struct opencl_layer *on_device, struct opencl_slot *slot,
+                       struct error *error);
+
 // ---- gemm.c
+
+// Sorts slots by expert as lists.cl does it: slot_at, place_of (-1: of no expert), and where each expert's places
+// begin, up to first[experts].
+void opencl_sort_slots(const int32_t *expert, int slots, int experts, int32_t *slot_at, int32_t *place_of, int *first);
 
 // Tries CLBlast, before the kernels are built, which have to know its kind of numbers. Without it there are our own
 // ones.
@@ -148,6 +176,20 @@ int opencl_gemm_choose(struct opencl *opencl, const struct opencl_options *optio
 bool opencl_gemm_launch(struct opencl *opencl, const struct opencl_layer *layer, struct opencl_slot *slot,
                         const float *x, struct error *error);
 void opencl_gemm_close(struct opencl *opencl);
+
+// ---- staging.c
+
+// Whether weights do not stay on the device, which is known by now.
+bool opencl_staging_wanted(const struct opencl *opencl, const struct opencl_options *options);
+bool opencl_staging_open(struct opencl *opencl, struct error *error); // does nothing where it is not on
+void opencl_staging_close(struct opencl *opencl);
+// Plans a slot's call, whose rows, layer and form are known.
+int opencl_staging_sort(struct opencl *opencl, struct opencl_slot *slot, const struct routing *routing,
+                        struct error *error);
+// Enqueue the products of a call, in so many work groups across. The first sends the places of its rows, too.
+bool opencl_staging_gate_up(struct opencl *opencl, struct opencl_slot *slot, cl_mem x, int across, struct error *error);
+bool opencl_staging_down(struct opencl *opencl, struct opencl_slot *slot, cl_mem gated, int across,
+                         struct error *error);
 
 // ---- layers.c
 

@@ -20,6 +20,19 @@ enum opencl_products { // see engine/engine.h
 };
 bool opencl_products_parse(const char *name, enum opencl_products *out);
 
+// Where the experts' weights are while the device computes: its name for settings, what it means.
+#define OPENCL_WEIGHTS(X) \
+    X(OPENCL_WEIGHTS_AUTO, "auto", "staged where the device's memory is too small for all of them") \
+    X(OPENCL_WEIGHTS_RESIDENT, "resident", "all on the device, or where the host has them if it reads that") \
+    X(OPENCL_WEIGHTS_STAGED, "staged", "two experts' at a time, copied while the device computes")
+
+enum opencl_weights {
+#define OPENCL_WEIGHTS_ENUM(weights, name, meaning) weights,
+    OPENCL_WEIGHTS(OPENCL_WEIGHTS_ENUM)
+#undef OPENCL_WEIGHTS_ENUM
+};
+bool opencl_weights_parse(const char *name, enum opencl_weights *out);
+
 struct opencl_options {
     const struct stage_limits *limits; // its shapes; only read while opening
     enum weight_format weights;        // of the experts
@@ -29,7 +42,10 @@ struct opencl_options {
     enum opencl_products products;
     const char *clblast; // the library; NULL: the system's
     bool half_weights;   // bf16 weights become f16 on the device, for tests; if one is beyond f16, all stay bf16
-    // SparseMixer on the host, for CLBlast, whose callers have to know how many rows an expert has. NULL: no CLBlast.
+    enum opencl_weights where; // they are. Staged ones need `route`, and CLBlast does without them
+    int layers;                // of the model, whose weights would have to fit
+    // SparseMixer on the host, for CLBlast and for staged weights, which have to know what rows an expert has. NULL:
+    // neither of them.
     void (*route)(void *user, const struct router *router, const float *x, int rows, struct routing *routing);
     void *route_user;
     bool gpu_only;       // whether a device that is a CPU will not do
@@ -46,6 +62,8 @@ struct opencl_options {
 int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error);
 void opencl_close(struct opencl *opencl); // takes NULL
 
+// What it is and how it computes, without what was measured: the same text for the same device, driver and ways.
+void opencl_identify(const struct opencl *opencl, char *out, size_t bytes);
 const char *
 opencl_describe(const struct opencl *opencl); // one line: "NAME (PLATFORM), portable kernels"; lives as long
 
@@ -60,6 +78,12 @@ int opencl_begin_chosen(struct opencl *opencl, int slot, const struct layer *lay
 // Waits for it, fills routing (NULL: that is known), and adds the rows' experts to y[rows][hidden]; on failure y is as
 // it was. Frees the slot.
 int opencl_end(struct opencl *opencl, int slot, float *y, struct routing *routing, struct error *error);
+
+// Whether a mixture that has begun would not be waited for any more: it is done, or has failed.
+bool opencl_is_done(const struct opencl *opencl, int slot);
+
+// Whether the device reads the host's memory while it computes.
+bool opencl_shares_memory(const struct opencl *opencl);
 
 // Since opening.
 struct opencl_counts {

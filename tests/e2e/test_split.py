@@ -152,13 +152,53 @@ def test_timeline(tmp_path):
 
 
 def test_inspect(tmp_path):
-    result = run("inspect", "--placement", "--json")
+    arguments = ["inspect", "--placement", "--cache", tmp_path]
+    result = run(*arguments, "--json")
     assert result.returncode == 0 and result.stderr == ""
     told = json.loads(result.stdout)["placement"]
-    assert told["device"] and [point["rows"] for point in told["points"]] == [1, 16, 128, 512]
+    assert told["device"] and [point["rows"] for point in told["points"]] == [1, 8, 16, 32, 128, 512]
     assert all(point["opencl_ms"] > 0 and point["split_tokens_per_s"] > 0 for point in told["points"])
-    text = run("inspect", "--placement").stdout
-    assert told["device"] in text and len(re.findall(r"^ +\d+ .*(?:CPU|OpenCL)$", text, re.M)) == 4
+    assert told["read_gbps"] >= 0 and told["halves_from"] in (0, 8, 16, 32) and not told["from_cache"]
+    text = run(*arguments).stdout
+    assert told["device"] in text and len(re.findall(r"^ +\d+ .*(?:CPU|OpenCL)$", text, re.M)) == 6
+    assert "as measured 0 minutes ago (--cache none measures again)" in text
+    again = json.loads(run(*arguments, "--json").stdout)["placement"]
+    assert again.pop("from_cache") and not told.pop("from_cache") and again.pop("age_s") < 600 and told.pop("age_s") == 0
+    assert again == told  # the figures of the first time
+    anew = run("inspect", "--placement", "--cache", "none").stdout
+    assert "as measured now" in anew
+
+
+@pytest.mark.parametrize("arguments", [["--cl-weights", "staged"], ["--halves-from", "2", "--bus-share", "on"]],
+                         ids=["staged", "halves"])
+def test_other_ways(expected, arguments):
+    """Weights that do not stay on the device; answers in halves, and the bus shared: alone and at once."""
+    server = start("--placement", "split", *arguments)
+    try:
+        assert ("weights staged" in server.log) == ("staged" in arguments)
+        assert [ask(server, question) for question in QUESTIONS] == expected
+        with concurrent.futures.ThreadPoolExecutor(len(QUESTIONS)) as clients:
+            assert list(clients.map(lambda question: ask(server, question), QUESTIONS)) == expected
+        assert health(server)[1]["status"] == "ok"
+    finally:
+        assert server.stop() == 0
+
+
+def test_bench_shows_the_device():
+    """Calls of the device, and what of the CPU's time passed beside them, is lost in waiting, is left to it."""
+    arguments = ["bench", "--quick", "--profile", "--runs", "1", "--placement", "split", "--bus-share", "on",
+                 "--halves-from", "8"]
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    shown = re.findall(r"OpenCL, a step: ([\d.]+) calls \(([\d.]+) of halved answers\); the CPU worked ([\d.]+) ms beside "
+                       r"them, waited ([\d.]+) ms in\n +([\d.]+) waits for them, and left them the bus for ([\d.]+) ms, "
+                       r"([\d.]+) times", result.stdout)
+    rows = [[float(value) for value in row] for row in shown]
+    layers = 6
+    assert [row[:2] for row in rows] == [[layers, 0], [2 * layers, 0], [2 * layers, 0], [layers, 0],
+                                         [2 * layers, 2 * layers]]  # prompts of 16, 128, 512; 1 and 8 answers
+    assert all(row[4] == row[0] for row in rows)  # a wait for each call
+    assert all((row[2] > 0) == (row[0] > layers) for row in rows)  # one part leaves nothing to do beside it
 
 
 def test_phases():

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -205,8 +206,8 @@ static void split_takes_whatever_there_is(void **unused) {
     assert_non_null(stages->mixture_begin);
     assert_non_null(strstr(placement_describe(placement), "reference: plain C"));
     assert_non_null(strstr(placement_describe(placement), "experts on OpenCL: "));
-    assert_int_equal(stages->parts(placement_state(placement), 2 * STAGE_STEADY_ROWS + 1), 1);
-    assert_int_equal(stages->parts(placement_state(placement), 2 * STAGE_STEADY_ROWS + 2), 2);
+    assert_int_equal(stages->parts(placement_state(placement), ROWS_OF_PROMPTS, 2 * STAGE_STEADY_ROWS + 1), 1);
+    assert_int_equal(stages->parts(placement_state(placement), ROWS_OF_PROMPTS, 2 * STAGE_STEADY_ROWS + 2), 2);
     struct placement *cpu = open_placement(PLACEMENT_CPU, "");
     close_to(mix(placement, 5), mix(cpu, 5));
     close_to(mix(placement, 40), mix(cpu, 40));
@@ -324,12 +325,14 @@ static void what_is_found_is_told(void **unused) {
     struct error error;
     if (open_with((struct placement_options){.explain = true}, &placement, &error)) fail_msg("%s", error.message);
     const struct engine_placement *found = placement_found(placement);
-    assert_int_equal(found->point_count, 3); // 1, 16 and, of 128, as many as there may be
+    static const int ROWS[] = {1, 8, 16, 32, ROWS_MAX}; // of 128, as many as there may be
+    assert_int_equal(found->point_count, 5);
+    assert_false(found->from_cache);
     bool device = found->device[0];
     assert_true(device || found->why[0]);
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
-        assert_int_equal(point->rows, i == 0 ? 1 : i == 1 ? STAGE_STEADY_ROWS : ROWS_MAX);
+        assert_int_equal(point->rows, ROWS[i]);
         assert_true(point->cpu_seconds > 0 && point->rest_seconds > 0 && point->cpu_rate > 0);
         assert_true(point->cpu_rate <
                     point->rows / (model->config.layers * (point->cpu_seconds + point->rest_seconds)));
@@ -337,6 +340,95 @@ static void what_is_found_is_told(void **unused) {
         assert_true(point->handing_seconds <= point->device_seconds);
     }
     placement_close(placement);
+}
+
+// ---- What was measured, kept
+
+static void remove_all(const char *directory) {
+    char path[512];
+    DIR *files = opendir(directory);
+    for (const struct dirent *file; files && (file = readdir(files));) {
+        snprintf(path, sizeof path, "%s/%s", directory, file->d_name);
+        unlink(path);
+    }
+    closedir(files);
+    rmdir(directory);
+}
+
+// The second start has the first one's figures, tries the device all the same, and calls it far less often.
+static void the_next_start_does_not_measure(void **unused) {
+    (void)unused;
+    need_device();
+    char directory[] = "/tmp/tandem-cache-XXXXXX";
+    assert_non_null(mkdtemp(directory));
+    struct placement *placement;
+    struct error error;
+    long calls[3];
+    for (int i = 0; i < 3; i++) {
+        const struct placement_options options = {
+            .way = PLACEMENT_SPLIT, .cache = directory, .kernels = i == 2 ? "cl_kernels" : NULL};
+        opencl_inject(0, OPENCL_FAULT_ONCE);
+        if (open_with(options, &placement, &error)) fail_msg("%s", error.message);
+        calls[i] = opencl_inject(0, OPENCL_FAULT_ONCE);
+        const struct engine_placement *found = placement_found(placement);
+        assert_int_equal(found->point_count, 5);
+        assert_true(found->from_cache == (i == 1)); // kernels of a directory may be others each time
+        assert_true(found->points[0].on_device);
+        placement_close(placement);
+    }
+    assert_true(calls[1] < calls[0] && calls[1] > calls[0] / 4);
+    remove_all(directory);
+}
+
+// ---- The bus
+
+static void read_weights(const struct stages *stages, void *state, int times) {
+    static float x[64], y[512];
+    for (int i = 0; i < times; i++) stages->linear(state, &model->layers[0].q, x, y, 1, false);
+}
+
+// The CPU leaves the device its share, for as long as it computes; one that never answers does not hold it up for long,
+// and what it was to compute is computed all the same.
+static void the_device_has_its_share(void **unused) {
+    (void)unused;
+    need_device();
+    struct placement *placement, *cpu = open_placement(PLACEMENT_CPU, "");
+    struct error error;
+    double expected = mix(cpu, 5);
+    placement_close(cpu);
+    for (int share = BUS_SHARE_AUTO; share <= BUS_SHARE_ON; share++) {
+        static float x[5 * 64], y[5 * 64];
+        int32_t expert[10];
+        float weight[10];
+        struct routing routing = {.expert = expert, .weight = weight};
+        struct engine_device_work work;
+        const struct placement_options options = {.way = PLACEMENT_SPLIT, .bus_share = (enum bus_share)share,
+                                                  .bus_bytes = 4e6, .wait_seconds = 0.3};
+        if (open_with(options, &placement, &error)) fail_msg("%s", error.message);
+        const struct stages *stages = placement_stages(placement);
+        void *state = placement_state(placement);
+        read_weights(stages, state, 4);
+        stages->device_work(state, &work);
+        assert_int_equal(work.holds, 0); // the device is idle
+        close_to(mix(placement, 5), expected);
+
+        opencl_inject(1, OPENCL_FAULT_SILENCE);
+        stages->mixture_begin(state, 0, &model->layers[1], x, 5);
+        read_weights(stages, state, 4);
+        stages->device_work(state, &work);
+        assert_int_equal(work.holds, share == BUS_SHARE_ON ? 3 : 0); // the first one had nothing to wait for
+        assert_int_equal(work.mixtures, 2);
+        assert_true(work.held_seconds < 0.3 && work.beside_seconds > 0);
+        stages->mixture_end(state, 0, y, &routing); // it is given up
+        opencl_inject(0, OPENCL_FAULT_ONCE);
+        assert_non_null(strstr(placement_degraded(placement), "has not answered"));
+        read_weights(stages, state, 4);
+        stages->device_work(state, &work);
+        assert_int_equal(work.holds, share == BUS_SHARE_ON ? 3 : 0);
+        close_to(mix(placement, 5), expected);
+        placement_close(placement);
+        usleep(50000); // what it was about to write, it writes
+    }
 }
 
 // ---- Failures
@@ -507,6 +599,67 @@ static void requests_survive(void **unused) {
     }
 }
 
+// Answers at once in two halves: the tokens of all at once.
+enum { TOGETHER = 6 };
+
+struct seen {
+    uint64_t mixtures, halves;
+    double beside_seconds;
+};
+
+static void see(void *user, const struct engine_step *step) {
+    struct seen *seen = user;
+    if (step->prefill) return;
+    seen->mixtures += step->device.mixtures;
+    seen->halves += step->device.halves;
+    seen->beside_seconds += step->device.beside_seconds;
+}
+
+static void ask_together(const char *placement, int halves_from, int32_t out[TOGETHER][ANSWER], struct seen *seen) {
+    struct engine *engine;
+    struct engine_job *jobs[TOGETHER];
+    struct error error;
+    const struct engine_options options = {.synthetic = "phi-toy-moe", .placement = placement, .threads = 1,
+                                           .halves_from = halves_from, .kv_tokens = 1024, .sequences_max = TOGETHER,
+                                           .watch = see, .watch_user = seen};
+    *seen = (struct seen){0};
+    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+    for (int j = 0; j < TOGETHER; j++) {
+        int32_t prompt[PROMPT];
+        for (int i = 0; i < PROMPT; i++) prompt[i] = (i * 31 + 77 * j) % 512;
+        const struct engine_request request = {.prompt = prompt, .prompt_tokens = PROMPT, .tokens_max = ANSWER,
+                                               .ignore_eos = true, .one_by_one = true,
+                                               .sampling = {.top_p = 1, .repetition_penalty = 1}};
+        if (engine_submit(engine, &request, &jobs[j], &error)) fail_msg("%s", error.message);
+    }
+    for (int j = 0; j < TOGETHER; j++) {
+        int count = 0;
+        for (struct engine_event *event; (event = engine_job_wait(jobs[j])); engine_event_destroy(event)) {
+            if (event->type == ENGINE_EVENT_ERROR) fail_msg("%s", event->error.message);
+            for (int i = 0; i < event->token_count; i++) out[j][count++] = event->tokens[i].token;
+        }
+        assert_int_equal(count, ANSWER);
+        engine_job_release(jobs[j]);
+    }
+    engine_close(engine);
+}
+
+static void answers_in_halves(void **unused) {
+    (void)unused;
+    need_device();
+    int32_t expected[TOGETHER][ANSWER], whole[TOGETHER][ANSWER], halves[TOGETHER][ANSWER];
+    struct seen seen;
+    ask_together("cpu", 0, expected, &seen);
+    assert_int_equal(seen.mixtures, 0);
+    ask_together("split", ENGINE_SEQUENCES_MAX, whole, &seen);
+    assert_int_equal(seen.halves, 0);
+    ask_together("split", 2, halves, &seen);
+    assert_true(seen.halves > 0 && seen.halves % 2 == 0 && seen.halves <= seen.mixtures);
+    assert_true(seen.beside_seconds > 0);
+    assert_memory_equal(whole, expected, sizeof expected);
+    assert_memory_equal(halves, expected, sizeof expected);
+}
+
 static void an_unknown_placement_is_refused(void **unused) {
     (void)unused;
     struct engine *engine;
@@ -531,11 +684,14 @@ int main(void) {
         cmocka_unit_test(experts_that_are_none),
         cmocka_unit_test(layers_that_are_none),
         cmocka_unit_test(what_is_found_is_told),
+        DEVICE_TEST(the_next_start_does_not_measure),
+        DEVICE_TEST(the_device_has_its_share),
         DEVICE_TEST(a_failure_is_made_good),
         DEVICE_TEST(a_lost_device_is_left_alone),
         DEVICE_TEST(a_silent_device_is_given_up),
         DEVICE_TEST(wrong_results_are_found_out),
         DEVICE_TEST(requests_survive),
+        DEVICE_TEST(answers_in_halves),
         cmocka_unit_test(an_unknown_placement_is_refused),
     };
     return cmocka_run_group_tests_name("placement", tests, open_model, close_model);
