@@ -37,7 +37,7 @@ static double between(const struct known *known, int count, double at) {
 
 // What calls cost, by their rows, and experts, by how many of those they have.
 struct costs {
-    int count;
+    int count, halves_from; // answers at once; 0: never
     struct known rest[ENGINE_PLACEMENT_POINTS];    // of a layer
     struct known handing[ENGINE_PLACEMENT_POINTS]; // a layer's rows to the device
     struct known head[ENGINE_PLACEMENT_POINTS];    // what is not in layers
@@ -49,6 +49,7 @@ struct costs {
 // than reading its weights does.
 static void read_costs(struct costs *costs, const struct engine_placement *found, int layers, int experts) {
     costs->count = found->point_count;
+    costs->halves_from = found->halves_from;
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
         double rows = point->rows, share = experts > CHOICES ? (double)CHOICES / experts : 1;
@@ -88,11 +89,12 @@ static void expert_costs(const struct sharing *sharing, int kind, int layer, int
     }
 }
 
-// A prompt's two halves pass each other: while the device has experts of one, the CPU works on the other. Answers wait
-// for the slower of both.
+// Two halves pass each other: while the device has experts of one, the CPU works on the other. Without them the CPU
+// waits for the slower of both.
 static double layer_seconds(const struct costs *costs, int kind, int rows, double cpu, double device) {
     double rest = between(costs->rest, costs->count, rows), handing = between(costs->handing, costs->count, rows);
-    if (kind == ENGINE_ROWS_PROMPTS && rows >= HALVES_FROM) return handing + fmax(rest + cpu, device);
+    int halves_from = kind == ENGINE_ROWS_PROMPTS ? HALVES_FROM : costs->halves_from;
+    if (halves_from > 0 && rows >= halves_from) return handing + fmax(rest + cpu, device);
     return handing + rest + fmax(cpu, device);
 }
 

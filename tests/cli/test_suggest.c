@@ -16,20 +16,23 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LAYERS = 3, EXPERTS = 8, PAIRS = EXPERTS * EXPERTS };
+enum { LAYERS = 3, EXPERTS = 8, PAIRS = EXPERTS * EXPERTS, POINTS = 4 };
 
 static const double HEAD = 0.5e-3;
 
 // ---- Figures: milliseconds of a layer for calls of 1, 16, 128 and 512 rows
 
 struct figures {
-    double cpu[ENGINE_PLACEMENT_POINTS], device[ENGINE_PLACEMENT_POINTS], rest[ENGINE_PLACEMENT_POINTS], handing;
+    double cpu[POINTS], device[POINTS], rest[POINTS], handing;
 };
 
+static int halves_from; // answers; 0: never
+
 static struct engine_placement placement_of(const struct figures *figures) {
-    static const int ROWS[ENGINE_PLACEMENT_POINTS] = {1, 16, 128, 512};
-    struct engine_placement placement = {.device = "a device", .why = "", .point_count = ENGINE_PLACEMENT_POINTS};
-    for (int i = 0; i < ENGINE_PLACEMENT_POINTS; i++) {
+    static const int ROWS[POINTS] = {1, 16, 128, 512};
+    struct engine_placement placement = {
+        .device = "a device", .why = "", .point_count = POINTS, .halves_from = halves_from};
+    for (int i = 0; i < POINTS; i++) {
         struct engine_placement_point *point = &placement.points[i];
         *point = (struct engine_placement_point){.rows = ROWS[i],
                                                  .cpu_seconds = figures->cpu[i] * 1e-3,
@@ -158,7 +161,8 @@ static void what_was_not_measured_is_not_free(void **state) {
     (void)state;
     const struct suggest_work work = some_work();
     for (int missing = 0; missing < 2; missing++) { // all of the device's figures, or one
-        struct figures figures = {{1, 4, 8, 20}, {missing ? 0.1 : 0, 0, missing ? 1 : 0, missing ? 1 : 0}, {1, 2, 4, 10}, 0};
+        struct figures figures = {
+            {1, 4, 8, 20}, {missing ? 0.1 : 0, 0, missing ? 1 : 0, missing ? 1 : 0}, {1, 2, 4, 10}, 0};
         struct suggestion found = suggest(&figures, &work);
         expect(&found, "cpu", "cpu", NULL);
         assert_true(found.cpu_seconds[ENGINE_ROWS_PROMPTS] > 0);
@@ -197,7 +201,8 @@ static void equals_share_evenly(void **state) {
 }
 
 // One that is better at many rows, and worse at few: it gets the busiest, which are others in each layer.
-static const struct figures BETTER_AT_MANY = {{0.2, 1.6, 6.4, 25.6}, {0.85, 6.4, 7.25, 10.45}, {0.2, 0.2, 0.5, 1}, 0.05};
+static const struct figures BETTER_AT_MANY = {
+    {0.2, 1.6, 6.4, 25.6}, {0.85, 6.4, 7.25, 10.45}, {0.2, 0.2, 0.5, 1}, 0.05};
 
 static void count_unevenly(void) {
     static const int FIRST[EXPERTS] = {1, 1, 30, 1, 1, 30, 1, 1}, OTHER[EXPERTS] = {30, 1, 1, 1, 1, 1, 1, 30};
@@ -256,6 +261,27 @@ static void as_a_settings_file(void **state) {
     buffer_finish(&yaml);
 }
 
+// In halves the device's experts of eight answers are hidden behind the rest of a layer.
+static void answers_in_halves(void **state) {
+    (void)state;
+    count_evenly(&counted);
+    const struct figures figures = {{1, 4, 8, 20}, {0.2, 0.8, 2, 5}, {1, 2, 4, 10}, 0.1};
+    halves_from = 9;
+    struct suggest_work work = {0};
+    suggest_add(&work, ENGINE_ROWS_ANSWERS, 8, 100);
+    struct suggestion whole = suggest(&figures, &work);
+    halves_from = 8;
+    struct suggestion halves = suggest(&figures, &work);
+    halves_from = 0;
+    expect(&whole, "auto", "opencl", NULL);
+    expect(&halves, "auto", "opencl", NULL);
+    double rest = 1 + 7.0 / 15; // of a layer, eight rows being so far from one to sixteen
+    near(halves.seconds[ENGINE_ROWS_ANSWERS], 100 * (LAYERS * (0.1 + rest) * 1e-3 + HEAD));
+    assert_true(whole.seconds[ENGINE_ROWS_ANSWERS] > halves.seconds[ENGINE_ROWS_ANSWERS]);
+    suggestion_finish(&halves);
+    suggestion_finish(&whole);
+}
+
 // Whatever was measured and counted: nothing is suggested that takes longer than the CPU alone, and lists can be read.
 static void whatever_the_figures(void **state) {
     (void)state;
@@ -265,7 +291,7 @@ static void whatever_the_figures(void **state) {
         struct figures figures = {.handing = round % 3 * 0.1};
         struct suggest_work work = {0};
         double fast[3] = {0};
-        for (int i = 0; i < ENGINE_PLACEMENT_POINTS; i++)
+        for (int i = 0; i < POINTS; i++)
             for (int j = 0; j < 3; j++) {
                 random = random * 1664525 + 1013904223;
                 fast[j] += 0.01 + (double)(random >> 24) / 100;
@@ -291,7 +317,8 @@ static void whatever_the_figures(void **state) {
         assert_true(both <= cpu * (1 + 1e-12));
         uint64_t experts[LAYERS];
         struct error error;
-        if (placement_read_experts(NULL, found.experts, LAYERS, EXPERTS, experts, &error)) fail_msg("%s", error.message);
+        if (placement_read_experts(NULL, found.experts, LAYERS, EXPERTS, experts, &error))
+            fail_msg("%s", error.message);
         lists += found.experts != NULL;
         suggestion_finish(&found);
     }
@@ -317,6 +344,7 @@ int main(void) {
         cmocka_unit_test(equals_share_evenly),
         cmocka_unit_test(the_busiest_go_to_whom_they_suit),
         cmocka_unit_test(as_a_settings_file),
+        cmocka_unit_test(answers_in_halves),
         cmocka_unit_test(whatever_the_figures),
     };
     return cmocka_run_group_tests_name("suggest", tests, setup, NULL);
