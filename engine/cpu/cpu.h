@@ -159,7 +159,7 @@ bool products_shared(const struct products *products); // whether they are worth
 
 // ---- many.c: MATMUL_BF16
 
-void many_linear(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate);
+void many_products(struct cpu *cpu, const struct products *products);
 
 // y[token] += weight · down(silu(gate x[token]) ⊙ up x[token]) of all sorted rows; at least one expert has some.
 void many_experts(struct cpu *cpu, const struct layer *layer, int experts, const float *x, float *y, int tokens);

@@ -176,7 +176,7 @@ static void multiply(const struct cpu *cpu, const struct many_product *product, 
     }
 }
 
-// ---- One matrix
+// ---- Matrices that read the same rows
 
 static void linear_share(const struct cpu *cpu, const struct linear *linear, struct share share, int rows, float *y,
                          bool accumulate, struct many_scratch *scratch) {
@@ -204,22 +204,24 @@ static void linear_share(const struct cpu *cpu, const struct linear *linear, str
     }
 }
 
-void many_linear(struct cpu *cpu, const struct linear *linear, const float *x, float *y, int rows, bool accumulate) {
-    const struct matrix *weight = &linear->weight;
-    int threads = cpu->limits.threads, groups = padded(rows, BF16_GROUP) / BF16_GROUP;
-    size_t columns = (size_t)weight->columns;
+// The rows are packed once for all of the matrices.
+void many_products(struct cpu *cpu, const struct products *p) {
+    int threads = cpu->limits.threads, groups = padded(p->rows, BF16_GROUP) / BF16_GROUP;
+    int columns = p->linears[0]->weight.columns;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
         for (int g = 0; g < groups; g++)
-            cpu->bf16->pack(x + (size_t)g * BF16_GROUP * columns, columns, NULL,
-                            smaller(rows - g * BF16_GROUP, BF16_GROUP), weight->columns,
-                            cpu->narrow + (size_t)g * group_stride(weight->columns));
+            cpu->bf16->pack(p->x + (size_t)g * BF16_GROUP * (size_t)columns, (size_t)columns, NULL,
+                            smaller(p->rows - g * BF16_GROUP, BF16_GROUP), columns,
+                            cpu->narrow + (size_t)g * group_stride(columns));
         cpu->bf16->begin();
 #pragma omp for schedule(static)
         for (int part = 0; part < threads; part++)
-            linear_share(cpu, linear, share_of(weight->rows, part, threads, BF16_OUTPUTS), rows, y, accumulate,
-                         &cpu->many[part]);
+            for (int i = 0; i < p->count; i++) {
+                struct share share = share_of(p->linears[i]->weight.rows, part, threads, BF16_OUTPUTS);
+                linear_share(cpu, p->linears[i], share, p->rows, p->y[i], p->accumulate, &cpu->many[part]);
+            }
         cpu->bf16->end();
     }
 }

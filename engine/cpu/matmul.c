@@ -234,9 +234,7 @@ static void panels(struct cpu *cpu, const struct linear *linear, const float *x,
 
 static void multiply_one(struct cpu *cpu, enum matmul_way way, const struct linear *linear, const float *x, float *y,
                          int rows, bool accumulate) {
-    if (way == MATMUL_BF16)
-        many_linear(cpu, linear, x, y, rows, accumulate);
-    else if (way != MATMUL_SGEMM || !sgemm(cpu, linear, x, y, rows, accumulate))
+    if (way != MATMUL_SGEMM || !sgemm(cpu, linear, x, y, rows, accumulate))
         panels(cpu, linear, x, y, rows, accumulate);
 }
 
@@ -253,6 +251,8 @@ void matmul(struct cpu *cpu, const struct products *p) {
         packed_products(cpu, p);
         break;
     case MATMUL_BF16:
+        many_products(cpu, p);
+        break;
     case MATMUL_SGEMM:
     case MATMUL_PANELS:
         for (int i = 0; i < p->count; i++)

@@ -141,6 +141,7 @@ static void linear_of_small_shapes(void **unused) {
     struct random random = {1};
     for (size_t s = 0; s < sizeof SHAPES / sizeof SHAPES[0]; s++)
         for (int r = 0; r < ROW_COUNT; r++) linear_on_all(&random, SHAPES[s][0], SHAPES[s][1], ROWS[r], 1);
+    linear_on_all(&random, 80, 1120, 530, 7); // beyond what is multiplied at once, in rows and in columns
 }
 
 // The projections, experts and head of Phi-tiny, Phi-mini and Phi-3.5, with few rows and a sample of the outputs.
