@@ -195,16 +195,22 @@ static void look(const struct attention_work *work) {
     for (int group = 0; group < 2; group++) look_group(work, group);
 }
 
+// Turned where they lie, so that a row's values are then written one after another: rows lie pages apart.
 static void store(const struct attention_unit *unit, int group, int rows, const int *row, int width, float *out) {
-    const float *sum = unit->sum + group * steps_of(width) * ATTENTION_STEP * ATTENTION_LANES;
+    float *sums = unit->sum + group * steps_of(width) * ATTENTION_STEP * ATTENTION_LANES, *sum = sums;
     const __m512 factor = _mm512_div_ps(_mm512_set1_ps(1), _mm512_loadu_ps(unit->total + group * ATTENTION_LANES));
     for (int i = 0; i < width; i += 16, sum += SQUARE) {
         __m512i square[16];
         UNROLL for (int j = 0; j < 16; j++) square[j] =
             (__m512i)_mm512_mul_ps(_mm512_loadu_ps(sum + j * ATTENTION_LANES), factor);
         turn(square);
-        for (int r = 0; r < rows; r++)
-            _mm512_mask_storeu_epi32(out + (size_t)row[r] * (size_t)width + i, first(width - i), square[r]);
+        UNROLL for (int r = 0; r < 16; r++) _mm512_storeu_si512(sum + r * 16, square[r]);
+    }
+    for (int r = 0; r < rows; r++) {
+        float *to = out + (size_t)row[r] * (size_t)width;
+        sum = sums + r * 16;
+        for (int i = 0; i < width; i += 16, sum += SQUARE)
+            _mm512_mask_storeu_ps(to + i, first(width - i), _mm512_loadu_ps(sum));
     }
 }
 

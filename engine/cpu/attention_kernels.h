@@ -59,7 +59,7 @@ struct attention_kernels {
     void (*look)(const struct attention_work *work);
     // Adds the values times their weights.
     void (*sums)(const struct attention_work *work);
-    // Up to sixteen results of a group, out[row[r]] of [width] each.
+    // Up to sixteen results of a group, out[row[r]] of [width] each; the group's sums are done with.
     void (*store)(const struct attention_unit *unit, int group, int rows, const int *row, int width, float *out);
 };
 

@@ -1,4 +1,4 @@
-// Where the time of a prefill goes: bench_prefill [rows] [device] [layers] [weights] [threads]
+// Where the time of a prefill goes: bench_prefill [rows] [device] [layers] [weights] [threads] [kv]
 //
 // Passes of the shape of Phi-tiny-MoE over `layers` layers, whose weights all come from memory, stage after stage as
 // the architecture calls them. Printed are each stage's milliseconds for the model's 32 layers, the median of several
@@ -15,6 +15,7 @@ enum { Q = HEADS * HEAD_DIM, KV = KV_HEADS * HEAD_DIM, TOP_K = 2, WINDOW = 2047,
 static const size_t LAYER_WEIGHTS = (size_t)HIDDEN * (2 * Q + 2 * KV) + (size_t)EXPERTS * 3 * INNER * HIDDEN;
 static const float WEIGHT_MOST = 0.027f; // a row times a vector of unit variance has unit variance
 static enum weight_format format;
+static enum kv_format kv;
 
 enum stage { NORM, QKV, ATTENTION, OUTPUT, ROUTE, EXPERT, STAGES };
 static const char *const NAMES[STAGES] = {"norm", "q, k, v", "attention", "output", "route", "experts"};
@@ -124,7 +125,7 @@ static void prepare(struct work *work) {
     struct error error;
     size_t rows = (size_t)work->rows;
     int pages = kv_cache_pages_for(rows);
-    if (kv_cache_init(&work->cache, KV_F16, 1, KV_HEADS, HEAD_DIM, pages, &error) != 0) exit(1);
+    if (kv_cache_init(&work->cache, kv, 1, KV_HEADS, HEAD_DIM, pages, &error) != 0) exit(1);
     int32_t *page = allocate((size_t)pages, sizeof *page);
     for (int p = 0; p < pages; p++) page[p] = p;
     work->sequence = (struct batch_sequence){0, work->rows, 0, page};
@@ -187,6 +188,8 @@ int main(int argc, char **argv) {
     int threads = number(argc, argv, 5, omp_get_max_threads());
     format = WEIGHTS_BF16;
     if (argc > 4 && !weight_format_parse(argv[4], &format)) return 64;
+    kv = KV_F16;
+    if (argc > 6 && !kv_format_parse(argv[6], &kv)) return 64;
     if (work.rows < 1 || work.layers < 1 || threads < 1) return 64;
     prepare(&work);
     const struct stage_limits limits = {.tokens_max = work.rows,
@@ -205,8 +208,8 @@ int main(int argc, char **argv) {
         work.state = open_device(&DEVICES[d], &limits);
         if (!work.state) continue;
         cpu_stages.rows_are(work.state, ROWS_OF_PROMPTS);
-        printf("%s; %d rows, %d layers in %s\n", cpu_stages.describe(work.state), work.rows, work.layers,
-               weight_format_name(format));
+        printf("%s; %d rows, %d layers in %s, keys and values in %s\n", cpu_stages.describe(work.state), work.rows,
+               work.layers, weight_format_name(format), argc > 6 ? argv[6] : "f16");
         struct engine_limits peaks;
         struct pass passes[PASSES];
         run_pass(&work);

@@ -131,7 +131,8 @@ static void check_scores(const struct scene *s) {
 }
 
 // Values within ±1 and their weights are rounded to bf16, by at most 2^-8 of themselves, and the sum that the mean is
-// divided by is that of the rounded weights: each of them pulls the mean by no more than 2^-8 of its distance, at most 2.
+// divided by is that of the rounded weights: each of them pulls the mean by no more than 2^-8 of its distance, at
+// most 2.
 static void check_results(const struct attention_kernels *kernels, const struct scene *s) {
     enum { ROWS = ATTENTION_LANES - 1 };
     static const double TOLERANCE = 3 * 0x1p-8 + 0x1p-12;
