@@ -22,8 +22,14 @@ enum { PACKED_ROWS = 16 }; // rows of activations are held in multiples of so ma
 struct packed_x {
     int8_t value[PACKED_COLUMNS];
     float scale[PACKED_COLUMNS / PACKED_GROUP];
-    int32_t sum[PACKED_COLUMNS / PACKED_GROUP]; // of the values: what the weights' zero is worth
+    int32_t zeros[2][PACKED_COLUMNS / PACKED_GROUP]; // what the weights' zero is worth, in int8 and in int4: see below
 };
+
+// -zero · the sum of a group's values.
+static inline void packed_x_zeros(struct packed_x *block, int group, int32_t sum) {
+    block->zeros[0][group] = -INT8_ZERO * sum;
+    block->zeros[1][group] = -INT4_ZERO * sum;
+}
 
 #define OUTLIER_TIMES 3.0f
 enum { PACKED_OUTLIERS = 9 };

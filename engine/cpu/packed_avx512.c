@@ -14,7 +14,7 @@
 #define KERNELS packed_avx512_vnni
 #define KERNELS_NAME "AVX-512 VNNI"
 
-enum { LANES = 16, VECTORS = 1, TILE_ROWS = 8, PAIR_ROWS = 4 }; // 16 sums of whole numbers and of floats, in 32
+enum { LANES = 16, VECTORS = 1, TILE_ROWS = 8, PAIR_ROWS = 6 }; // 12 sums of whole numbers and 12 of floats, in 32 registers
 
 typedef __m512 vec;
 typedef __m512i words;

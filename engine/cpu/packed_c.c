@@ -54,11 +54,12 @@ static void quantize_group(const float *x, struct packed_x *block, int group, fl
     for (int i = 0; i < PACKED_GROUP; i++) *next = fabsf(x[i]) < *most && fabsf(x[i]) > *next ? fabsf(x[i]) : *next;
     float inverse = odd == 0 && *most > 0 ? 127 / *most : 0;
     int8_t *value = block->value + group * PACKED_GROUP;
-    block->sum[group] = 0;
+    int32_t sum = 0;
     for (int i = 0; i < PACKED_GROUP; i++) {
         value[i] = (int8_t)(inverse > 0 ? x[i] * inverse + 0x1.8p23f - 0x1.8p23f : 0);
-        block->sum[group] += value[i];
+        sum += value[i];
     }
+    packed_x_zeros(block, group, sum);
     block->scale[group] = odd == 0 ? *most / 127 : NAN;
     if (odd != 0) *most = *next = 0; // no outlier
 }
@@ -88,7 +89,7 @@ static void group_sums(const struct packed_dot *dot, const unsigned char *block,
     int words = PACKED_GROUP / (four ? 8 : 4);
     const unsigned char *word = block + PACKED_SCALE_BYTES + group * words * 4 * PACKED_OUTPUTS;
     const int8_t *value = x->value + group * PACKED_GROUP;
-    for (int o = 0; o < PACKED_OUTPUTS; o++) sums[o] = -packed_zero(dot->format) * x->sum[group];
+    for (int o = 0; o < PACKED_OUTPUTS; o++) sums[o] = x->zeros[dot->format == WEIGHTS_INT4][group];
     for (int w = 0; w < words; w++, value += four ? 8 : 4)
         for (int o = 0; o < PACKED_OUTPUTS; o++, word += 4)
             for (int i = 0; i < 4; i++)

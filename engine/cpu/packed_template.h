@@ -45,12 +45,12 @@ struct sums {
 // One group of columns of a tile, added to its sums. A strip's block is at block + its number · strip_bytes.
 INLINE void dot_group(const struct tile t, const unsigned char *block, const size_t strip_bytes, const size_t ahead,
                       const int group, const struct packed_x *const *x, struct sums *sums) {
-    const int lines = PACKED_GROUP / (t.four ? 8 : 4), columns = t.four ? 8 : 4, zero = t.four ? INT4_ZERO : INT8_ZERO;
+    const int lines = PACKED_GROUP / (t.four ? 8 : 4), columns = t.four ? 8 : 4;
     const unsigned char *line = block + PACKED_SCALE_BYTES + group * lines * LINE;
     const words low = words_set(0x0f0f0f0f);
     words whole[STRIPS_MAX][TILE_ROWS][VECTORS];
     UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int r = 0; r < t.rows; r++) {
-        const int32_t zeros = -zero * x[r]->sum[group];
+        const int32_t zeros = x[r]->zeros[t.four][group];
         UNROLL for (int v = 0; v < VECTORS; v++) whole[s][r][v] = t.four ? start_int4(zeros) : start_int8(zeros);
     }
     UNROLL for (int l = 0; l < lines; l++) UNROLL for (int s = 0; s < t.strips; s++) {
@@ -73,7 +73,7 @@ INLINE void dot_group(const struct tile t, const unsigned char *block, const siz
     UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int v = 0; v < VECTORS; v++) {
         const vec scale = vec_f16(block + (size_t)s * strip_bytes + (group * PACKED_OUTPUTS + v * LANES) * 2);
         UNROLL for (int r = 0; r < t.rows; r++) {
-            const int32_t zeros = -zero * x[r]->sum[group];
+            const int32_t zeros = x[r]->zeros[t.four][group];
             const words total = t.four ? end_int4(whole[s][r][v], zeros) : end_int8(whole[s][r][v], zeros);
             vec *sum = &sums->of[s][r][v];
             *sum = vec_fma(vec_mul(words_float(total), scale), vec_set(x[r]->scale[group]), *sum);
@@ -149,6 +149,8 @@ INLINE void dot_all(const bool four, const struct packed_dot *dot) {
         DOT_PAIRS(2)
         DOT_PAIRS(3)
         DOT_PAIRS(4)
+        DOT_PAIRS(5)
+        DOT_PAIRS(6)
     }
     for (; output < dot->outputs; output += PACKED_OUTPUTS)
         for (int row = 0; row < dot->rows; row += TILE_ROWS)
@@ -199,7 +201,7 @@ INLINE void quantize_group(const float *x, struct packed_x *block, int group, fl
         sum = words_add(sum, narrow(block->value + group * PACKED_GROUP + i * LANES,
                                     finite ? vec_mul(part[i], vec_set(inverse)) : vec_zero()));
     block->scale[group] = finite ? *most / 127 : __builtin_nanf("");
-    block->sum[group] = words_sum(sum);
+    packed_x_zeros(block, group, words_sum(sum));
     if (!finite) *most = *next = 0; // no outlier
 }
 

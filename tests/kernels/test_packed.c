@@ -224,7 +224,8 @@ static void check_row(const float *x, int columns, const struct packed_x *row) {
             finite &= (bool)isfinite(wanted);
             if (!isnan(scale)) assert_true(fabs((double)seen - (double)wanted) <= 0.5001 * (double)scale);
         }
-        assert_int_equal(sum, block->sum[group % 2]);
+        assert_int_equal(-INT8_ZERO * sum, block->zeros[0][group % 2]);
+        assert_int_equal(-INT4_ZERO * sum, block->zeros[1][group % 2]);
         assert_int_equal(isnan(scale), !finite);
     }
 }

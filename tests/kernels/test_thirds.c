@@ -2,8 +2,8 @@
 // any number of rows up to more than one pass; alone and in company.
 //
 // Tolerance: products are exact, so a result is off by the roundings of its sums: one for each pair of columns a tile
-// adds up, and a few at the end. (columns / 32 + 20) · 2^-24 of the sum of the terms' sizes. That is less than what the
-// last third of a single activation is worth.
+// adds up, and a few at the end. (columns / 32 + 20) · 2^-24 of the sum of the terms' sizes: less than what the last
+// third of a single activation is worth.
 #include "tests/kernels/stage_data.h"
 
 #include <setjmp.h>
