@@ -100,7 +100,7 @@ def write_checkpoint(directory):
 
 def ask(server, question, tokens):
     began = time.monotonic()
-    status, _, body = server.post("/v1/chat/completions", {
+    status, _, body = server.request("POST", "/v1/chat/completions", {
         "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": tokens, "ignore_eos": True,
         "logprobs": True})
     assert status == 200, body
