@@ -1,7 +1,7 @@
-"""A model of Phi-tiny-MoE's shape and random weights, over HTTP, with the experts on an OpenCL device and without: chats
-whose answers have to be the same.
+"""A model of Phi-tiny-MoE's shape and random weights, over HTTP, with the experts on an OpenCL device and without:
+chats whose answers have to be the same.
 
-    python3 tests/load/split_whole.py [--directory DIR] [--weights int8] [--tokens 8] [--binary build/tandem] [OPTIONS …]
+    python3 tests/load/split_whole.py [--directory DIR] [--weights int8] [--tokens 8] [--binary PATH] [OPTIONS …]
 
 writes 7.5 GB of checkpoint where there is none yet, and as much as the weights take for what they are converted to; the
 directory is kept, unless none is named. Other options are serve's, for both. On PoCL, a CPU that plays a GPU, it takes
@@ -127,7 +127,7 @@ def answers(tandem, directory, placement, options, more):
     well = json.loads(told)["status"] == "ok" and ("on OpenCL" in server.log) == (placement == "split")
     if not well:
         print(server.log)
-    print("  " + next(line for line in server.log.splitlines() if "threads" in line or "OpenCL" in line)[:300], flush=True)
+    print("  " + next(line for line in server.log.splitlines() if "threads" in line)[:300], flush=True)
     return [tokens for tokens, _, _ in alone + together], well
 
 
