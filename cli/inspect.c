@@ -122,8 +122,8 @@ static void print_age(const struct engine_placement *placement) {
 static void print_placement(const struct engine_placement *placement) {
     printf("\nWho computes the experts, as measured ");
     print_age(placement);
-    printf(": milliseconds for a layer, and tokens a second\nof the whole model with nothing to attend to yet. Up to %d "
-           "rows are so many answers at once, more are a\nprompt's tokens.\n\n"
+    printf(": milliseconds for a layer, and tokens a second\nof the whole model with nothing to attend to yet. Up to "
+           "%d rows are so many answers at once, more are a\nprompt's tokens.\n\n"
            "   rows   experts on CPU   on OpenCL   handing over   all else on CPU    all CPU    split   experts on\n",
            ENGINE_PLACEMENT_ANSWERS);
     for (int i = 0; i < placement->point_count; i++) {

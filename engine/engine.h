@@ -150,8 +150,8 @@ struct engine_options {
     const char *cl_products;    // one of OPENCL_PRODUCTS; NULL: "auto"
     const char *cl_weights; // one of OPENCL_WEIGHTS in engine/opencl/opencl.h: whether experts' weights stay on the
                             // OpenCL device; NULL: "auto"
-    const char *bus_share;  // one of BUS_SHARES in engine/placement.h: whether the CPU leaves the OpenCL device its share
-                            // of the memory bus; NULL: "auto"
+    const char *bus_share;  // one of BUS_SHARES in engine/placement.h: whether the CPU leaves the OpenCL device its
+                            // share of the memory bus; NULL: "auto"
     int halves_from;        // so many answers at once are computed in two halves where a device has the experts; 0: as
                             // measured
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where

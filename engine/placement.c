@@ -105,7 +105,9 @@ static void describe_figures(const struct placement *placement, char *out, size_
     const struct stage_limits *limits = &placement->limits;
     char device[512];
     opencl_identify(placement->opencl, device, sizeof device);
-    snprintf(out, bytes, "tandem %s; %s; %s; %s; %d layers of %d, %d heads of %d, %d of keys, %d experts of %d, %d words%s; %d rows",
+    snprintf(out, bytes,
+             "tandem %s; %s; %s; %s; %d layers of %d, %d heads of %d, %d of keys, %d experts of %d, %d words%s; "
+             "%d rows",
              TANDEM_VERSION, device, placement->inner->describe(placement->state), weight_format_name(options->weights),
              options->layer_count, limits->hidden, limits->heads, limits->head_dim, limits->kv_heads, limits->experts,
              limits->intermediate, limits->vocab, options->head ? "" : " apart", limits->tokens_max);

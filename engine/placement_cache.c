@@ -64,7 +64,7 @@ static bool take_figures(const char *at, const char *key, int64_t now, struct en
     for (int i = 0; i < found.point_count; i++)
         if (!take_point(&at, &found.points[i])) return false;
     found.age_seconds = (double)now - measured_at;
-    if (!(found.age_seconds >= 0 && found.age_seconds <= (double)PLACEMENT_CACHE_DAYS_MAX * SECONDS_A_DAY)) return false;
+    if (!(found.age_seconds >= 0 && found.age_seconds <= PLACEMENT_CACHE_DAYS_MAX * SECONDS_A_DAY)) return false;
     found.from_cache = true;
     *out = found;
     return true;

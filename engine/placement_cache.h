@@ -1,5 +1,5 @@
-// What was measured of the devices, in a file, so that the next start need not measure again. Such a file can be deleted
-// at any time: whatever is wrong with one, the devices are measured anew. Any thread.
+// What was measured of the devices, in a file, so that the next start need not measure again. Such a file can be
+// deleted at any time: whatever is wrong with one, the devices are measured anew. Any thread.
 #ifndef ENGINE_PLACEMENT_CACHE_H
 #define ENGINE_PLACEMENT_CACHE_H
 

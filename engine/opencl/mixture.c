@@ -325,7 +325,8 @@ static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct o
         slot->gemm && opencl->gemm.library.half ? CL_MAP_READ | CL_MAP_WRITE : CL_MAP_WRITE_INVALIDATE_REGION;
     bool begun = hand_over(opencl, &slot->x, error) && hand_over(opencl, &slot->out, error) &&
                  hand_over(opencl, &slot->expert, error) && hand_over(opencl, &slot->weight, error) &&
-                 (slot->gemm ? launch_gemm(opencl, layer, slot, error) : opencl_launch_all(opencl, layer, slot, error)) &&
+                 (slot->gemm ? launch_gemm(opencl, layer, slot, error)
+                             : opencl_launch_all(opencl, layer, slot, error)) &&
                  map(opencl, &slot->expert, CL_MAP_READ | CL_MAP_WRITE, CL_FALSE, NULL, error) &&
                  map(opencl, &slot->weight, CL_MAP_READ | CL_MAP_WRITE, CL_FALSE, NULL, error) &&
                  map(opencl, &slot->x, keep_x, CL_FALSE, NULL, error) &&

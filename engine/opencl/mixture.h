@@ -47,7 +47,7 @@ struct opencl_slot {
     // Where the host sorts.
     int32_t *sorted;      // [expert, slot_at, place_of][tokens_max * top_k]
     float *sorted_weight; // [tokens_max * top_k]
-    int32_t *lists; // [experts][1 + 3 tiles] where weights are staged: how many, and expert, first place, places of each
+    int32_t *lists; // [experts][1 + 3 tiles] where weights are staged: how many, then expert, first place, places
     struct opencl_span spans[OPENCL_SPANS_MAX]; // of its kernels, when somebody is told of them
     int span_count;
 };

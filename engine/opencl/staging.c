@@ -1,6 +1,7 @@
-// Experts whose weights do not stay on the device: because it has too little memory of its own for all of them, or takes
-// no buffer as large as a layer's. Two buffers take turns: while the kernels read one expert's weights from the one, the
-// next expert's are copied to the other on a queue of their own. Events tie both queues; the host waits for neither.
+// Experts whose weights do not stay on the device: because it has too little memory of its own for all of them, or
+// takes no buffer as large as a layer's. Two buffers take turns: while the kernels read one expert's weights from the
+// one, the next expert's are copied to the other on a queue of their own. Events tie both queues; the host waits for
+// neither.
 //
 // Which experts are wanted has to be known before their weights are sent, so the host routes and sorts. The kernels are
 // those of weights that stay, in calls of one expert each, and so are their results, to the bit.
