@@ -164,8 +164,8 @@ static int join_list(struct reading *reading, const struct setting *row, const y
     struct buffer joined;
     int code = 0;
     buffer_init(&joined, SETTINGS_FILE_BYTES_MAX);
-    for (const yaml_node_item_t *item = list->data.sequence.items.start;
-         !code && item < list->data.sequence.items.top; item++) {
+    for (const yaml_node_item_t *item = list->data.sequence.items.start; !code && item < list->data.sequence.items.top;
+         item++) {
         const yaml_node_t *node = node_at(reading, *item);
         const char *text = text_of(node);
         if (!text || is_nothing(node))
@@ -212,7 +212,7 @@ static int read_pair(struct reading *reading, const char *section, const yaml_no
     const struct setting_table *table;
     char name[NAME_BYTES];
     int bytes = snprintf(name, sizeof name, "%s%s%s", section, *section ? "." : "", key);
-    bool known = *key && !strchr(key, '.') && bytes > 0 && (size_t)bytes < sizeof name;
+    bool known = !strchr(key, '.') && bytes > 0 && (size_t)bytes < sizeof name;
     const struct setting *row = known ? find_row(reading, name, &table) : NULL;
     if (row) return read_value(reading, table, row, key_node, node);
     if (known && has_section(reading, name)) return read_section(reading, name, node);
@@ -222,8 +222,8 @@ static int read_pair(struct reading *reading, const char *section, const yaml_no
 static int read_section(struct reading *reading, const char *section, const yaml_node_t *node) {
     if (is_nothing(node)) return 0; // all its keys are comments
     if (node->type != YAML_MAPPING_NODE)
-        return *section ? wrong(reading, node,
-                                "`%s` is a section: its keys stand below it, indented, as `key: value`", section)
+        return *section ? wrong(reading, node, "`%s` is a section: its keys stand below it, indented, as `key: value`",
+                                section)
                         : wrong(reading, node, "expected sections with keys, found %s", kind_of(node));
     for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top; pair++) {
         const char *key;

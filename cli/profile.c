@@ -242,17 +242,16 @@ static int print_json(const struct engine_choices *choices, const struct engine_
     uint64_t *rows_of = calloc((size_t)choices->experts, sizeof *rows_of);
     json_t *layers = json_array();
     for (int l = 0; rows_of && l < choices->layers; l++)
-        json_array_append_new(layers, json_pack("{s:o, s:o}", "prompts",
-                                                json_rows(choices, ENGINE_ROWS_PROMPTS, l, rows_of), "answers",
-                                                json_rows(choices, ENGINE_ROWS_ANSWERS, l, rows_of)));
-    json_t *top = json_pack("{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s, s:s, s:s?, s:o, s:o}}", "prompts", totals->prompts,
-                            "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens,
-                            "prompt_seconds", totals->prompt_seconds, "decode_seconds", totals->decode_seconds,
-                            "experts", choices->experts, "layers", layers, "suggested", "device", placement->device,
-                            "experts_prefill", suggestion->who[ENGINE_ROWS_PROMPTS], "experts_decode",
-                            suggestion->who[ENGINE_ROWS_ANSWERS], "experts_opencl", suggestion->experts, "prompts_gain",
-                            json_gain(suggestion, ENGINE_ROWS_PROMPTS), "answers_gain",
-                            json_gain(suggestion, ENGINE_ROWS_ANSWERS));
+        json_array_append_new(layers,
+                              json_pack("{s:o, s:o}", "prompts", json_rows(choices, ENGINE_ROWS_PROMPTS, l, rows_of),
+                                        "answers", json_rows(choices, ENGINE_ROWS_ANSWERS, l, rows_of)));
+    json_t *top = json_pack(
+        "{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s, s:s, s:s?, s:o, s:o}}", "prompts", totals->prompts,
+        "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens, "prompt_seconds",
+        totals->prompt_seconds, "decode_seconds", totals->decode_seconds, "experts", choices->experts, "layers", layers,
+        "suggested", "device", placement->device, "experts_prefill", suggestion->who[ENGINE_ROWS_PROMPTS],
+        "experts_decode", suggestion->who[ENGINE_ROWS_ANSWERS], "experts_opencl", suggestion->experts, "prompts_gain",
+        json_gain(suggestion, ENGINE_ROWS_PROMPTS), "answers_gain", json_gain(suggestion, ENGINE_ROWS_ANSWERS));
     char *text = rows_of && top ? json_dumps(top, JSON_COMPACT) : NULL;
     int code = text && puts(text) >= 0 ? 0 : error_set_code(error, text ? ERROR_IO : ERROR_MEMORY);
     free(text);
