@@ -35,7 +35,7 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
     {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0,
      "auto own clblast", "auto", "",
-     "what multiplies prompts by experts on a GPU: our own kernels or CLBlast; auto, the faster one"},
+     "what multiplies prompts by experts on a GPU; auto: of floats the faster, of int8 and int4 own"},
     {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, "auto cpu split",
      "auto", "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
     {"engine.experts.prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,

@@ -14,7 +14,8 @@ enum { OPENCL_EXPERTS_MAX = 64 }; // of one layer
 
 // What multiplies the rows of prompts by the experts: its name for settings, what it means.
 #define OPENCL_PRODUCTS(X) \
-    X(OPENCL_PRODUCTS_AUTO, "auto", "on a GPU whichever was faster when it was opened, elsewhere our own kernels") \
+    X(OPENCL_PRODUCTS_AUTO, "auto", \
+      "on a GPU whichever was faster when it was opened; elsewhere, and for int8 and int4, our own kernels") \
     X(OPENCL_PRODUCTS_OWN, "own", "our own kernels") \
     X(OPENCL_PRODUCTS_CLBLAST, "clblast", "CLBlast, if it is there and gives known answers; else our own kernels")
 
