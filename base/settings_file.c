@@ -92,6 +92,30 @@ static void find_choices(const struct reading *reading, const char *section, str
         }
 }
 
+// The section of a row: the bytes of its name in front of the last dot.
+static size_t section_bytes(const struct setting *row) {
+    const char *dot = row->name ? strrchr(row->name, '.') : NULL;
+    return dot ? (size_t)(dot - row->name) : 0;
+}
+
+// A row of this key in whatever section; NULL: there is none.
+static const struct setting *find_key(const struct reading *reading, const char *key) {
+    for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
+        for (size_t i = 0; i < table->count; i++)
+            if (section_bytes(&table->rows[i]) > 0 &&
+                strcmp(table->rows[i].name + section_bytes(&table->rows[i]) + 1, key) == 0)
+                return &table->rows[i];
+    return NULL;
+}
+
+// " (it belongs in `engine`)", " (did you mean `port`?)", or nothing.
+static void write_hint(char *out, size_t bytes, const struct setting *elsewhere, const struct nearest *nearest) {
+    if (elsewhere)
+        snprintf(out, bytes, " (it belongs in `%.*s`)", (int)section_bytes(elsewhere), elsewhere->name);
+    else
+        snprintf(out, bytes, nearest->word[0] ? " (did you mean `%s`?)" : "%s", nearest->word);
+}
+
 static int unknown(struct reading *reading, const yaml_node_t *node, const char *section, const char *written) {
     char hint[NEAREST_BYTES + 32] = "";
     struct buffer names;
@@ -99,7 +123,7 @@ static int unknown(struct reading *reading, const yaml_node_t *node, const char 
     buffer_init(&names, KEYS_BYTES_MAX);
     nearest_init(&nearest, written, strlen(written));
     find_choices(reading, section, &names, &nearest);
-    if (nearest.word[0]) snprintf(hint, sizeof hint, " (did you mean `%s`?)", nearest.word);
+    write_hint(hint, sizeof hint, find_key(reading, written), &nearest);
     const char *list = names.data ? names.data : "none";
     int code = *section ? wrong(reading, node, "unknown key `%.60s` in `%s`%s; keys there are: %s", written, section,
                                 hint, list)

@@ -138,7 +138,8 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.trace = settings->trace;
     if (settings->speculate)
         speculate_mode_parse(settings->speculate, &options.speculate); // inspect takes the base alone
-    if (!options.warn) options.warn = show_warning;
+    bool aloud = !options.warn; // who has another way to warn tells all that is known of the model, too
+    if (aloud) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {
         options.progress = show_progress;
         options.progress_user = &progress;
@@ -147,6 +148,9 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_bus_error}, NULL);
     code = engine_open(out, &options, error);
     if (progress.shown) fputs("\r\033[K", stderr);
+    if (!code && aloud && engine_info(*out)->cache_lost)
+        fprintf(stderr, "tandem: the next start converts the weights again: the cache was %s\n",
+                engine_info(*out)->cache_note);
     return code;
 }
 

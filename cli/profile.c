@@ -1,4 +1,5 @@
 // tandem profile: which experts a set of prompts calls for, and what that says of where they should be computed.
+#include "base/plural.h"
 #include "cli/answer.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
@@ -109,6 +110,7 @@ static int run_prompts(struct engine *engine, FILE *file, const char *name, stru
     }
     free(line);
     if (code) return code;
+    if (interrupt_noted()) return error_set_code(error, ERROR_CANCELLED); // while it waited for a line
     if (ferror(file)) return error_set(error, ERROR_IO, "%s can not be read: %s", name, strerror(errno));
     return totals->prompts > 0 ? 0 : error_set(error, ERROR_ARGUMENT, "%s has no prompt: expected one a line", name);
 }
@@ -201,8 +203,9 @@ static int print(const struct engine_choices *choices, const struct engine_place
                  const struct totals *totals, const struct suggestion *suggestion, struct error *error) {
     uint64_t *rows_of = calloc(2 * (size_t)choices->experts, sizeof *rows_of);
     int code = rows_of ? 0 : ERROR_MEMORY;
-    printf("%d prompts of %.0f tokens in all, %.0f tokens of answers\n\n", totals->prompts, totals->prompt_tokens,
-           totals->answer_tokens);
+    printf("%d prompt%s of %.0f tokens in all, %.0f token%s of answers\n\n", totals->prompts,
+           plural((size_t)totals->prompts), totals->prompt_tokens, totals->answer_tokens,
+           plural((size_t)totals->answer_tokens));
     printf(" layer     rows  evenness  busiest experts            most often together\n");
     for (int l = 0; !code && l < choices->layers; l++)
         code = print_layer(choices, l, rows_of, rows_of + choices->experts);
@@ -270,6 +273,7 @@ static int profile(FILE *file, const char *name) {
     struct suggestion suggestion = {0};
     const struct engine_options options = {
         .sequences_max = 1, .queue_max = 1, .prefix = PREFIX_OFF, .explain_placement = true};
+    if (interrupt_set(INTERRUPT_ENDS, &error)) return command_fail(&profile_command, &error, EXIT_OTHER);
     if (model_settings_open(&model, options, &engine, &error))
         return command_fail(&profile_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
     int code = interrupt_set(INTERRUPT_IS_NOTED_ONCE, &error);

@@ -1,6 +1,7 @@
 """tandem profile: which experts prompts call for."""
 import json
 import re
+import signal
 import subprocess
 
 import pytest
@@ -82,3 +83,18 @@ def test_what_is_wrong_is_told(tmp_path):
     assert result.returncode == 64 and "standard input has no prompt" in result.stderr
     result = run("profile", "-", said="Hello!\n" + "word " * 50000)
     assert result.returncode == 1 and "standard input, prompt 2" in result.stderr and "context" in result.stderr
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_ends_while_it_loads_and_while_it_waits_for_a_prompt(number, code, seconds):
+    process = subprocess.Popen([tandem.BINARY, "profile", "--placement", "cpu"], stdin=subprocess.PIPE, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write("Hello!\n")
+    process.stdin.flush()
+    tandem.wait_for_handlers(process.pid)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    process.send_signal(number)
+    said, complaint = process.communicate(timeout=tandem.PATIENCE_S)
+    assert (process.returncode, said, complaint) == (code, "", "")
