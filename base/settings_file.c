@@ -236,7 +236,7 @@ static int read_pair(struct reading *reading, const char *section, const yaml_no
     const struct setting_table *table;
     char name[NAME_BYTES];
     int bytes = snprintf(name, sizeof name, "%s%s%s", section, *section ? "." : "", key);
-    bool known = *key && !strchr(key, '.') && bytes > 0 && (size_t)bytes < sizeof name;
+    bool known = !strchr(key, '.') && bytes > 0 && (size_t)bytes < sizeof name;
     const struct setting *row = known ? find_row(reading, name, &table) : NULL;
     if (row) return read_value(reading, table, row, key_node, node);
     if (known && has_section(reading, name)) return read_section(reading, name, node);

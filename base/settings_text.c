@@ -57,9 +57,9 @@ static void facts(const struct setting *setting, struct buffer *out) {
 // "--port N", "--weights f32|bf16", "--json"
 static void flag_and_value(const struct setting *setting, struct buffer *out) {
     static const char *const kinds[] = {
-        [SETTING_TEXT] = "TEXT",   [SETTING_TEXTS] = "TEXT", [SETTING_LIST] = "LIST", [SETTING_SECRET] = "TEXT",
-        [SETTING_PATH] = "PATH",   [SETTING_CHOICE] = "",    [SETTING_INT] = "N",     [SETTING_SIZE] = "N",
-        [SETTING_SECONDS] = "S",   [SETTING_NUMBER] = "X",   [SETTING_SWITCH] = "",
+        [SETTING_TEXT] = "TEXT", [SETTING_TEXTS] = "TEXT", [SETTING_LIST] = "LIST", [SETTING_SECRET] = "TEXT",
+        [SETTING_PATH] = "PATH", [SETTING_CHOICE] = "",    [SETTING_INT] = "N",     [SETTING_SIZE] = "N",
+        [SETTING_SECONDS] = "S", [SETTING_NUMBER] = "X",   [SETTING_SWITCH] = "",
     };
     buffer_text(out, setting->flag);
     if (setting->type == SETTING_SWITCH) return;
@@ -190,8 +190,8 @@ static void yaml_row(const struct setting *setting, struct buffer *out) {
     if (setting->type == SETTING_SWITCH) buffer_text(out, "true or false, ");
     facts(setting, out);
     buffer_format(out, "%s%s\n", has_facts(setting) ? ", " : "", setting->flag);
-    buffer_format(out, "%*s%s: %s%s%s\n", in, "", setting->name + section_bytes(setting) + 1, quote,
-                  setting->fallback, quote);
+    buffer_format(out, "%*s%s: %s%s%s\n", in, "", setting->name + section_bytes(setting) + 1, quote, setting->fallback,
+                  quote);
 }
 
 bool settings_yaml(const struct setting_table *tables, size_t table_count, struct buffer *out) {

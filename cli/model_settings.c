@@ -37,7 +37,7 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
     {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0,
      CL_PRODUCTS, "auto", "",
-     "what multiplies prompts by experts on a GPU: our own kernels or CLBlast; auto, the faster one"},
+     "what multiplies prompts by experts on a GPU; auto: of floats the faster, of int8 and int4 own"},
     {"engine.cl_weights", "--cl-weights", "TANDEM_CL_WEIGHTS", SETTING_CHOICE, AT(cl_weights), 0, 0,
      "auto resident staged", "auto", "",
      "experts' weights on an OpenCL device: all, or two experts' by turns; auto: all, if they fit"},

@@ -45,8 +45,8 @@ struct costs {
     struct known device[ENGINE_PLACEMENT_POINTS];
 };
 
-// The trials' rows were spread evenly. With fewer rows than experts not all of those were called for, and none took less
-// than reading its weights does.
+// The trials' rows were spread evenly. With fewer rows than experts not all of those were called for, and none took
+// less than reading its weights does.
 static void read_costs(struct costs *costs, const struct engine_placement *found, int layers, int experts) {
     costs->count = found->point_count;
     costs->halves_from = found->halves_from;
@@ -75,8 +75,8 @@ struct sharing {
 
 static double share_of(const struct sharing *sharing, int kind, int layer, int expert) {
     const struct engine_choices *choices = sharing->choices;
-    return sharing->share[((size_t)kind * (size_t)choices->layers + (size_t)layer) * (size_t)choices->experts +
-                          (size_t)expert];
+    return sharing
+        ->share[((size_t)kind * (size_t)choices->layers + (size_t)layer) * (size_t)choices->experts + (size_t)expert];
 }
 
 // The experts' cost of a call, on one device each.

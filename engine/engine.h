@@ -95,7 +95,8 @@ enum { KV_FORMAT_COUNT = 0 KV_FORMATS(KV_COUNT) };
 // What multiplies the rows of prompts by the experts on an OpenCL device. One row each: its name for settings, what it
 // means.
 #define OPENCL_PRODUCTS(X) \
-    X(OPENCL_PRODUCTS_AUTO, "auto", "on a GPU whichever was faster when it was opened, elsewhere our own kernels") \
+    X(OPENCL_PRODUCTS_AUTO, "auto", \
+      "on a GPU whichever was faster when it was opened; elsewhere, and for int8 and int4, our own kernels") \
     X(OPENCL_PRODUCTS_OWN, "own", "our own kernels") \
     X(OPENCL_PRODUCTS_CLBLAST, "clblast", "CLBlast, if it is there and gives known answers; else our own kernels")
 

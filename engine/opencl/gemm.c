@@ -29,10 +29,13 @@ bool opencl_products_parse(const char *name, enum opencl_products *out) {
 
 // ---- Opening
 
+// It multiplies rows in floats. Where our own kernels multiply the CPU's integers, that would turn tokens, and has to
+// be asked for.
 static bool is_wanted(const struct opencl_options *options, const struct opencl_device *device) {
     if (!options->route || options->products == OPENCL_PRODUCTS_OWN) return false;
-    return options->products == OPENCL_PRODUCTS_CLBLAST || options->clblast ||
-           device->gpu; // it takes seconds to build itself for a CPU
+    if (options->products == OPENCL_PRODUCTS_CLBLAST) return true;
+    return !opencl_uses_dot(device->level, options->weights) &&
+           (options->clblast || device->gpu); // it takes seconds to build itself for a CPU
 }
 
 // In f16 if that is exact enough, else in f32.
@@ -320,8 +323,8 @@ static bool zeros_create(struct zeros *zeros, const struct opencl *opencl) {
         zeros->expert[e].up.data = at + in;
     }
     spread(zeros, experts, limits->hidden);
-    zeros->layer = (struct layer){.router = {experts, top_k, 0.01f, zeros->router, limits->hidden},
-                                  .experts = zeros->expert};
+    zeros->layer =
+        (struct layer){.router = {experts, top_k, 0.01f, zeros->router, limits->hidden}, .experts = zeros->expert};
     return true;
 }
 

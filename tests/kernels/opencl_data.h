@@ -75,8 +75,10 @@ static inline struct mixture mixture_of(struct random *random, enum weight_forma
     size_t most = weight_format_bytes(format, inner, hidden), other = weight_format_bytes(format, hidden, inner);
     if (other > most) most = other;
     // Whole pages, from within the first: what a device is given of them is theirs to their ends.
-    m.memory = aligned_alloc(4096, (at + (most + gap * step) * (size_t)experts * 3 + 4095) / 4096 * 4096);
+    size_t whole = (at + (most + gap * step) * (size_t)experts * 3 + 4095) / 4096 * 4096;
+    m.memory = aligned_alloc(4096, whole);
     assert_non_null(m.memory);
+    memset(m.memory, 0xff, whole); // NaN where no matrix is: nobody may read there
     m.expert = allocate((size_t)experts, sizeof *m.expert);
     for (int e = 0; e < experts; e++) {
         struct matrix *matrices[] = {&m.expert[e].gate, &m.expert[e].up, &m.expert[e].down};

@@ -150,7 +150,7 @@ static void weights_in_f16(void) {
         struct answer a = answer_for(&m), b = answer_for(&wide), again = answer_for(&m);
         struct opened opened = open_clblast(&m, "", OPENCL_PRODUCTS_OWN, true);
         for (int e = 0; e < 4; e++) set_bf16(&wide, e, 65536);
-        for (int e = 0; e < 4; e++) set_bf16(&m, e, 65280); // the largest bf16 that f16 has
+        for (int e = 0; e < 4; e++) set_bf16(&m, e, 65280);    // the largest bf16 that f16 has
         for (int r = 0; r < rows; r++) wide.x[r * 67 + 3] = 1; // so that it counts
         run(opened.opencl, &m, &a);
         for (int r = 0; r < rows; r++) check_row(&m, &a, r, 1);
@@ -229,6 +229,31 @@ static void no_library(void) {
     assert_int_equal(opencl_open(&opencl, &options, NULL), 0);
     assert_null(strstr(opencl_describe(opencl), "CLBlast"));
     opencl_close(opencl);
+    mixture_free(&m);
+}
+
+// Rows that are floats give other tokens than the CPU's integers do: whoever wants that asks for it.
+static void integers_stay_the_cpus(void) {
+    struct random random = {60};
+    struct mixture m = mixture_of(&random, WEIGHTS_INT4, 64, 48, 4, 40, 0);
+    struct stage_limits limits = limits_of(&m);
+    void *reference;
+    assert_int_equal(reference_stages.open(&reference, &limits, NULL), 0);
+    setenv("TANDEM_FAKE_CLBLAST", "", 1);
+    for (int products = OPENCL_PRODUCTS_AUTO; products <= OPENCL_PRODUCTS_CLBLAST; products++) {
+        const struct opencl_options options = {.limits = &limits,
+                                               .weights = WEIGHTS_INT4,
+                                               .products = (enum opencl_products)products,
+                                               .clblast = LIBRARY,
+                                               .route = route,
+                                               .route_user = reference};
+        struct opencl *opencl;
+        struct error error;
+        if (opencl_open(&opencl, &options, &error)) fail_msg("%s", error.message);
+        assert_true((strstr(opencl_describe(opencl), "CLBlast") != NULL) == (products == OPENCL_PRODUCTS_CLBLAST));
+        opencl_close(opencl);
+    }
+    reference_stages.close(reference);
     mixture_free(&m);
 }
 
@@ -317,6 +342,7 @@ int main(void) {
         CLBLAST_TEST(values_beyond_f16),
         CLBLAST_TEST(known_answers),
         CLBLAST_TEST(no_library),
+        CLBLAST_TEST(integers_stay_the_cpus),
         CLBLAST_TEST(failure_at_work),
         CLBLAST_TEST(faults_where_it_is_asked_for),
         CLBLAST_TEST(faults_where_it_is_timed),

@@ -205,10 +205,8 @@ static void too_much_is_refused(void) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        FAULT_TEST(every_call_fails_once),
-        FAULT_TEST(a_silent_device_is_given_up),
-        FAULT_TEST(kernels_of_a_directory),
-        FAULT_TEST(a_compiler_that_refuses_a_level),
+        FAULT_TEST(every_call_fails_once),  FAULT_TEST(a_silent_device_is_given_up),
+        FAULT_TEST(kernels_of_a_directory), FAULT_TEST(a_compiler_that_refuses_a_level),
         FAULT_TEST(too_much_is_refused),
     };
     tell_device();

@@ -40,7 +40,8 @@ static const struct setting SECOND_ROWS[] = {
      "to wait"},
     {"engine.number", "--number", NULL, SETTING_NUMBER, SECOND(number), -2, 2, NULL, "0.5", "", "a penalty"},
     {"engine.cache", "--cache", "TANDEM_CACHE", SETTING_SWITCH, SECOND(cache), 0, 0, NULL, "true", "", "to keep"},
-    {"engine.experts.prefill", "--prefill", NULL, SETTING_CHOICE, SECOND(prefill), 0, 0, "cpu opencl", "cpu", "", "who"},
+    {"engine.experts.prefill", "--prefill", NULL, SETTING_CHOICE, SECOND(prefill), 0, 0, "cpu opencl", "cpu", "",
+     "who"},
     {"engine.experts.layers", "--layers", NULL, SETTING_LIST, SECOND(layers), 0, 0, NULL, "", "", "where"},
     {NULL, "--json", NULL, SETTING_SWITCH, SECOND(json), 0, 0, NULL, "false", "", "not in files"},
 };
@@ -152,20 +153,24 @@ static void test_sections_in_sections(void **state) {
     assert_string_equal(second.layers, "");
     takes("engine:\n  experts:\n  # layers: 1\n");
 
-    refuses("engine:\n  experts:\n    pefill: cpu\n",
-            "FILE:3: unknown key `pefill` in `engine.experts` (did you mean `prefill`?); keys there are: prefill, layers");
+    refuses(
+        "engine:\n  experts:\n    pefill: cpu\n",
+        "FILE:3: unknown key `pefill` in `engine.experts` (did you mean `prefill`?); keys there are: prefill, layers");
     refuses("engine:\n  colour: red\n", "unknown key `colour` in `engine`; keys there are: number, cache, experts");
     refuses("engine:\n  experts: cpu\n", "FILE:2: `engine.experts` is a section: its keys stand below it");
     refuses("engine:\n  experts.prefill: cpu\n", "FILE:2: unknown key `experts.prefill` in `engine`");
     refuses("engine.experts:\n  prefill: cpu\n", "FILE:1: unknown section `engine.experts`");
     refuses("experts:\n  prefill: cpu\n", "FILE:1: unknown section `experts`");
-    refuses("engine:\n  experts:\n    prefill: [cpu]\n", "FILE:3: engine.experts.prefill is a list, but must be one value");
+    refuses("engine:\n  experts:\n    prefill: [cpu]\n",
+            "FILE:3: engine.experts.prefill is a list, but must be one value");
     refuses("engine:\n  experts:\n    prefill: x\n", "FILE:3: engine.experts.prefill is `x`, but must be one of: cpu");
-    refuses("engine:\n  experts:\n    layers: {a: b}\n", "layers is a section, but must be one value or a list of them");
+    refuses("engine:\n  experts:\n    layers: {a: b}\n",
+            "layers is a section, but must be one value or a list of them");
     refuses("engine:\n  experts:\n    layers: [1,\n [2]]\n", "FILE:4: engine.experts.layers has a list in its list");
     refuses("engine:\n  experts:\n    layers: [1, ~]\n", "FILE:3: engine.experts.layers has nothing in its list");
     refuses("engine:\n  experts:\n    layers: []\n", "FILE:3: engine.experts.layers is an empty list");
-    refuses("engine:\n  experts: {layers: 1}\n  experts: {prefill: cpu}\n", "FILE:3: `experts` stands here a second time");
+    refuses("engine:\n  experts: {layers: 1}\n  experts: {prefill: cpu}\n",
+            "FILE:3: `experts` stands here a second time");
 }
 
 static void test_tabs(void **state) {
@@ -246,6 +251,7 @@ static void test_unknown(void **state) {
     refuses("\nsever:\n  port: 1\n",
             "FILE:2: unknown section `sever` (did you mean `server`?); sections are: server, model, engine");
     refuses("server:\n  json: true\n", "FILE:2: unknown key `json`"); // only a flag
+    refuses("serve:\n  port: 1\n", "FILE:1: unknown section `serve` (did you mean `server`?)");
     refuses("server.port: 1\n", "FILE:1: unknown section `server.port`");
     refuses("server:\n  server.port: 1\n", "FILE:2: unknown key `server.port`");
     refuses("<<: {a: b}\n", "FILE:1: unknown section `<<`");
