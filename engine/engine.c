@@ -272,6 +272,7 @@ static void fill_info(struct engine *engine, double began_at) {
     info->weights = weight_format_name(model->weights);
     info->weights_note = model->weights_note;
     info->cache_note = model->cache_note;
+    info->cache_lost = model->cache_lost;
     info->context_tokens = model->config.context;
     info->vocab_size = model->config.vocab;
     info->token_bytes_max = longest_token(engine->tokenizer);

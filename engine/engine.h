@@ -183,6 +183,7 @@ struct engine_info {
     const char *weights;      // "bf16"
     const char *weights_note; // for a person, where they were chosen: which and why; else ""
     const char *cache_note;   // for a person: what became of the cache of conversions; "" without one
+    bool cache_lost;          // it could not be written: the next start converts again
     const char *device;       // one line for a person: which kernels run where, on how many threads
     int context_tokens;
     int vocab_size;

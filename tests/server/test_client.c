@@ -21,7 +21,7 @@ static void test_ipv4(void **state) {
     are_one("192.0.2.1", "192.0.2.1");
     are_two("192.0.2.1", "192.0.2.2");
     are_two("192.0.2.1", "192.0.3.1");
-    are_two("10.0.2.1", "192.0.2.1");
+    are_two("198.51.100.1", "192.0.2.1");
 }
 
 // Whoever has one address of a /64 has them all.
