@@ -16,8 +16,8 @@ enum {
     STREAM_PROMPT_TOKENS = 64,
     STREAM_TOKENS_MAX = 1024, // it is left long before
     TOKENS_BEFORE = 12,       // of the stream, before the prompt comes or its client leaves
-    RUNS_MAX = 5, // more tell no more
-    LEAVERS = 4,  // of a run
+    RUNS_MAX = 5,             // more tell no more
+    LEAVERS = 4,              // of a run
     STEPS_MAX = RUNS_MAX * LEAVERS * TOKENS_BEFORE,
     PATIENCE_MS = 600 * 1000,
     LOOK_AGAIN_US = 50,
@@ -25,12 +25,12 @@ enum {
 
 // One answer on its way, of which only the moments matter when tokens come.
 struct ear {
-    int fd;           // -1: closed
-    size_t matched;   // bytes of MARK that the last piece ended in
-    int tokens;       // so far
-    double heard_at;  // the last
-    size_t bytes;     // of the answer
-    char start[13];   // its first bytes
+    int fd;          // -1: closed
+    size_t matched;  // bytes of MARK that the last piece ended in
+    int tokens;      // so far
+    double heard_at; // the last
+    size_t bytes;    // of the answer
+    char start[13];  // its first bytes
 };
 
 static const char MARK[] = "data: {"; // an event: where a stream is not at its end, it tells of a token

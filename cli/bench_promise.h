@@ -15,10 +15,10 @@ struct bench_promises {
     int prompt_tokens; // of the prompt that came; 0: nothing was measured
     double step_ms;    // of the stream alone: the median, and the longest
     double step_ms_max;
-    double chunk_ms;  // a prompt of one chunk, alone: to its first token, the median
-    double gap_ms;    // between two tokens of the stream while the prompt was read: the longest
-    int leavers;      // clients that have left
-    double free_ms;   // from a client's leaving to a free place: the median, and the longest
+    double chunk_ms; // a prompt of one chunk, alone: to its first token, the median
+    double gap_ms;   // between two tokens of the stream while the prompt was read: the longest
+    int leavers;     // clients that have left
+    double free_ms;  // from a client's leaving to a free place: the median, and the longest
     double free_ms_max;
 };
 

@@ -21,10 +21,10 @@ static const double SHARES[] = {0.5, 0.9};
 enum {
     CLOSED_COUNT = sizeof CLOSED / sizeof *CLOSED,
     SHARE_COUNT = sizeof SHARES / sizeof *SHARES,
-    OPEN_REQUESTS_MIN = 8, // at a fixed rate; otherwise one for each client
+    OPEN_REQUESTS_MIN = 8,                // at a fixed rate; otherwise one for each client
     ENGINE_CLIENTS_MAX = BENCH_BATCH_MAX, // what the engine is asked without a server
 };
-_Static_assert((int)CLOSED_COUNT * (1 + (int)SHARE_COUNT) <= (int)BENCH_SERVED_MAX, "a row for each");
+_Static_assert((int)CLOSED_COUNT *(1 + (int)SHARE_COUNT) <= (int)BENCH_SERVED_MAX, "a row for each");
 
 size_t bench_serve_kv_tokens(void) {
     return (size_t)BENCH_BATCH_MAX * (BENCH_SERVE_PROMPT_TOKENS + BENCH_SERVE_NEW_TOKENS + PAGE_SPARE_TOKENS);
@@ -140,8 +140,8 @@ static void print_head(void) {
     printf("\nover HTTP: prompts of %d tokens, answers of %d\n%-27s %9s %8s %8s %20s %20s %20s\n",
            BENCH_SERVE_PROMPT_TOKENS, BENCH_SERVE_NEW_TOKENS, "", "tokens/s", "times 1", "of the", "ms to first token",
            "from one to next", "to the end");
-    printf("%-27s %9s %8s %8s %20s %20s %20s\n", "", "in all", "client's", "engine's", "p50 / p95 / p99", "p50 / p95 / p99",
-           "p50 / p95 / p99");
+    printf("%-27s %9s %8s %8s %20s %20s %20s\n", "", "in all", "client's", "engine's", "p50 / p95 / p99",
+           "p50 / p95 / p99", "p50 / p95 / p99");
     fflush(stdout);
 }
 
@@ -180,12 +180,12 @@ json_t *bench_serve_json(const struct bench_service *service) {
     json_t *list = json_array();
     for (int i = 0; i < service->row_count; i++) {
         const struct bench_served *row = &service->rows[i];
-        json_array_append_new(
-            list, json_pack("{s:i, s:i, s:o, s:f, s:o, s:o, s:o, s:o, s:o}", "clients", row->clients, "requests",
-                            row->requests, "requests_per_s", known(row->per_second), "tokens_per_s", row->rate,
-                            "times_one_client", known(row->times_one), "engine_tokens_per_s", known(row->engine_rate),
-                            "first_token_ms", quantiles_json(&row->first), "between_tokens_ms",
-                            quantiles_json(&row->between), "whole_ms", quantiles_json(&row->whole)));
+        json_array_append_new(list, json_pack("{s:i, s:i, s:o, s:f, s:o, s:o, s:o, s:o, s:o}", "clients", row->clients,
+                                              "requests", row->requests, "requests_per_s", known(row->per_second),
+                                              "tokens_per_s", row->rate, "times_one_client", known(row->times_one),
+                                              "engine_tokens_per_s", known(row->engine_rate), "first_token_ms",
+                                              quantiles_json(&row->first), "between_tokens_ms",
+                                              quantiles_json(&row->between), "whole_ms", quantiles_json(&row->whole)));
     }
     return list;
 }
@@ -217,8 +217,7 @@ static int add_open(struct bench *bench, int port, struct bench_service *out, st
     int requests = closed->clients < OPEN_REQUESTS_MIN ? OPEN_REQUESTS_MIN : closed->clients, code = 0;
     double rate = closed->rate / BENCH_SERVE_NEW_TOKENS;
     for (int i = 0; !code && i < SHARE_COUNT; i++) {
-        const struct bench_served wanted = {
-            .clients = requests, .requests = requests, .per_second = SHARES[i] * rate};
+        const struct bench_served wanted = {.clients = requests, .requests = requests, .per_second = SHARES[i] * rate};
         code = add_row(bench, port, 1, &wanted, out, error);
     }
     return code;

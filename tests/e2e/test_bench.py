@@ -26,8 +26,8 @@ def measured(tmp_path_factory):
 
 
 def check_figures(found):
-    assert found.keys() == {"machine", "model", "weights", "placement", "kernels", "load", "prefill", "decode", "serve", "promises",
-                            "guess", "ttft_ms",
+    assert found.keys() == {"machine", "model", "weights", "placement", "kernels", "load", "prefill", "decode", "serve",
+                            "promises", "guess", "ttft_ms",
                             "peak_rss_mib", "runs"}
     assert found["machine"].keys() == {"cpu", "threads", "read_gbps", "f32_tflops", "bf16_tflops", "int8_tops"}
     assert found["weights"] == "bf16" and found["runs"] == 2 and found["machine"]["threads"] >= 1

@@ -3,6 +3,7 @@
 
 #include "base/utf8.h"
 #include "engine/sampler.h"
+#include "engine/scheduler.h"
 
 #define IDS(...) ((const int32_t[]){__VA_ARGS__})
 
@@ -486,7 +487,8 @@ static void company_changes_nothing(void **state) {
 
     int most = 0; // they did run together
     for (int i = 0; i < gate_arrived(); i++) {
-        assert_true(fake.steps[i].rows <= 20 + fake.steps[i].answers);
+        int answers = fake.steps[i].answers; // while there are none, short prompts go together
+        assert_true(fake.steps[i].rows <= (answers ? 20 + answers : scheduler_rows_max(20)));
         if (fake.steps[i].sequences > most) most = fake.steps[i].sequences;
     }
     assert_int_equal(most, COMPANY);

@@ -64,6 +64,43 @@ static void a_busy_client_does_not_starve(void **state) {
     close_idle(engine);
 }
 
+// After a rest, the first to come is held back for a moment, until so many have come as make a chunk; they are computed
+// in one step. Who leaves meanwhile is gone at once. The clock makes the moment long: prompts of five took 1,000 s.
+static void who_comes_together_goes_together(void **state) {
+    (void)state;
+    enum { CHUNK = 16, COMING = 4 };
+    static struct visitor first, leaving, coming[COMING];
+    struct engine_event *last = NULL;
+    struct engine *engine = open_held(
+        (struct engine_options){.sequences_max = 8, .prefill_tokens_max = CHUNK, .prefix = PREFIX_OFF});
+    submit_short(engine, &first, 1, 1);
+    pass_step(engine, 1000);
+    while (!ends(engine, &first)) pass_step(engine, 0.01);
+
+    submit_short(engine, &leaving, 1, 2);
+    usleep(20000);
+    assert_int_equal(gate_arrived(), passed); // it is held back
+    engine_job_cancel(leaving.job);
+    while (!read_visitor(engine, &leaving, &last)) usleep(20);
+    assert_int_equal(last->error.code, ERROR_CANCELLED);
+    engine_event_destroy(last);
+    engine_job_release(leaving.job);
+
+    for (int i = 0; i < COMING; i++) {
+        assert_int_equal(gate_arrived(), passed);
+        submit_short(engine, &coming[i], 1, 3 + (uint32_t)i);
+        if (i < COMING - 1) usleep(5000);
+    }
+    assert_true(stands(engine));
+    assert_int_equal(fake.steps[passed].rows, 5 * COMING);
+    int ended = 0;
+    while (ended < COMING) {
+        pass_step(engine, 0.01);
+        for (int i = 0; i < COMING; i++) ended += ends(engine, &coming[i]);
+    }
+    close_idle(engine);
+}
+
 // A client who has filled the line gives places up to another, the newest first, until both have as many; what runs and
 // who waits longest stay. Nobody gets more than that by asking again, and nobody takes a place of his own.
 static void a_full_line_is_shared_out(void **state) {
@@ -353,6 +390,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(places_are_shared_out_among_clients),
         cmocka_unit_test(a_busy_client_does_not_starve),
+        cmocka_unit_test(who_comes_together_goes_together),
         cmocka_unit_test(a_full_line_is_shared_out),
         cmocka_unit_test(waiting_has_an_end),
         cmocka_unit_test(waiting_ends_in_silence_too),
