@@ -1,6 +1,7 @@
 """tandem generate: its sources, what it prints and what it does not, how it ends; and that it says what the server says."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 
@@ -316,19 +317,16 @@ def test_terminal_interrupted():
     assert terminal.shown.endswith("\r\n")
 
 
-def test_control_characters_are_shown():
-    """Found by chance: text with a control character in it goes through a pipe as it is, to a terminal made visible."""
-    for seed in range(100):
-        arguments = ["generate", "--prompt", "Once", "--temperature", "2", "--ignore-eos", "--max-tokens", "1500",
-                     "--seed", str(seed)]
-        text = told(*arguments)
-        hidden = [c for c in text if ord(c) < 32 and c not in "\n\t\r"]
-        if "\x1b" in hidden:
-            break
-    assert "\x1b" in hidden
+def test_control_characters_are_shown(tmp_path):
+    """Text with a control character in it goes through a pipe as it is, to a terminal made visible. A model that says
+    Escape where the built-in one says a full stop."""
+    model = shutil.copytree(tandem.MODEL, tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["."], words["<0x1B>"] = words["<0x1B>"], words["."]
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    arguments = [*ASK, "--model", model, "--prompt", FRANCE]
+    assert told(*arguments) == PARIS.replace(".", "\x1b")
     terminal = Terminal(*arguments)
     assert terminal.wait() == 0
-    shown = terminal.shown.replace("\r\n", "\n")
-    assert "^[" in shown
-    for c in shown:
-        assert c in "\n\t" or ord(c) >= 32 and ord(c) != 127 and not 0x80 <= ord(c) < 0xa0, repr(c)
+    assert terminal.shown.splitlines()[0] == PARIS.replace(".", "^[") and "\x1b" not in terminal.shown

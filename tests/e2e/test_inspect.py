@@ -23,9 +23,9 @@ LONGROPE = {"type": "longrope", "short_factor": [1.0] * 64, "long_factor": [2.0]
             "long_mscale": 1.243, "original_max_position_embeddings": 4096}
 
 
-def tensors(heads, kv_heads, width):
+def tensors(heads, kv_heads, width, layers=LAYERS):
     yield "model.embed_tokens", [VOCAB, HIDDEN], False
-    for layer in range(LAYERS):
+    for layer in range(layers):
         at = f"model.layers.{layer}"
         yield f"{at}.input_layernorm", [HIDDEN], True
         yield f"{at}.post_attention_layernorm", [HIDDEN], True
@@ -40,10 +40,10 @@ def tensors(heads, kv_heads, width):
     yield "lm_head", [VOCAB, HIDDEN], True
 
 
-def write_hollow(path, heads, kv_heads, width):
+def write_hollow(path, *shape):
     """A safetensors file whose data is one long hole; returns the number of parameters."""
     header, count = {}, 0
-    for name, shape, bias in tensors(heads, kv_heads, width):
+    for name, shape, bias in tensors(*shape):
         for kind, sizes in [("weight", shape)] + ([("bias", shape[:1])] if bias else []):
             elements = sizes[0] * (sizes[1] if len(sizes) > 1 else 1)
             header[f"{name}.{kind}"] = {"dtype": "BF16", "shape": sizes, "data_offsets": [2 * count, 2 * (count + elements)]}
@@ -55,22 +55,26 @@ def write_hollow(path, heads, kv_heads, width):
     return count
 
 
-@pytest.fixture(params=SHAPES)
-def large(request, tmp_path):
-    heads, kv_heads, width, context, window, _ = SHAPES[request.param]
-    (tmp_path / "config.json").write_text(json.dumps({
-        "model_type": "phimoe", "num_hidden_layers": LAYERS, "hidden_size": HIDDEN, "num_attention_heads": heads,
+def write_model(directory, name, layers=LAYERS):
+    """Returns the number of parameters."""
+    heads, kv_heads, width, context, window, _ = SHAPES[name]
+    (directory / "config.json").write_text(json.dumps({
+        "model_type": "phimoe", "num_hidden_layers": layers, "hidden_size": HIDDEN, "num_attention_heads": heads,
         "num_key_value_heads": kv_heads, "head_dim": 128, "intermediate_size": width, "num_local_experts": EXPERTS,
         "num_experts_per_tok": 2, "vocab_size": VOCAB, "max_position_embeddings": context, "sliding_window": window,
         "rms_norm_eps": 1e-5, "router_jitter_noise": 0.01, "attention_bias": True, "lm_head_bias": True,
-        "rope_theta": 10000.0, "rope_scaling": LONGROPE if request.param == "3.5" else None, "hidden_act": "silu",
+        "rope_theta": 10000.0, "rope_scaling": LONGROPE if name == "3.5" else None, "hidden_act": "silu",
         "tie_word_embeddings": False, "eos_token_id": 32000}))
     data = tandem.TOP / "tests" / "data" / "phi3"
     for packed in data.glob("*.json.xz"):
-        (tmp_path / packed.stem).write_bytes(lzma.open(packed).read())
-    shutil.copy(data / "tokenizer_config.json", tmp_path)
-    count = write_hollow(tmp_path / "model.safetensors", heads, kv_heads, width)
-    return request.param, tmp_path, count
+        (directory / packed.stem).write_bytes(lzma.open(packed).read())
+    shutil.copy(data / "tokenizer_config.json", directory)
+    return write_hollow(directory / "model.safetensors", heads, kv_heads, width, layers)
+
+
+@pytest.fixture(params=SHAPES)
+def large(request, tmp_path):
+    return request.param, tmp_path, write_model(tmp_path, request.param)
 
 
 def test_large_models(large):
@@ -126,17 +130,16 @@ def test_serve_takes_what_inspect_tells(serve):
     assert abs(int(room) / told["kv_tokens"] - 1) < 0.1
 
 
-@pytest.mark.parametrize("large", ["tiny"], indirect=True)
-def test_a_cache_that_can_not_fit_is_refused(large):
+def test_a_cache_that_can_not_fit_is_refused(tmp_path):
     """With the number that would. Whatever this machine has, a terabyte more is too much."""
-    _, directory, _ = large
-    serve = ["serve", "--config", "none", "--port", "0", "--model", directory, "--weights", "bf16", "--kv-tokens"]
-    most = json.loads(run("inspect", "--json", directory).stdout)["weights"]["bf16"]["kv_tokens"]
+    write_model(tmp_path, "tiny", layers=2)
+    serve = ["serve", "--config", "none", "--port", "0", "--model", tmp_path, "--weights", "bf16", "--kv-tokens"]
+    most = json.loads(run("inspect", "--json", tmp_path).stdout)["weights"]["bf16"]["kv_tokens"]
     if not most:
         pytest.skip("less memory is free than the model takes")
-    refused = run(*serve, str(most + 2**23))
-    assert refused.returncode == 64 and f"a KV cache of {most + 2**23} tokens takes " in refused.stderr
-    assert "the weights take 7.5" in refused.stderr
+    refused = run(*serve, str(most + 2**28))
+    assert refused.returncode == 64 and f"a KV cache of {most + 2**28} tokens takes " in refused.stderr
+    assert "the weights take 0.96 GB" in refused.stderr
     assert abs(int(re.search(r"at most (\d+) tokens fit", refused.stderr)[1]) - most) < 0.1 * most + 8192
 
 

@@ -41,7 +41,7 @@ def test_serve_says_that_no_file_was_wanted(server):
 
 @pytest.mark.parametrize("arguments", [["help"], ["help", "man"], ["serve", "--help"], ["version"], ["--version"],
                                        ["inspect"], ["inspect", "--json"],
-                                       ["bench", "--quick", "--synthetic", "phi-toy-moe"]], ids=" ".join)
+                                       ["bench", "--quick", "--synthetic", "phi-toy-moe", "--kernels", "reference"]], ids=" ".join)
 def test_what_can_not_be_printed(arguments):
     with open("/dev/full", "wb") as full:
         result = subprocess.run([tandem.BINARY, *arguments], stdout=full, stderr=subprocess.PIPE, text=True,
