@@ -70,8 +70,9 @@ enum { POINT_COUNT = sizeof POINTS / sizeof *POINTS };
 
 static void tell(const struct bench_point *point, int run, int runs) {
     if (!isatty(STDERR_FILENO)) return;
-    fprintf(stderr, "\r\033[K%s, %d tokens, batch %d: run %d of %d", point->prefill ? "prefill" : "decode",
-            point->tokens, point->batch, run + 1, runs);
+    char name[64];
+    bench_name_point(point, name, sizeof name);
+    fprintf(stderr, "\r\033[K%s: run %d of %d", name, run + 1, runs);
     fflush(stderr);
 }
 
@@ -163,12 +164,21 @@ static int finish(struct bench_report *report, const json_t *old, struct error *
     return code;
 }
 
+// Who has the experts. What was measured says of which calls; where nothing was, the settings have decided.
+static const char *placement_of(const struct engine *engine) {
+    const struct engine_placement *found = engine_placement(engine);
+    bool used = found->device[0] && !found->why[0] && found->point_count == 0;
+    for (int i = 0; i < found->point_count; i++) used |= found->points[i].on_device;
+    return used ? "split" : "cpu";
+}
+
 static int measure(struct bench *bench, const json_t *old) {
     struct error error = {0};
     static struct bench_result results[POINT_COUNT];
-    struct bench_report report = {.bench = bench, .results = results, .placement = model.kernels};
+    struct bench_report report = {.bench = bench, .results = results, .kernels = model.kernels};
     if (open_engine(bench, &error)) return model_settings_fail(&bench_command, &error);
     const struct engine_info *info = engine_info(bench->engine);
+    report.placement = placement_of(bench->engine);
     bench->synthetic = strcmp(own.synthetic, "none") != 0;
     bench->one_by_one = !own.serve;
     bench->cached = info->weight_bytes <= engine_machine().cache_bytes;

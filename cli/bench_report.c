@@ -27,7 +27,7 @@ void bench_print_head(const struct bench *bench, bool table) {
     fflush(stdout);
 }
 
-static void name_point(const struct bench_point *point, char *out, size_t bytes) {
+void bench_name_point(const struct bench_point *point, char *out, size_t bytes) {
     if (point->prefill)
         snprintf(out, bytes, "prefill of %d tokens", point->tokens);
     else
@@ -36,7 +36,7 @@ static void name_point(const struct bench_point *point, char *out, size_t bytes)
 
 void bench_print_result(const struct bench *bench, const struct bench_result *result) {
     char name[64];
-    name_point(&result->point, name, sizeof name);
+    bench_name_point(&result->point, name, sizeof name);
     printf("%-34s %12.1f %9.1f", name, bench_rate(result), bench_deviation(result->rate, result->runs));
     if (bench->arithmetic && result->point.prefill)
         printf("  %3.0f %% of the %s peak", 100 * bench_share_of_peak(bench, result), bench->arithmetic);
@@ -81,7 +81,7 @@ void bench_print_profile(const struct bench_result *result) {
     };
     char name[64];
     const struct bench_sum *all = &result->all;
-    name_point(&result->point, name, sizeof name);
+    bench_name_point(&result->point, name, sizeof name);
     printf("\n%-34s %10s %7s %9s %11s\n", name, "ms a step", "share", "GB/s", "GFLOP/s");
     for (int i = 0; i < ENGINE_STAGE_COUNT && all->steps > 0; i++) {
         const struct engine_stage_work *work = &all->stages[i];
@@ -139,16 +139,17 @@ json_t *bench_json(const struct bench_report *report) {
     json_t *served = report->served_count ? bench_serve_json(report->served, report->served_count) : json_null();
     json_t *guesses = report->guessed ? bench_guess_json(&report->guesses) : json_null();
     return json_pack(
-        "{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:o, s:o, s:f, s:i}", //
-        "machine", "cpu", cpu, "threads", info->threads,                                                      //
-        "read_gbps", number(median(&bench->read_bytes) / 1e9),                                                //
-        "f32_tflops", number(median(&bench->f32) / 1e12),                                                     //
-        "bf16_tflops", number(median(&bench->bf16) / 1e12),                                                   //
-        "int8_tops", number(median(&bench->int8) / 1e12),                                                     //
-        "model", info->model_name, "weights", info->weights, "placement", report->placement,                  //
-        "load", "seconds", report->load_seconds, "rss_mib", (double)report->load_rss_bytes / (1 << 20), "prefill",
-        prefill, "decode", decode, "serve", served, "guess", guesses, "ttft_ms", number(first_token_ms(report)),
-        "peak_rss_mib", (double)report->peak_rss_bytes / (1 << 20), "runs", bench->runs);
+        "{s:{s:s, s:i, s:o, s:o, s:o, s:o}, s:s, s:s, s:s, s:s, s:{s:f, s:f}, s:o, s:o, s:o, s:o, s:o, s:f, s:i}", //
+        "machine", "cpu", cpu, "threads", info->threads,                                                           //
+        "read_gbps", number(median(&bench->read_bytes) / 1e9),                                                     //
+        "f32_tflops", number(median(&bench->f32) / 1e12),                                                          //
+        "bf16_tflops", number(median(&bench->bf16) / 1e12),                                                        //
+        "int8_tops", number(median(&bench->int8) / 1e12),                                                          //
+        "model", info->model_name, "weights", info->weights, "placement", report->placement,                       //
+        "kernels", report->kernels, "load", "seconds", report->load_seconds, "rss_mib",
+        (double)report->load_rss_bytes / (1 << 20), "prefill", prefill, "decode", decode, "serve", served, "guess",
+        guesses, "ttft_ms", number(first_token_ms(report)), "peak_rss_mib", (double)report->peak_rss_bytes / (1 << 20),
+        "runs", bench->runs);
 }
 
 // ---- The change
@@ -212,7 +213,7 @@ static void print_rows(const char *kind, const json_t *old, const json_t *now) {
             const char *length = point.prefill ? "tokens" : "context";
             point.tokens = (int)json_integer_value(json_object_get(after, length));
             point.batch = (int)json_integer_value(json_object_get(after, "batch"));
-            name_point(&point, name, sizeof name);
+            bench_name_point(&point, name, sizeof name);
             print_change(name, value(before, "tokens_per_s"), value(after, "tokens_per_s"), is_noise(before, after));
         }
     }
@@ -222,10 +223,11 @@ void bench_print_change(const json_t *old, const json_t *now) {
     printf("\n%-34s %10s %10s %9s\n", "tokens/s", "before", "now", "change");
     print_rows("prefill", old, now);
     print_rows("decode", old, now);
-    static const char *const FACTS[] = {"model", "weights", "placement"};
-    for (size_t i = 0; i < sizeof FACTS / sizeof *FACTS; i++)
-        if (!same(old, now, FACTS[i]))
-            printf("mind: %s was \"%s\" then\n", FACTS[i], json_string_value(json_object_get(old, FACTS[i])));
+    static const char *const FACTS[] = {"model", "weights", "placement", "kernels"};
+    for (size_t i = 0; i < sizeof FACTS / sizeof *FACTS; i++) {
+        const char *then = json_string_value(json_object_get(old, FACTS[i])); // NULL: it was not told yet
+        if (then && !same(old, now, FACTS[i])) printf("mind: %s was \"%s\" then\n", FACTS[i], then);
+    }
     double before = value(json_object_get(old, "machine"), "read_gbps");
     double after = value(json_object_get(now, "machine"), "read_gbps");
     if (before > 0 && after > 0) print_change("(the machine reads, GB/s)", before, after, false);

@@ -16,10 +16,13 @@ struct bench_report {
     int served_count;
     struct bench_guesses guesses; // with --guess
     bool guessed;
-    const char *placement;
+    const char *placement, *kernels; // "split": OpenCL has experts, "cpu": it has none; what --kernels says
     double load_seconds;
     size_t load_rss_bytes, peak_rss_bytes;
 };
+
+// "decode, batch 8, context 64"
+void bench_name_point(const struct bench_point *point, char *out, size_t bytes);
 
 void bench_print_head(const struct bench *bench, bool table); // table: rows of bench_print_result follow
 void bench_print_result(const struct bench *bench, const struct bench_result *result);

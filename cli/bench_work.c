@@ -230,10 +230,18 @@ static int new_tokens(const struct bench_point *point, int runs) {
     return point->prefill ? 1 : 2 * point->batch + WARM_UP_STEPS + runs * BENCH_DECODE_STEPS + 1;
 }
 
+// The runs of a decode follow each other without a word from this thread: `told` is the last that was told.
+static void tell_run(struct bench *bench, const struct bench_point *point, const struct bench_result *out, int *told) {
+    pthread_mutex_lock(&bench->lock);
+    int run = out->runs < bench->runs ? out->runs : bench->runs - 1;
+    pthread_mutex_unlock(&bench->lock);
+    if (run > *told) bench->tell(point, *told = run, bench->runs);
+}
+
 static int run_decode(struct bench *bench, const struct bench_point *point, struct bench_result *out,
                       struct error *error) {
     struct engine_job *jobs[BENCH_BATCH_MAX];
-    int started = 0, code = 0, living = point->batch;
+    int started = 0, code = 0, living = point->batch, told = 0;
     bool ended[BENCH_BATCH_MAX] = {false};
     bench->tell(point, 0, bench->runs);
     watch_for(bench, point, out, WARM_UP_STEPS);
@@ -246,6 +254,7 @@ static int run_decode(struct bench *bench, const struct bench_point *point, stru
             if (ended[i]) continue;
             code = read_event(jobs[i], &ended[i], error);
             living -= ended[i];
+            tell_run(bench, point, out, &told);
         }
     for (int i = 0; i < started; i++) engine_job_release(jobs[i]);
     watch_for(bench, point, NULL, 0);

@@ -2,6 +2,7 @@
 #include "base/wrap.h"
 #include "cli/amounts.h"
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "cli/model_settings.h"
 #include "engine/engine.h"
 
@@ -199,6 +200,7 @@ static bool print_json(const struct engine_outline *model, const struct engine_p
 
 static int measure(const char *directory, struct engine **engine) {
     struct error error = {0};
+    if (interrupt_set(INTERRUPT_ENDS, &error)) return command_fail(&inspect_command, &error, EXIT_OTHER);
     opened.placement = opened.experts_prefill = opened.experts_decode = "auto";
     const struct engine_options options = {.model_dir = directory, .explain_placement = true};
     if (model_settings_open(&opened, options, engine, &error) == 0) return EXIT_WELL;

@@ -40,13 +40,13 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "what multiplies prompts by experts on a GPU: our own kernels or CLBlast; auto, the faster one"},
     {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, PLACEMENT_WAYS,
      "auto", "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
-    {"engine.experts_prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,
+    {"engine.experts.prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,
      "auto cpu opencl", "auto", "", "who computes the experts of prompts; auto: what placement says"},
-    {"engine.experts_decode", "--experts-decode", "TANDEM_EXPERTS_DECODE", SETTING_CHOICE, AT(experts_decode), 0, 0,
+    {"engine.experts.decode", "--experts-decode", "TANDEM_EXPERTS_DECODE", SETTING_CHOICE, AT(experts_decode), 0, 0,
      "auto cpu opencl", "auto", "", "who computes the experts of answers; auto: what placement says"},
-    {"engine.experts_layers", "--experts-layers", "TANDEM_EXPERTS_LAYERS", SETTING_TEXT, AT(experts_layers), 0, 0, NULL,
+    {"engine.experts.layers", "--experts-layers", "TANDEM_EXPERTS_LAYERS", SETTING_LIST, AT(experts_layers), 0, 0, NULL,
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
-    {"engine.experts_opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_TEXT, AT(experts_opencl), 0, 0, NULL,
+    {"engine.experts.opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_LIST, AT(experts_opencl), 0, 0, NULL,
      "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
     {"engine.speculate", "--speculate", "TANDEM_SPECULATE", SETTING_CHOICE, AT(speculate), 0, 0, SPECULATIONS, "auto",
      "", "guess tokens that repeat the text, where that makes answers faster; they are the same"},
@@ -140,7 +140,8 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.trace = settings->trace;
     if (settings->speculate)
         speculate_mode_parse(settings->speculate, &options.speculate); // inspect takes the base alone
-    if (!options.warn) options.warn = show_warning;
+    bool aloud = !options.warn; // who has another way to warn tells all that is known of the model, too
+    if (aloud) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {
         options.progress = show_progress;
         options.progress_user = &progress;
@@ -149,6 +150,9 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_bus_error}, NULL);
     code = engine_open(out, &options, error);
     if (progress.shown) fputs("\r\033[K", stderr);
+    if (!code && aloud && engine_info(*out)->cache_lost)
+        fprintf(stderr, "tandem: the next start converts the weights again: the cache was %s\n",
+                engine_info(*out)->cache_note);
     return code;
 }
 

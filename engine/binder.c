@@ -43,6 +43,7 @@ struct binder {
     size_t bytes, converted_bytes, memory_bytes;
     size_t bytes_as[WEIGHT_FORMAT_COUNT]; // what `bytes` would be
     char cache_note[ERROR_MESSAGE_BYTES + 64];
+    bool cache_lost;
 };
 
 void model_storage_finish(struct model_storage *storage) {
@@ -468,8 +469,9 @@ static void tell_writing(void *report, double share) {
 static void write_cache(struct binder *binder, const struct binder_loading *how, uint64_t key) {
     struct crew_report report = crew_report(how->progress, how->progress_user, "writing the cache", how->quiet_seconds);
     struct error error;
-    if (weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing, &report,
-                           &error))
+    binder->cache_lost = weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing,
+                                            &report, &error) != 0;
+    if (binder->cache_lost)
         snprintf(binder->cache_note, sizeof binder->cache_note, "not written: %s", error.message);
     else
         snprintf(binder->cache_note + strlen(binder->cache_note),
@@ -498,6 +500,10 @@ int binder_load(struct binder *binder, const struct binder_loading *how, struct 
 
 const char *binder_cache_note(const struct binder *binder) {
     return binder->cache_note;
+}
+
+bool binder_cache_lost(const struct binder *binder) {
+    return binder->cache_lost;
 }
 
 uint64_t binder_parameters(const struct binder *binder) {

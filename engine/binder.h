@@ -67,6 +67,7 @@ int binder_load(struct binder *binder, const struct binder_loading *loading, str
 
 // What became of the cache, in a line for a person; "" without one. Lives as long as the binder.
 const char *binder_cache_note(const struct binder *binder);
+bool binder_cache_lost(const struct binder *binder); // it could not be written
 
 uint64_t binder_parameters(const struct binder *binder); // elements bound
 size_t binder_bytes_as(const struct binder *binder, enum weight_format format); // the next one's, in another format

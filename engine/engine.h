@@ -157,7 +157,8 @@ struct engine_options {
                                 // A request without a limit (tokens_max -1) reserves all that the context has left:
                                 // with less than sequences_max contexts here, such requests wait for each other
     enum kv_format kv;          // what keys and values are held in
-    int prefill_tokens_max;     // prompt tokens in one step; 0: ENGINE_PREFILL_TOKENS_STANDARD
+    int prefill_tokens_max;     // prompt tokens in one step; 0: ENGINE_PREFILL_TOKENS_STANDARD. While no answers are
+                                // written, prompts that are no longer go together, see engine/scheduler.h
     double step_target_seconds; // fewer of them while answers are being written, so that a step takes no longer; 0: no
                                 // target
     double queue_seconds_max;   // a job that has waited so long for its turn ends with ERROR_BUSY; 0: it waits on
@@ -195,6 +196,7 @@ struct engine_info {
     const char *weights;      // "bf16"
     const char *weights_note; // for a person, where they were chosen: which and why; else ""
     const char *cache_note;   // for a person: what became of the cache of conversions; "" without one
+    bool cache_lost;          // it could not be written: the next start converts again
     const char *device;       // one line for a person: which kernels run where, on how many threads
     int context_tokens;
     int vocab_size;

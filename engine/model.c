@@ -140,8 +140,10 @@ static int choose_weights(struct model *model, const struct model_options *optio
     static const char *const WHY[] = {[WEIGHTS_BF16] = "the model is small",
                                       [WEIGHTS_INT8] = "twice as fast as bf16 and nearly as exact",
                                       [WEIGHTS_INT4] = "int8 does not fit into the memory that is free"};
-    snprintf(model->weights_note, sizeof model->weights_note, "%s, %.2f GB of %.1f GB free: %s",
-             weight_format_name(model->weights), (double)bytes[model->weights] / 1e9, (double)memory / 1e9,
+    double held = (double)bytes[model->weights];
+    snprintf(model->weights_note, sizeof model->weights_note,
+             held < 1e9 ? "%s, %.1f MB of %.1f GB free: %s" : "%s, %.2f GB of %.1f GB free: %s",
+             weight_format_name(model->weights), held < 1e9 ? held / 1e6 : held / 1e9, (double)memory / 1e9,
              WHY[model->weights]);
     return 0;
 }
@@ -180,6 +182,7 @@ static int load_weights(struct model *model, const struct model_options *options
     model->weight_bytes = binder_bytes(binder);
     model->created = model->storage->checkpoint.modified;
     snprintf(model->cache_note, sizeof model->cache_note, "%s", binder_cache_note(binder));
+    model->cache_lost = binder_cache_lost(binder);
 done:
     binder_destroy(binder);
     return rc;

@@ -35,6 +35,7 @@ struct model {
     enum weight_format weights;
     char weights_note[128];  // why these, where they were chosen; else ""
     char cache_note[1024];   // what became of the cache; "" without one
+    bool cache_lost;         // it could not be written
     int64_t created;         // seconds since 1970
     struct model_storage *storage; // mappings and allocations behind the pointers
 };

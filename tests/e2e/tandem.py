@@ -154,6 +154,14 @@ class Server(Client):
         assert SANITIZED or self.memory_kib() < before_kib + 1024 * growth_mib
 
 
+def wait_for_handlers(pid):
+    """Until a process sees to SIGINT itself."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not int(re.search(r"SigCgt:\s+(\w+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1], 16) & 1 << signal.SIGINT - 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def chat(text, **options):
     options = {"max_tokens": 24, "temperature": 0, **options}
     return {"model": MODEL.name, "messages": [{"role": "user", "content": text}], **options}

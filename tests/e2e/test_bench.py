@@ -10,6 +10,7 @@ import time
 import pytest
 
 import tandem
+from terminal import Terminal
 from test_settings import refused, run
 
 TOY = ["bench", "--synthetic", "phi-toy-moe", "--quick"]
@@ -25,7 +26,7 @@ def measured(tmp_path_factory):
 
 
 def check_figures(found):
-    assert found.keys() == {"machine", "model", "weights", "placement", "load", "prefill", "decode", "serve", "guess", "ttft_ms",
+    assert found.keys() == {"machine", "model", "weights", "placement", "kernels", "load", "prefill", "decode", "serve", "guess", "ttft_ms",
                             "peak_rss_mib", "runs"}
     assert found["machine"].keys() == {"cpu", "threads", "read_gbps", "f32_tflops", "bf16_tflops", "int8_tops"}
     assert found["weights"] == "bf16" and found["runs"] == 2 and found["machine"]["threads"] >= 1
@@ -49,7 +50,7 @@ def largest_cache():
 def test_json(measured):
     found = json.loads(measured[1].read_text())
     check_figures(found)
-    assert found["model"] == "demo" and found["placement"] == "cpu"
+    assert found["model"] == "demo" and found["placement"] == "cpu" and found["kernels"] == "cpu"
     assert found["ttft_ms"] > 0 and found["machine"]["read_gbps"] > 0 and found["machine"]["f32_tflops"] > 0
     for row in found["prefill"]:
         assert row["share_of_peak"] > 0
@@ -198,8 +199,31 @@ def test_kernels_without_limits(tmp_path):
     assert result.returncode == 0, result
     found = json.loads(path.read_text())
     check_figures(found)
-    assert found["placement"] == "reference" and found["machine"]["read_gbps"] is None
+    assert found["placement"] == "cpu" and found["kernels"] == "reference" and found["machine"]["read_gbps"] is None
     assert all(row["share_of_peak"] is None for row in found["prefill"])
+
+
+@pytest.mark.parametrize("more, placement", [
+    ([], "split"), (["--experts-prefill", "cpu"], "split"), (["--experts-prefill", "cpu", "--experts-decode", "cpu"], "cpu")])
+def test_placement(more, placement, measured, tmp_path):
+    """What really had the experts, whatever --placement asks for; and --compare minds it."""
+    path = tmp_path / "x.json"
+    result = run(*TOY, "--placement", "split", *more, "--compare", measured[1], "--json", path)
+    if "all on it" in result.stdout:
+        pytest.skip("there is no OpenCL here")
+    found = json.loads(path.read_text())
+    check_figures(found)
+    assert (found["placement"], found["kernels"]) == (placement, "cpu")
+    assert ('placement was "cpu" then' in result.stdout) == (placement == "split")
+    assert "kernels was" not in result.stdout
+
+
+def test_progress_is_shown_on_a_terminal():
+    terminal = Terminal(*TOY, columns=60)
+    assert terminal.wait() == 0
+    for point in ("prefill of 16 tokens", "prefill of 512 tokens", "decode, batch 1, context 64", "decode, batch 8, context 64"):
+        for run in (1, 2):
+            assert f"\r\033[K{point}: run {run} of 2" in terminal.shown, terminal.shown
 
 
 def test_int8(tmp_path):

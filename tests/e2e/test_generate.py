@@ -1,6 +1,7 @@
 """tandem generate: its sources, what it prints and what it does not, how it ends; and that it says what the server says."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -286,6 +287,16 @@ def test_reader_goes_away():
     assert process.wait(tandem.PATIENCE_S) == 0
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+def test_a_cache_that_can_not_be_written(tmp_path):
+    """Conversions are made again each time, which is seconds for a large model: so it is said."""
+    (tmp_path / "file").write_text("")
+    result = run("generate", "--weights", "int4", "--cache", tmp_path / "file" / "cache", "--prompt", "Hello", "--max-tokens", "1")
+    assert result.returncode == 0 and re.fullmatch(
+        rf"tandem: the next start converts the weights again: the cache was not written: {tmp_path}/file/cache.*\n", result.stderr)
+    kept = ["generate", "--weights", "int4", "--cache", tmp_path / "cache", "--prompt", "Hello", "--max-tokens", "1"]
+    assert run(*kept).stderr == "" == run(*kept).stderr
 
 
 def test_full_disk():

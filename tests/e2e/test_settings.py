@@ -106,6 +106,8 @@ def test_file_then_environment_then_flag(config):
     ("engine:\n  queue: 65537\n", "x.yaml:2: engine.queue is `65537`, but must be a whole number from 1 to 65536"),
     ("model:\n  weights: int1\n", "x.yaml:2: model.weights is `int1`, but must be one of: auto f32 bf16 int8 int4"),
     ("server:\n  port: 1\n  port: 2\n", "x.yaml:3: `port` stands here a second time"),
+    ("server:\n  threads: 4\n", "x.yaml:2: unknown key `threads` in `server` (it belongs in `engine`); keys there are: host, "),
+    ("port: 9000\n", "x.yaml:1: unknown section `port` (it belongs in `server`); sections are: model, engine, server"),
     ("server: {\n", "x.yaml:2: "),
 ])
 def test_wrong_file(config, text, named):

@@ -94,7 +94,7 @@ def test_no_cache(serve):
 def test_auto(serve, cache):
     server = serve("--cache", cache)
     assert re.search(r"^  weights +bf16, ", server.log, re.M)
-    assert re.search(r"^ +chosen: bf16, 0\.01 GB of [\d.]+ GB free: the model is small$", server.log, re.M)
+    assert re.search(r"^ +chosen: bf16, 10\.8 MB of [\d.]+ GB free: the model is small$", server.log, re.M)
     assert not cache.exists()
     assert "chosen" not in serve("--weights", "bf16").log
 
