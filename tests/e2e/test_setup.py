@@ -229,7 +229,7 @@ def test_tally_names_what_was_skipped_once(tmp_path):
     for number, name in enumerate(("ties dot", "ties group", "shapes dot", "shapes group", "same dot"), 2):
         lines += ["# skipped: no such device", f"ok {number} - {name} # SKIP"]
     for run in ("clang", "gcc"):
-        row = {"name": "tandem:kernels / opencl", "result": "OK", "returncode": 0, "duration": 1.5, "stdout": "\n".join(lines)}
+        row = {"name": "tandem:kernels+more / opencl", "result": "OK", "returncode": 0, "duration": 1.5, "stdout": "\n".join(lines)}
         (tmp_path / f"{run}.json").write_text(json.dumps(row))
     (tmp_path / "e2e.xml").write_text(
         '<testsuite><testcase classname="tests.test_x" name="a" time="2.25"/>'
