@@ -105,12 +105,6 @@ void api_error_event(const struct error *error, struct buffer *out) {
     buffer_text(out, "}}");
 }
 
-void api_error_json(const struct error *error, struct buffer *out) {
-    buffer_text(out, "{\"error\":");
-    api_error_object(error, out);
-    buffer_text(out, "}");
-}
-
 void api_error_text(struct buffer *out) {
     enum { TEXT_COLUMN = 5 };
     for (int status = 400; status < 600; status++)
@@ -135,7 +129,9 @@ void api_reply_error(struct api_reply *reply, const struct error *error) {
     reply->retry_after_seconds = retry_seconds(error);
     reply->never_retry = row->never_retry;
     buffer_clear(&reply->body);
-    api_error_json(error, &reply->body);
+    buffer_text(&reply->body, "{\"error\":");
+    api_error_object(error, &reply->body);
+    buffer_text(&reply->body, "}");
 }
 
 // The distinct values of a column: every type, or every code there is.

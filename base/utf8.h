@@ -16,7 +16,4 @@ bool utf8_is_prefix(const char *text, size_t bytes);
 // Whether all of text is valid.
 bool utf8_valid(const char *text, size_t bytes);
 
-// Writes a code point as 1..4 bytes and returns their number; 0 for what is no scalar value.
-size_t utf8_encode(uint32_t code_point, char out[4]);
-
 #endif

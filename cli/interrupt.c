@@ -61,10 +61,6 @@ int interrupt_noted(void) {
     return terminated ? SIGTERM : count ? SIGINT : 0;
 }
 
-int interrupt_count(void) {
-    return count;
-}
-
 void interrupt_forget(void) {
     count = 0;
 }

@@ -17,7 +17,6 @@ int interrupt_set(enum interrupt_way way, struct error *error);
 void interrupt_keep_terminal(int file);
 
 int interrupt_noted(void);   // SIGTERM or else SIGINT, if one has come since it was last forgotten; 0: none
-int interrupt_count(void);   // how many have
 void interrupt_forget(void); // what was noted of Ctrl-C; SIGTERM stays
 
 // Waits until `file` can be read (-1: there is none), a signal has been noted or interrupt_wake was called, at once if

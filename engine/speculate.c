@@ -43,7 +43,8 @@ static double shape_of(const struct step_costs *costs, int rows, double unseen) 
     return above <= SPECULATE_ROWS_MAX && costs->shape[above] < shape ? costs->shape[above] : shape;
 }
 
-double step_costs_seconds(const struct step_costs *costs, int rows) {
+// What a step of so many rows would take.
+static double step_costs_seconds(const struct step_costs *costs, int rows) {
     return costs->pace * shape_of(costs, rows, SLOPE_EXPECTED);
 }
 

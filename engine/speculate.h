@@ -45,8 +45,6 @@ struct step_costs {
 // A step of answers only has taken so long: `answers` of them, with `rows` in all.
 void step_costs_measured(struct step_costs *costs, int answers, int rows, double seconds);
 
-double step_costs_seconds(const struct step_costs *costs, int rows); // that one would take
-
 // What is known of one answer.
 struct speculator {
     struct lookup *lookup; // NULL: nothing is guessed for it, but it may have to wait for others' guesses

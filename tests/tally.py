@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ElementTree
 RESULT = re.compile(r"^(not )?ok \d+(?: - )?(.*?)\s*(?:# SKIP\b\s*(.*))?$")
 PLAN = re.compile(r"^1\.\.(\d+)")
 VARIANT = re.compile(r"^([^ \[]+)[ \[](.+?)\]?$")  # of a test: what stands behind its name, or in pytest's brackets
+MORE_SUITES = re.compile(r"\+\S+")  # of a test that is in several, behind its first
 SLOWEST = 10
 COLUMNS = 120
 
@@ -62,7 +63,7 @@ class Tally:
     def meson(self, run, path):
         for line in path.read_text().splitlines():
             test = json.loads(line)
-            suite = test["name"].split(":")[-1].strip()
+            suite = MORE_SUITES.sub("", test["name"].split(":")[-1].strip())
             code = test.get("returncode") or 0
             if test["result"] == "TIMEOUT":
                 code = code or "of a timeout"

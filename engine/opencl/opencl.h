@@ -6,7 +6,6 @@
 #ifndef ENGINE_OPENCL_OPENCL_H
 #define ENGINE_OPENCL_OPENCL_H
 
-#include "engine/engine.h"
 #include "engine/stages.h"
 
 struct opencl;

@@ -340,4 +340,4 @@ def test_control_characters_are_shown(tmp_path):
     assert told(*arguments) == PARIS.replace(".", "\x1b")
     terminal = Terminal(*arguments)
     assert terminal.wait() == 0
-    assert terminal.shown.split("\r\n")[0] == PARIS.replace(".", "^[")
+    assert terminal.shown.splitlines()[0] == PARIS.replace(".", "^[") and "\x1b" not in terminal.shown

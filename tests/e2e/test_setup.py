@@ -229,7 +229,7 @@ def test_tally_names_what_was_skipped_once(tmp_path):
     for number, name in enumerate(("ties dot", "ties group", "shapes dot", "shapes group", "same dot"), 2):
         lines += ["# skipped: no such device", f"ok {number} - {name} # SKIP"]
     for run in ("clang", "gcc"):
-        row = {"name": "tandem:kernels / opencl", "result": "OK", "returncode": 0, "duration": 1.5, "stdout": "\n".join(lines)}
+        row = {"name": "tandem:kernels+more / opencl", "result": "OK", "returncode": 0, "duration": 1.5, "stdout": "\n".join(lines)}
         (tmp_path / f"{run}.json").write_text(json.dumps(row))
     (tmp_path / "e2e.xml").write_text(
         '<testsuite><testcase classname="tests.test_x" name="a" time="2.25"/>'
@@ -242,8 +242,14 @@ def test_tally_names_what_was_skipped_once(tmp_path):
     assert lines[:2] == ["   2.2 s  e2e: test_x.a", "   1.5 s  gcc: kernels / opencl"]
 
 
-SCRIPTS = sorted(str(path.relative_to(tandem.TOP)) for path in [
-    *(tandem.TOP / name for name in ("check", "run", ".ci/run", "docker/try")), *tandem.TOP.glob("tools/*.sh")] if path.exists())
+def is_script(path):
+    with open(path, "rb") as file:
+        return file.read(30).startswith((b"#!/usr/bin/env bash", b"#!/bin/bash", b"#!/bin/sh"))
+
+
+SCRIPTS = sorted(str(path.relative_to(tandem.TOP)) for pattern in ("*", "*/*", "tests/*/*")
+                 for path in tandem.TOP.glob(pattern)
+                 if path.is_file() and "build" not in path.parts[-2:] and (is_script(path) or path.suffix == ".sh"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

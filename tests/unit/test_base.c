@@ -24,6 +24,30 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+// As UTF-8 has it, also of numbers that are no characters.
+static size_t encode(uint32_t c, char out[4]) {
+    if (c < 0x80) {
+        out[0] = (char)c;
+        return 1;
+    }
+    if (c < 0x800) {
+        out[0] = (char)(0xc0 | c >> 6);
+        out[1] = (char)(0x80 | (c & 0x3f));
+        return 2;
+    }
+    if (c < 0x10000) {
+        out[0] = (char)(0xe0 | c >> 12);
+        out[1] = (char)(0x80 | (c >> 6 & 0x3f));
+        out[2] = (char)(0x80 | (c & 0x3f));
+        return 3;
+    }
+    out[0] = (char)(0xf0 | c >> 18);
+    out[1] = (char)(0x80 | (c >> 12 & 0x3f));
+    out[2] = (char)(0x80 | (c >> 6 & 0x3f));
+    out[3] = (char)(0x80 | (c & 0x3f));
+    return 4;
+}
+
 // ---- Errors
 
 static void error_keeps_code_and_cause(void **state) {
@@ -62,7 +86,7 @@ static void error_is_cut_at_a_character(void **state) {
         char text[2 * ERROR_MESSAGE_BYTES];
         size_t at = shift;
         memset(text, 'x', shift);
-        while (at + 4 < sizeof text) at += utf8_encode(0x1f600, text + at);
+        while (at + 4 < sizeof text) at += encode(0x1f600, text + at);
         text[at] = '\0';
 
         struct error error;
@@ -197,10 +221,12 @@ static void utf8_round_trips_every_scalar(void **state) {
     size_t count = 0;
     for (uint32_t c = 0; c <= 0x110010; c++) {
         char text[4];
-        size_t width = utf8_encode(c, text);
+        size_t width = encode(c, text);
         bool scalar = c <= 0x10ffff && !(c >= 0xd800 && c <= 0xdfff);
-        assert_int_equal(width, !scalar ? 0 : c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4);
-        if (!scalar) continue;
+        if (!scalar) {
+            assert_int_equal(utf8_decode(text, width, NULL), 0);
+            continue;
+        }
         uint32_t back = 0;
         assert_int_equal(utf8_decode(text, width, &back), width);
         assert_int_equal(back, c);
