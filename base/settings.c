@@ -19,7 +19,8 @@ static void *member(const struct setting_table *table, const struct setting *set
 }
 
 static bool is_text(const struct setting *setting) {
-    return setting->type == SETTING_TEXT || setting->type == SETTING_PATH || setting->type == SETTING_CHOICE;
+    return setting->type == SETTING_TEXT || setting->type == SETTING_LIST || setting->type == SETTING_PATH ||
+           setting->type == SETTING_CHOICE;
 }
 
 static int refuse(const struct setting *setting, const char *text, const char *source, struct error *error) {
@@ -27,6 +28,7 @@ static int refuse(const struct setting *setting, const char *text, const char *s
     buffer_init(&expected, 512);
     switch (setting->type) {
     case SETTING_TEXT:
+    case SETTING_LIST:
     case SETTING_PATH:
     case SETTING_SECRET:
         buffer_text(&expected, "a text in UTF-8, not empty");
@@ -173,6 +175,7 @@ int settings_set(const struct setting_table *table, const struct setting *settin
         if (!utf8_valid(text, strlen(text))) break;
         return set_secret(out, text, source) ? 0 : error_set_code(error, ERROR_MEMORY);
     case SETTING_TEXT:
+    case SETTING_LIST:
     case SETTING_CHOICE:
         if (!utf8_valid(text, strlen(text)) || (setting->type == SETTING_CHOICE && !is_choice(setting->choices, text)))
             break;

@@ -14,6 +14,7 @@
 enum setting_type {
     SETTING_TEXT,    // char *, an owned copy
     SETTING_TEXTS,   // struct setting_texts: one more each time it is given, `most` of them at most; not in files
+    SETTING_LIST,    // char *, an owned copy of several with commas between; a file may have a list of them
     SETTING_SECRET,  // struct setting_secret; no message repeats it
     SETTING_CHOICE,  // char *, one of the row's choices
     SETTING_INT,     // int
@@ -35,7 +36,8 @@ struct setting_secret { // owned copies
 };
 
 struct setting {
-    const char *name;        // "server.port": section and key of a file; NULL: not in files
+    const char *name;        // "server.port": section and key of a file; with two points, a section in a section,
+                             // whose rows stand behind the first one of that; NULL: not in files
     const char *flag;        // "--port"
     const char *environment; // "TANDEM_PORT"; NULL: none
     enum setting_type type;

@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include <yaml.h>
 
-enum { KEYS_BYTES_MAX = 512 };
+enum { KEYS_BYTES_MAX = 512, NAME_BYTES = 128 };
 
 // One file while it is read.
 struct reading {
@@ -37,22 +37,20 @@ static int wrong(struct reading *reading, const yaml_node_t *node, const char *f
     return error_set(reading->error, ERROR_ARGUMENT, "%s:%zu: %s", reading->path, line_of(node), message);
 }
 
-// ---- Rows by section and key
+// ---- Rows by section and key. A section is named by the way to it, "engine.experts"; "" is the whole file.
 
-static bool in_section(const struct setting *row, const char *section) {
+// What a row is called below a section, "experts.prefill" below "engine"; NULL: it is elsewhere.
+static const char *below(const struct setting *row, const char *section) {
     size_t bytes = strlen(section);
-    return row->name && strncmp(row->name, section, bytes) == 0 && row->name[bytes] == '.';
+    if (!row->name || bytes == 0) return row->name;
+    return strncmp(row->name, section, bytes) == 0 && row->name[bytes] == '.' ? row->name + bytes + 1 : NULL;
 }
 
-static const char *key_of(const struct setting *row) {
-    return strchr(row->name, '.') + 1;
-}
-
-static const struct setting *find_row(const struct reading *reading, const char *section, const char *key,
+static const struct setting *find_row(const struct reading *reading, const char *name,
                                       const struct setting_table **out) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
         for (size_t i = 0; i < table->count; i++)
-            if (in_section(&table->rows[i], section) && strcmp(key_of(&table->rows[i]), key) == 0) {
+            if (table->rows[i].name && strcmp(table->rows[i].name, name) == 0) {
                 *out = table;
                 return &table->rows[i];
             }
@@ -62,49 +60,58 @@ static const struct setting *find_row(const struct reading *reading, const char 
 static bool has_section(const struct reading *reading, const char *section) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
         for (size_t i = 0; i < table->count; i++)
-            if (in_section(&table->rows[i], section)) return true;
+            if (below(&table->rows[i], section)) return true;
     return false;
 }
 
 // ---- What might have stood there instead
 
-static bool section_seen(const struct reading *reading, const struct setting *last) {
+// Whether a row before this one has the same key in the section.
+static bool key_seen(const struct reading *reading, const char *section, const struct setting *last) {
+    const char *key = below(last, section);
+    size_t bytes = strcspn(key, ".");
     for (const struct setting_table *table = reading->tables;; table++)
         for (size_t i = 0; i < table->count; i++) {
-            const struct setting *row = &table->rows[i];
-            if (row == last) return false;
-            size_t bytes = strcspn(last->name, ".") + 1;
-            if (row->name && strncmp(row->name, last->name, bytes) == 0) return true;
+            if (&table->rows[i] == last) return false;
+            const char *other = below(&table->rows[i], section);
+            if (other && strcspn(other, ".") == bytes && memcmp(other, key, bytes) == 0) return true;
         }
 }
 
-// Names the choices, "host, port", and finds the nearest to what is written. section NULL: sections, otherwise its
-// keys.
+// Names a section's keys, "host, port", and finds the nearest to what is written.
 static void find_choices(const struct reading *reading, const char *section, struct buffer *names,
                          struct nearest *nearest) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
         for (size_t i = 0; i < table->count; i++) {
             const struct setting *row = &table->rows[i];
-            if (!row->name || (section ? !in_section(row, section) : section_seen(reading, row))) continue;
-            const char *name = section ? key_of(row) : row->name;
-            int bytes = (int)strcspn(name, ".");
-            buffer_format(names, "%s%.*s", names->bytes ? ", " : "", bytes, name);
-            nearest_consider(nearest, name, (size_t)bytes);
+            const char *key = below(row, section);
+            if (!key || key_seen(reading, section, row)) continue;
+            int bytes = (int)strcspn(key, ".");
+            buffer_format(names, "%s%.*s", names->bytes ? ", " : "", bytes, key);
+            nearest_consider(nearest, key, (size_t)bytes);
         }
+}
+
+// The section of a row: the bytes of its name in front of the last dot.
+static size_t section_bytes(const struct setting *row) {
+    const char *dot = row->name ? strrchr(row->name, '.') : NULL;
+    return dot ? (size_t)(dot - row->name) : 0;
 }
 
 // A row of this key in whatever section; NULL: there is none.
 static const struct setting *find_key(const struct reading *reading, const char *key) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
         for (size_t i = 0; i < table->count; i++)
-            if (table->rows[i].name && strcmp(key_of(&table->rows[i]), key) == 0) return &table->rows[i];
+            if (section_bytes(&table->rows[i]) > 0 &&
+                strcmp(table->rows[i].name + section_bytes(&table->rows[i]) + 1, key) == 0)
+                return &table->rows[i];
     return NULL;
 }
 
 // " (it belongs in `engine`)", " (did you mean `port`?)", or nothing.
 static void write_hint(char *out, size_t bytes, const struct setting *elsewhere, const struct nearest *nearest) {
     if (elsewhere)
-        snprintf(out, bytes, " (it belongs in `%.*s`)", (int)strcspn(elsewhere->name, "."), elsewhere->name);
+        snprintf(out, bytes, " (it belongs in `%.*s`)", (int)section_bytes(elsewhere), elsewhere->name);
     else
         snprintf(out, bytes, nearest->word[0] ? " (did you mean `%s`?)" : "%s", nearest->word);
 }
@@ -118,9 +125,9 @@ static int unknown(struct reading *reading, const yaml_node_t *node, const char 
     find_choices(reading, section, &names, &nearest);
     write_hint(hint, sizeof hint, find_key(reading, written), &nearest);
     const char *list = names.data ? names.data : "none";
-    int code = section ? wrong(reading, node, "unknown key `%.60s` in `%s`%s; keys there are: %s", written, section,
-                               hint, list)
-                       : wrong(reading, node, "unknown section `%.60s`%s; sections are: %s", written, hint, list);
+    int code = *section ? wrong(reading, node, "unknown key `%.60s` in `%s`%s; keys there are: %s", written, section,
+                                hint, list)
+                        : wrong(reading, node, "unknown section `%.60s`%s; sections are: %s", written, hint, list);
     buffer_finish(&names);
     return code;
 }
@@ -176,37 +183,76 @@ static char *beside(const char *file, const char *text) {
     return bytes < 0 ? NULL : path;
 }
 
-static int read_value(struct reading *reading, const char *section, const yaml_node_t *key_node, const char *key,
-                      const yaml_node_t *node) {
-    const struct setting_table *table;
-    const struct setting *row = find_row(reading, section, key, &table);
-    if (!row) return unknown(reading, key_node, section, key);
+// The values of a list, with commas between; the caller's to free.
+static int join_list(struct reading *reading, const struct setting *row, const yaml_node_t *list, char **out) {
+    struct buffer joined;
+    int code = 0;
+    buffer_init(&joined, SETTINGS_FILE_BYTES_MAX);
+    for (const yaml_node_item_t *item = list->data.sequence.items.start; !code && item < list->data.sequence.items.top;
+         item++) {
+        const yaml_node_t *node = node_at(reading, *item);
+        const char *text = text_of(node);
+        if (!text || is_nothing(node))
+            code = wrong(reading, node, "%s has %s in its list, where values belong", row->name,
+                         text ? "nothing" : kind_of(node));
+        else
+            buffer_format(&joined, "%s%s", joined.bytes ? "," : "", text);
+    }
+    if (!code && joined.bytes == 0 && !joined.failed)
+        code = wrong(reading, list, "%s is an empty list; remove the line for the default", row->name);
+    if (!code && joined.failed) code = error_set_code(reading->error, ERROR_MEMORY);
+    *out = code ? NULL : strdup(joined.data);
+    buffer_finish(&joined);
+    return code || *out ? code : error_set_code(reading->error, ERROR_MEMORY);
+}
+
+static int read_value(struct reading *reading, const struct setting_table *table, const struct setting *row,
+                      const yaml_node_t *key_node, const yaml_node_t *node) {
     const char *text = text_of(node);
-    if (!text) return wrong(reading, node, "%s is %s, but must be one value", row->name, kind_of(node));
+    bool list = row->type == SETTING_LIST && node->type == YAML_SEQUENCE_NODE;
+    if (!text && !list)
+        return wrong(reading, node, "%s is %s, but must be one value%s", row->name, kind_of(node),
+                     row->type == SETTING_LIST ? " or a list of them" : "");
     if (is_nothing(node))
         return wrong(reading, key_node, "%s has no value; remove the line for the default", row->name);
-    if (!*text && !*row->fallback) text = row->fallback; // "" where that is the default
+    if (text && !*text && !*row->fallback) text = row->fallback; // "" where that is the default
 
-    char source[ERROR_MESSAGE_BYTES];
+    char source[ERROR_MESSAGE_BYTES], *made = NULL;
     snprintf(source, sizeof source, "%s:%zu: %s", reading->path, line_of(node), row->name);
     bool relative = row->type == SETTING_PATH && *text && *text != '/' && strncmp(text, "~/", 2) != 0;
-    char *path = relative ? beside(reading->path, text) : NULL;
-    if (relative && !path) return error_set_code(reading->error, ERROR_MEMORY);
-    int code = settings_set(table, row, path ? path : text, source, reading->error);
-    free(path);
+    int code = list ? join_list(reading, row, node, &made) : 0;
+    if (relative) made = beside(reading->path, text);
+    if (relative && !made) code = error_set_code(reading->error, ERROR_MEMORY);
+    if (!code) code = settings_set(table, row, made ? made : text, source, reading->error);
+    free(made);
     return code;
 }
 
-static int read_section(struct reading *reading, const yaml_node_t *key_node, const char *section,
-                        const yaml_node_t *node) {
-    if (!has_section(reading, section)) return unknown(reading, key_node, NULL, section);
+static int read_section(struct reading *reading, const char *section, const yaml_node_t *node);
+
+// A key of a section: a setting, or a section within it.
+static int read_pair(struct reading *reading, const char *section, const yaml_node_pair_t *pair, const char *key) {
+    const yaml_node_t *key_node = node_at(reading, pair->key), *node = node_at(reading, pair->value);
+    const struct setting_table *table;
+    char name[NAME_BYTES];
+    int bytes = snprintf(name, sizeof name, "%s%s%s", section, *section ? "." : "", key);
+    bool known = *key && !strchr(key, '.') && bytes > 0 && (size_t)bytes < sizeof name;
+    const struct setting *row = known ? find_row(reading, name, &table) : NULL;
+    if (row) return read_value(reading, table, row, key_node, node);
+    if (known && has_section(reading, name)) return read_section(reading, name, node);
+    return unknown(reading, key_node, section, key);
+}
+
+static int read_section(struct reading *reading, const char *section, const yaml_node_t *node) {
     if (is_nothing(node)) return 0; // all its keys are comments
     if (node->type != YAML_MAPPING_NODE)
-        return wrong(reading, node, "`%s` is a section: its keys stand below it, indented, as `key: value`", section);
+        return *section ? wrong(reading, node, "`%s` is a section: its keys stand below it, indented, as `key: value`",
+                                section)
+                        : wrong(reading, node, "expected sections with keys, found %s", kind_of(node));
     for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top; pair++) {
         const char *key;
         int code = read_key(reading, node, pair, &key);
-        if (!code) code = read_value(reading, section, node_at(reading, pair->key), key, node_at(reading, pair->value));
+        if (!code) code = read_pair(reading, section, pair, key);
         if (code) return code;
     }
     return 0;
@@ -214,16 +260,7 @@ static int read_section(struct reading *reading, const yaml_node_t *key_node, co
 
 static int read_document(struct reading *reading) {
     const yaml_node_t *root = yaml_document_get_root_node(&reading->document);
-    if (!root || is_nothing(root)) return 0;
-    if (root->type != YAML_MAPPING_NODE)
-        return wrong(reading, root, "expected sections with keys, found %s", kind_of(root));
-    for (const yaml_node_pair_t *pair = root->data.mapping.pairs.start; pair < root->data.mapping.pairs.top; pair++) {
-        const char *section;
-        int code = read_key(reading, root, pair, &section);
-        if (!code) code = read_section(reading, node_at(reading, pair->key), section, node_at(reading, pair->value));
-        if (code) return code;
-    }
-    return 0;
+    return root ? read_section(reading, "", root) : 0;
 }
 
 // ---- The file

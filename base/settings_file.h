@@ -2,6 +2,9 @@
 //
 //     server:
 //       port: 8080          # the row "server.port"
+//     engine:
+//       experts:
+//         layers: [0-3, 7]  # the row "engine.experts.layers", a list: the same as "0-3,7"
 //
 #ifndef BASE_SETTINGS_FILE_H
 #define BASE_SETTINGS_FILE_H

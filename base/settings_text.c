@@ -20,8 +20,8 @@ static void number(const struct setting *setting, double value, struct buffer *o
 }
 
 static bool has_range(const struct setting *setting) {
-    return setting->type != SETTING_TEXT && setting->type != SETTING_TEXTS && setting->type != SETTING_SECRET &&
-           setting->type != SETTING_PATH && setting->type != SETTING_CHOICE && setting->type != SETTING_SWITCH;
+    return setting->type == SETTING_INT || setting->type == SETTING_SIZE || setting->type == SETTING_SECONDS ||
+           setting->type == SETTING_NUMBER;
 }
 
 // Of a switch that is off it need not be said.
@@ -57,9 +57,9 @@ static void facts(const struct setting *setting, struct buffer *out) {
 // "--port N", "--weights f32|bf16", "--json"
 static void flag_and_value(const struct setting *setting, struct buffer *out) {
     static const char *const kinds[] = {
-        [SETTING_TEXT] = "TEXT", [SETTING_TEXTS] = "TEXT", [SETTING_SECRET] = "TEXT", [SETTING_PATH] = "PATH",
-        [SETTING_CHOICE] = "",   [SETTING_INT] = "N",      [SETTING_SIZE] = "N",      [SETTING_SECONDS] = "S",
-        [SETTING_NUMBER] = "X",  [SETTING_SWITCH] = "",
+        [SETTING_TEXT] = "TEXT",   [SETTING_TEXTS] = "TEXT", [SETTING_LIST] = "LIST", [SETTING_SECRET] = "TEXT",
+        [SETTING_PATH] = "PATH",   [SETTING_CHOICE] = "",    [SETTING_INT] = "N",     [SETTING_SIZE] = "N",
+        [SETTING_SECONDS] = "S",   [SETTING_NUMBER] = "X",   [SETTING_SWITCH] = "",
     };
     buffer_text(out, setting->flag);
     if (setting->type == SETTING_SWITCH) return;
@@ -77,8 +77,24 @@ struct form {
     bool of_files; // leave out what files do not have
 };
 
+// Up to the last point: "engine", "engine.experts".
 static size_t section_bytes(const struct setting *setting) {
-    return setting->name ? strcspn(setting->name, ".") : 0;
+    return setting->name ? (size_t)(strrchr(setting->name, '.') - setting->name) : 0;
+}
+
+// What a section is called in the one that it is in.
+static const char *section_name(const struct setting *setting, int *bytes) {
+    const char *end = setting->name + section_bytes(setting), *name = end;
+    while (name > setting->name && name[-1] != '.') name--;
+    *bytes = (int)(end - name);
+    return name;
+}
+
+// How many sections a section is in.
+static int depth_of(const struct setting *setting) {
+    int depth = -1;
+    for (const char *at = setting->name; (at = strchr(at, '.')); at++) depth++;
+    return depth;
 }
 
 static bool same_section(const struct setting *a, const struct setting *b) {
@@ -116,10 +132,9 @@ static bool write_all(const struct form *form, const struct setting_table *table
 // ---- Help
 
 static void help_section(const struct setting *first, struct buffer *out) {
-    if (first->name)
-        buffer_format(out, "%c%.*s\n", first->name[0] & ~0x20, (int)section_bytes(first) - 1, first->name + 1);
-    else
-        buffer_text(out, "Options\n");
+    int bytes = 0;
+    const char *name = first->name ? section_name(first, &bytes) : "Options";
+    buffer_format(out, "%c%.*s\n", name[0] & ~0x20, bytes ? bytes - 1 : (int)strlen(name) - 1, name + 1);
 }
 
 static void help_row(const struct setting *setting, struct buffer *out) {
@@ -152,7 +167,9 @@ bool settings_help(const struct setting_table *tables, size_t table_count, struc
 // ---- A file
 
 static void yaml_section(const struct setting *first, struct buffer *out) {
-    buffer_format(out, "%.*s:\n", (int)section_bytes(first), first->name);
+    int bytes;
+    const char *name = section_name(first, &bytes);
+    buffer_format(out, "%*s%.*s:\n", 2 * depth_of(first), "", bytes, name);
 }
 
 // What needs no quotes anywhere in YAML.
@@ -166,13 +183,15 @@ static bool is_plain(const char *text) {
 //   port: 8080
 static void yaml_row(const struct setting *setting, struct buffer *out) {
     const char *quote = is_plain(setting->fallback) ? "" : "\"";
+    int in = 2 * depth_of(setting) + 2;
     if (out->bytes && out->data[out->bytes - 2] != ':') buffer_text(out, "\n"); // not behind the section's name
-    buffer_format(out, "  # %s\n  # ", setting->help);
+    buffer_format(out, "%*s# %s\n%*s# ", in, "", setting->help, in, "");
     if (setting->type == SETTING_CHOICE) buffer_format(out, "one of: %s, ", setting->choices);
     if (setting->type == SETTING_SWITCH) buffer_text(out, "true or false, ");
     facts(setting, out);
     buffer_format(out, "%s%s\n", has_facts(setting) ? ", " : "", setting->flag);
-    buffer_format(out, "  %s: %s%s%s\n", setting->name + section_bytes(setting) + 1, quote, setting->fallback, quote);
+    buffer_format(out, "%*s%s: %s%s%s\n", in, "", setting->name + section_bytes(setting) + 1, quote,
+                  setting->fallback, quote);
 }
 
 bool settings_yaml(const struct setting_table *tables, size_t table_count, struct buffer *out) {

@@ -4,6 +4,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/model_settings.h"
+#include "cli/suggest.h"
 #include "engine/engine.h"
 
 #include <errno.h>
@@ -17,7 +18,7 @@ enum { BUSIEST = 3, LINE_BYTES_MAX = 1 << 20, PROFILE_TOKENS_MAX = 1 << 20 };
 
 struct profile_settings {
     char *system;
-    int max_tokens;
+    int max_tokens, at_once;
     bool raw, json;
 };
 static struct profile_settings own;
@@ -27,6 +28,8 @@ static struct model_settings model;
 static const struct setting ROWS[] = {
     {NULL, "--max-tokens", NULL, SETTING_INT, AT(max_tokens), 1, PROFILE_TOKENS_MAX, NULL, "64", "",
      "tokens of each answer, at most"},
+    {NULL, "--at-once", NULL, SETTING_INT, AT(at_once), 1, ENGINE_SEQUENCES_MAX, NULL, "1", "",
+     "answers that will be written together where this is to be used, for the suggestion"},
     {NULL, "--system", NULL, SETTING_TEXT, AT(system), 0, 0, NULL, "", "",
      "the system's message in front of each prompt"},
     {NULL, "--raw", NULL, SETTING_SWITCH, AT(raw), 0, 0, NULL, "false", "",
@@ -52,6 +55,7 @@ static const struct example EXAMPLES[] = {
 struct totals {
     int prompts;
     double prompt_tokens, answer_tokens, prompt_seconds, decode_seconds;
+    struct suggest_work work;
 };
 
 static int take_nothing(void *user, const struct engine_event *event, struct error *error) {
@@ -81,6 +85,10 @@ static int run_prompt(struct engine *engine, const char *text, size_t bytes, str
     totals->answer_tokens += (double)answer.usage.completion_tokens;
     totals->prompt_seconds += answer.usage.prompt_seconds;
     totals->decode_seconds += answer.usage.decode_seconds;
+    suggest_add(&totals->work, ENGINE_ROWS_PROMPTS, (long)answer.usage.prompt_tokens, 1);
+    if (answer.usage.completion_tokens > 1) // the last token of an answer nobody reads
+        suggest_add(&totals->work, ENGINE_ROWS_ANSWERS, own.at_once,
+                    (double)(answer.usage.completion_tokens - 1) / own.at_once);
     return 0;
 }
 
@@ -108,19 +116,6 @@ static int run_prompts(struct engine *engine, FILE *file, const char *name, stru
 }
 
 // ---- What they say
-
-// Where a phase's experts are best computed, from the calls that were measured; NULL: nothing was.
-static const char *suggest(const struct engine_placement *found, bool prompts) {
-    double cpu = 0, device = 0;
-    for (int i = 0; i < found->point_count; i++) {
-        const struct engine_placement_point *point = &found->points[i];
-        if ((i == 0) == prompts || (prompts && point->rows <= 16)) continue;
-        cpu += 1 / point->cpu_rate;
-        device += point->split_rate > 0 ? 1 / point->split_rate : 0;
-    }
-    if (cpu <= 0) return NULL;
-    return device > 0 && device < cpu ? "opencl" : "cpu";
-}
 
 struct ranked {
     int expert;
@@ -180,8 +175,32 @@ static int print_layer(const struct engine_choices *choices, int layer, uint64_t
     return 0;
 }
 
+// As comments, so that what is printed from here on is a settings file.
+static void print_gain(const char *what, const struct suggestion *suggestion, enum engine_rows kind) {
+    double alone = suggestion->cpu_seconds[kind], seconds = suggestion->seconds[kind];
+    if (!(alone > 0 && seconds > 0)) return;
+    printf("# %s: %.2f times as fast as on the CPU alone, %.3g s instead of %.3g\n", what, alone / seconds, seconds,
+           alone);
+}
+
+static int print_suggestion(const struct suggestion *suggestion, const struct engine_placement *placement) {
+    struct buffer yaml;
+    buffer_init(&yaml, 1 << 20);
+    if (!suggestion_yaml(suggestion, &yaml)) {
+        buffer_finish(&yaml);
+        return ERROR_MEMORY;
+    }
+    printf("\n# OpenCL: %s\n", placement->device[0] ? placement->device : placement->why);
+    printf("# What was measured and counted suggests, for a settings file, and lets expect (but for attention):\n");
+    print_gain("prompts", suggestion, ENGINE_ROWS_PROMPTS);
+    print_gain("answers", suggestion, ENGINE_ROWS_ANSWERS);
+    fputs(yaml.data, stdout);
+    buffer_finish(&yaml);
+    return 0;
+}
+
 static int print(const struct engine_choices *choices, const struct engine_placement *placement,
-                 const struct totals *totals, struct error *error) {
+                 const struct totals *totals, const struct suggestion *suggestion, struct error *error) {
     uint64_t *rows_of = calloc(2 * (size_t)choices->experts, sizeof *rows_of);
     int code = rows_of ? 0 : ERROR_MEMORY;
     printf("%d prompt%s of %.0f tokens in all, %.0f token%s of answers\n\n", totals->prompts,
@@ -191,15 +210,11 @@ static int print(const struct engine_choices *choices, const struct engine_place
     for (int l = 0; !code && l < choices->layers; l++)
         code = print_layer(choices, l, rows_of, rows_of + choices->experts);
     free(rows_of);
-    if (code) return error_set_code(error, (enum error_code)code);
-    printf("\nShares are of a layer's rows, each of which chooses two. Evenness 1: every expert has as many rows.\n");
-    const char *prompts = suggest(placement, true), *answers = suggest(placement, false);
-    printf("\n# OpenCL: %s\n", placement->device[0] ? placement->device : placement->why);
-    if (prompts && answers)
-        printf("# what was measured suggests, for a settings file:\nengine:\n  experts_prefill: %s\n  experts_decode: "
-               "%s\n",
-               prompts, answers);
-    return 0;
+    if (!code)
+        printf("\nShares are of a layer's rows, each of which chooses two. Evenness 1: every expert has as many "
+               "rows.\n");
+    if (!code) code = print_suggestion(suggestion, placement);
+    return code ? error_set_code(error, (enum error_code)code) : 0;
 }
 
 // ---- For programs
@@ -219,19 +234,27 @@ static json_t *json_rows(const struct engine_choices *choices, enum engine_rows 
                      engine_choices_evenness(rows_of, experts), "rows", rows, "first_second_rows", together);
 }
 
+// How many times as fast as on the CPU alone; null: there were no such rows, or nothing was measured.
+static json_t *json_gain(const struct suggestion *suggestion, enum engine_rows kind) {
+    double alone = suggestion->cpu_seconds[kind], seconds = suggestion->seconds[kind];
+    return alone > 0 && seconds > 0 ? json_real(alone / seconds) : json_null();
+}
+
 static int print_json(const struct engine_choices *choices, const struct engine_placement *placement,
-                      const struct totals *totals, struct error *error) {
+                      const struct totals *totals, const struct suggestion *suggestion, struct error *error) {
     uint64_t *rows_of = calloc((size_t)choices->experts, sizeof *rows_of);
     json_t *layers = json_array();
     for (int l = 0; rows_of && l < choices->layers; l++)
         json_array_append_new(layers,
                               json_pack("{s:o, s:o}", "prompts", json_rows(choices, ENGINE_ROWS_PROMPTS, l, rows_of),
                                         "answers", json_rows(choices, ENGINE_ROWS_ANSWERS, l, rows_of)));
-    json_t *top = json_pack("{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s?, s:s?}}", "prompts", totals->prompts,
-                            "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens,
-                            "prompt_seconds", totals->prompt_seconds, "decode_seconds", totals->decode_seconds,
-                            "experts", choices->experts, "layers", layers, "suggested", "device", placement->device,
-                            "experts_prefill", suggest(placement, true), "experts_decode", suggest(placement, false));
+    json_t *top = json_pack(
+        "{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s, s:s, s:s?, s:o, s:o}}", "prompts", totals->prompts,
+        "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens, "prompt_seconds",
+        totals->prompt_seconds, "decode_seconds", totals->decode_seconds, "experts", choices->experts, "layers", layers,
+        "suggested", "device", placement->device, "experts_prefill", suggestion->who[ENGINE_ROWS_PROMPTS],
+        "experts_decode", suggestion->who[ENGINE_ROWS_ANSWERS], "experts_opencl", suggestion->experts, "prompts_gain",
+        json_gain(suggestion, ENGINE_ROWS_PROMPTS), "answers_gain", json_gain(suggestion, ENGINE_ROWS_ANSWERS));
     char *text = rows_of && top ? json_dumps(top, JSON_COMPACT) : NULL;
     int code = text && puts(text) >= 0 ? 0 : error_set_code(error, text ? ERROR_IO : ERROR_MEMORY);
     free(text);
@@ -247,6 +270,7 @@ static int profile(FILE *file, const char *name) {
     struct engine *engine;
     struct engine_choices choices = {0};
     struct totals totals = {0};
+    struct suggestion suggestion = {0};
     const struct engine_options options = {
         .sequences_max = 1, .queue_max = 1, .prefix = PREFIX_OFF, .explain_placement = true};
     if (interrupt_set(INTERRUPT_ENDS, &error)) return command_fail(&profile_command, &error, EXIT_OTHER);
@@ -255,7 +279,10 @@ static int profile(FILE *file, const char *name) {
     int code = interrupt_set(INTERRUPT_IS_NOTED_ONCE, &error);
     if (!code) code = run_prompts(engine, file, name, &totals, &error);
     if (!code) code = engine_choices(engine, &choices, &error);
-    if (!code) code = (own.json ? print_json : print)(&choices, engine_placement(engine), &totals, &error);
+    const struct engine_placement *found = engine_placement(engine);
+    if (!code) code = suggest_placement(found, &choices, &totals.work, &suggestion, &error);
+    if (!code) code = (own.json ? print_json : print)(&choices, found, &totals, &suggestion, &error);
+    suggestion_finish(&suggestion);
     engine_choices_finish(&choices);
     engine_close(engine);
     if (code == ERROR_CANCELLED && interrupt_noted()) return 128 + interrupt_noted();

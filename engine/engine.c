@@ -100,13 +100,13 @@ static int read_options(struct engine *engine, const struct engine_options *opti
     if ((code = pick(options->threads, machine_cores(""), ENGINE_THREADS_MAX, "threads", &engine->threads, error)))
         return code;
 
-    // One row of each that decodes, or several of fewer, and a chunk of prompts; logits of each, and of prompts whose
+    // One row of each that decodes, or several of fewer, and prompts; logits of each, and of prompts whose
     // own are wanted.
     engine->speculates = options->speculate == SPECULATE_AUTO;
     engine->answer_rows_max = engine->sequences_max;
     if (engine->speculates && engine->answer_rows_max < SPECULATE_ROWS_MAX)
         engine->answer_rows_max = SPECULATE_ROWS_MAX;
-    engine->rows_max = engine->prefill_tokens_max + engine->answer_rows_max;
+    engine->rows_max = scheduler_rows_max(engine->prefill_tokens_max) + engine->answer_rows_max;
     engine->outputs_max = PROMPT_LOGPROB_ROWS + engine->answer_rows_max;
     if (!(options->step_target_seconds >= 0))
         return error_set_param(error, ERROR_ARGUMENT, "step_target_seconds",

@@ -144,7 +144,8 @@ struct engine_options {
                                 // A request without a limit (tokens_max -1) reserves all that the context has left:
                                 // with less than sequences_max contexts here, such requests wait for each other
     enum kv_format kv;          // what keys and values are held in
-    int prefill_tokens_max;     // prompt tokens in one step; 0: ENGINE_PREFILL_TOKENS_STANDARD
+    int prefill_tokens_max;     // prompt tokens in one step; 0: ENGINE_PREFILL_TOKENS_STANDARD. While no answers are
+                                // written, prompts that are no longer go together, see engine/scheduler.h
     double step_target_seconds; // fewer of them while answers are being written, so that a step takes no longer; 0: no
                                 // target
     double queue_seconds_max;   // a job that has waited so long for its turn ends with ERROR_BUSY; 0: it waits on

@@ -63,10 +63,10 @@ void job_bell_wait(struct job_bell *bell) {
     pthread_mutex_unlock(&bell->lock);
 }
 
-void job_bell_wait_for(struct job_bell *bell, double seconds) {
+bool job_bell_wait_for(struct job_bell *bell, double seconds) {
     if (seconds > BELL_SECONDS_MAX) {
         job_bell_wait(bell);
-        return;
+        return true;
     }
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
@@ -76,8 +76,10 @@ void job_bell_wait_for(struct job_bell *bell, double seconds) {
 
     pthread_mutex_lock(&bell->lock);
     while (!bell->rung && pthread_cond_timedwait(&bell->changed, &bell->lock, &until) == 0) continue;
+    bool rung = bell->rung;
     bell->rung = false;
     pthread_mutex_unlock(&bell->lock);
+    return rung;
 }
 
 // ---- Events

@@ -18,7 +18,8 @@ void job_bell_init(struct job_bell *bell);
 void job_bell_finish(struct job_bell *bell);
 void job_bell_ring(struct job_bell *bell);
 void job_bell_wait(struct job_bell *bell);                     // until it has been rung since the last wait
-void job_bell_wait_for(struct job_bell *bell, double seconds); // but no longer than so; INFINITY: as long as it takes
+// But no longer than so; INFINITY: as long as it takes. False: it has not been rung.
+bool job_bell_wait_for(struct job_bell *bell, double seconds);
 
 // Events that one step can add to a job: prompt log-probabilities, text, the end. A job with less room pauses.
 enum { JOB_EVENTS_A_STEP = 3 };

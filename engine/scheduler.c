@@ -59,14 +59,57 @@ static int deal(struct scheduler *scheduler, const struct scheduler_sequence *se
     return chunk - left;
 }
 
+// Whether what is left of a prompt is computed in this step, too, because there is room for all of it.
+static bool joins(const struct scheduler *scheduler, const struct scheduler_sequence *sequence, int rows, int room) {
+    return prefills(sequence) && sequence->rows_max == 0 && sequence->prompt_left > (size_t)rows &&
+           sequence->prompt_left <= (size_t)scheduler->prefill_tokens_max &&
+           sequence->prompt_left - (size_t)rows <= (size_t)room;
+}
+
+// Completes prompts, the shortest first; returns how much of the room was used.
+static int deal_whole(const struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count,
+                      int room, int *rows) {
+    int left = room;
+    for (size_t best = 0; best < count;) {
+        best = count;
+        for (size_t i = 0; i < count; i++)
+            if (joins(scheduler, &sequences[i], rows[i], left) &&
+                (best == count || sequences[i].prompt_left < sequences[best].prompt_left))
+                best = i;
+        if (best == count) break;
+        left -= (int)sequences[best].prompt_left - rows[best];
+        rows[best] = (int)sequences[best].prompt_left;
+    }
+    return room - left;
+}
+
+int scheduler_rows_max(int prefill_tokens_max) {
+    int together = prefill_tokens_max < SCHEDULER_TOGETHER_ROWS_MAX / SCHEDULER_TOGETHER
+                       ? prefill_tokens_max * SCHEDULER_TOGETHER
+                       : SCHEDULER_TOGETHER_ROWS_MAX;
+    return together > prefill_tokens_max ? together : prefill_tokens_max;
+}
+
 int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int *rows) {
     int decoding = 0;
     for (size_t i = 0; i < count; i++) {
         rows[i] = !sequences[i].paused && sequences[i].prompt_left == 0;
         decoding += rows[i];
     }
+    int most = scheduler_rows_max(scheduler->prefill_tokens_max);
     scheduler->planned = deal(scheduler, sequences, count, chunk_of(scheduler, decoding > 0), rows);
+    scheduler->planned_alone = decoding == 0;
+    if (decoding == 0) scheduler->planned += deal_whole(scheduler, sequences, count, most - scheduler->planned, rows);
     return decoding + scheduler->planned;
+}
+
+// A step of more rows takes no less time, and one of fewer rows no less a row: so it takes at least so long.
+double scheduler_patience(const struct scheduler *scheduler) {
+    double share = 1;
+    if (!scheduler->planned_alone || scheduler->alone_rows == 0) return 0;
+    if (scheduler->planned >= scheduler->prefill_tokens_max) return 0;
+    if (scheduler->planned < scheduler->alone_rows) share = (double)scheduler->planned / scheduler->alone_rows;
+    return SCHEDULER_WAIT_SHARE * share * scheduler->alone_seconds;
 }
 
 // The time of a step grows with its chunk, but not from nothing: t = a + b · chunk. From any chunk, chunk · target / t
@@ -74,6 +117,10 @@ int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence 
 // by no more than twice at once, and only by steps that used all of it.
 void scheduler_measured(struct scheduler *scheduler, double seconds) {
     double target = scheduler->step_target_seconds;
+    if (scheduler->planned_alone && scheduler->planned > 0) {
+        scheduler->alone_rows = scheduler->planned;
+        scheduler->alone_seconds = seconds;
+    }
     if (target <= 0 || scheduler->planned == 0 || seconds <= 0) return;
     double chunk = scheduler->chunk > SCHEDULER_CHUNK_MIN ? scheduler->chunk : SCHEDULER_CHUNK_MIN;
     double wanted = scheduler->planned * target / seconds, most = scheduler->prefill_tokens_max;

@@ -7,6 +7,11 @@
 // step allows, going by how long the steps before have taken; without a target, or while nobody decodes, it is as large
 // as it may be.
 //
+// While nobody decodes, prompts that wait together go together: those that are no longer than a chunk are computed
+// whole, as far as several chunks go. Rows cost less in larger steps, and whose first token came sooner would only hold
+// up the others: from then on there are small chunks for them, or large ones between his tokens. For the same reason a
+// step after a rest may wait a moment for more prompts: those that are sent together come one by one.
+//
 // Prompts share the chunk like this: one part in TURN_SHARE goes to them in turns, whatever their length; the rest to
 // the one that needs least, then to the next. So short prompts hardly wait for long ones, and a long one, of P prompts
 // that there are, gets at least that part of a chunk in every P steps, however many short ones come.
@@ -19,7 +24,10 @@
 enum {
     SCHEDULER_TURN_SHARE = 4,
     SCHEDULER_CHUNK_MIN = 64, // a chunk is at least so long: reading the weights for it takes most of its time anyway
+    SCHEDULER_TOGETHER = 4,   // chunks of prompts that go together …
+    SCHEDULER_TOGETHER_ROWS_MAX = 2048, // … but no more rows, for they take memory; where a chunk is longer, that
 };
+#define SCHEDULER_WAIT_SHARE 0.02 // of the time that the prompts at hand take: so long others are waited for at most
 
 struct scheduler_sequence { // what the scheduler needs to know of a sequence
     size_t prompt_left;     // prompt tokens not yet computed; 0: it decodes
@@ -33,10 +41,20 @@ struct scheduler {
     size_t turn;                // the place whose prompt comes first in the next step
     double chunk;               // rows of prompts that the target allows; 0: nothing is known yet
     int planned;                // rows of prompts in the step that was planned last
+    bool planned_alone;         // nobody decodes in it
+    int alone_rows;             // in the last such step that was measured; 0: there was none
+    double alone_seconds;       // that it took
 };
+
+// The rows of prompts that a step may have at most, where prefill_tokens_max is this.
+int scheduler_rows_max(int prefill_tokens_max);
 
 // Fills rows [count] and returns their sum; 0: there is nothing to do.
 int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int *rows);
+
+// For how many seconds the step that was planned last may be put off after a rest, so that more prompts come along. 0:
+// somebody decodes, there is no room for more, or nothing is known of what prompts take.
+double scheduler_patience(const struct scheduler *scheduler);
 
 // Tells how long the step that was planned last has taken.
 void scheduler_measured(struct scheduler *scheduler, double seconds);

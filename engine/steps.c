@@ -10,7 +10,8 @@
 //      the first one of whoever has the fewest running. The head of the line is passed over like this sequences_max
 //      times at most: then the line waits with it, and it is admitted as soon as enough of those that run have ended;
 //   3. each prompt takes over what others have computed of it (prefix_cache.c), or waits for one that is about to;
-//   4. the scheduler names the next step (scheduler.c): one token for all that decode, and a chunk of the prompts;
+//   4. the scheduler names the next step (scheduler.c): one token for all that decode, and a chunk of the prompts. The
+//      first step after a rest may be put off for a moment, so that prompts that are sent together go together;
 //   5. where it pays, tokens of answers are guessed (speculate.c), to be computed behind the one that is sure;
 //   6. the step becomes a batch (batch.h), the model's forward pass runs, and each sequence gets its logits,
 //      chooses its tokens and posts an event for each to its job. A sequence whose reader is behind is left out;
@@ -270,7 +271,17 @@ static void show_step(struct engine *engine, double began_at, const struct step_
     if (step && engine->watch) engine->watch(engine->watch_user, step);
 }
 
+// Waits for more prompts to come along with those that the next step has. *until: when that ends, 0 where it begins.
+// False: nobody else has come in time, or nobody is waited for.
+static bool await_company(struct engine *engine, double *until) {
+    double now = clock_seconds(), patience = scheduler_patience(&engine->scheduler);
+    if (*until == 0) *until = now + patience;
+    return patience > 0 && now < *until && job_bell_wait_for(&engine->bell, *until - now);
+}
+
 static void run_steps(struct engine *engine) {
+    bool rested = true;
+    double company_until = 0;
     while (!is_closing(engine)) {
         measure(engine);
         double began_at = clock_seconds();
@@ -278,8 +289,13 @@ static void run_steps(struct engine *engine) {
         line_admit(engine);
         if (plan(engine) == 0) {
             line_sleep(engine);
+            rested = true;
+            company_until = 0;
             continue;
         }
+        if (rested && await_company(engine, &company_until)) continue;
+        if (rested) began_at = clock_seconds();
+        rested = false;
         guess(engine);
         struct step_kind kind = run_step(engine);
         double seconds = clock_seconds() - began_at;

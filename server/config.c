@@ -64,7 +64,7 @@ const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT] = {
      "tokens", "capacity of the KV cache, in steps of 32; 0: by context and free memory"},
     {"engine.prefill_tokens", "--prefill-tokens", "TANDEM_PREFILL_TOKENS", SETTING_INT, AT(prefill_tokens_max), 1,
      ENGINE_PREFILL_TOKENS_MAX, NULL, TEXT_OF(ENGINE_PREFILL_TOKENS_STANDARD), "tokens",
-     "of prompts in one step at most, the chunk"},
+     "of prompts in one step, the chunk; short ones together may be four"},
     {"engine.token_gap", "--token-gap", "TANDEM_TOKEN_GAP", SETTING_SECONDS, AT(token_gap), 0, 3600, NULL, "0.5",
      "seconds", "between two tokens of a stream: the chunk is made to fit; 0: it never is"},
     {"engine.prefix_cache", "--prefix-cache", "TANDEM_PREFIX_CACHE", SETTING_CHOICE, AT(prefix_cache), 0, 0, PREFIXES,

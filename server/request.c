@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "server/access_log.h"
 #include "server/api_keys.h"
+#include "server/client.h"
 #include "server/metrics.h"
 #include "server/route.h"
 #include "server/stream.h"
@@ -237,13 +238,6 @@ static void take_woken(void *user) {
 
 // ---- From the body to the jobs
 
-// Where there are no keys, clients are machines (FNV-1a of the address).
-static uint64_t number_of(const char *client) {
-    uint64_t number = 0xcbf29ce484222325;
-    for (; *client; client++) number = (number ^ (unsigned char)*client) * 0x100000001b3;
-    return number;
-}
-
 static void submit(struct request *request) {
     struct requests *requests = request->requests;
     struct error error;
@@ -260,7 +254,7 @@ static void submit(struct request *request) {
         struct engine_request job;
         generation_job(request->generation, i, &job);
         job.salt = request->key;
-        job.client = request->key ? request->key : number_of(request->client);
+        job.client = request->key ? request->key : client_number(request->client);
         job.wake = wake;
         job.wake_user = request;
         error = (struct error){0};

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 """Breaks the OpenCL kernels, one operator, number or barrier at a time, and tells which breaks no test notices.
 
-    tools/mutate_kernels.py BUILD [--file NAME.cl]… [--level LEVEL]… [--every N] [--seconds S] [--state FILE]
+    tools/mutate_kernels.py BUILD [--file NAME.cl]… [--level LEVEL]… [--seconds S] [--state FILE]
 
-BUILD is a build tree whose tests are built. With --state, what has been tried is kept, and the next call goes on from
-there. A break is tried at the levels that compile it; what none of those asked for does is left out."""
+BUILD is a build tree whose tests are built. Breaks are tried in an order that is mixed, but always the same: the first
+so many of them are a fair sample. With --state, what has been tried is kept, and the next call goes on from there;
+--seconds 0 only tells of it. A break is tried at the levels that compile it; what none of those asked for does is left
+out."""
 import argparse
+import collections
+import hashlib
 import json
 import os
 import pathlib
@@ -71,12 +75,27 @@ def notices(build, level, directory):
     return None
 
 
+def mixed(names):
+    """(key, file, the whole text) of all mutants of these files."""
+    every = [(f"{name}:{number}: {what}", name, text) for name in names for number, what, text in mutants(name)]
+    return sorted(every, key=lambda mutant: hashlib.sha256(mutant[0].encode()).digest())
+
+
+def report(tried):
+    survivors = [key for key, noticed in tried.items() if not noticed]
+    files = collections.Counter(key.split(":")[0] for key in tried)
+    alive = collections.Counter(key.split(":")[0] for key in survivors)
+    print(f"{len(tried)} breaks tried, {len(survivors)} not noticed")
+    for name in sorted(files):
+        print(f"  {name}: {files[name]}, {alive[name]}")
+    print("\n".join(sorted(survivors)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build")
     parser.add_argument("--file", action="append")
     parser.add_argument("--level", action="append")
-    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--state")
     arguments = parser.parse_args()
@@ -84,28 +103,23 @@ def main():
     state = pathlib.Path(arguments.state) if arguments.state else None
     tried = json.loads(state.read_text()) if state and state.exists() else {}
     ends_at = time.monotonic() + arguments.seconds
-    for name in arguments.file or sorted(path.name for path in SOURCES.glob("*.cl")):
-        for number, what, text in list(mutants(name))[::arguments.every]:
-            key = f"{name}:{number}: {what}"
-            if key in tried:
-                continue
-            if time.monotonic() > ends_at:
-                print(f"{len(tried)} tried, more to do")
-                return
-            plain = (SOURCES / name).read_text()
-            here = [level for level in (["gemm"] if name == "gemm.cl" else levels + ["gemm"] * (name == "common.cl"))
-                    if seen_by(level, name, text) != seen_by(level, name, plain)]
-            if not here:
-                continue
-            directory = tempfile.mkdtemp(prefix="tandem-mutant-")
-            (pathlib.Path(directory) / name).write_text(text)
-            tried[key] = next(filter(None, (notices(arguments.build, level, directory) for level in here)), None)
-            shutil.rmtree(directory, ignore_errors=True)
-            if state:
-                state.write_text(json.dumps(tried, indent=1))
-    survivors = [key for key, noticed in tried.items() if not noticed]
-    print(f"{len(tried)} mutants, {len(survivors)} survive")
-    print("\n".join(survivors))
+    for key, name, text in mixed(arguments.file or sorted(path.name for path in SOURCES.glob("*.cl"))):
+        if key in tried:
+            continue
+        if time.monotonic() > ends_at:
+            break
+        plain = (SOURCES / name).read_text()
+        here = [level for level in (["gemm"] if name == "gemm.cl" else levels + ["gemm"] * (name == "common.cl"))
+                if seen_by(level, name, text) != seen_by(level, name, plain)]
+        if not here:
+            continue
+        directory = tempfile.mkdtemp(prefix="tandem-mutant-")
+        (pathlib.Path(directory) / name).write_text(text)
+        tried[key] = next(filter(None, (notices(arguments.build, level, directory) for level in here)), None)
+        shutil.rmtree(directory, ignore_errors=True)
+        if state:
+            state.write_text(json.dumps(tried, indent=1))
+    report(tried)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def test_every_row_is_counted(told):
             assert 2 / told["experts"] <= rows["evenness"] <= 1
         assert layer["prompts"]["chosen"] == told["prompt_tokens"]
         assert layer["answers"]["chosen"] == told["answer_tokens"] - len(QUESTIONS)
-    assert told["suggested"]["experts_prefill"] in ("cpu", "opencl")
+    suggested = told["suggested"]
+    assert {suggested["experts_prefill"], suggested["experts_decode"]} <= {"cpu", "opencl"}
+    assert suggested["prompts_gain"] >= 1 and suggested["answers_gain"] >= 1
 
 
 def test_both_devices_choose_the_same(told, questions):
@@ -50,8 +52,8 @@ def test_both_devices_choose_the_same(told, questions):
     assert [layer["prompts"]["chosen"] for layer in cpu["layers"]] == [layer["prompts"]["chosen"] for layer in told["layers"]]
 
 
-def test_for_people(told, questions):
-    """The busiest expert of each layer is the JSON's; what it suggests is a settings file that serve would take."""
+def test_for_people(told, questions, tmp_path):
+    """The busiest expert of each layer is the JSON's; what it suggests is a settings file that serve takes."""
     text = run("profile", "--max-tokens", "8", "--placement", "cpu", questions).stdout
     lines = re.findall(r"^ +(\d+) +(\d+) +(\d\.\d\d) +(\d+) +(\d+) %", text, re.M)
     assert len(lines) == len(told["layers"])
@@ -60,13 +62,19 @@ def test_for_people(told, questions):
         chosen = layer["prompts"]["chosen"] + layer["answers"]["chosen"]
         assert int(line[1]) == chosen and int(line[3]) == rows.index(max(rows))
         assert abs(int(line[4]) - 100 * max(rows) / chosen) <= 1
-    assert re.search(r"engine:\n  experts_prefill: (cpu|opencl)\n  experts_decode: (cpu|opencl)\n", text)
+    assert re.search(r"^# prompts: \d+\.\d\d times as fast as on the CPU alone, .* s instead of ", text, re.M)
+    config = tmp_path / "suggested.yaml"
+    config.write_text(text[text.index("# OpenCL"):])
+    assert re.search(r"engine:\n  experts:\n    prefill: (cpu|opencl)\n    decode: (cpu|opencl)\n", config.read_text())
+    server = tandem.Server("--config", config)
+    assert server.stop() == 0 and str(config) in server.log
 
 
 def test_raw_and_standard_input(questions):
     told = json.loads(run("profile", "--json", "--raw", "--max-tokens", "1", "-", said="Once upon a time\n").stdout)
     assert told["prompts"] == 1 and told["answer_tokens"] <= 1
     assert all(layer["answers"]["chosen"] == 0 for layer in told["layers"])
+    assert told["suggested"]["experts_decode"] == "auto" and told["suggested"]["answers_gain"] is None
 
 
 def test_what_is_wrong_is_told(tmp_path):

@@ -1,5 +1,7 @@
 // A device that fails, at every call of the library in turn, and from one on; one that never answers; kernels from a
 // directory; what is refused. Whatever goes wrong, the rows are right or as they were, and a cause is told.
+#include "engine/opencl/mixture.h"
+#include "engine/opencl/sources.h"
 #include "tests/kernels/opencl_data.h"
 
 #include <sys/stat.h>
@@ -112,6 +114,73 @@ static void kernels_of_a_directory(void) {
     rmdir(directory);
 }
 
+// Kernels that only some levels' compilers take: what stands in front of one of the built-in files refuses the others.
+static void refuse_where(const char *directory, const char *condition) {
+    const struct opencl_source *source = OPENCL_SOURCES;
+    while (strcmp(source->name, "scatter.cl") != 0) source++;
+    size_t bytes = strlen(source->text) + strlen(condition) + 64;
+    char *text = allocate(bytes, 1);
+    snprintf(text, bytes, "#if %s\n#error lacks what it promised\n#endif\n%s", condition, source->text);
+    write_file(directory, "scatter.cl", text);
+    free(text);
+}
+
+static void a_compiler_that_refuses_a_level(void) {
+    static const struct {
+        const char *refused, *got[2]; // the next level below that is left, on a device without sub-groups and with
+    } CASES[] = {
+        {"0", {"emulated dot", "emulated sub-group dot"}},
+        {"defined SUB_GROUPS", {"emulated dot", "emulated dot"}},
+        {"defined SUB_GROUPS && defined DOT", {"emulated dot", "emulated dot"}},
+        {"defined DOT", {"portable", "sub-group"}},
+        {"defined SUB_GROUPS || defined DOT", {"portable", "portable"}},
+    };
+    char directory[] = "/tmp/tandem-kernels-XXXXXX", path[256];
+    struct random random = {45};
+    struct mixture m = mixture_of(&random, WEIGHTS_INT8, 32, 16, 4, 5, 0);
+    struct stage_limits limits = limits_of(&m);
+    struct opencl_options options = {.limits = &limits, .weights = WEIGHTS_INT8};
+    struct answer right = answer_for(&m), a = answer_for(&m);
+    struct opencl *opencl;
+    struct error error;
+    assert_non_null(mkdtemp(directory));
+    if (opencl_open(&opencl, &options, &error)) fail_msg("%s", error.message);
+    bool whole = strncmp(opencl->device.level->name, "emulated", strlen("emulated")) == 0; // no more than PoCL has
+    bool sub_groups = opencl->device.level->sub_groups;
+    opencl_close(opencl);
+
+    for (size_t i = 0; whole && i < sizeof CASES / sizeof *CASES; i++) {
+        refuse_where(directory, CASES[i].refused);
+        options.kernels = NULL; // the level that is to come, by name
+        options.level = CASES[i].got[sub_groups];
+        if (opencl_open(&opencl, &options, &error)) fail_msg("%s", error.message);
+        memcpy(right.y, m.y, answer_bytes(&m));
+        run(opencl, &m, &right);
+        opencl_close(opencl);
+        options.kernels = directory;
+        options.level = NULL;
+        if (opencl_open(&opencl, &options, &error)) fail_msg("case %zu: %s", i, error.message);
+        assert_string_equal(opencl->device.level->name, CASES[i].got[sub_groups]);
+        memcpy(a.y, m.y, answer_bytes(&m));
+        run(opencl, &m, &a);
+        assert_memory_equal(a.y, right.y, answer_bytes(&m));
+        opencl_close(opencl);
+    }
+
+    refuse_where(directory, "1"); // none is left: what is told is what the best one lacks
+    assert_int_equal(opencl_open(&opencl, &options, &error), ERROR_FORMAT);
+    assert_non_null(strstr(error.message, "lacks what it promised"));
+    refuse_where(directory, "defined DOT"); // the only one that will do
+    options.level = "emulated dot";
+    assert_int_equal(opencl_open(&opencl, &options, &error), ERROR_FORMAT);
+    answer_free(&right);
+    answer_free(&a);
+    mixture_free(&m);
+    snprintf(path, sizeof path, "%s/scatter.cl", directory);
+    unlink(path);
+    rmdir(directory);
+}
+
 static void too_much_is_refused(void) {
     struct random random = {43};
     struct mixture m = mixture_of(&random, WEIGHTS_BF16, 8, 8, 4, 2, 0);
@@ -139,6 +208,7 @@ int main(void) {
         FAULT_TEST(every_call_fails_once),
         FAULT_TEST(a_silent_device_is_given_up),
         FAULT_TEST(kernels_of_a_directory),
+        FAULT_TEST(a_compiler_that_refuses_a_level),
         FAULT_TEST(too_much_is_refused),
     };
     tell_device();

@@ -68,8 +68,71 @@ static void some_have_bounds_of_their_own(void **state) {
     EXPECT(&scheduler, sequences, 6, 16);
 }
 
+// While nobody decodes, prompts of up to a chunk are computed whole, as far as four chunks go.
+static void short_prompts_go_together(void **state) {
+    (void)state;
+    struct scheduler scheduler = {.prefill_tokens_max = 16};
+    struct scheduler_sequence ten[10];
+    for (int i = 0; i < 10; i++) ten[i] = (struct scheduler_sequence){.prompt_left = 8};
+    EXPECT(&scheduler, ten, 8, 8, 8, 8, 8, 8, 8, 8, 0, 0);
+    EXPECT(&scheduler, ten, 1, 1, 1, 1, 1, 1, 1, 1, 8, 8);
+
+    struct scheduler_sequence mixed[] = {{.prompt_left = 20}, {.prompt_left = 15}, {.prompt_left = 16},
+                                         {.prompt_left = 17}, {.prompt_left = 16, .rows_max = 2},
+                                         {.prompt_left = 14, .paused = true}};
+    scheduler = (struct scheduler){.prefill_tokens_max = 16};
+    EXPECT(&scheduler, mixed, 4, 15, 16, 0, 0, 0); // the turn's part of the chunk, and who fits whole
+    struct scheduler_sequence full[] = {{.prompt_left = 16}, {.prompt_left = 16}, {.prompt_left = 16},
+                                        {.prompt_left = 16}, {.prompt_left = 16}};
+    scheduler = (struct scheduler){.prefill_tokens_max = 16};
+    EXPECT(&scheduler, full, 16, 16, 16, 16, 0);
+    struct scheduler_sequence beside[] = {{.prompt_left = 8}, {.prompt_left = 0}, {.prompt_left = 16}};
+    EXPECT(&scheduler, beside, 8, 1, 8); // somebody decodes: no more than a chunk
+}
+
+static void rows_in_a_step(void **state) {
+    (void)state;
+    assert_int_equal(scheduler_rows_max(1), 4);
+    assert_int_equal(scheduler_rows_max(511), 2044);
+    assert_int_equal(scheduler_rows_max(512), 2048);
+    assert_int_equal(scheduler_rows_max(1000), 2048);
+    assert_int_equal(scheduler_rows_max(2049), 2049);
+    assert_int_equal(scheduler_rows_max(65536), 65536);
+}
+
+// Others are waited for while nobody decodes and there is room, for two hundredths of the time that what is at hand
+// takes at least.
+static void a_moment_for_others(void **state) {
+    (void)state;
+    struct scheduler scheduler = {.prefill_tokens_max = 64};
+    struct scheduler_sequence sequences[] = {{.prompt_left = 32}, {.paused = true}};
+    int rows[2];
+    scheduler_next(&scheduler, sequences, 2, rows);
+    assert_true(scheduler_patience(&scheduler) == 0); // nothing is known
+    scheduler_measured(&scheduler, 0.5);
+    scheduler_next(&scheduler, sequences, 2, rows);
+    assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
+    sequences[0].prompt_left = 8; // a quarter of the rows
+    scheduler_next(&scheduler, sequences, 2, rows);
+    assert_true(fabs(scheduler_patience(&scheduler) - 0.0025) < 1e-12);
+    sequences[0].prompt_left = 63; // more rows: it may be that they take no longer
+    scheduler_next(&scheduler, sequences, 2, rows);
+    assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
+    sequences[0].prompt_left = 64; // a whole chunk
+    scheduler_next(&scheduler, sequences, 2, rows);
+    assert_true(scheduler_patience(&scheduler) == 0);
+    sequences[0].prompt_left = 32;
+    sequences[1].paused = false; // who decodes, waits for nobody
+    scheduler_next(&scheduler, sequences, 2, rows);
+    assert_true(scheduler_patience(&scheduler) == 0);
+    scheduler_measured(&scheduler, 100); // and what such a step takes is not what prompts take
+    sequences[1].paused = true;
+    scheduler_next(&scheduler, sequences, 2, rows);
+    assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
+}
+
 // Random arrivals, ends, pauses, bounds and chunks. Who decodes has a row in every step. The chunk is used up while
-// there are rows for it. And whoever can run gets, once in as many steps as there are places, at least its part of the
+// there are rows for it, and while nobody decodes, up to four of them. And whoever can run gets, once in as many steps as there are places, at least its part of the
 // chunk by turns: so a prompt of any length ends, however many short ones come before it.
 static void nobody_starves(void **state) {
     (void)state;
@@ -105,7 +168,11 @@ static void nobody_starves(void **state) {
             }
 
             int total = scheduler_next(&scheduler, sequences, count, rows), chunk = scheduler.prefill_tokens_max;
-            assert_int_equal(total, decoding + (wanted < chunk ? wanted : chunk));
+            int least = wanted < chunk ? wanted : chunk;
+            if (decoding > 0)
+                assert_int_equal(total, decoding + least);
+            else
+                assert_in_range(total, least, scheduler_rows_max(chunk));
             for (size_t i = 0; i < count; i++) {
                 sum += rows[i];
                 if (sequences[i].paused) {
@@ -241,6 +308,9 @@ int main(void) {
         cmocka_unit_test(steps_are_mixed),
         cmocka_unit_test(short_prompts_come_first),
         cmocka_unit_test(some_have_bounds_of_their_own),
+        cmocka_unit_test(short_prompts_go_together),
+        cmocka_unit_test(rows_in_a_step),
+        cmocka_unit_test(a_moment_for_others),
         cmocka_unit_test(nobody_starves),
         cmocka_unit_test(a_long_prompt_ends_among_short_ones),
         cmocka_unit_test(the_chunk_follows_the_target),

@@ -388,20 +388,51 @@ static const char YAML[] = "server:\n"
                            "\n"
                            "  # a path\n"
                            "  # --dir\n"
-                           "  dir: \"\"\n";
+                           "  dir: \"\"\n"
+                           "\n"
+                           "  inner:\n"
+                           "    # some\n"
+                           "    # --some\n"
+                           "    some: \"\"\n"
+                           "\n"
+                           "    # which\n"
+                           "    # default 1,2, --which\n"
+                           "    which: \"1,2\"\n";
 
 // Everything that files may have, and nothing else.
 static void test_yaml(void **state) {
     (void)state;
     static const struct setting more[] = {
+        {"model.inner.some", "--some", NULL, SETTING_LIST, 0, 0, 0, NULL, "", "", "some"},
         {"model.dir", "--dir", NULL, SETTING_TEXT, 0, 0, 0, NULL, "", "", "a path"},
+        {"model.inner.which", "--which", NULL, SETTING_LIST, 0, 0, 0, NULL, "1,2", "", "which"},
     };
-    const struct setting_table tables[] = {TABLES[0], TABLES[1], {more, 1, NULL}};
+    const struct setting_table tables[] = {TABLES[0], TABLES[1], {more, 3, NULL}};
     struct buffer yaml;
     buffer_init(&yaml, 64 * 1024);
     assert_true(settings_yaml(tables, 3, &yaml));
     assert_string_equal(yaml.data, YAML);
     buffer_finish(&yaml);
+}
+
+// A section in a section is called by its own name.
+static void test_help_of_sections(void **state) {
+    (void)state;
+    static const struct setting rows[] = {
+        {"a.all", "--all", NULL, SETTING_TEXT, 0, 0, 0, NULL, "", "", "all"},
+        {"a.inner.some", "--some", NULL, SETTING_LIST, 0, 0, 0, NULL, "", "", "some"},
+        {"a.more", "--more", NULL, SETTING_TEXT, 0, 0, 0, NULL, "", "", "more"},
+    };
+    struct buffer text;
+    buffer_init(&text, 4096);
+    assert_true(settings_help(&(struct setting_table){rows, 3, NULL}, 1, &text));
+    assert_string_equal(text.data, "A\n"
+                                   "  --all TEXT                all\n"
+                                   "  --more TEXT               more\n"
+                                   "\n"
+                                   "Inner\n"
+                                   "  --some LIST               some\n");
+    buffer_finish(&text);
 }
 
 // roff's own characters, and what is a command at a line's start.
@@ -432,6 +463,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_wrong_default, setup, teardown),
         cmocka_unit_test_setup_teardown(test_help, setup, teardown),
         cmocka_unit_test_setup_teardown(test_yaml, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_help_of_sections, setup, teardown),
         cmocka_unit_test_setup_teardown(test_roff, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,6 +20,7 @@ struct second {
     size_t bytes;
     double seconds, number;
     bool cache, json;
+    char *prefill, *layers;
 };
 
 #define FIRST(member) offsetof(struct first, member)
@@ -39,6 +40,8 @@ static const struct setting SECOND_ROWS[] = {
      "to wait"},
     {"engine.number", "--number", NULL, SETTING_NUMBER, SECOND(number), -2, 2, NULL, "0.5", "", "a penalty"},
     {"engine.cache", "--cache", "TANDEM_CACHE", SETTING_SWITCH, SECOND(cache), 0, 0, NULL, "true", "", "to keep"},
+    {"engine.experts.prefill", "--prefill", NULL, SETTING_CHOICE, SECOND(prefill), 0, 0, "cpu opencl", "cpu", "", "who"},
+    {"engine.experts.layers", "--layers", NULL, SETTING_LIST, SECOND(layers), 0, 0, NULL, "", "", "where"},
     {NULL, "--json", NULL, SETTING_SWITCH, SECOND(json), 0, 0, NULL, "false", "", "not in files"},
 };
 
@@ -129,6 +132,42 @@ static void test_values(void **state) {
     assert_int_equal(first.port, 9000); // what the file does not name stays
 }
 
+static void test_sections_in_sections(void **state) {
+    (void)state;
+    takes("engine:\n"
+          "  cache: off\n"
+          "  experts:\n"
+          "    prefill: opencl\n"
+          "    layers: 0-3,7\n"
+          "  number: 1\n");
+    assert_string_equal(second.prefill, "opencl");
+    assert_string_equal(second.layers, "0-3,7");
+    assert_true(second.number == 1 && !second.cache);
+    takes("engine: {experts: {prefill: cpu, layers: [5, 7-9, \"2\"]}}\n");
+    assert_string_equal(second.prefill, "cpu");
+    assert_string_equal(second.layers, "5,7-9,2");
+    takes("engine: {experts: {layers: 4}}\n");
+    assert_string_equal(second.layers, "4");
+    takes("engine: {experts: {layers: \"\"}}\n"); // back to the default
+    assert_string_equal(second.layers, "");
+    takes("engine:\n  experts:\n  # layers: 1\n");
+
+    refuses("engine:\n  experts:\n    pefill: cpu\n",
+            "FILE:3: unknown key `pefill` in `engine.experts` (did you mean `prefill`?); keys there are: prefill, layers");
+    refuses("engine:\n  colour: red\n", "unknown key `colour` in `engine`; keys there are: number, cache, experts");
+    refuses("engine:\n  experts: cpu\n", "FILE:2: `engine.experts` is a section: its keys stand below it");
+    refuses("engine:\n  experts.prefill: cpu\n", "FILE:2: unknown key `experts.prefill` in `engine`");
+    refuses("engine.experts:\n  prefill: cpu\n", "FILE:1: unknown section `engine.experts`");
+    refuses("experts:\n  prefill: cpu\n", "FILE:1: unknown section `experts`");
+    refuses("engine:\n  experts:\n    prefill: [cpu]\n", "FILE:3: engine.experts.prefill is a list, but must be one value");
+    refuses("engine:\n  experts:\n    prefill: x\n", "FILE:3: engine.experts.prefill is `x`, but must be one of: cpu");
+    refuses("engine:\n  experts:\n    layers: {a: b}\n", "layers is a section, but must be one value or a list of them");
+    refuses("engine:\n  experts:\n    layers: [1,\n [2]]\n", "FILE:4: engine.experts.layers has a list in its list");
+    refuses("engine:\n  experts:\n    layers: [1, ~]\n", "FILE:3: engine.experts.layers has nothing in its list");
+    refuses("engine:\n  experts:\n    layers: []\n", "FILE:3: engine.experts.layers is an empty list");
+    refuses("engine:\n  experts: {layers: 1}\n  experts: {prefill: cpu}\n", "FILE:3: `experts` stands here a second time");
+}
+
 static void test_tabs(void **state) {
     (void)state;
     refuses("server:\n\tport: 9000\n", "FILE:2: begins with a tab, where YAML wants blanks");
@@ -183,7 +222,8 @@ static void test_round_trip(void **state) {
     struct buffer yaml;
     buffer_init(&yaml, 64 * 1024);
     assert_true(settings_yaml(TABLES, 2, &yaml));
-    takes("server: {port: 1, host: a, bytes: 2K}\nmodel: {path: b, weights: f32}\nengine: {number: 1, cache: no}\n");
+    takes("server: {port: 1, host: a, bytes: 2K}\nmodel: {path: b, weights: f32}\nengine: {number: 1, cache: no, "
+          "experts: {prefill: opencl, layers: 3}}\n");
     takes(yaml.data);
     assert_int_equal(first.port, 8080);
     assert_string_equal(first.host, "127.0.0.1");
@@ -192,6 +232,8 @@ static void test_round_trip(void **state) {
     assert_int_equal(second.bytes, 8 << 20);
     assert_true(second.number == 0.5);
     assert_true(second.cache);
+    assert_string_equal(second.prefill, "cpu");
+    assert_string_equal(second.layers, "");
     buffer_finish(&yaml);
 }
 
@@ -303,6 +345,7 @@ static void test_no_file(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_values, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sections_in_sections, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tabs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_paths, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_in_it, setup, teardown),
