@@ -23,6 +23,13 @@ def test_every_example_says_what_it_prints():
     assert all(ADDRESS in code for _, code in BLOCKS[0::2])
 
 
+def test_its_contents_are_its_headings():
+    text = (tandem.TOP / "README.md").read_text()
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    contents = re.findall(r"\[([^]]+)\]\(#([^)]+)\)", text.split("\n## ")[0])
+    assert contents == [(heading, re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")) for heading in headings]
+
+
 def run(language, code):
     if language == "js":
         node_packages.demand()
