@@ -51,6 +51,10 @@ static int fail(const char *what, struct error *error) {
     return error_set(error, ERROR_IO, "%s: %s", what, strerror(errno));
 }
 
+static int silent(struct error *error) {
+    return error_set(error, ERROR_TIMEOUT, "the server was silent for %d s", PATIENCE_MS / 1000);
+}
+
 // Reads what is there. *tokens: that have come with it.
 static int hear(struct ear *ear, int *tokens, struct error *error) {
     char piece[16 * 1024];
@@ -86,7 +90,12 @@ static void leave(struct ear *ear) {
 // Waits for the next tokens of a stream. *seconds: since those before.
 static int next_token(struct ear *ear, double *seconds, struct error *error) {
     int code = 0, tokens = 0;
-    while (!code && tokens == 0) code = hear(ear, &tokens, error);
+    while (!code && tokens == 0) {
+        struct pollfd polled = {.fd = ear->fd, .events = POLLIN};
+        int ready = poll(&polled, 1, PATIENCE_MS);
+        if (ready == 0) code = silent(error);
+        if (ready > 0) code = hear(ear, &tokens, error);
+    }
     double now = clock_seconds();
     *seconds = now - ear->heard_at;
     ear->heard_at = now;
@@ -149,7 +158,7 @@ static int time_gap(struct bench *bench, int port, int tokens, struct ear *strea
         struct pollfd polled[] = {{.fd = stream->fd, .events = POLLIN}, {.fd = other.fd, .events = POLLIN}};
         int more = 0, ready = poll(polled, 2, PATIENCE_MS);
         if (ready < 0 && errno != EINTR) code = fail("could not wait for the server", error);
-        if (ready == 0) code = error_set(error, ERROR_TIMEOUT, "the server was silent for %d s", PATIENCE_MS / 1000);
+        if (ready == 0) code = silent(error);
         if (!code && ready > 0 && polled[0].revents) code = hear(stream, &more, error);
         if (more > 0) note_gap(stream, longest);
         if (!code && ready > 0 && polled[1].revents) code = hear(&other, &arrived, error);

@@ -1,4 +1,5 @@
 // tandem inspect: what a model is and what of it fits here, without loading it.
+#include "base/plural.h"
 #include "base/wrap.h"
 #include "cli/amounts.h"
 #include "cli/command.h"
@@ -7,6 +8,7 @@
 #include "engine/engine.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,15 +110,20 @@ static void print_fit(const struct engine_outline *model) {
     }
 }
 
+static void print_ago(double amount, const char *unit) {
+    printf("%.0f %s%s ago (--cache none measures again)", amount, unit, plural((size_t)lround(amount)));
+}
+
 static void print_age(const struct engine_placement *placement) {
     double hours = placement->age_seconds / 3600;
     if (!placement->from_cache)
         printf("now");
     else if (hours < 1)
-        printf("%.0f minutes ago (--cache none measures again)", placement->age_seconds / 60);
+        print_ago(placement->age_seconds / 60, "minute");
+    else if (hours < 48)
+        print_ago(hours, "hour");
     else
-        printf("%.0f %s ago (--cache none measures again)", hours < 48 ? hours : hours / 24,
-               hours < 48 ? "hours" : "days");
+        print_ago(hours / 24, "day");
 }
 
 static void print_placement(const struct engine_placement *placement) {

@@ -52,7 +52,7 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
     {"engine.experts.opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_LIST, AT(experts_opencl), 0, 0, NULL,
      "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
     {"engine.bus_share", "--bus-share", "TANDEM_BUS_SHARE", SETTING_CHOICE, AT(bus_share), 0, 0, "auto off on", "auto",
-     "", "whether the CPU leaves the OpenCL device its share of the memory bus; auto: a GPU in the processor"},
+     "", "whether the CPU leaves OpenCL its share of the memory bus; auto: to a GPU in the processor"},
     {"engine.halves_from", "--halves-from", "TANDEM_HALVES_FROM", SETTING_INT, AT(halves_from), 0, ENGINE_SEQUENCES_MAX,
      NULL, "0", "", "so many answers at once go through OpenCL and CPU in two halves; 0: where that is faster"},
     {"engine.speculate", "--speculate", "TANDEM_SPECULATE", SETTING_CHOICE, AT(speculate), 0, 0, SPECULATIONS, "auto",

@@ -115,7 +115,9 @@ static int read_options(struct engine *engine, const struct engine_options *opti
     engine->answer_rows_max = engine->sequences_max;
     if (engine->speculates && engine->answer_rows_max < SPECULATE_ROWS_MAX)
         engine->answer_rows_max = SPECULATE_ROWS_MAX;
-    engine->rows_max = scheduler_rows_max(engine->prefill_tokens_max) + engine->answer_rows_max;
+    int together = scheduler_rows_max(engine->prefill_tokens_max), all = engine->sequences_max;
+    if (together / all > engine->prefill_tokens_max) together = engine->prefill_tokens_max * all;
+    engine->rows_max = together + engine->answer_rows_max;
     engine->outputs_max = PROMPT_LOGPROB_ROWS + engine->answer_rows_max;
     if (!(options->step_target_seconds >= 0))
         return error_set_param(error, ERROR_ARGUMENT, "step_target_seconds",

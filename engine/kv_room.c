@@ -7,9 +7,9 @@
 
 enum { ALWAYS_SHARE = 4 }; // of the free memory one context may take one part in so many, whatever the weights take
 
-// What a process takes beside weights and cache: activations of a prompt's chunk, logits, tokenizer, connections. Some
-// 100 MiB with Phi-tiny-MoE and the default settings.
-static const size_t SPARE_BYTES = (size_t)256 << 20;
+// What a process takes beside weights and cache: activations of the chunks that go together, logits, tokenizer,
+// connections. Some 300 MiB with Phi-tiny-MoE and the default settings.
+static const size_t SPARE_BYTES = (size_t)512 << 20;
 
 static size_t least(size_t a, size_t b) {
     return a < b ? a : b;

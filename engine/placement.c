@@ -122,8 +122,7 @@ static int measure(const struct placement *placement, struct engine_placement *f
                                               .layers = options->layers,
                                               .layer_count = options->layer_count,
                                               .head = options->head,
-                                              .rows_max = placement->limits.tokens_max,
-                                              .explain = options->explain};
+                                              .rows_max = placement->limits.tokens_max};
     char key[1024];
     if (!placement->opencl || !placement->cache) return placement_measure(&devices, found, error);
     describe_figures(placement, key, sizeof key);

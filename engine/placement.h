@@ -16,7 +16,7 @@ enum placement_way { // see engine/engine.h
 };
 bool placement_parse(const char *name, enum placement_way *out);
 
-// Calls of up to STAGE_STEADY_ROWS rows, where a row's result may not depend on how many there are; and larger ones.
+// What rows belong to: answers, where a row's result may not depend on how many there are, or prompts.
 enum placement_phase { PLACEMENT_DECODE, PLACEMENT_PREFILL, PLACEMENT_PHASES };
 enum placement_experts { EXPERTS_AUTO, EXPERTS_CPU, EXPERTS_OPENCL }; // auto: as the way says
 bool placement_parse_phase(const char *name, enum placement_experts *out); // "auto", "cpu", "opencl"

@@ -15,7 +15,6 @@ struct placement_devices {
     int layer_count;
     const struct linear *head; // NULL: it is left out
     int rows_max;              // in one call
-    bool explain;              // predict how fast the model will be
 };
 
 // Calls of all sizes, and what follows from how long they take. ERROR_INTERNAL: the device computes wrongly; whatever

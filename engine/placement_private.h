@@ -16,6 +16,8 @@ struct mixture { // that has begun
     uint64_t shared; // the experts that are the device's, where the CPU has others; 0: all are one's
 };
 
+_Static_assert((int)STAGE_SLOTS <= (int)BANDWIDTH_CALLS_MAX, "a call for each slot");
+
 struct placement {
     const struct stages *inner;
     void *state; // of inner

@@ -44,8 +44,8 @@ static bool read_range(const char **at, const char *end, int count, long *first,
 static int refuse(const char *param, const char *what, const char *text, int count, const char *example,
                   struct error *error) {
     return error_set_param(error, ERROR_ARGUMENT, param,
-                           "%s are \"%.60s\"; expected numbers from 0 to %d, such as \"%s\"", what, text, count - 1,
-                           example);
+                           "%s: %s are \"%.60s\"; expected numbers from 0 to %d, such as \"%s\"", param, what, text,
+                           count - 1, example);
 }
 
 static bool read_layers(const char *at, const char *end, int count, bool *out) {

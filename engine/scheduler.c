@@ -90,16 +90,25 @@ int scheduler_rows_max(int prefill_tokens_max) {
     return together > prefill_tokens_max ? together : prefill_tokens_max;
 }
 
+// Rows of prompts that go together: as many as the last such step says take no longer than they may.
+static int rows_together(const struct scheduler *scheduler) {
+    int most = scheduler_rows_max(scheduler->prefill_tokens_max), least = scheduler->prefill_tokens_max;
+    if (scheduler->alone_rows == 0) return least;
+    double rows = SCHEDULER_TOGETHER_SECONDS * scheduler->alone_rows / scheduler->alone_seconds;
+    return rows >= most ? most : rows <= least ? least : (int)rows;
+}
+
 int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int *rows) {
     int decoding = 0;
     for (size_t i = 0; i < count; i++) {
         rows[i] = !sequences[i].paused && sequences[i].prompt_left == 0;
         decoding += rows[i];
     }
-    int most = scheduler_rows_max(scheduler->prefill_tokens_max);
     scheduler->planned = deal(scheduler, sequences, count, chunk_of(scheduler, decoding > 0), rows);
     scheduler->planned_alone = decoding == 0;
-    if (decoding == 0) scheduler->planned += deal_whole(scheduler, sequences, count, most - scheduler->planned, rows);
+    if (decoding == 0)
+        scheduler->planned +=
+            deal_whole(scheduler, sequences, count, rows_together(scheduler) - scheduler->planned, rows);
     return decoding + scheduler->planned;
 }
 
@@ -117,7 +126,7 @@ double scheduler_patience(const struct scheduler *scheduler) {
 // by no more than twice at once, and only by steps that used all of it.
 void scheduler_measured(struct scheduler *scheduler, double seconds) {
     double target = scheduler->step_target_seconds;
-    if (scheduler->planned_alone && scheduler->planned > 0) {
+    if (scheduler->planned_alone && scheduler->planned > 0 && seconds > 0) {
         scheduler->alone_rows = scheduler->planned;
         scheduler->alone_seconds = seconds;
     }

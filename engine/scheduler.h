@@ -8,9 +8,10 @@
 // as it may be.
 //
 // While nobody decodes, prompts that wait together go together: those that are no longer than a chunk are computed
-// whole, as far as several chunks go. Rows cost less in larger steps, and whose first token came sooner would only hold
-// up the others: from then on there are small chunks for them, or large ones between his tokens. For the same reason a
-// step after a rest may wait a moment for more prompts: those that are sent together come one by one.
+// whole, as far as several chunks go and not too long a time. Rows cost less in larger steps, and whose first token
+// came sooner would only hold up the others: from then on there are small chunks for them, or large ones between his
+// tokens. For the same reason a step after a rest may wait a moment for more prompts: those that are sent together come
+// one by one.
 //
 // Prompts share the chunk like this: one part in TURN_SHARE goes to them in turns, whatever their length; the rest to
 // the one that needs least, then to the next. So short prompts hardly wait for long ones, and a long one, of P prompts
@@ -27,7 +28,8 @@ enum {
     SCHEDULER_TOGETHER = 4,   // chunks of prompts that go together …
     SCHEDULER_TOGETHER_ROWS_MAX = 2048, // … but no more rows, for they take memory; where a chunk is longer, that
 };
-#define SCHEDULER_WAIT_SHARE 0.02 // of the time that the prompts at hand take: so long others are waited for at most
+#define SCHEDULER_TOGETHER_SECONDS 5 // and no more than take so long, if the last ones tell: nothing else happens then
+#define SCHEDULER_WAIT_SHARE 0.02    // of the time that the prompts at hand take: so long others are waited for at most
 
 struct scheduler_sequence { // what the scheduler needs to know of a sequence
     size_t prompt_left;     // prompt tokens not yet computed; 0: it decodes
@@ -36,7 +38,7 @@ struct scheduler_sequence { // what the scheduler needs to know of a sequence
 };
 
 struct scheduler {
-    int prefill_tokens_max;     // rows of prompts in one step
+    int prefill_tokens_max;     // a chunk: rows of prompts in one step, but for those that go together
     double step_target_seconds; // of one that decodes and computes prompts; 0: none
     size_t turn;                // the place whose prompt comes first in the next step
     double chunk;               // rows of prompts that the target allows; 0: nothing is known yet

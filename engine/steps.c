@@ -275,6 +275,7 @@ static void show_step(struct engine *engine, double began_at, const struct step_
 // False: nobody else has come in time, or nobody is waited for.
 static bool await_company(struct engine *engine, double *until) {
     double now = clock_seconds(), patience = scheduler_patience(&engine->scheduler);
+    if (engine->stats.running == engine->sequences_max) return false; // nobody could come in
     if (*until == 0) *until = now + patience;
     return patience > 0 && now < *until && job_bell_wait_for(&engine->bell, *until - now);
 }

@@ -124,7 +124,7 @@ void metrics_observe(struct metrics *metrics, enum metric id, double seconds, ui
 // All of them in the text format of Prometheus, version 0.0.4.
 void metrics_write(const struct metrics *metrics, const struct engine_info *info, struct buffer *out);
 
-// The table for people: lines of 100 columns at most.
+// The table for people: in lines of WRAP_COLUMNS.
 void metrics_text(struct buffer *out);
 
 #endif

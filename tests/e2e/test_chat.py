@@ -366,7 +366,7 @@ def test_editing(chat):
     assert terminal.enter("the capital of France?\x01What is \x05\x7f?") == PARIS  # to its beginning, to its end
     assert terminal.enter("What is the capital of X\x7fFrance?") == PARIS
     assert terminal.enter("/he\t") == terminal.enter("/help")
-    assert "Ctrl-C stops an answer" in terminal.enter("/h\t")
+    assert "Ctrl-D leaves" in terminal.enter("/h\t")
     assert "there is no system's message" in terminal.enter("/s\tystem")  # it could be three
     terminal.leave()
 

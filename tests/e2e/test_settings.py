@@ -138,6 +138,12 @@ def test_home(tmp_path, monkeypatch):
     assert f"{tmp_path}/nowhere: " in run("serve", "--port", "0", "--model", "nowhere").stderr  # whole, too
 
 
+def test_the_file_that_readme_shows(config, serve):
+    shown = re.search(r"`(engine: \{.*?\}\})`", (tandem.TOP / "README.md").read_text().replace("\n", " "))[1]
+    path = config(shown + "\n")
+    assert f"settings {path}" in serve("--config", path, "--threads", "1").log
+
+
 def test_empty_variables_are_as_if_unset(config):
     path = config("server:\n  host: a.invalid\n")
     assert "a.invalid" in refused("serve", "--config", path, TANDEM_HOST="", TANDEM_PORT="", TANDEM_WEIGHTS="")

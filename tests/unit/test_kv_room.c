@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #define GIB ((size_t)1 << 30)
-#define SPARE (GIB / 4)
+#define SPARE (GIB / 2)
 
 // Phi-tiny-MoE's: 128 KiB a token, 4 MiB a page of 32 tokens, 512 MiB a context.
 static struct kv_room tiny(size_t free_bytes) {

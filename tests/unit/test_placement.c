@@ -64,7 +64,7 @@ static struct placement *open_placement(enum placement_way way, const char *root
                                               .layers = model->layers,
                                               .layer_count = config->layers,
                                               .root = root,
-                                              .wait_seconds = 2,
+                                              .wait_seconds = 60,
                                               .retry_seconds = 0.01,
                                               .warn = note,
                                               .warn_user = &warnings};
@@ -449,14 +449,14 @@ static void a_failure_is_made_good(void **unused) {
     placement_close(placement);
     assert_true(calls > 80);
 
-    int failures = 0;
+    int failures = 0, reached = 0; // how many calls there are varies: some only ask whether others are done
     for (long n = 1; n <= calls; n += 3) {
         placement = open_placement(PLACEMENT_SPLIT, "");
         assert_int_equal(warnings.count, 0);
         opencl_inject(n, OPENCL_FAULT_ONCE);
         close_to(mix(placement, 5), few);
         close_to(mix(placement, 40), many);
-        opencl_inject(0, OPENCL_FAULT_ONCE);
+        reached += opencl_inject(0, OPENCL_FAULT_ONCE) >= n;
         if (placement_degraded(placement)[0]) {
             failures++;
             assert_int_equal(warnings.count, 1);
@@ -470,7 +470,7 @@ static void a_failure_is_made_good(void **unused) {
         }
         placement_close(placement);
     }
-    assert_in_range(failures, calls / 3 - 3, calls / 3 + 1); // no call goes without being noticed, or nearly none
+    assert_in_range(failures, reached - 3, reached); // no call goes without being noticed, or nearly none
 }
 
 // It fails every time: the pauses grow, requests are computed by the CPU.

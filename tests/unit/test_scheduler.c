@@ -68,10 +68,13 @@ static void some_have_bounds_of_their_own(void **state) {
     EXPECT(&scheduler, sequences, 6, 16);
 }
 
+// It is known that steps of prompts take no time to speak of.
+#define QUICK .alone_rows = 1, .alone_seconds = 1e-6
+
 // While nobody decodes, prompts of up to a chunk are computed whole, as far as four chunks go.
 static void short_prompts_go_together(void **state) {
     (void)state;
-    struct scheduler scheduler = {.prefill_tokens_max = 16};
+    struct scheduler scheduler = {.prefill_tokens_max = 16, QUICK};
     struct scheduler_sequence ten[10];
     for (int i = 0; i < 10; i++) ten[i] = (struct scheduler_sequence){.prompt_left = 8};
     EXPECT(&scheduler, ten, 8, 8, 8, 8, 8, 8, 8, 8, 0, 0);
@@ -80,14 +83,32 @@ static void short_prompts_go_together(void **state) {
     struct scheduler_sequence mixed[] = {{.prompt_left = 20}, {.prompt_left = 15}, {.prompt_left = 16},
                                          {.prompt_left = 17}, {.prompt_left = 16, .rows_max = 2},
                                          {.prompt_left = 14, .paused = true}};
-    scheduler = (struct scheduler){.prefill_tokens_max = 16};
+    scheduler = (struct scheduler){.prefill_tokens_max = 16, QUICK};
     EXPECT(&scheduler, mixed, 4, 15, 16, 0, 0, 0); // the turn's part of the chunk, and who fits whole
     struct scheduler_sequence full[] = {{.prompt_left = 16}, {.prompt_left = 16}, {.prompt_left = 16},
                                         {.prompt_left = 16}, {.prompt_left = 16}};
-    scheduler = (struct scheduler){.prefill_tokens_max = 16};
+    scheduler = (struct scheduler){.prefill_tokens_max = 16, QUICK};
     EXPECT(&scheduler, full, 16, 16, 16, 16, 0);
     struct scheduler_sequence beside[] = {{.prompt_left = 8}, {.prompt_left = 0}, {.prompt_left = 16}};
     EXPECT(&scheduler, beside, 8, 1, 8); // somebody decodes: no more than a chunk
+}
+
+// … and as far as the last step lets expect that they take no longer than five seconds; until one has, a chunk.
+static void together_for_so_long(void **state) {
+    (void)state;
+    static const struct {
+        int rows; // of the last step, and what it took
+        double seconds;
+        int together;
+    } CASES[] = {{0, 0, 16}, {16, 0.5, 64}, {16, 2, 32}, {16, 10, 16}, {64, 60, 16}};
+    for (size_t c = 0; c < sizeof CASES / sizeof *CASES; c++) {
+        struct scheduler scheduler = {
+            .prefill_tokens_max = 16, .alone_rows = CASES[c].rows, .alone_seconds = CASES[c].seconds};
+        const struct scheduler_sequence five[] = {
+            {.prompt_left = 16}, {.prompt_left = 16}, {.prompt_left = 16}, {.prompt_left = 16}, {.prompt_left = 16}};
+        int rows[5];
+        assert_int_equal(scheduler_next(&scheduler, five, 5, rows), CASES[c].together);
+    }
 }
 
 static void rows_in_a_step(void **state) {
@@ -132,8 +153,9 @@ static void a_moment_for_others(void **state) {
 }
 
 // Random arrivals, ends, pauses, bounds and chunks. Who decodes has a row in every step. The chunk is used up while
-// there are rows for it, and while nobody decodes, up to four of them. And whoever can run gets, once in as many steps as there are places, at least its part of the
-// chunk by turns: so a prompt of any length ends, however many short ones come before it.
+// there are rows for it, and while nobody decodes, up to four of them. And whoever can run gets, once in as many steps
+// as there are places, at least its part of the chunk by turns: so a prompt of any length ends, however many short ones
+// come before it.
 static void nobody_starves(void **state) {
     (void)state;
     enum { PLACES = 12, SCENARIOS = 3000, STEPS = 200 };
@@ -309,6 +331,7 @@ int main(void) {
         cmocka_unit_test(short_prompts_come_first),
         cmocka_unit_test(some_have_bounds_of_their_own),
         cmocka_unit_test(short_prompts_go_together),
+        cmocka_unit_test(together_for_so_long),
         cmocka_unit_test(rows_in_a_step),
         cmocka_unit_test(a_moment_for_others),
         cmocka_unit_test(nobody_starves),

@@ -68,7 +68,7 @@ static void a_busy_client_does_not_starve(void **state) {
 // in one step. Who leaves meanwhile is gone at once. The clock makes the moment long: prompts of five took 1,000 s.
 static void who_comes_together_goes_together(void **state) {
     (void)state;
-    enum { CHUNK = 16, COMING = 4 };
+    enum { CHUNK = 20, COMING = 4 };
     static struct visitor first, leaving, coming[COMING];
     struct engine_event *last = NULL;
     struct engine *engine = open_held(
