@@ -64,7 +64,7 @@ static struct placement *open_placement(enum placement_way way, const char *root
                                               .layers = model->layers,
                                               .layer_count = config->layers,
                                               .root = root,
-                                              .wait_seconds = 60,
+                                              .wait_seconds = 10,
                                               .retry_seconds = 0.01,
                                               .warn = note,
                                               .warn_user = &warnings};
