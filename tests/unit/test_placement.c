@@ -403,7 +403,7 @@ static void the_device_has_its_share(void **unused) {
         struct routing routing = {.expert = expert, .weight = weight};
         struct engine_device_work work;
         const struct placement_options options = {.way = PLACEMENT_SPLIT, .bus_share = (enum bus_share)share,
-                                                  .bus_bytes = 4e6, .wait_seconds = 0.3};
+                                                  .bus_bytes = 4e6, .wait_seconds = 3};
         if (open_with(options, &placement, &error)) fail_msg("%s", error.message);
         const struct stages *stages = placement_stages(placement);
         void *state = placement_state(placement);
