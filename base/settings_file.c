@@ -49,18 +49,18 @@ static const char *below(const struct setting *row, const char *section) {
 static const struct setting *find_row(const struct reading *reading, const char *name,
                                       const struct setting_table **out) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
-        for (size_t i = 0; i < table->count; i++)
-            if (table->rows[i].name && strcmp(table->rows[i].name, name) == 0) {
+        for (const struct setting *row = table->rows; row->flag; row++)
+            if (row->name && strcmp(row->name, name) == 0) {
                 *out = table;
-                return &table->rows[i];
+                return row;
             }
     return NULL;
 }
 
 static bool has_section(const struct reading *reading, const char *section) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
-        for (size_t i = 0; i < table->count; i++)
-            if (below(&table->rows[i], section)) return true;
+        for (const struct setting *row = table->rows; row->flag; row++)
+            if (below(row, section)) return true;
     return false;
 }
 
@@ -71,9 +71,9 @@ static bool key_seen(const struct reading *reading, const char *section, const s
     const char *key = below(last, section);
     size_t bytes = strcspn(key, ".");
     for (const struct setting_table *table = reading->tables;; table++)
-        for (size_t i = 0; i < table->count; i++) {
-            if (&table->rows[i] == last) return false;
-            const char *other = below(&table->rows[i], section);
+        for (const struct setting *row = table->rows; row->flag; row++) {
+            if (row == last) return false;
+            const char *other = below(row, section);
             if (other && strcspn(other, ".") == bytes && memcmp(other, key, bytes) == 0) return true;
         }
 }
@@ -82,8 +82,7 @@ static bool key_seen(const struct reading *reading, const char *section, const s
 static void find_choices(const struct reading *reading, const char *section, struct buffer *names,
                          struct nearest *nearest) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
-        for (size_t i = 0; i < table->count; i++) {
-            const struct setting *row = &table->rows[i];
+        for (const struct setting *row = table->rows; row->flag; row++) {
             const char *key = below(row, section);
             if (!key || key_seen(reading, section, row)) continue;
             int bytes = (int)strcspn(key, ".");
@@ -92,32 +91,28 @@ static void find_choices(const struct reading *reading, const char *section, str
         }
 }
 
-// The section of a row: the bytes of its name in front of the last dot.
-static size_t section_bytes(const struct setting *row) {
-    const char *dot = row->name ? strrchr(row->name, '.') : NULL;
-    return dot ? (size_t)(dot - row->name) : 0;
-}
-
 // A row of this key in whatever section; NULL: there is none.
 static const struct setting *find_key(const struct reading *reading, const char *key) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
-        for (size_t i = 0; i < table->count; i++)
-            if (section_bytes(&table->rows[i]) > 0 &&
-                strcmp(table->rows[i].name + section_bytes(&table->rows[i]) + 1, key) == 0)
-                return &table->rows[i];
+        for (const struct setting *row = table->rows; row->flag; row++) {
+            size_t bytes = setting_section_bytes(row);
+            if (bytes > 0 && strcmp(row->name + bytes + 1, key) == 0) return row;
+        }
     return NULL;
 }
 
 // " (it belongs in `engine`)", " (did you mean `port`?)", or nothing.
 static void write_hint(char *out, size_t bytes, const struct setting *elsewhere, const struct nearest *nearest) {
     if (elsewhere)
-        snprintf(out, bytes, " (it belongs in `%.*s`)", (int)section_bytes(elsewhere), elsewhere->name);
+        snprintf(out, bytes, " (it belongs in `%.*s`)", (int)setting_section_bytes(elsewhere), elsewhere->name);
+    else if (nearest->word[0])
+        snprintf(out, bytes, " (did you mean `%s`?)", nearest->word);
     else
-        snprintf(out, bytes, nearest->word[0] ? " (did you mean `%s`?)" : "%s", nearest->word);
+        *out = '\0';
 }
 
 static int unknown(struct reading *reading, const yaml_node_t *node, const char *section, const char *written) {
-    char hint[NEAREST_BYTES + 32] = "";
+    char hint[NEAREST_BYTES + 32];
     struct buffer names;
     struct nearest nearest;
     buffer_init(&names, KEYS_BYTES_MAX);

@@ -32,6 +32,7 @@ static const struct setting FIRST_ROWS[] = {
      "which"},
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, FIRST(path), 0, 0, NULL, "", "", "a model"},
     {"server.port", "--port", "TANDEM_PORT", SETTING_INT, FIRST(port), 0, 65535, NULL, "8080", "", "the port"},
+    {.flag = NULL},
 };
 static const struct setting SECOND_ROWS[] = {
     {"server.bytes", "--bytes", "TANDEM_BYTES", SETTING_SIZE, SECOND(bytes), 1 << 10, 1 << 30, NULL, "8M", "bytes",
@@ -44,13 +45,14 @@ static const struct setting SECOND_ROWS[] = {
      "who"},
     {"engine.experts.layers", "--layers", NULL, SETTING_LIST, SECOND(layers), 0, 0, NULL, "", "", "where"},
     {NULL, "--json", NULL, SETTING_SWITCH, SECOND(json), 0, 0, NULL, "false", "", "not in files"},
+    {.flag = NULL},
 };
 
 static struct first first;
 static struct second second;
 static const struct setting_table TABLES[] = {
-    {FIRST_ROWS, sizeof FIRST_ROWS / sizeof *FIRST_ROWS, &first},
-    {SECOND_ROWS, sizeof SECOND_ROWS / sizeof *SECOND_ROWS, &second},
+    {FIRST_ROWS, &first},
+    {SECOND_ROWS, &second},
 };
 static struct error error;
 static char path[] = "/tmp/tandem-settings-XXXXXX";
