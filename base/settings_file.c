@@ -178,25 +178,75 @@ static char *beside(const char *file, const char *text) {
     return bytes < 0 ? NULL : path;
 }
 
-// The values of a list, with commas between; the caller's to free.
-static int join_list(struct reading *reading, const struct setting *row, const yaml_node_t *list, char **out) {
-    struct buffer joined;
-    int code = 0;
-    buffer_init(&joined, SETTINGS_FILE_BYTES_MAX);
-    for (const yaml_node_item_t *item = list->data.sequence.items.start; !code && item < list->data.sequence.items.top;
-         item++) {
-        const yaml_node_t *node = node_at(reading, *item);
-        const char *text = text_of(node);
-        if (!text || is_nothing(node))
-            code = wrong(reading, node, "%s has %s in its list, where values belong", row->name,
-                         text ? "nothing" : kind_of(node));
-        else
-            buffer_format(&joined, "%s%s", joined.bytes ? "," : "", text);
+// One value of a list, behind a separator.
+static int write_item(struct reading *reading, const struct setting *row, const yaml_node_t *node,
+                      const char *separator, struct buffer *out) {
+    const char *text = text_of(node);
+    if (!text || !*text || is_nothing(node))
+        return wrong(reading, node, "%s has %s in its list, where values belong", row->name,
+                     text ? "nothing" : kind_of(node));
+    buffer_format(out, "%s%s", separator, text);
+    return 0;
+}
+
+static int no_list(struct reading *reading, const struct setting *row, const yaml_node_t *node) {
+    return wrong(reading, node, "%s is %s of nothing; remove the line for the default", row->name, kind_of(node));
+}
+
+// "0-3,7"
+static int write_list(struct reading *reading, const struct setting *row, const yaml_node_t *list, struct buffer *out) {
+    const yaml_node_item_t *first = list->data.sequence.items.start, *end = list->data.sequence.items.top;
+    int code = first == end ? no_list(reading, row, list) : 0;
+    for (const yaml_node_item_t *item = first; !code && item < end; item++)
+        code = write_item(reading, row, node_at(reading, *item), item > first ? "," : "", out);
+    return code;
+}
+
+// A section of lists, each behind its name: "0-3:0-7;4:2,5"
+static int write_section(struct reading *reading, const struct setting *row, const yaml_node_t *section,
+                         struct buffer *out) {
+    const yaml_node_pair_t *first = section->data.mapping.pairs.start, *end = section->data.mapping.pairs.top;
+    int code = first == end ? no_list(reading, row, section) : 0;
+    for (const yaml_node_pair_t *pair = first; !code && pair < end; pair++) {
+        const yaml_node_t *node = node_at(reading, pair->value);
+        const char *name;
+        code = read_key(reading, section, pair, &name);
+        if (code) break;
+        buffer_format(out, "%s%s:", out->bytes ? ";" : "", name);
+        code = node->type == YAML_SEQUENCE_NODE ? write_list(reading, row, node, out)
+                                                : write_item(reading, row, node, "", out);
     }
-    if (!code && joined.bytes == 0 && !joined.failed)
-        code = wrong(reading, list, "%s is an empty list; remove the line for the default", row->name);
-    if (!code && joined.failed) code = error_set_code(reading->error, ERROR_MEMORY);
-    *out = code ? NULL : strdup(joined.data);
+    return code;
+}
+
+// The same where it stands in brackets, [0-3: 0-7, 4: [2, 5]], or without blanks, [0-3:0-7, 4:2, 5]: what has a name
+// begins a list, and the values behind it belong to that.
+static int write_lists(struct reading *reading, const struct setting *row, const yaml_node_t *list,
+                       struct buffer *out) {
+    const yaml_node_item_t *first = list->data.sequence.items.start, *end = list->data.sequence.items.top;
+    int code = first == end ? no_list(reading, row, list) : 0;
+    for (const yaml_node_item_t *item = first; !code && item < end; item++) {
+        const yaml_node_t *node = node_at(reading, *item);
+        const char *text = text_of(node), *separator = text && strchr(text, ':') ? ";" : ",";
+        code = node->type == YAML_MAPPING_NODE ? write_section(reading, row, node, out)
+                                               : write_item(reading, row, node, item > first ? separator : "", out);
+    }
+    return code;
+}
+
+// Whether a row's lists may have names.
+static bool has_names(const struct setting *row) {
+    return row->type == SETTING_LIST && row->most >= 1;
+}
+
+// A list or lists as one text; the caller's to free.
+static int join(struct reading *reading, const struct setting *row, const yaml_node_t *node, char **out) {
+    struct buffer joined;
+    buffer_init(&joined, SETTINGS_FILE_BYTES_MAX);
+    int code = node->type == YAML_MAPPING_NODE ? write_section(reading, row, node, &joined)
+               : has_names(row)                ? write_lists(reading, row, node, &joined)
+                                               : write_list(reading, row, node, &joined);
+    *out = code || joined.failed ? NULL : strdup(joined.data);
     buffer_finish(&joined);
     return code || *out ? code : error_set_code(reading->error, ERROR_MEMORY);
 }
@@ -204,7 +254,8 @@ static int join_list(struct reading *reading, const struct setting *row, const y
 static int read_value(struct reading *reading, const struct setting_table *table, const struct setting *row,
                       const yaml_node_t *key_node, const yaml_node_t *node) {
     const char *text = text_of(node);
-    bool list = row->type == SETTING_LIST && node->type == YAML_SEQUENCE_NODE;
+    bool list = (node->type == YAML_SEQUENCE_NODE && row->type == SETTING_LIST) ||
+                (node->type == YAML_MAPPING_NODE && has_names(row));
     if (!text && !list)
         return wrong(reading, node, "%s is %s, but must be one value%s", row->name, kind_of(node),
                      row->type == SETTING_LIST ? " or a list of them" : "");
@@ -215,7 +266,7 @@ static int read_value(struct reading *reading, const struct setting_table *table
     char source[ERROR_MESSAGE_BYTES], *made = NULL;
     snprintf(source, sizeof source, "%s:%zu: %s", reading->path, line_of(node), row->name);
     bool relative = row->type == SETTING_PATH && *text && *text != '/' && strncmp(text, "~/", 2) != 0;
-    int code = list ? join_list(reading, row, node, &made) : 0;
+    int code = list ? join(reading, row, node, &made) : 0;
     if (relative) made = beside(reading->path, text);
     if (relative && !made) code = error_set_code(reading->error, ERROR_MEMORY);
     if (!code) code = settings_set(table, row, made ? made : text, source, reading->error);

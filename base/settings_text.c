@@ -183,6 +183,8 @@ static void yaml_row(const struct setting *setting, struct buffer *out) {
     buffer_format(out, "%*s# %s\n%*s# ", in, "", setting->help, in, "");
     if (setting->type == SETTING_CHOICE) buffer_format(out, "one of: %s, ", setting->choices);
     if (setting->type == SETTING_SWITCH) buffer_text(out, "true or false, ");
+    if (setting->type == SETTING_LIST)
+        buffer_text(out, setting->most >= 1 ? "a list, or a section of lists, " : "a list, ");
     facts(setting, out);
     buffer_format(out, "%s%s\n", has_facts(setting) ? ", " : "", setting->flag);
     const char *key = setting->name + setting_section_bytes(setting) + 1;

@@ -394,11 +394,11 @@ static const char YAML[] = "server:\n"
                            "\n"
                            "  inner:\n"
                            "    # some\n"
-                           "    # --some\n"
+                           "    # a list, --some\n"
                            "    some: \"\"\n"
                            "\n"
                            "    # which\n"
-                           "    # default 1,2, --which\n"
+                           "    # a list, or a section of lists, default 1,2, --which\n"
                            "    which: \"1,2\"\n";
 
 // Everything that files may have, and nothing else.
@@ -407,7 +407,7 @@ static void test_yaml(void **state) {
     static const struct setting more[] = {
         {"model.inner.some", "--some", NULL, SETTING_LIST, 0, 0, 0, NULL, "", "", "some"},
         {"model.dir", "--dir", NULL, SETTING_TEXT, 0, 0, 0, NULL, "", "", "a path"},
-        {"model.inner.which", "--which", NULL, SETTING_LIST, 0, 0, 0, NULL, "1,2", "", "which"},
+        {"model.inner.which", "--which", NULL, SETTING_LIST, 0, 0, 1, NULL, "1,2", "", "which"},
         {.flag = NULL},
     };
     const struct setting_table tables[] = {TABLES[0], TABLES[1], {more, NULL}};
