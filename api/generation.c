@@ -68,18 +68,12 @@ int generation_add_prompts(struct generation *generation, const char *field, siz
     return ERROR_NONE;
 }
 
-// White space as Unicode has it.
-static bool is_space(uint32_t c) {
-    return c == ' ' || (c >= '\t' && c <= '\r') || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
 size_t generation_certain_bytes(const char *text, size_t bytes, enum space space) {
     size_t certain = 0, width;
     for (const char *end = text + bytes; text < end; text += width) {
         uint32_t c;
         width = utf8_decode(text, (size_t)(end - text), &c);
-        if (width > 0 && is_space(c)) continue;
+        if (width > 0 && utf8_is_white_space(c)) continue;
         if (width == 0 || space == SPACE_IN_FRONT) return certain + (size_t)(end - text);
         certain += width;
     }

@@ -55,3 +55,8 @@ bool utf8_valid(const char *text, size_t bytes) {
     }
     return true;
 }
+
+bool utf8_is_white_space(uint32_t c) {
+    return (c >= '\t' && c <= '\r') || c == ' ' || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+}

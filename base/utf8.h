@@ -13,6 +13,9 @@ size_t utf8_decode(const char *text, size_t bytes, uint32_t *code_point);
 // Whether text (1..3 bytes) is a proper beginning of some character that more bytes could complete.
 bool utf8_is_prefix(const char *text, size_t bytes);
 
+// White space as Unicode has it.
+bool utf8_is_white_space(uint32_t code_point);
+
 // Whether all of text is valid.
 bool utf8_valid(const char *text, size_t bytes);
 

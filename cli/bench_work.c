@@ -2,6 +2,7 @@
 
 #include "base/buffer.h"
 #include "base/clock.h"
+#include "base/doubles.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -18,17 +19,10 @@ static const size_t MEMORY_SHARE = 4;                   // of what is free
 
 // ---- Figures
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double bench_median(const double *values, int count) {
     double sorted[BENCH_RUNS_MAX];
-    if (count == 0) return 0;
     memcpy(sorted, values, (size_t)count * sizeof *sorted);
-    qsort(sorted, (size_t)count, sizeof *sorted, compare);
-    return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
+    return doubles_median(sorted, (size_t)count);
 }
 
 static double mean_of(const double *values, int count) {

@@ -2,6 +2,7 @@
 
 #include "base/buffer.h"
 #include "base/clock.h"
+#include "base/doubles.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -53,15 +54,6 @@ static bool add_time(struct load_times *times, double seconds) {
     }
     times->of[times->count++] = seconds;
     return true;
-}
-
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void sort(struct load_times *times) {
-    if (times->count) qsort(times->of, times->count, sizeof *times->of, compare);
 }
 
 // The smallest that so large a share of all does not exceed.
@@ -346,9 +338,9 @@ int load_run(const struct load_plan *plan, struct load_outcome *out, struct erro
     if (!code) code = drive(&load, error);
     for (int i = 0; !code && i < plan->requests; i++) code = read_stream(&load.streams[i], out, error);
     out->seconds = ended_at(&load) - load.began_at;
-    sort(&out->first);
-    sort(&out->between);
-    sort(&out->whole);
+    doubles_sort(out->first.of, out->first.count);
+    doubles_sort(out->between.of, out->between.count);
+    doubles_sort(out->whole.of, out->whole.count);
     for (int i = 0; i < load.sent; i++) {
         if (load.streams[i].fd >= 0) close(load.streams[i].fd);
         buffer_finish(&load.streams[i].answer);

@@ -38,14 +38,9 @@ static size_t longest_at(const struct token_trie *trie, const char *text, size_t
 
 // ---- White space
 
-static bool is_white_space(uint32_t c) {
-    return (c >= 0x09 && c <= 0x0d) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
 size_t white_space_end(const char *text, size_t bytes, size_t at) {
     uint32_t c;
-    for (size_t width; (width = utf8_decode(text + at, bytes - at, &c)) && is_white_space(c);) at += width;
+    for (size_t width; (width = utf8_decode(text + at, bytes - at, &c)) && utf8_is_white_space(c);) at += width;
     return at;
 }
 
@@ -55,7 +50,7 @@ static size_t white_space_start(const char *text, size_t from, size_t at) {
         size_t start = at - 1;
         while (start > from && ((uint8_t)text[start] & 0xc0) == 0x80) start--;
         uint32_t c;
-        if (!utf8_decode(text + start, at - start, &c) || !is_white_space(c)) break;
+        if (!utf8_decode(text + start, at - start, &c) || !utf8_is_white_space(c)) break;
         at = start;
     }
     return at;

@@ -3,10 +3,10 @@
 #include "engine/cpu/cpu.h"
 
 #include "base/clock.h"
+#include "base/doubles.h"
 #include "engine/cpu/tiles.h"
 
 #include <omp.h>
-#include <stdlib.h>
 #if defined __x86_64__
 #include <cpuid.h>
 #include <immintrin.h>
@@ -180,11 +180,6 @@ static double measure_peak(const struct peak *peak, int threads) {
     return rate;
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // Several streams at once, as matrix products read rows: one alone leaves the processor waiting. Each word is used.
 static uint64_t read_streams(const uint64_t *from, size_t words) {
     uint64_t seen[LINE_WORDS] = {0};
@@ -213,8 +208,7 @@ static double measure_reading(const struct cpu *cpu, const uint64_t *memory, siz
         seconds[i] = clock_seconds() - began_at;
     }
     KEEP_WORD(seen);
-    qsort(seconds, READS, sizeof *seconds, compare);
-    return (double)(blocks * BLOCK_BYTES) / seconds[READS / 2];
+    return (double)(blocks * BLOCK_BYTES) / doubles_median(seconds, READS);
 }
 
 // Of the instructions that int8 and int4 are multiplied with, which may have been forced; 0: of plain C.

@@ -17,6 +17,7 @@
 // that near, it turns, and log-probabilities behind it move by tenths: that is the family's own discontinuity, and no
 // bound on the largest difference can hold. Hence bounds on the usual: half of all differences within 0.01, nine in ten
 // within 0.03 (1.65 of those deviations, and some room), and 19 greedy tokens in 20 the same along the golden path.
+#include "base/doubles.h"
 #include "engine/binder.h" // struct model_storage
 #include "engine/forward.h"
 #include "engine/placement.h"
@@ -344,11 +345,6 @@ static int load_prompts(const json_t *list, struct prompt *prompts, int stride) 
     return count;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // What README.md's table has its figures from.
 static void tell(const struct parity *parity, const char *what) {
     print_message("# %s, %s%s, %s: %s\n", parity->golden, parity->stages->name, parity->split ? " + OpenCL" : "",
@@ -363,7 +359,7 @@ static void tell_largest(const struct session *s, const struct parity *parity) {
 
 static void check_usual(struct session *s, const struct parity *parity) {
     size_t count = s->difference_count;
-    qsort(s->differences, count, sizeof *s->differences, compare_doubles);
+    doubles_sort(s->differences, count);
     double half = s->differences[count / 2], nine_in_ten = s->differences[count * 9 / 10];
     double same = (double)s->tokens_same / s->tokens;
     char what[160];

@@ -6,6 +6,7 @@
 #include "tests/kernels/stage_data.h"
 
 #include "base/clock.h"
+#include "base/doubles.h"
 
 #include <omp.h>
 #include <sys/mman.h>
@@ -165,16 +166,6 @@ static void prepare(struct work *w, enum kv_format kv) {
     make_weights(w);
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, compare);
-    return values[count / 2];
-}
-
 static void report(const struct pass *passes, int count, double bandwidth, int rows) {
     double values[STEPS_MAX], bytes = 0, all;
     for (int i = 0; i < count; i++) {
@@ -185,7 +176,7 @@ static void report(const struct pass *passes, int count, double bandwidth, int r
         }
     }
     bytes /= count;
-    all = median(values, count);
+    all = doubles_median(values, (size_t)count);
     printf("%.2f ms, %.1f tokens/s, %.1f %% |", 1e3 * all, rows / all, 100 * bytes / all / bandwidth);
     for (int s = 0; s < STAGES; s++) {
         double of = 0;
@@ -193,7 +184,7 @@ static void report(const struct pass *passes, int count, double bandwidth, int r
             values[i] = passes[i].seconds[s];
             of += passes[i].bytes[s] / count;
         }
-        double middle = median(values, count), each = s == HEAD ? 1 : LAYERS;
+        double middle = doubles_median(values, (size_t)count), each = s == HEAD ? 1 : LAYERS;
         printf(" %s %.1f", NAMES[s], 1e6 * middle / each);
         if (of > 0) printf(" (-%.1f)", 1e6 * (middle - of / bandwidth) / each);
     }
@@ -240,8 +231,8 @@ int main(int argc, char **argv) {
         rates[measured++] = peaks.read_bytes;
     }
     printf("%s, %d rows at %d, reading %.1f GB/s\n", weight_format_name(work.format), work.rows, work.context,
-           1e-9 * median(rates, measured));
-    report(passes, steps, median(rates, measured), work.rows);
+           1e-9 * doubles_median(rates, (size_t)measured));
+    report(passes, steps, doubles_median(rates, (size_t)measured), work.rows);
     cpu_stages.close(work.state);
     return 0;
 }

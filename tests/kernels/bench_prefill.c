@@ -6,6 +6,7 @@
 #include "tests/kernels/stage_data.h"
 
 #include "base/clock.h"
+#include "base/doubles.h"
 
 #include <omp.h>
 #include <sys/mman.h>
@@ -148,16 +149,6 @@ static void prepare(struct work *work) {
 
 // ---- Figures
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values) {
-    qsort(values, PASSES, sizeof *values, compare);
-    return values[PASSES / 2];
-}
-
 static void report(const struct work *work, const struct pass *passes, const struct engine_limits *limits) {
     double rows = work->rows, total[PASSES] = {0};
     const double weights[STAGES] = {
@@ -166,13 +157,13 @@ static void report(const struct work *work, const struct pass *passes, const str
     for (int s = 0; s < STAGES; s++) {
         double seconds[PASSES];
         for (int i = 0; i < PASSES; i++) total[i] += seconds[i] = passes[i].seconds[s];
-        double work_of = 2 * weights[s] * rows * LAYERS, middle = median(seconds);
+        double work_of = 2 * weights[s] * rows * LAYERS, middle = doubles_median(seconds, PASSES);
         operations += work_of;
         printf("%-10s %8.1f ms", NAMES[s], 1e3 * middle);
         if (work_of > 0) printf(" %8.2f TFLOP/s", work_of / middle * 1e-12);
         printf("\n");
     }
-    double all = median(total);
+    double all = doubles_median(total, PASSES);
     printf("%-10s %8.1f ms %8.2f TFLOP/s, %.0f tokens/s without embedding and head", "all", 1e3 * all,
            operations / all * 1e-12, rows / all);
     printf("; %.3f of %.2f TFLOP/s; %.1f GB/s\n", operations / all / limits->bf16, limits->bf16 * 1e-12,

@@ -4,6 +4,7 @@
 #include "base/buffer.h"
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/doubles.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/utf8.h"
@@ -238,6 +239,26 @@ static void utf8_round_trips_every_scalar(void **state) {
         count++;
     }
     assert_int_equal(count, 0x110000 - 0x800);
+}
+
+// As many as Unicode's property White_Space has, and none of those that only look like it.
+static void white_space(void **state) {
+    (void)state;
+    int count = 0;
+    for (uint32_t c = 0; c < 0x110000; c++) count += utf8_is_white_space(c);
+    assert_int_equal(count, 25);
+    static const uint32_t NONE[] = {0x08, 0x0e, 0x1f, 0x180e, 0x200b, 0x2060, 0xfeff};
+    for (size_t i = 0; i < sizeof NONE / sizeof *NONE; i++) assert_false(utf8_is_white_space(NONE[i]));
+}
+
+static void the_value_in_the_middle(void **state) {
+    (void)state;
+    double odd[] = {3, -1, 2}, even[] = {4, 1, 3, 2};
+    assert_true(doubles_median(odd, 3) == 2 && odd[0] == -1 && odd[2] == 3);
+    assert_true(doubles_median(even, 4) == 2.5);
+    assert_true(doubles_median(odd, 1) == -1);
+    assert_true(doubles_median(NULL, 0) == 0);
+    doubles_sort(NULL, 0);
 }
 
 // All sequences of up to three bytes, against the table of RFC 3629 written out as ranges.
@@ -552,6 +573,7 @@ int main(void) {
         cmocka_unit_test(buffer_drops_from_the_front),    cmocka_unit_test(utf8_round_trips_every_scalar),
         cmocka_unit_test(utf8_follows_the_table),         cmocka_unit_test(utf8_judges_whole_texts),
         cmocka_unit_test(checked_sums_products_ranges),   cmocka_unit_test(clock_goes_forward),
+        cmocka_unit_test(white_space),                    cmocka_unit_test(the_value_in_the_middle),
         cmocka_unit_test(blocks_hold_all_their_parts),    cmocka_unit_test(files_are_read_whole),
         cmocka_unit_test(pipes_are_read_to_their_end),    cmocka_unit_test(files_are_written_whole),
         cmocka_unit_test(replaced_files_keep_their_permissions), cmocka_unit_test(links_to_nothing_stay_links),
