@@ -193,16 +193,26 @@ static int no_list(struct reading *reading, const struct setting *row, const yam
     return wrong(reading, node, "%s is %s of nothing; remove the line for the default", row->name, kind_of(node));
 }
 
-// "0-3,7"
-static int write_list(struct reading *reading, const struct setting *row, const yaml_node_t *list, struct buffer *out) {
+static int write_section(struct reading *reading, const struct setting *row, const yaml_node_t *section,
+                         struct buffer *out);
+
+// "0-3,7". Where lists may have names, what has one begins another list, and the values behind it belong to that, be it
+// written [0-3: 0-7, 4: [2, 5]] or, without blanks, [0-3:0-7, 4:2, 5]: "0-3:0-7;4:2,5".
+static int write_list(struct reading *reading, const struct setting *row, const yaml_node_t *list, bool names,
+                      struct buffer *out) {
     const yaml_node_item_t *first = list->data.sequence.items.start, *end = list->data.sequence.items.top;
     int code = first == end ? no_list(reading, row, list) : 0;
-    for (const yaml_node_item_t *item = first; !code && item < end; item++)
-        code = write_item(reading, row, node_at(reading, *item), item > first ? "," : "", out);
+    for (const yaml_node_item_t *item = first; !code && item < end; item++) {
+        const yaml_node_t *node = node_at(reading, *item);
+        const char *text = text_of(node), *separator = names && text && strchr(text, ':') ? ";" : ",";
+        code = names && node->type == YAML_MAPPING_NODE
+                   ? write_section(reading, row, node, out)
+                   : write_item(reading, row, node, item > first ? separator : "", out);
+    }
     return code;
 }
 
-// A section of lists, each behind its name: "0-3:0-7;4:2,5"
+// A section of lists, each behind its name.
 static int write_section(struct reading *reading, const struct setting *row, const yaml_node_t *section,
                          struct buffer *out) {
     const yaml_node_pair_t *first = section->data.mapping.pairs.start, *end = section->data.mapping.pairs.top;
@@ -213,23 +223,8 @@ static int write_section(struct reading *reading, const struct setting *row, con
         code = read_key(reading, section, pair, &name);
         if (code) break;
         buffer_format(out, "%s%s:", out->bytes ? ";" : "", name);
-        code = node->type == YAML_SEQUENCE_NODE ? write_list(reading, row, node, out)
+        code = node->type == YAML_SEQUENCE_NODE ? write_list(reading, row, node, false, out)
                                                 : write_item(reading, row, node, "", out);
-    }
-    return code;
-}
-
-// The same where it stands in brackets, [0-3: 0-7, 4: [2, 5]], or without blanks, [0-3:0-7, 4:2, 5]: what has a name
-// begins a list, and the values behind it belong to that.
-static int write_lists(struct reading *reading, const struct setting *row, const yaml_node_t *list,
-                       struct buffer *out) {
-    const yaml_node_item_t *first = list->data.sequence.items.start, *end = list->data.sequence.items.top;
-    int code = first == end ? no_list(reading, row, list) : 0;
-    for (const yaml_node_item_t *item = first; !code && item < end; item++) {
-        const yaml_node_t *node = node_at(reading, *item);
-        const char *text = text_of(node), *separator = text && strchr(text, ':') ? ";" : ",";
-        code = node->type == YAML_MAPPING_NODE ? write_section(reading, row, node, out)
-                                               : write_item(reading, row, node, item > first ? separator : "", out);
     }
     return code;
 }
@@ -244,8 +239,7 @@ static int join(struct reading *reading, const struct setting *row, const yaml_n
     struct buffer joined;
     buffer_init(&joined, SETTINGS_FILE_BYTES_MAX);
     int code = node->type == YAML_MAPPING_NODE ? write_section(reading, row, node, &joined)
-               : has_names(row)                ? write_lists(reading, row, node, &joined)
-                                               : write_list(reading, row, node, &joined);
+                                               : write_list(reading, row, node, has_names(row), &joined);
     *out = code || joined.failed ? NULL : strdup(joined.data);
     buffer_finish(&joined);
     return code || *out ? code : error_set_code(reading->error, ERROR_MEMORY);
