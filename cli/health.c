@@ -3,6 +3,7 @@
 #include "cli/config_file.h"
 #include "cli/model_settings.h"
 #include "server/config.h"
+#include "server/listener.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -11,7 +12,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 struct health_settings {
@@ -79,8 +79,8 @@ static int dial_one(const struct sockaddr *address, socklen_t bytes, int family,
 }
 
 static int dial_path(struct error *error) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", config.unix_socket); // cut short, it is not there
+    struct sockaddr_un address;
+    if (listener_unix_address(&address, config.unix_socket, error)) return -1;
     int fd = dial_one((struct sockaddr *)&address, sizeof address, AF_UNIX, 0);
     if (fd < 0) fail_to("connect to", error);
     return fd;
@@ -139,11 +139,11 @@ static int ask(void) {
         return command_misused(&health_command, &error);
     }
     int fd = dial(&error);
-    if (fd < 0) return command_fail(&health_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
+    if (fd < 0) return command_fail(&health_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_OTHER);
     int code = exchange(fd, answer, &error);
     if (!code) code = judge(answer, &error);
     close(fd);
-    return code ? command_fail(&health_command, &error, 1) : 0;
+    return code ? command_fail(&health_command, &error, EXIT_OTHER) : EXIT_WELL;
 }
 
 static int run(int count, char **arguments) {

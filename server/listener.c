@@ -16,7 +16,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -226,14 +225,20 @@ static int lock_directory(int *out, const char *path, struct error *error) {
     return ERROR_IO;
 }
 
-int listener_bind_unix(struct listener_socket *out, const char *path, mode_t mode, struct error *error) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    _Static_assert(sizeof address.sun_path == LISTENER_PATH_BYTES, "of the system");
-    if (!*path || strlen(path) >= sizeof address.sun_path)
+int listener_unix_address(struct sockaddr_un *out, const char *path, struct error *error) {
+    *out = (struct sockaddr_un){.sun_family = AF_UNIX};
+    _Static_assert(sizeof out->sun_path == LISTENER_PATH_BYTES, "of the system");
+    if (!*path || strlen(path) >= sizeof out->sun_path)
         return error_set(error, ERROR_ARGUMENT, "--unix-socket is `%.200s`; a path has 1 to %zu bytes", path,
-                         sizeof address.sun_path - 1);
-    memcpy(address.sun_path, path, strlen(path));
-    int directory = -1, code = lock_directory(&directory, path, error);
+                         sizeof out->sun_path - 1);
+    memcpy(out->sun_path, path, strlen(path));
+    return 0;
+}
+
+int listener_bind_unix(struct listener_socket *out, const char *path, mode_t mode, struct error *error) {
+    struct sockaddr_un address;
+    int directory = -1, code = listener_unix_address(&address, path, error);
+    if (!code) code = lock_directory(&directory, path, error);
     if (code) return code;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {

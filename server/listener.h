@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
+#include <sys/un.h>
 
 enum { LISTENER_ADDRESS_BYTES = 320, LISTENER_PEER_BYTES = 48, LISTENER_PATH_BYTES = 108 };
 
@@ -29,6 +30,9 @@ struct listener_socket {
 
 // Binds and listens; nothing is accepted yet. Port 0: any free one.
 int listener_bind(struct listener_socket *out, const char *host, int port, struct error *error);
+
+// The address of a Unix socket at this path. ERROR_ARGUMENT where it is too long for one.
+int listener_unix_address(struct sockaddr_un *out, const char *path, struct error *error);
 
 // A Unix socket, whose file gets these permissions. One that lies there and that nobody listens on any more is
 // replaced; any other file is left alone: ERROR_IO. The same where another program keeps a lock on its directory for

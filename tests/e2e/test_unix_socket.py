@@ -102,6 +102,9 @@ def test_curl_and_health(unix):
     assert server.stop() == 0
     gone = subprocess.run(health, capture_output=True, text=True)
     assert gone.returncode == 1 and server.path in gone.stderr
+    health[-1] = "/tmp/" + 103 * "a"  # a byte too long: it is not asked whether a shorter one answers
+    long = subprocess.run(health, capture_output=True, text=True)
+    assert long.returncode == 64 and "a path has 1 to 107 bytes" in long.stderr
 
 
 @pytest.mark.parametrize("mode", ["600", "660", "666"])
