@@ -277,7 +277,7 @@ static int profile(FILE *file, const char *name) {
         .sequences_max = 1, .queue_max = 1, .prefix = PREFIX_OFF, .explain_placement = true};
     if (interrupt_set(INTERRUPT_ENDS, &error)) return command_fail(&profile_command, &error, EXIT_OTHER);
     if (model_settings_open(&model, options, &engine, &error))
-        return command_fail(&profile_command, &error, error.code == ERROR_ARGUMENT ? EXIT_USAGE : EXIT_BAD_MODEL);
+        return model_settings_fail(&profile_command, &error);
     int code = interrupt_set(INTERRUPT_IS_NOTED_ONCE, &error);
     if (!code) code = run_prompts(engine, file, name, &totals, &error);
     if (!code) code = engine_choices(engine, &choices, &error);

@@ -240,8 +240,8 @@ static void answer(struct exchange *exchange, struct MHD_Response *response, int
     add_header(response, "Content-Type", content_type);
     add_header(response, "x-request-id", exchange->id);
     char timing[HTTP_TIMING_BYTES + 32];
-    unsigned tenths_ms = (unsigned)((clock_seconds() - exchange->started_seconds) * 1e4); // whole numbers print faster
-    snprintf(timing, sizeof timing, "%stotal;dur=%u.%u", exchange->timing, tenths_ms / 10, tenths_ms % 10);
+    long long tenths_ms = (long long)((clock_seconds() - exchange->started_seconds) * 1e4); // print faster when whole
+    snprintf(timing, sizeof timing, "%stotal;dur=%lld.%lld", exchange->timing, tenths_ms / 10, tenths_ms % 10);
     add_header(response, "Server-Timing", timing);
     add_cors(connection->http, response);
     connection_resume(connection);

@@ -3,9 +3,9 @@
 #include "api/json.h"
 
 static void write_status(const char *status, const struct engine_stats *stats, struct buffer *out) {
-    unsigned step_ms = (unsigned)(stats->step_running_seconds * 1e3); // whole numbers print faster
-    buffer_format(out, "{\"status\":\"%s\",\"running\":%d,\"waiting\":%d,\"step_running_seconds\":%u.%03u", status,
-                  stats->running, stats->waiting, step_ms / 1000, step_ms % 1000);
+    long long step_ms = (long long)(stats->step_running_seconds * 1e3); // whole numbers print faster
+    buffer_format(out, "{\"status\":\"%s\",\"running\":%d,\"waiting\":%d,\"step_running_seconds\":%lld.%03lld",
+                  status, stats->running, stats->waiting, step_ms / 1000, step_ms % 1000);
     if (!stats->degraded[0]) return;
     buffer_text(out, ",\"degraded\":");
     json_write_text(out, stats->degraded);
