@@ -11,10 +11,16 @@ struct api_context { // what an immediate answer may look at; owned by the serve
     bool shutting_down;                                    // draining: /ready says no
     void (*write_metrics)(void *user, struct buffer *out); // what the server counts, as Prometheus reads it
     void *write_metrics_user;
+    uint64_t key; // of whoever asks: the number of the API key, 0 where there are none
+
+    // Ends all answers of one kind that bear this id, their own or their request's, and were asked for with that key.
+    // False: there is none.
+    bool (*cancel)(void *user, uint64_t key, const struct generation_kind *kind, const char *id);
+    void *cancel_user;
 };
 
 struct endpoint {
-    const char *method; // "GET" (which answers HEAD too) or "POST"
+    const char *method; // "GET" (which answers HEAD too), "POST" or "DELETE"
     const char *path;   // "/v1/models/{id}": {id} takes one or more path segments, percent-decoded
     const char *help;   // one line for the documentation
     // Exactly one of the two:
@@ -23,7 +29,7 @@ struct endpoint {
     bool open; // asks for no API key: probes have none, and it tells nothing of the model or what it is asked
 };
 
-enum { ENDPOINT_COUNT = 9 };
+enum { ENDPOINT_COUNT = 11 };
 extern const struct endpoint ENDPOINTS[ENDPOINT_COUNT];
 
 #endif

@@ -8,6 +8,9 @@ static void greet(const struct api_context *context, const char *parameter, stru
 const struct endpoint ENDPOINTS[] = {
     {"POST", "/v1/chat/completions", "the next message of a conversation", NULL, &chat_generation, false},
     {"POST", "/v1/completions", "the continuation of a text", NULL, &completion_generation, false},
+    {"DELETE", "/v1/chat/completions/{id}", "ends the chat's answer with that id, or x-request-id", chat_cancel, NULL,
+     false},
+    {"DELETE", "/v1/completions/{id}", "the same for a continuation", completion_cancel, NULL, false},
     {"GET", "/v1/models", "the loaded model, as a list", models_list, NULL, false},
     {"GET", "/v1/models/{id}", "the loaded model", models_one, NULL, false},
     {"GET", "/health", "200 while the process answers", health_answer, NULL, true},
