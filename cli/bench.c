@@ -50,10 +50,12 @@ static const struct setting ROWS[] = {
     {NULL, "--json", NULL, SETTING_PATH, AT(json), 0, 0, NULL, "", "", "a file to write the figures to"},
     {NULL, "--compare", NULL, SETTING_PATH, AT(compare), 0, 0, NULL, "", "",
      "a file that --json wrote; the change since then is printed"},
+    {.flag = NULL},
 };
 static const struct setting_table TABLES[] = {
-    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
-    {ROWS, sizeof ROWS / sizeof *ROWS, &own},
+    {MODEL_SETTINGS, &model},
+    {PLACEMENT_SETTINGS, &model},
+    {ROWS, &own},
 };
 
 static const struct example EXAMPLES[] = {

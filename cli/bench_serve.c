@@ -51,7 +51,7 @@ static void *serve(void *user) {
 
 static int start(struct service *service, struct engine *engine, struct error *error) {
     struct listener_socket socket;
-    service->table = (struct setting_table){CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &service->config};
+    service->table = (struct setting_table){CONFIG_SETTINGS, &service->config};
     log_open(LOG_ERROR, LOG_TEXT);
     int code = settings_init(&service->table, error);
     if (!code) code = listener_bind(&socket, "127.0.0.1", 0, error);

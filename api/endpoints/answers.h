@@ -1,4 +1,4 @@
-// The endpoints that answer at once, for the table in endpoints.c. Loop thread.
+// The endpoints that answer at once, for the table of api/endpoint.h. Loop thread.
 #ifndef API_ENDPOINTS_ANSWERS_H
 #define API_ENDPOINTS_ANSWERS_H
 
