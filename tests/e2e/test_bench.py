@@ -254,6 +254,7 @@ def test_int8(tmp_path):
     result = run(*TOY, "--weights", "int8", "--json", path)
     prompts = "bf16" if "AMX" in result.stdout else "int8"  # with tiles, weights are unpacked for prompts
     assert result.returncode == 0 and f"of the {prompts} peak" in result.stdout, result
+    assert re.search(rf"prompts are multiplied in {prompts}: at best \d+\.\d\d T(OPS|FLOP/s) with", result.stdout), result
     found = json.loads(path.read_text())
     assert found["weights"] == "int8"
     for row in found["prefill"]:
