@@ -11,10 +11,16 @@ struct api_context { // what an immediate answer may look at; owned by the serve
     bool shutting_down;                                    // draining: /ready says no
     void (*write_metrics)(void *user, struct buffer *out); // what the server counts, as Prometheus reads it
     void *write_metrics_user;
+    uint64_t key; // of whoever asks: the number of the API key, 0 where there are none
+
+    // Ends all answers of one kind that bear this id, their own or their request's, and were asked for with that key.
+    // False: there is none.
+    bool (*cancel)(void *user, uint64_t key, const struct generation_kind *kind, const char *id);
+    void *cancel_user;
 };
 
 struct endpoint {
-    const char *method; // "GET" (which answers HEAD too) or "POST"
+    const char *method; // "GET" (which answers HEAD too), "POST" or "DELETE"
     const char *path;   // "/v1/models/{id}": {id} takes one or more path segments, percent-decoded
     const char *help;   // one line for the documentation
     // Exactly one of the two:
@@ -26,6 +32,9 @@ struct endpoint {
 #define ENDPOINT_ROWS(X) \
     X("POST", "/v1/chat/completions", "the next message of a conversation", NULL, &chat_generation, false) \
     X("POST", "/v1/completions", "the continuation of a text", NULL, &completion_generation, false) \
+    X("DELETE", "/v1/chat/completions/{id}", "ends the chat's answer with that id, or x-request-id", chat_cancel, NULL, \
+      false) \
+    X("DELETE", "/v1/completions/{id}", "the same for a continuation", completion_cancel, NULL, false) \
     X("GET", "/v1/models", "the loaded model, as a list", models_list, NULL, false) \
     X("GET", "/v1/models/{id}", "the loaded model", models_one, NULL, false) \
     X("GET", "/health", "200 while the process answers", health_answer, NULL, true) \
