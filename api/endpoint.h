@@ -32,8 +32,8 @@ struct endpoint {
 #define ENDPOINT_ROWS(X) \
     X("POST", "/v1/chat/completions", "the next message of a conversation", NULL, &chat_generation, false) \
     X("POST", "/v1/completions", "the continuation of a text", NULL, &completion_generation, false) \
-    X("DELETE", "/v1/chat/completions/{id}", "ends the chat's answer with that id, or x-request-id", chat_cancel, NULL, \
-      false) \
+    X("DELETE", "/v1/chat/completions/{id}", "ends the chat's answer with that id, or x-request-id", chat_cancel, \
+      NULL, false) \
     X("DELETE", "/v1/completions/{id}", "the same for a continuation", completion_cancel, NULL, false) \
     X("GET", "/v1/models", "the loaded model, as a list", models_list, NULL, false) \
     X("GET", "/v1/models/{id}", "the loaded model", models_one, NULL, false) \

@@ -14,8 +14,8 @@
 enum setting_type {
     SETTING_TEXT,    // char *, an owned copy
     SETTING_TEXTS,   // struct setting_texts: one more each time it is given, `most` of them at most; not in files
-    SETTING_LIST,    // struct setting_sourced: several with commas between; a file may have a list of them. most 1: or of
-                     // such lists by name, "0-3:0-7;4:2,5"; a file may have a section of them, 4: [2, 5]
+    SETTING_LIST,    // struct setting_sourced: several with commas between; a file may have a list of them. most 1: or
+                     // of such lists by name, "0-3:0-7;4:2,5"; a file may have a section of them, 4: [2, 5]
     SETTING_SECRET,  // struct setting_sourced; no message repeats it
     SETTING_CHOICE,  // char *, one of the row's choices
     SETTING_INT,     // int

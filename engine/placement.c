@@ -114,8 +114,8 @@ static void describe_figures(const struct placement *placement, char *out, size_
     snprintf(out, bytes,
              "tandem %s %s; %s; %s; %s; %d layers of %d, %d heads of %d, %d of keys, %d experts of %d, %d words%s; "
              "%d rows",
-             TANDEM_VERSION, build, device, placement->inner->describe(placement->state), weight_format_name(options->weights),
-             options->layer_count, limits->hidden, limits->heads, limits->head_dim, limits->kv_heads, limits->experts,
+             TANDEM_VERSION, build, device, placement->inner->describe(placement->state),
+             weight_format_name(options->weights), options->layer_count, limits->hidden, limits->heads, limits->head_dim, limits->kv_heads, limits->experts,
              limits->intermediate, limits->vocab, options->head ? "" : " apart", limits->tokens_max);
 }
 

@@ -1,5 +1,5 @@
-// How kernels are compiled: functions between COMPILE_FOR and COMPILE_END for a set of instructions that the rest of the
-// program may not use, both compilers in their own words; small ones as a part of whoever calls them; loops over
+// How kernels are compiled: functions between COMPILE_FOR and COMPILE_END for a set of instructions that the rest of
+// the program may not use, both compilers in their own words; small ones as a part of whoever calls them; loops over
 // registers laid out in full.
 #ifndef ENGINE_CPU_COMPILE_H
 #define ENGINE_CPU_COMPILE_H

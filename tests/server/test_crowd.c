@@ -432,8 +432,8 @@ static int setup_overload(void **state) {
     return move_in(state, flags, 2);
 }
 
-// All ask at once, and again, while nobody ends: each is told when to come back, and after some rounds no more memory is
-// taken: 700 bytes left behind by each would be seen. Then whoever asks is answered.
+// All ask at once, and again, while nobody ends: each is told when to come back, and after some rounds no more memory
+// is taken: 700 bytes left behind by each would be seen. Then whoever asks is answered.
 static void test_overload(void **state) {
     struct house *house = *state;
     struct service *service = &house->service;

@@ -1,5 +1,6 @@
-// What the tests of placement share: a model of random weights, placements of its stages on whatever OpenCL device there
-// is (with PoCL, the CPU), and figures of the devices that a test makes up, so that nothing depends on how fast they are.
+// What the tests of placement share: a model of random weights, placements of its stages on whatever OpenCL device
+// there is (with PoCL, the CPU), and figures of the devices that a test makes up, so that nothing depends on how fast
+// they are.
 #ifndef TESTS_UNIT_PLACEMENT_RIG_H
 #define TESTS_UNIT_PLACEMENT_RIG_H
 

@@ -159,7 +159,8 @@ static void test_sections_in_sections(void **state) {
 
     refuses(
         "engine:\n  experts:\n    pefill: cpu\n",
-        "FILE:3: unknown key `pefill` in `engine.experts` (did you mean `prefill`?); keys there are: prefill, layers, opencl");
+        "FILE:3: unknown key `pefill` in `engine.experts` (did you mean `prefill`?); keys there are: prefill, layers, "
+        "opencl");
     refuses("engine:\n  colour: red\n", "unknown key `colour` in `engine`; keys there are: number, cache, experts");
     refuses("engine:\n  experts: cpu\n", "FILE:2: `engine.experts` is a section: its keys stand below it");
     refuses("engine:\n  experts.prefill: cpu\n", "FILE:2: unknown key `experts.prefill` in `engine`");
@@ -173,7 +174,8 @@ static void test_sections_in_sections(void **state) {
     refuses("engine:\n  experts:\n    layers: [1,\n [2]]\n", "FILE:4: engine.experts.layers has a list in its list");
     refuses("engine:\n  experts:\n    layers: [1, ~]\n", "FILE:3: engine.experts.layers has nothing in its list");
     refuses("engine:\n  experts:\n    layers: [\"\"]\n", "FILE:3: engine.experts.layers has nothing in its list");
-    refuses("engine:\n  experts:\n    layers: []\n", "FILE:3: engine.experts.layers is a list of nothing; remove the line");
+    refuses("engine:\n  experts:\n    layers: []\n",
+            "FILE:3: engine.experts.layers is a list of nothing; remove the line");
     refuses("engine:\n  experts: {layers: 1}\n  experts: {prefill: cpu}\n",
             "FILE:3: `experts` stands here a second time");
 }
