@@ -115,8 +115,9 @@ static void describe_figures(const struct placement *placement, char *out, size_
              "tandem %s %s; %s; %s; %s; %d layers of %d, %d heads of %d, %d of keys, %d experts of %d, %d words%s; "
              "%d rows",
              TANDEM_VERSION, build, device, placement->inner->describe(placement->state),
-             weight_format_name(options->weights), options->layer_count, limits->hidden, limits->heads, limits->head_dim, limits->kv_heads, limits->experts,
-             limits->intermediate, limits->vocab, options->head ? "" : " apart", limits->tokens_max);
+             weight_format_name(options->weights), options->layer_count, limits->hidden, limits->heads,
+             limits->head_dim, limits->kv_heads, limits->experts, limits->intermediate, limits->vocab,
+             options->head ? "" : " apart", limits->tokens_max);
 }
 
 // How fast the devices are goes to `found`, unless it has the figures already. Those of an earlier start are believed,
