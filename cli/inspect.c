@@ -27,10 +27,11 @@ static const struct setting ROWS[] = {
     {NULL, "--placement", NULL, SETTING_SWITCH, AT(placement), 0, 0, NULL, "false", "",
      "load the model, measure the CPU and the OpenCL device with it, and say who will compute the experts"},
     {NULL, "--json", NULL, SETTING_SWITCH, AT(json), 0, 0, NULL, "false", "", "the same as JSON, on one line"},
+    {.flag = NULL},
 };
 static const struct setting_table TABLES[] = {
-    {MODEL_SETTINGS, MODEL_SETTING_COUNT_BASE, &opened},
-    {ROWS, sizeof ROWS / sizeof *ROWS, &settings},
+    {MODEL_SETTINGS, &opened},
+    {ROWS, &settings},
 };
 
 static const struct example EXAMPLES[] = {

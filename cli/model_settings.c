@@ -23,7 +23,7 @@
 #define SPECULATION(value, name) " " name
 #define SPECULATIONS (&SPECULATE_MODES(SPECULATION)[1])
 
-const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
+const struct setting MODEL_SETTINGS[] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "auto", "",
@@ -38,6 +38,10 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "threads that compute; 0: one for each physical core"},
     {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
+    {.flag = NULL},
+};
+
+const struct setting PLACEMENT_SETTINGS[] = {
     {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0,
      CL_PRODUCTS, "auto", "",
      "what multiplies prompts by experts on an OpenCL device" OPENCL_PRODUCTS(MEANING)},
@@ -51,8 +55,8 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "auto cpu opencl", "auto", "", "who computes the experts of answers; auto: what placement says"},
     {"engine.experts.layers", "--experts-layers", "TANDEM_EXPERTS_LAYERS", SETTING_LIST, AT(experts_layers), 0, 0, NULL,
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
-    {"engine.experts.opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_LIST, AT(experts_opencl), 0, 0, NULL,
-     "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
+    {"engine.experts.opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_LIST, AT(experts_opencl), 0, 1,
+     NULL, "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
     {"engine.bus_share", "--bus-share", "TANDEM_BUS_SHARE", SETTING_CHOICE, AT(bus_share), 0, 0, SHARES, "auto", "",
      "whether the CPU leaves an OpenCL device its share of the memory bus" BUS_SHARES(MEANING)},
     {"engine.halves_from", "--halves-from", "TANDEM_HALVES_FROM", SETTING_INT, AT(halves_from), 0, ENGINE_SEQUENCES_MAX,
@@ -61,6 +65,7 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "", "guess tokens that repeat the text, where that makes answers faster; they are the same"},
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
      "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
+    {.flag = NULL},
 };
 
 // ---- Which model
@@ -165,7 +170,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.halves_from = settings->halves_from;
     options.trace = settings->trace;
     if (settings->speculate)
-        speculate_mode_parse(settings->speculate, &options.speculate); // inspect takes the base alone
+        speculate_mode_parse(settings->speculate, &options.speculate); // inspect has none
     bool aloud = !options.warn; // who has another way to warn tells all that is known of the model, too
     if (aloud) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {

@@ -22,7 +22,6 @@ struct config {
 
 #define CONFIG_TOKEN_GAP "0.5" // the default of --token-gap, which is bench's too
 
-enum { CONFIG_SETTING_COUNT = 25 };
-extern const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT];
+extern const struct setting CONFIG_SETTINGS[];
 
 #endif

@@ -249,10 +249,11 @@ static void as_a_settings_file(void **state) {
          "auto cpu opencl", "auto", "", ""},
         {"engine.experts.decode", "--d", NULL, SETTING_CHOICE, offsetof(struct settings, decode), 0, 0,
          "auto cpu opencl", "auto", "", ""},
-        {"engine.experts.opencl", "--o", NULL, SETTING_LIST, offsetof(struct settings, experts), 0, 0, NULL, "", "",
+        {"engine.experts.opencl", "--o", NULL, SETTING_LIST, offsetof(struct settings, experts), 0, 1, NULL, "", "",
          ""},
+        {.flag = NULL},
     };
-    const struct setting_table table = {ROWS, sizeof ROWS / sizeof *ROWS, &settings};
+    const struct setting_table table = {ROWS, &settings};
     const struct suggest_work work = some_work();
     uint64_t experts[LAYERS];
     char path[] = "/tmp/tandem-suggest-XXXXXX";
