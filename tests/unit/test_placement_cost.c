@@ -1,5 +1,6 @@
-// What follows from figures.
+// What is taken for how fast a device is, and what follows from figures.
 #include "engine/placement_cost.h"
+#include "tests/unit/stopped_clock.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,6 +8,8 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+
+#include <string.h>
 
 static void close_to(double found, double expected) {
     if (!(found - expected < 1e-9 && expected - found < 1e-9)) fail_msg("expected %.9f, found %.9f", expected, found);
@@ -21,6 +24,65 @@ static struct engine_placement figures(int count, const double (*of)[3]) { // ro
             .rows = (int)of[i][0], .device_seconds = of[i][1], .rest_seconds = of[i][2], .cpu_seconds = 1};
     return found;
 }
+
+// ---- The best of several tries
+
+static struct {
+    double seconds[8]; // of the experts' calls, one after the other
+    int calls;
+} script;
+
+static void route_nowhere(void *state, const struct router *router, const float *x, int rows, struct routing *routing) {
+    (void)state, (void)router, (void)x, (void)rows, (void)routing;
+}
+
+static void experts_by_script(void *state, const struct layer *layer, const struct routing *routing, const float *x,
+                              float *y, int rows) {
+    (void)state, (void)layer, (void)routing, (void)x, (void)y, (void)rows;
+    assert_in_range(script.calls, 0, 7);
+    clock_at += script.seconds[script.calls++];
+}
+
+// A millisecond more each time.
+static void slower_linear(void *state, const struct linear *linear, const float *x, float *y, int rows,
+                          bool accumulate) {
+    (void)linear, (void)x, (void)y, (void)rows, (void)accumulate;
+    double *seconds = state;
+    clock_at += *seconds += 1e-3;
+}
+
+// The first call warms up; then the least counts, of five more, or as many as a tenth of a second has room for.
+static void the_best_of_several_counts(void **unused) {
+    (void)unused;
+    static const struct {
+        double seconds[8], least;
+        int calls;
+    } CASES[] = {
+        {{1e-3, 5e-3, 3e-3, 9e-3, 4e-3, 6e-3}, 3e-3, 6},
+        {{9e-3, 5e-3, 30e-3, 20e-3, 60e-3}, 5e-3, 5},
+        {{1, 2}, 2, 2}, // at least one
+    };
+    const struct stages stages = {.route = route_nowhere, .experts = experts_by_script, .linear = slower_linear};
+    const struct layer layer = {.router = {.hidden = 4, .experts = 16, .top_k = 2}};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        double linear_seconds = 0;
+        const struct placement_devices devices = {
+            .inner = &stages, .state = &linear_seconds, .layers = &layer, .layer_count = 1, .rows_max = 1};
+        struct engine_placement found;
+        struct error error;
+        memcpy(script.seconds, CASES[i].seconds, sizeof script.seconds);
+        script.calls = 0;
+        stop_clock();
+        if (placement_measure(&devices, &found, &error)) fail_msg("%s", error.message);
+        clock_stopped = false;
+        assert_int_equal(found.point_count, 1);
+        assert_int_equal(script.calls, CASES[i].calls);
+        close_to(found.points[0].cpu_seconds, CASES[i].least);
+        close_to(found.points[0].rest_seconds, 5e-3 + 6e-3 + 7e-3 + 8e-3); // q, k, v, o of the second time
+    }
+}
+
+// ---- What follows
 
 static void costs_between_what_was_measured(void **unused) {
     (void)unused;
@@ -96,6 +158,7 @@ static void what_a_part_of_the_experts_gives(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_best_of_several_counts),
         cmocka_unit_test(costs_between_what_was_measured),
         cmocka_unit_test(halves_that_pay),
         cmocka_unit_test(what_a_part_of_the_experts_gives),
