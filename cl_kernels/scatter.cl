@@ -13,7 +13,7 @@ KERNEL void scatter(__global const float *mixed,  // [slots][hidden]
     for (int slot = 0; slot < top_k; slot++) {
         const int at = row * top_k + slot;
         if (place_of[at] < 0) continue; // another device has it
-        sum = fma(weight[at], mixed[(ulong)place_of[at] * hidden + column], sum);
+        sum += weight[at] * mixed[(ulong)place_of[at] * hidden + column];
     }
     out[(ulong)row * hidden + column] = sum;
 }
