@@ -135,8 +135,7 @@ static bool take_back(struct placement *placement, int slot, float *y, struct ro
 // Where the device has a mixture, the CPU's part of it has the same bits. In int8 and int4 they multiply the same
 // integers, as the CPU always does for answers, but not for prompts if it has AMX.
 static void same_arithmetic(const struct placement *placement, const struct mixture *mixture) {
-    if (mixture->wanted && weight_format_packed(placement->options.weights))
-        inner_rows_are(placement, ROWS_OF_ANSWERS);
+    if (mixture->wanted && weight_format_packed(placement->options.weights)) inner_rows_are(placement, ROWS_OF_ANSWERS);
 }
 
 // The CPU's experts while the device computes its own; and the device's, should it fail. All are added up before they

@@ -51,9 +51,9 @@ static int sort_rows(const struct call *call) {
     return count;
 }
 
-// y[token] += weight · its results, for some of the outputs: so a token's sum does not depend on where its experts' rows
-// lay. Its two are added to each other first, in whatever order, and then to y: so it does not depend either on which
-// of them another device has computed (cl_kernels/scatter.cl, engine/placement_stages.c).
+// y[token] += weight · its results, for some of the outputs: so a token's sum does not depend on where its experts'
+// rows lay. Its two are added to each other first, in whatever order, and then to y: so it does not depend either on
+// which of them another device has computed (cl_kernels/scatter.cl, engine/placement_stages.c).
 static void add_slots(const struct call *call, float *y, struct share outputs) {
     const struct kernels *kernels = call->cpu->kernels;
     const struct routing *routing = call->routing;

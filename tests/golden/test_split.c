@@ -7,8 +7,8 @@
 //
 // A CPU with AMX multiplies prompts of int8 and int4 in bf16, if it computes all of them. There, and in f32 and bf16,
 // where sums have another order, log-probabilities of likely tokens move by hundredths, and a token that leads by less
-// than 0.02 may turn, which changes all behind it: in at most one answer in ten, and in f32 in none. Found: with AMX two
-// of 34 in int4, none else.
+// than 0.02 may turn, which changes all behind it: in at most one answer in ten, and in f32 in none. Found: with AMX
+// two of 34 in int4, none else.
 //
 // CLBlast, which nobody gets in int8 and int4 without asking for it, multiplies such rows: it is held against what is
 // computed without any rounding, plain C in f32, from the same weights. Log-probabilities of the token behind a prompt
@@ -195,7 +195,8 @@ static void bits_are_the_cpus(void **state) {
 // By whatever kernels: who computes a row makes no difference where a device takes part.
 static void bits_whoever_has_them(void **state) {
     static const struct way both = {"split", "own", "cpu", NULL, false}, fails = {"split", "own", "cpu", NULL, true},
-                            some = {"split", "own", "cpu", "0,2-3", false}, some_fail = {"split", "own", "cpu", "0,2-3", true};
+                            some = {"split", "own", "cpu", "0,2-3", false},
+                            some_fail = {"split", "own", "cpu", "0,2-3", true};
     enum weight_format weights = *(const enum weight_format *)*state;
     if (weights != WEIGHTS_INT8 && weights != WEIGHTS_INT4) skip();
     int count = ask_all(&both, weights, SHORT_TOKENS, SOME_TOKENS, on_cpu);
@@ -217,7 +218,8 @@ static void clblasts_tokens(void **state) {
 }
 
 static void clblast_is_exact(void **state) {
-    static const struct way cpu = {"cpu", "own", "reference", NULL, false}, both = {"split", "clblast", "reference", NULL, false};
+    static const struct way cpu = {"cpu", "own", "reference", NULL, false},
+                            both = {"split", "clblast", "reference", NULL, false};
     enum weight_format weights = *(const enum weight_format *)*state;
     double most = 0;
     int count = ask_all(&both, weights, SHORT_TOKENS, 1, split);

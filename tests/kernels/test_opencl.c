@@ -280,7 +280,8 @@ static void both_slots(void) {
 
 // ---- Beside the CPU
 
-// Rows as norms leave them, and some that are not: of zeros, tiny, large enough for e^x to meet its ends, infinite, NaN.
+// Rows as norms leave them, and some that are not: of zeros, tiny, large enough for e^x to meet its ends, infinite,
+// NaN.
 static void make_odd(struct mixture *m) {
     for (int r = 0; r < m->rows; r++) {
         const float factor = r % 8 == 3 ? 1e4f : r % 8 == 5 ? 1e-20f : r % 16 == 7 ? 0 : 1;
@@ -321,8 +322,8 @@ static void check_same(const struct device *device, const struct mixture *m, con
     }
 }
 
-// The median row's distance: where exp's last bit carries a value between gate and down over the border of a step, a row
-// is off by a part in 127 of one value of hundreds.
+// The median row's distance: where exp's last bit carries a value between gate and down over the border of a step, a
+// row is off by a part in 127 of one value of hundreds.
 static double distance(const struct mixture *m, const struct answer *found, const struct answer *expected) {
     double all[64];
     int count = 0;
