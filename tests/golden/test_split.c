@@ -137,8 +137,10 @@ static int ask_all(const struct way *way, enum weight_format weights, size_t tok
 // How many answers have another token than the CPU's somewhere, which may lead by `tie` there.
 static int count_turned(enum weight_format weights, int count, int new_tokens, double tie) {
     int turned = 0;
+    double most = 0; // difference of the likeliest first tokens'
     for (int p = 0; p < count; p++) {
         int at = 0;
+        if (split[p].token[0] == on_cpu[p].token[0]) most = fmax(most, fabs(split[p].first - on_cpu[p].first));
         while (at < new_tokens && split[p].token[at] == on_cpu[p].token[at]) at++;
         if (at == new_tokens) continue;
         double lead = on_cpu[p].lead[at];
@@ -147,8 +149,8 @@ static int count_turned(enum weight_format weights, int count, int new_tokens, d
             fail_msg("%s, prompt %d, new token %d: %d on the CPU, which leads by %.4f; %d on both",
                      weight_format_name(weights), p, at, on_cpu[p].token[at], lead, split[p].token[at]);
     }
-    print_message("%s: %d of %d answers have the same %d tokens\n", weight_format_name(weights), count - turned, count,
-                  new_tokens);
+    print_message("%s: %d of %d answers have the same %d tokens; first log-probabilities within %.6f\n",
+                  weight_format_name(weights), count - turned, count, new_tokens, most);
     return turned;
 }
 
