@@ -10,6 +10,7 @@
 // As engine/cpu/packed.h has them.
 enum { OUTLIERS = 9 };
 #define OUTLIER_TIMES 3.0f
+#define PACKED_LEAST 0x1p-120f
 
 struct packed_x {
     char value[BLOCK_COLUMNS];

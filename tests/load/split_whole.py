@@ -157,7 +157,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.directory or pathlib.Path(temporary)
         directory.mkdir(exist_ok=True)
-        if not (directory / "model.safetensors").exists():
+        if not any(directory.glob("*.safetensors")):
             write_checkpoint(directory, options.layers)
             print("the checkpoint is written", flush=True)
         of_cpu, well = answers(tandem, directory, "cpu", options, more)
