@@ -25,6 +25,8 @@ struct routing *placement_share_routing(struct placement_share *share, int slot)
 struct routing placement_share_only(struct placement_share *share, const struct routing *routing, uint64_t experts);
 // Room for what all experts make of so many rows, on both devices: zeros; until the next call.
 float *placement_share_sum(struct placement_share *share, int rows);
+// How many of these experts are chosen by any row.
+int placement_share_chosen(const struct routing *routing, uint64_t experts);
 // Adds what these experts make of x[rows][hidden] to y[rows][hidden], expert by expert. What comes out for a row does
 // not depend on the rows beside it.
 void placement_share_compute(struct placement_share *share, const struct layer *layer, const struct routing *routing,
