@@ -1,6 +1,7 @@
 // Products of int8 and int4 weights with rows that are int8 too (quantize.cl), four columns to an instruction. What the
-// launcher defines: DOT, that they are wanted; DOT_EMULATED, that plain multiplications take the instruction's place, with
-// which every device can show that the rest is right.
+// launcher defines: DOT, that they are wanted; DOT_EMULATED, that plain multiplications take the instruction's place,
+// with which every device can show that the rest is right. The CPU's kernels add up in the same order, so that both have
+// the same bits.
 #if defined DOT && !defined PACKED
 #undef DOT // weights that are no integers
 #endif
@@ -114,20 +115,20 @@ static inline int2 dot_block_together(const uint words[BLOCK_WORDS], __global co
 }
 
 // What a row's outliers are worth to an output.
-static inline float add_outliers(float sum, __global const uchar *matrix, int output, __global const struct packed_x *row,
-                                 int columns) {
+static inline float add_outliers(float sum, __global const uchar *matrix, int output,
+                                 __global const struct packed_x *row, int columns) {
     __global const struct packed_outliers *list = (__global const struct packed_outliers *)(row + blocks_of(columns));
     for (int i = 0; i < list->count; i++) {
         const int column = list->at[i].column;
         const float4 weights = weight4(matrix, output, column / 4 * 4, columns);
-        const float weight = column % 4 == 0 ? weights.s0 : column % 4 == 1 ? weights.s1 : column % 4 == 2 ? weights.s2 : weights.s3;
-        sum = fma(weight, list->at[i].x, sum);
+        const float2 pair = column % 4 < 2 ? weights.s01 : weights.s23;
+        sum = fma(column % 2 ? pair.s1 : pair.s0, list->at[i].x, sum);
     }
     return sum;
 }
 
-// ---- Few rows. A lane multiplies every FEW_LANES'th block of an output; what its groups come to lies in local memory then,
-// where each item adds them up for one row and output, from the first column to the last.
+// ---- Few rows. A lane multiplies every FEW_LANES'th block of an output; what its groups come to lies in local memory
+// then, where each item adds them up for one row and output, from the first column to the last.
 
 enum { FEW_GROUPS = FEW_LANES * BLOCK_COLUMNS / BLOCK_GROUP, FEW_PRODUCTS = FEW_ROWS * FEW_GROUPS * FEW_OUTPUTS };
 

@@ -280,8 +280,8 @@ static void both_slots(void) {
 
 // ---- Beside the CPU
 
-// Rows as norms leave them, and some that are not: of zeros, tiny, so small that the last bit of e^x shows, large enough
-// for it to meet its ends, infinite, NaN. Nothing is there before, which would hide what is tiny.
+// Rows as norms leave them, and some that are not: of zeros, tiny, so small that the last bit of e^x shows, so large that
+// it meets its ends, infinite, NaN. Nothing is there before, which would hide what is tiny.
 static void make_odd(struct mixture *m) {
     static const float FACTORS[] = {1, 0.02f, 0.2f, 1e4f, 100, 1e-20f, 0.02f, 0};
     memset(m->y, 0, answer_bytes(m));
@@ -347,7 +347,7 @@ static double distance(const struct mixture *m, const struct answer *found, cons
 }
 
 // Integer products give what the CPU's kernels give, bit for bit, in either form, whatever its instructions are. Those
-// of plain C, which has no fused multiplications, round otherwise.
+// of plain C, which has no fused multiplication, round otherwise.
 static void as_the_cpu(void) {
     static const int SHAPES[][3] = {{512, 448, 60}, {100, 84, 33}, {1, 1, 60}, {430, 330, 17}, {64, 32, 1}};
     struct random random = {47};
