@@ -1,7 +1,7 @@
 // Products of int8 and int4 weights with rows that are int8 too (quantize.cl), four columns to an instruction. What the
 // launcher defines: DOT, that they are wanted; DOT_EMULATED, that plain multiplications take the instruction's place,
-// with which every device can show that the rest is right. The CPU's kernels add up in the same order, so that both have
-// the same bits.
+// with which every device can show that the rest is right. The CPU's kernels add up in the same order, so that both
+// have the same bits.
 #if defined DOT && !defined PACKED
 #undef DOT // weights that are no integers
 #endif

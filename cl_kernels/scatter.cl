@@ -1,6 +1,6 @@
 // out[row] = the sum over its slots of weight * mixed[where that slot lies]: a row fetches its own, so that nothing is
-// added by two at once. Products are rounded before they are added, so that the sum of two is the same in any order, and
-// where another device has one of them.
+// added by two at once. Products are rounded before they are added, so that the sum of two is the same in any order,
+// and where another device has one of them.
 
 KERNEL void scatter(__global const float *mixed,  // [slots][hidden]
              __global const int *place_of, // [rows][top_k]

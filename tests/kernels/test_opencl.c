@@ -280,8 +280,8 @@ static void both_slots(void) {
 
 // ---- Beside the CPU
 
-// Rows as norms leave them, and some that are not: of zeros, tiny, so small that the last bit of e^x shows, so large that
-// it meets its ends, infinite, NaN. Nothing is there before, which would hide what is tiny.
+// Rows as norms leave them, and some that are not: of zeros, tiny, so small that the last bit of e^x shows, so large
+// that it meets its ends, infinite, NaN. Nothing is there before, which would hide what is tiny.
 static void make_odd(struct mixture *m) {
     static const float FACTORS[] = {1, 0.02f, 0.2f, 1e4f, 100, 1e-20f, 0.02f, 0};
     memset(m->y, 0, answer_bytes(m));
