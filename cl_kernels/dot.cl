@@ -1,6 +1,7 @@
 // Products of int8 and int4 weights with rows that are int8 too (quantize.cl), four columns to an instruction. What the
-// launcher defines: DOT, that they are wanted; DOT_EMULATED, that plain multiplications take the instruction's place, with
-// which every device can show that the rest is right.
+// launcher defines: DOT, that they are wanted; DOT_EMULATED, that plain multiplications take the instruction's place,
+// with which every device can show that the rest is right. The CPU's kernels add up in the same order, so that both
+// have the same bits.
 #if defined DOT && !defined PACKED
 #undef DOT // weights that are no integers
 #endif
@@ -10,6 +11,7 @@
 // As engine/cpu/packed.h has them.
 enum { OUTLIERS = 9 };
 #define OUTLIER_TIMES 3.0f
+#define PACKED_LEAST 0x1p-120f
 
 struct packed_x {
     char value[BLOCK_COLUMNS];
@@ -82,63 +84,91 @@ static inline void block_words_side_by_side(uint words[BLOCK_WORDS], __global co
 }
 
 // sum += one group's product; whole numbers are added up exactly.
-static inline float add_group(float sum, int whole, float scale, float x_scale) {
-    return fma(convert_float(whole) * scale, x_scale, sum);
+static inline float add_group(float sum, float product, float x_scale) {
+    return fma(product, x_scale, sum);
 }
 
-// A block of an output's weights by one row's, which every item reads for itself.
-static inline float dot_block(float sum, const uint words[BLOCK_WORDS], float scale0, float scale1,
-                              __global const struct packed_x *x) {
+// What the groups of a block of an output's weights by one row's come to, which every item reads for itself.
+static inline int2 dot_block(const uint words[BLOCK_WORDS], __global const struct packed_x *x) {
     __global const uint *values = (__global const uint *)x->value;
-    int whole0 = -BLOCK_ZERO * x->sum[0], whole1 = -BLOCK_ZERO * x->sum[1];
+    int2 whole = (int2)(-BLOCK_ZERO * x->sum[0], -BLOCK_ZERO * x->sum[1]);
     for (int i = 0; i < GROUP_WORDS; i++) {
-        whole0 = dot4(words[i], values[i], whole0);
-        whole1 = dot4(words[GROUP_WORDS + i], values[GROUP_WORDS + i], whole1);
+        whole.s0 = dot4(words[i], values[i], whole.s0);
+        whole.s1 = dot4(words[GROUP_WORDS + i], values[GROUP_WORDS + i], whole.s1);
     }
-    return add_group(add_group(sum, whole0, scale0, x->scale[0]), whole1, scale1, x->scale[1]);
+    return whole;
 }
 
 // The same for a sub-group whose items share the row: it is read once, a word to an item.
-static inline float dot_block_together(float sum, const uint words[BLOCK_WORDS], float scale0, float scale1,
-                                       __global const struct packed_x *x) {
+static inline int2 dot_block_together(const uint words[BLOCK_WORDS], __global const struct packed_x *x) {
 #ifdef SUB_GROUPS
     const uint values = intel_sub_group_block_read((__global const uint *)x->value);
-    int whole0 = -BLOCK_ZERO * x->sum[0], whole1 = -BLOCK_ZERO * x->sum[1];
+    int2 whole = (int2)(-BLOCK_ZERO * x->sum[0], -BLOCK_ZERO * x->sum[1]);
     for (int i = 0; i < GROUP_WORDS; i++) {
-        whole0 = dot4(words[i], sub_group_broadcast(values, i), whole0);
-        whole1 = dot4(words[GROUP_WORDS + i], sub_group_broadcast(values, GROUP_WORDS + i), whole1);
+        whole.s0 = dot4(words[i], sub_group_broadcast(values, i), whole.s0);
+        whole.s1 = dot4(words[GROUP_WORDS + i], sub_group_broadcast(values, GROUP_WORDS + i), whole.s1);
     }
-    return add_group(add_group(sum, whole0, scale0, x->scale[0]), whole1, scale1, x->scale[1]);
+    return whole;
 #else
-    return dot_block(sum, words, scale0, scale1, x);
+    return dot_block(words, x);
 #endif
 }
 
 // What a row's outliers are worth to an output.
-static inline float add_outliers(float sum, __global const uchar *matrix, int output, __global const struct packed_x *row,
-                                 int columns) {
+static inline float add_outliers(float sum, __global const uchar *matrix, int output,
+                                 __global const struct packed_x *row, int columns) {
     __global const struct packed_outliers *list = (__global const struct packed_outliers *)(row + blocks_of(columns));
     for (int i = 0; i < list->count; i++) {
         const int column = list->at[i].column;
         const float4 weights = weight4(matrix, output, column / 4 * 4, columns);
-        const float weight = column % 4 == 0 ? weights.s0 : column % 4 == 1 ? weights.s1 : column % 4 == 2 ? weights.s2 : weights.s3;
-        sum = fma(weight, list->at[i].x, sum);
+        const float2 pair = column % 4 < 2 ? weights.s01 : weights.s23;
+        sum = fma(column % 2 ? pair.s1 : pair.s0, list->at[i].x, sum);
     }
     return sum;
 }
 
-// ---- Few rows: a lane has every FEW_LANES'th block of an output.
+// ---- Few rows. A lane multiplies every FEW_LANES'th block of an output; what its groups come to lies in local memory
+// then, where each item adds them up for one row and output, from the first column to the last.
 
-static inline void dot_few(float sum[FEW_ROWS], __global const uchar *matrix, int output, int block,
-                           __global const struct packed_x *const row[FEW_ROWS], int rows, int columns) {
+enum { FEW_GROUPS = FEW_LANES * BLOCK_COLUMNS / BLOCK_GROUP, FEW_PRODUCTS = FEW_ROWS * FEW_GROUPS * FEW_OUTPUTS };
+
+// Which of the rows this item adds up; there are as many as lanes.
+static inline int few_row(void) {
+    return get_local_id(0) / FEW_OUTPUTS;
+}
+
+// Leaves this lane's block in products[row][group][output].
+static inline void few_multiply(__local float *products, __global const uchar *matrix, int output, int block,
+                                __global const struct packed_x *const row[FEW_ROWS], int rows, int columns) {
     __global const uchar *weights = block_at(matrix, output, block * BLOCK_COLUMNS, columns, BLOCK_BYTES);
-    const float scale0 = scale_at(weights, output, 0), scale1 = scale_at(weights, output, BLOCK_GROUP);
+    const float2 scale = (float2)(scale_at(weights, output, 0), scale_at(weights, output, BLOCK_GROUP));
+    const int at = few_lane() * 2 * FEW_OUTPUTS + few_output();
     uint words[BLOCK_WORDS];
     block_words(words, weights, output);
     for (int r = 0; r < FEW_ROWS; r++) {
         if (r >= rows) break;
-        sum[r] = dot_block(sum[r], words, scale0, scale1, row[r] + block);
+        const float2 product = convert_float2(dot_block(words, row[r] + block)) * scale;
+        products[r * FEW_GROUPS * FEW_OUTPUTS + at] = product.s0;
+        products[r * FEW_GROUPS * FEW_OUTPUTS + at + FEW_OUTPUTS] = product.s1;
     }
+}
+
+// This item's row by its output. All items of a work group come here.
+static inline float dot_few(__local float *products, __global const uchar *matrix, int output,
+                            __global const struct packed_x *const row[FEW_ROWS], __global const struct packed_x *mine,
+                            int rows, int columns) {
+    const int blocks = blocks_of(columns);
+    __local const float *product = products + few_row() * FEW_GROUPS * FEW_OUTPUTS + few_output();
+    float sum = 0;
+    for (int first = 0; first < blocks; first += FEW_LANES) {
+        if (first + few_lane() < blocks) few_multiply(products, matrix, output, first + few_lane(), row, rows, columns);
+        barrier(CLK_LOCAL_MEM_FENCE);
+        const int groups = 2 * min(FEW_LANES, blocks - first);
+        for (int g = 0; few_row() < rows && g < groups; g++)
+            sum = add_group(sum, product[g * FEW_OUTPUTS], mine[first + g / 2].scale[g % 2]);
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    return few_row() < rows ? add_outliers(sum, matrix, output, mine, columns) : 0.0f;
 }
 
 // ---- Many rows: 32 rows by 16 outputs to a work group, 8 rows by an output to an item.
@@ -152,10 +182,13 @@ static inline int dot_first_row(void) {
 static inline void dot_many(float sum[DOT_ROWS], __global const uchar *matrix, int output, int block,
                             __global const struct packed_x *const row[DOT_ROWS], int columns) {
     __global const uchar *weights = block_at(matrix, output, block * BLOCK_COLUMNS, columns, BLOCK_BYTES);
-    const float scale0 = scale_at(weights, output, 0), scale1 = scale_at(weights, output, BLOCK_GROUP);
+    const float2 scale = (float2)(scale_at(weights, output, 0), scale_at(weights, output, BLOCK_GROUP));
     uint words[BLOCK_WORDS];
     block_words_side_by_side(words, weights, output);
-    for (int r = 0; r < DOT_ROWS; r++) sum[r] = dot_block_together(sum[r], words, scale0, scale1, row[r] + block);
+    for (int r = 0; r < DOT_ROWS; r++) {
+        const float2 product = convert_float2(dot_block_together(words, row[r] + block)) * scale;
+        sum[r] = add_group(add_group(sum[r], product.s0, row[r][block].scale[0]), product.s1, row[r][block].scale[1]);
+    }
 }
 #endif
 

@@ -13,17 +13,16 @@ KERNEL void down_few(__global const WEIGHT *weights, // of all experts of a laye
 
     __global const WEIGHT *down = weights + start[3 * tile.expert + 2];
     __global const ROW *row[FEW_ROWS];
-    float lane_sum[FEW_ROWS];
-    for (int r = 0; r < FEW_ROWS; r++) {
-        lane_sum[r] = 0;
+    for (int r = 0; r < FEW_ROWS; r++)
         row[r] = gated + (ulong)(tile.first + min(r, tile.rows - 1)) * row_length(inner);
-    }
 #ifdef DOT
-    for (int block = lane; block < blocks_of(inner); block += FEW_LANES)
-        dot_few(lane_sum, down, output, block, row, tile.rows, inner);
-    for (int r = 0; lane == 0 && r < tile.rows; r++)
-        lane_sum[r] = add_outliers(lane_sum[r], down, output, row[r], inner);
+    __local float products[FEW_PRODUCTS];
+    const int r = few_row();
+    __global const ROW *mine = gated + (ulong)(tile.first + min(r, tile.rows - 1)) * row_length(inner);
+    const float whole = dot_few(products, down, output, row, mine, tile.rows, inner);
+    if (r < tile.rows && output < hidden) mixed[(ulong)(tile.first + r) * hidden + output] = whole;
 #else
+    float lane_sum[FEW_ROWS];
     float4 sum[FEW_ROWS];
     for (int r = 0; r < FEW_ROWS; r++) sum[r] = (float4)(0.0f);
     if (output < hidden) {
@@ -36,7 +35,6 @@ KERNEL void down_few(__global const WEIGHT *weights, // of all experts of a laye
         }
     }
     for (int r = 0; r < FEW_ROWS; r++) lane_sum[r] = sum_of(sum[r]);
-#endif
 
 #ifdef FEW_SUB_GROUPS
     for (int r = 0; r < tile.rows; r++) {
@@ -52,6 +50,7 @@ KERNEL void down_few(__global const WEIGHT *weights, // of all experts of a laye
     const int r = item / FEW_OUTPUTS, o = item % FEW_OUTPUTS, to = get_group_id(0) * FEW_OUTPUTS + o;
     if (r >= tile.rows || to >= hidden) return;
     mixed[(ulong)(tile.first + r) * hidden + to] = sum_lanes(part + r * GROUP + o * FEW_LANES);
+#endif
 #endif
 }
 

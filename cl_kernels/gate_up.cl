@@ -1,8 +1,25 @@
 // gated = silu(gate x) * (up x) for every slot, in sorted order: both products in one pass over x, which is gathered on
 // the way, since the row of the slot at a sorted place is slot_at[place] / top_k.
 
+// e^x as the CPU computes it (vec_exp in engine/cpu/kernels_template.h says how), so that both have the same bits; a
+// device's own exp() may be off by three units in the last place, each by others.
+static inline float exp_value(float x) {
+    x = x > 88.0f ? 88.0f : x < -87.3f ? -87.3f : x; // NaN stays
+    const float n = rint(x * 1.44269504f);
+    const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));
+    float sum = 1.0f / 5040;
+    sum = fma(sum, r, 1.0f / 720);
+    sum = fma(sum, r, 1.0f / 120);
+    sum = fma(sum, r, 1.0f / 24);
+    sum = fma(sum, r, 1.0f / 6);
+    sum = fma(sum, r, 0.5f);
+    sum = fma(sum, r, 1.0f);
+    sum = fma(sum, r, 1.0f);
+    return sum * as_float(convert_int_sat(n + 127) << 23);
+}
+
 static inline float gate_value(float gate, float up) {
-    return gate / (1 + exp(-gate)) * up;
+    return gate / (1 + exp_value(-gate)) * up;
 }
 
 // Tiles of up to FEW_ROWS rows: the weights are what takes time, and each is read once.
@@ -18,21 +35,17 @@ KERNEL void gate_up_few(__global const WEIGHT *weights, // of all experts of a l
     const struct tile tile = tile_at(tiles, get_group_id(1));
     __global const WEIGHT *gate = weights + start[3 * tile.expert], *up = weights + start[3 * tile.expert + 1];
     __global const ROW *row[FEW_ROWS];
-    float gate_part[FEW_ROWS], up_part[FEW_ROWS]; // this lane's
-    for (int r = 0; r < FEW_ROWS; r++) {
-        gate_part[r] = up_part[r] = 0;
+    for (int r = 0; r < FEW_ROWS; r++)
         row[r] = x + (ulong)(slot_at[tile.first + min(r, tile.rows - 1)] / top_k) * row_length(hidden);
-    }
 #ifdef DOT
-    for (int block = lane; block < blocks_of(hidden); block += FEW_LANES) {
-        dot_few(gate_part, gate, output, block, row, tile.rows, hidden);
-        dot_few(up_part, up, output, block, row, tile.rows, hidden);
-    }
-    for (int r = 0; lane == 0 && r < tile.rows; r++) {
-        gate_part[r] = add_outliers(gate_part[r], gate, output, row[r], hidden);
-        up_part[r] = add_outliers(up_part[r], up, output, row[r], hidden);
-    }
+    __local float products[FEW_PRODUCTS];
+    const int r = few_row();
+    __global const ROW *mine = x + (ulong)(slot_at[tile.first + min(r, tile.rows - 1)] / top_k) * row_length(hidden);
+    const float g = dot_few(products, gate, output, row, mine, tile.rows, hidden);
+    const float u = dot_few(products, up, output, row, mine, tile.rows, hidden);
+    if (r < tile.rows && output < inner) gated[(ulong)(tile.first + r) * inner + output] = gate_value(g, u);
 #else
+    float gate_part[FEW_ROWS], up_part[FEW_ROWS]; // this lane's
     float4 gate_sum[FEW_ROWS], up_sum[FEW_ROWS];
     for (int r = 0; r < FEW_ROWS; r++) gate_sum[r] = up_sum[r] = (float4)(0.0f);
     if (output < inner) {
@@ -50,7 +63,6 @@ KERNEL void gate_up_few(__global const WEIGHT *weights, // of all experts of a l
         gate_part[r] = sum_of(gate_sum[r]);
         up_part[r] = sum_of(up_sum[r]);
     }
-#endif
 
 #ifdef FEW_SUB_GROUPS
     for (int r = 0; r < tile.rows; r++) {
@@ -71,6 +83,7 @@ KERNEL void gate_up_few(__global const WEIGHT *weights, // of all experts of a l
     const float g = sum_lanes(part + r * GROUP + o * FEW_LANES);
     const float u = sum_lanes(part + (FEW_ROWS + r) * GROUP + o * FEW_LANES);
     gated[(ulong)(tile.first + r) * inner + to] = gate_value(g, u);
+#endif
 #endif
 }
 

@@ -54,7 +54,7 @@ static inline struct largest quantize_group(__global const float *row, int colum
     for (int i = 0; i < BLOCK_GROUP; i++)
         if (fabs(x[i]) < largest.most && fabs(x[i]) > largest.next) largest.next = fabs(x[i]);
 
-    const float inverse = finite && largest.most > 0 ? 127 / largest.most : 0.0f;
+    const float inverse = finite && largest.most >= PACKED_LEAST ? 127 / largest.most : 0.0f;
     __global struct packed_x *block = blocks + group / 2;
     int sum = 0;
     for (int i = 0; i < BLOCK_GROUP; i++) {

@@ -12,6 +12,7 @@ struct mixture { // that has begun
     const float *x;
     int rows;
     enum row_kind kind;
+    bool wanted; // on the device, which may not be well
     bool on_device;
     uint64_t shared; // the experts that are the device's, where the CPU has others; 0: all are one's
 };

@@ -13,6 +13,7 @@ struct placement_share {
     int32_t *only;                       // [rows_max][top_k]
     // Rows on their way through the CPU's experts, one choice each.
     float *x, *y; // [rows_max][hidden]
+    float *sum;   // [rows_max][hidden] of a mixture's rows, before it is added to theirs
     int32_t *expert, *row; // [rows_max]
     float *weight;         // [rows_max]
     int rows;
@@ -120,6 +121,7 @@ int placement_share_create(struct placement_share **out, const struct stages *in
         {&share->only, rows, ROUTE_TOP_K_MAX, sizeof(int32_t)},
         {&share->x, rows, hidden, sizeof(float)},
         {&share->y, rows, hidden, sizeof(float)},
+        {&share->sum, rows, hidden, sizeof(float)},
         {&share->expert, rows, 1, sizeof(int32_t)},
         {&share->row, rows, 1, sizeof(int32_t)},
         {&share->weight, rows, 1, sizeof(float)},
@@ -150,6 +152,10 @@ struct routing placement_share_only(struct placement_share *share, const struct 
     for (int i = 0; i < routing->rows * routing->top_k; i++)
         only.expert[i] = experts >> routing->expert[i] & 1 ? routing->expert[i] : -1;
     return only;
+}
+
+float *placement_share_sum(struct placement_share *share, int rows) {
+    return memset(share->sum, 0, (size_t)rows * (size_t)share->hidden * sizeof *share->sum);
 }
 
 int placement_share_chosen(const struct routing *routing, uint64_t experts) {

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "engine/placement_cost.h"
+#include "engine/quants/packed.h"
 #include "engine/stage_bytes.h"
 
 #include <sched.h>
@@ -100,6 +101,7 @@ static void mixture_begin(void *state, int slot, const struct layer *layer, cons
     *mixture = (struct mixture){.layer = layer, .x = x, .rows = rows, .kind = placement->kind};
     uint64_t experts = experts_for(placement, layer, rows);
     if (!experts) return;
+    mixture->wanted = true;
     if (!placement->opencl && placement->retry_at > 0 && clock_seconds() >= placement->retry_at)
         placement_retry(placement);
     if (!placement->opencl) return;
@@ -137,16 +139,27 @@ static bool take_back(struct placement *placement, int slot, float *y, struct ro
     return true;
 }
 
-// The CPU's experts while the device computes its own; and the device's, should it fail.
+// Where the device has a mixture, the CPU's part of it has the same bits. In int8 and int4 they multiply the same
+// integers, as the CPU always does for answers, but not for prompts if it has AMX.
+static void same_arithmetic(const struct placement *placement, const struct mixture *mixture) {
+    if (mixture->wanted && weight_format_packed(placement->options.weights)) inner_rows_are(placement, ROWS_OF_ANSWERS);
+}
+
+// The CPU's experts while the device computes its own; and the device's, should it fail. All are added up before they
+// are added to y, as where one device has computed both of a row.
 static void end_shared(struct placement *placement, int slot, float *y, struct routing *out) {
     const struct mixture *mixture = &placement->mixture[slot];
     const struct routing *routing = placement_share_routing(placement->share, slot);
     double bytes = placement_share_chosen(routing, ~mixture->shared) * stage_bytes_expert(&mixture->layer->experts[0]);
+    float *sum = placement_share_sum(placement->share, mixture->rows);
     double entered_at = enter(placement, bytes);
-    placement_share_compute(placement->share, mixture->layer, routing, ~mixture->shared, mixture->x, y);
+    same_arithmetic(placement, mixture);
+    placement_share_compute(placement->share, mixture->layer, routing, ~mixture->shared, mixture->x, sum);
     leave(placement, entered_at);
-    if (!take_back(placement, slot, y, NULL))
-        placement_share_compute(placement->share, mixture->layer, routing, mixture->shared, mixture->x, y);
+    if (!take_back(placement, slot, sum, NULL))
+        placement_share_compute(placement->share, mixture->layer, routing, mixture->shared, mixture->x, sum);
+    size_t count = (size_t)mixture->rows * (size_t)mixture->layer->router.hidden;
+    for (size_t i = 0; i < count; i++) y[i] += sum[i];
     size_t pairs = (size_t)routing->rows * (size_t)routing->top_k;
     out->rows = routing->rows;
     out->top_k = routing->top_k;
@@ -163,6 +176,7 @@ static void mixture_end(void *state, int slot, float *y, struct routing *out) {
         end_shared(placement, slot, y, out);
     } else {
         placement->inner->route(placement->state, &mixture->layer->router, mixture->x, mixture->rows, out);
+        same_arithmetic(placement, mixture);
         placement->inner->experts(placement->state, mixture->layer, out, mixture->x, y, mixture->rows);
     }
     inner_rows_are(placement, placement->kind);

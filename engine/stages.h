@@ -84,7 +84,7 @@ struct stages {
                       const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out);
     // SparseMixer on router · x: fills routing->expert and ->weight
     void (*route)(void *state, const struct router *router, const float *x, int rows, struct routing *routing);
-    // y[r] += Σ_slot weight · down(silu(gate x[r]) ⊙ up x[r]), slots added in order
+    // y[r] += Σ_slot weight · down(silu(gate x[r]) ⊙ up x[r]), which are added to each other before they are to y
     void (*experts)(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
                     int rows);
 

@@ -51,15 +51,27 @@ static int sort_rows(const struct call *call) {
     return count;
 }
 
-// y[token] += weight · its results, for some of the outputs, slots in their order: so a token's sum does not depend on
-// where its experts' rows lay.
+// y[token] += weight · its results, for some of the outputs: so a token's sum does not depend on where its experts'
+// rows lay. Its two are added to each other first, in whatever order, and then to y: so it does not depend either on
+// which of them another device has computed (cl_kernels/scatter.cl, engine/placement_stages.c).
 static void add_slots(const struct call *call, float *y, struct share outputs) {
-    const struct cpu *cpu = call->cpu;
+    const struct kernels *kernels = call->cpu->kernels;
     const struct routing *routing = call->routing;
-    size_t width = (size_t)call->hidden, first = (size_t)outputs.first, count = (size_t)(outputs.last - outputs.first);
-    for (int i = 0; i < routing->rows * routing->top_k; i++)
-        cpu->kernels->add_scaled(y + (size_t)(i / routing->top_k) * width + first,
-                                 cpu->sorted + (size_t)cpu->sorted_row[i] * width + first, routing->weight[i], count);
+    const int *row = call->cpu->sorted_row;
+    const float *weight = routing->weight;
+    size_t width = (size_t)call->hidden, count = (size_t)(outputs.last - outputs.first);
+    float *sorted = call->cpu->sorted + outputs.first;
+    y += outputs.first;
+    for (int r = 0; r < routing->rows; r++, y += width, row += routing->top_k, weight += routing->top_k) {
+        float *sum = sorted + (size_t)row[0] * width;
+        kernels->scale(sum, weight[0], count);
+        for (int slot = 1; slot < routing->top_k; slot++) {
+            float *other = sorted + (size_t)row[slot] * width;
+            kernels->scale(other, weight[slot], count);
+            kernels->add_scaled(sum, other, 1, count);
+        }
+        kernels->add_scaled(y, sum, 1, count);
+    }
 }
 
 // ---- Few rows: all experts together, their outputs dealt out

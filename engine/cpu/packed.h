@@ -31,6 +31,9 @@ static inline void packed_x_zeros(struct packed_x *block, int group, int32_t sum
     block->zeros[1][group] = -INT4_ZERO * sum;
 }
 
+// Of a group's largest value: a smaller one counts as 0, for 127 divided by it is beyond f32.
+#define PACKED_LEAST 0x1p-120f
+
 #define OUTLIER_TIMES 3.0f
 enum { PACKED_OUTLIERS = 9 };
 struct packed_outliers {

@@ -52,7 +52,7 @@ static void quantize_group(const float *x, struct packed_x *block, int group, fl
         odd += x[i] * 0; // what is not finite is to be noticed
     }
     for (int i = 0; i < PACKED_GROUP; i++) *next = fabsf(x[i]) < *most && fabsf(x[i]) > *next ? fabsf(x[i]) : *next;
-    float inverse = odd == 0 && *most > 0 ? 127 / *most : 0;
+    float inverse = odd == 0 && *most >= PACKED_LEAST ? 127 / *most : 0;
     int8_t *value = block->value + group * PACKED_GROUP;
     int32_t sum = 0;
     for (int i = 0; i < PACKED_GROUP; i++) {

@@ -195,7 +195,7 @@ INLINE void quantize_group(const float *x, struct packed_x *block, int group, fl
     UNROLL for (int i = 0; i < PARTS; i++) second = vec_max(vec_below(vec_abs(part[i]), vec_set(*most)), second);
     *next = vec_largest(second);
     bool finite = vec_is_zero(odd);
-    float inverse = finite && *most > 0 ? 127 / *most : 0;
+    float inverse = finite && *most >= PACKED_LEAST ? 127 / *most : 0;
     words sum = words_set(0);
     UNROLL for (int i = 0; i < PARTS; i++)
         sum = words_add(sum, narrow(block->value + group * PACKED_GROUP + i * LANES,

@@ -72,8 +72,6 @@ void opencl_gemm_open(struct opencl *opencl, const struct opencl_options *option
         return;
     }
     gemm->on = true;
-    gemm->route = options->route;
-    gemm->route_user = options->route_user;
     // Where weights are copied to the device anyway, they may as well be what is multiplied.
     opencl->half_weights = gemm->library.half && opencl->weights == WEIGHTS_BF16 && !opencl->device.shared_memory;
 }
@@ -228,7 +226,7 @@ bool opencl_gemm_launch(struct opencl *opencl, const struct opencl_layer *layer,
     int32_t *expert = slot->sorted, *slot_at = expert + most, *place_of = slot_at + most;
     int first[OPENCL_EXPERTS_MAX + 1];
     struct routing routing = {.expert = expert, .weight = slot->sorted_weight};
-    gemm->route(gemm->route_user, router, x, slot->rows, &routing);
+    opencl->route(opencl->route_user, router, x, slot->rows, &routing);
     opencl_sort_slots(expert, slots, router->experts, slot_at, place_of, first);
 
     const struct part gate_up = {

@@ -1,4 +1,5 @@
-// Enqueues the kernels of a call: five, two more where rows are quantized; of staged weights two for each expert.
+// Enqueues the kernels of a call: five, or four where the host routes; two more where rows are quantized; of staged
+// weights two for each expert.
 #include "engine/opencl/mixture.h"
 
 #include "base/clock.h"

@@ -195,8 +195,6 @@ static void open_ways(struct opencl *opencl, const struct opencl_options *option
         return;
     }
     opencl->half_weights = false;
-    gemm->route = options->route;
-    gemm->route_user = options->route_user;
     if (options->products == OPENCL_PRODUCTS_CLBLAST)
         snprintf(gemm->why_not, sizeof gemm->why_not, "it takes no weights that are staged");
 }
@@ -208,6 +206,8 @@ static int open_all(struct opencl *opencl, const struct opencl_options *options,
     opencl->half_weights = options->half_weights && options->weights == WEIGHTS_BF16;
     opencl->kernels = options->kernels;
     opencl->wait_seconds = options->wait_seconds > 0 ? options->wait_seconds : WAIT_SECONDS;
+    opencl->route = options->route;
+    opencl->route_user = options->route_user;
     opencl->span = options->span;
     opencl->span_user = options->span_user;
     opencl->warn = options->warn;
@@ -336,18 +336,24 @@ static int begin(struct opencl *opencl, struct opencl_slot *slot, const struct o
     return rc ? opencl_error(error, rc, "sending commands to the device") : 0;
 }
 
-// What is chosen already, or what the host chooses where it has to know: into the slot's memory, which is the host's.
+// Whether the host routes: where it has to know the rows' experts, and where all that the device computes of them has
+// the CPU's bits, of which other sums of the router's would be the end.
+static bool host_routes(const struct opencl *opencl) {
+    return opencl->staging.on || (opencl->route && opencl_uses_dot(opencl->device.level, opencl->weights));
+}
+
+// What is chosen already, or what the host chooses: into the slot's memory, which is the host's.
 static int choose(struct opencl *opencl, struct opencl_slot *slot, const float *x, const struct routing *chosen,
                   struct error *error) {
     const size_t pairs = (size_t)slot->rows * (size_t)slot->top_k;
     struct routing routing = {
         .rows = slot->rows, .top_k = slot->top_k, .expert = slot->expert.host, .weight = slot->weight.host};
-    slot->chosen = chosen || opencl->staging.on;
+    slot->chosen = chosen || host_routes(opencl);
     if (chosen) {
         memcpy(routing.expert, chosen->expert, pairs * sizeof *chosen->expert);
         memcpy(routing.weight, chosen->weight, pairs * sizeof *chosen->weight);
-    } else if (opencl->staging.on) {
-        opencl->gemm.route(opencl->gemm.route_user, &slot->layer->router, x, slot->rows, &routing);
+    } else if (slot->chosen) {
+        opencl->route(opencl->route_user, &slot->layer->router, x, slot->rows, &routing);
     }
     return opencl->staging.on ? opencl_staging_sort(opencl, slot, &routing, error) : 0;
 }

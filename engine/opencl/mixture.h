@@ -66,8 +66,6 @@ struct opencl_gemm {
     bool chosen; // opening is over: what fails of it from now on, our own kernels compute
     char why_not[ERROR_MESSAGE_BYTES]; // "": nobody has asked
     struct clblast library;
-    void (*route)(void *user, const struct router *router, const float *x, int rows, struct routing *routing);
-    void *route_user;
     cl_command_queue queue; // that unpacks weights
     cl_mem unpacked[2];     // [gate, up][intermediate][hidden] of one expert
     cl_event read[2];       // the last product that reads it
@@ -97,6 +95,9 @@ struct opencl {
     bool beyond_half;  // one has turned out not to be in its range
     const char *kernels;
     double wait_seconds;
+    // On the host; NULL: routing is the device's.
+    void (*route)(void *user, const struct router *router, const float *x, int rows, struct routing *routing);
+    void *route_user;
     void (*span)(void *user, const char *name, int rows, double began_at, double ended_at); // NULL: nobody is told
     void *span_user;
     void (*warn)(void *user, const char *line); // NULL: nobody is told

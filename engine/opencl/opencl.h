@@ -37,8 +37,9 @@ struct opencl_options {
     bool half_weights;   // bf16 weights become f16 on the device, for tests; if one is beyond f16, all stay bf16
     enum opencl_weights where; // they are. Staged ones need `route`, and CLBlast does without them
     int layers;                // of the model, whose weights would have to fit
-    // SparseMixer on the host, for CLBlast and for staged weights, which have to know what rows an expert has. NULL:
-    // neither of them.
+    // SparseMixer on the host, for CLBlast and for staged weights, which have to know what rows an expert has, and
+    // wherever the device multiplies integers, so that routes are the CPU's too. NULL: the device routes, and there is
+    // neither of the first two.
     void (*route)(void *user, const struct router *router, const float *x, int rows, struct routing *routing);
     void *route_user;
     bool gpu_only;       // whether a device that is a CPU will not do
