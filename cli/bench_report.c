@@ -69,6 +69,9 @@ void bench_print_end(const struct bench_report *report) {
     if (median(&bench->bf16) > 0) printf(", %.2f in bf16", median(&bench->bf16) / 1e12);
     if (median(&bench->int8) > 0) printf(", %.2f TOPS in int8", median(&bench->int8) / 1e12);
     printf(" (medians of %d measurements)\n", bench->read_bytes.count);
+    if (median(&bench->peak) > 0)
+        printf("prompts are multiplied in %s: at best %.2f T%s with the kernels that were used\n", bench->arithmetic,
+               median(&bench->peak) / 1e12, strcmp(bench->arithmetic, "int8") == 0 ? "OPS" : "FLOP/s");
 }
 
 // ---- The profile
