@@ -22,13 +22,18 @@ enum { PACKED_ROWS = 16 }; // rows of activations are held in multiples of so ma
 struct packed_x {
     int8_t value[PACKED_COLUMNS];
     float scale[PACKED_COLUMNS / PACKED_GROUP];
-    int32_t zeros[2][PACKED_COLUMNS / PACKED_GROUP]; // what the weights' zero is worth, in int8 and in int4: see below
+    int32_t start[2][PACKED_COLUMNS / PACKED_GROUP]; // what a group's sum begins with, in int8 and in int4: see below
 };
 
-// -zero · the sum of a group's values.
-static inline void packed_x_zeros(struct packed_x *block, int group, int32_t sum) {
-    block->zeros[0][group] = -INT8_ZERO * sum;
-    block->zeros[1][group] = -INT4_ZERO * sum;
+// A float whose last place is worth 1, and its bits: a whole number of less than 2^22 that is added to the bits is added
+// to the float. So sums become floats by being called that.
+#define PACKED_BASE 0x1.8p23f
+enum { PACKED_BASE_BITS = 0x4b400000 };
+
+// The base, less the weights' zero times the sum of a group's values.
+static inline void packed_x_start(struct packed_x *block, int group, int32_t sum) {
+    block->start[0][group] = PACKED_BASE_BITS - INT8_ZERO * sum;
+    block->start[1][group] = PACKED_BASE_BITS - INT4_ZERO * sum;
 }
 
 #define OUTLIER_TIMES 3.0f
