@@ -28,8 +28,8 @@ struct packed_x {
     int32_t start[2][PACKED_COLUMNS / PACKED_GROUP]; // what a group's sum begins with, in int8 and in int4: see below
 };
 
-// A float whose last place is worth 1, and its bits: a whole number of less than 2^22 that is added to the bits is added
-// to the float. So sums become floats by being called that.
+// A float whose last place is worth 1, and its bits: a whole number of less than 2^22 that is added to the bits is
+// added to the float. So sums become floats by being called that.
 #define PACKED_BASE 0x1.8p23f
 enum { PACKED_BASE_BITS = 0x4b400000 };
 
@@ -67,8 +67,8 @@ struct packed_dot {
     int rows;
     float *y; // [rows][y_stride], of which `outputs` are written
     size_t y_stride;
-    const float *bias; // [outputs], or NULL
-    bool accumulate;   // add to y instead of replacing it
+    const float *bias;         // [outputs], or NULL
+    bool accumulate;           // add to y instead of replacing it
     const unsigned char *next; // blocks of the same width that are wanted after these; NULL: those that lie behind them
 };
 

@@ -28,13 +28,13 @@ enum {
     CHUNK_STRIPS = 4,
     CHUNK_BLOCKS = 4,
     STRIPS_AT_ONCE = 2,
-    SUM_ROWS = PACKED_PASS + 8, // of a strip: the sums of two strips would look alike to the cache at a multiple of 4 KB
-    OPENED_TILES_MIN = 2,     // from so many tiles of rows on, int4 is taken apart once for all of them
+    SUM_ROWS = PACKED_PASS + 8, // of a strip: those of two strips must not lie a multiple of 4 KB apart
+    OPENED_TILES_MIN = 2,       // from so many tiles of rows on, int4 is taken apart once for all of them
 };
 
 // One tile of rows waits for memory. Two strips are read at once then, each asked for a little ahead, or at the same
-// place of the next two where strips are short. (One row and one strip: 84 % of what can be read, two: 92 %, four: 85 %.
-// Asking for the second cache is better than for the first.)
+// place of the next two where strips are short. (One row and one strip: 84 % of what can be read, two: 92 %, four:
+// 85 %. Asking for the second cache is better than for the first.)
 enum {
     AHEAD_BYTES = 2048,
     LONG_STRIP_BYTES = 16384,
@@ -59,7 +59,7 @@ struct tile {
 // Rows that pass the weights together.
 struct pass {
     int row, rows, tiles;
-    bool pairs;                           // of strips
+    bool pairs;                             // of strips
     int outlier_rows, outlier[PACKED_PASS]; // those that have some
 };
 
