@@ -24,6 +24,7 @@ static bool scratch_take(struct cpu *cpu) {
     size_t input_blocks = (input + PACKED_COLUMNS - 1) / PACKED_COLUMNS + 1;
     size_t sorted = tokens * ROUTE_TOP_K_MAX + experts * (BF16_GROUP - 1);
     size_t thirds = cpu->tiles ? (sorted / BF16_GROUP + 1) * THIRDS_GROUPS : 0;
+    cpu->packed_down_floats = sorted * PACKED_DOWN;
     cpu->attention_floats = attention_scratch_floats(limits);
     const struct block_part parts[] = {
         {&cpu->panel, threads, PANEL_FLOATS, sizeof *cpu->panel},
@@ -35,6 +36,7 @@ static bool scratch_take(struct cpu *cpu) {
         {&cpu->packed_x, tokens + PACKED_ROWS - 1, input_blocks, sizeof *cpu->packed_x},
         {&cpu->packed_sorted, sorted, input_blocks, sizeof *cpu->packed_sorted},
         {&cpu->packed_gated, sorted, packed_x_blocks(limits->intermediate), sizeof *cpu->packed_gated},
+        {&cpu->packed_down, threads, cpu->packed_down_floats, sizeof *cpu->packed_down},
         {&cpu->attention, threads, cpu->attention_floats, sizeof *cpu->attention},
         {&cpu->tasks, attention_tasks_max(limits), 1, attention_task_bytes()},
         {&cpu->partial, sequences * heads * ATTENTION_SPLITS, head_dim + 2, sizeof *cpu->partial},

@@ -31,6 +31,8 @@ struct many_scratch {
     float sum[MANY_SUMS];
 };
 
+enum { PACKED_DOWN = 128 }; // outputs of all experts that a thread takes at once, in int8 and int4
+
 struct expert_rows { // one expert's share of the sorted rows
     int expert, first, rows;
 };
@@ -57,6 +59,8 @@ struct cpu {
     // Activations in int8, with padding up to PACKED_ROWS rows: as they come, sorted, and gate times up sorted.
     struct packed_x *packed_x, *packed_sorted; // [rows][packed_x_blocks(widest input)]
     struct packed_x *packed_gated;             // [rows][packed_x_blocks(intermediate)]
+    float *packed_down;        // [threads][sorted rows][PACKED_DOWN] results of the experts, some outputs of them
+    size_t packed_down_floats; // of a thread
 
     float *attention; // [threads][attention_floats]
     size_t attention_floats;
@@ -172,9 +176,9 @@ void packed_products(struct cpu *cpu, const struct products *products);
 void packed_outputs(const struct cpu *cpu, const struct linear *linear, struct share outputs, const struct packed_x *x,
                     int rows, float *y, bool accumulate);
 
-// down(silu(gate x) ⊙ up x) of all sorted rows, to cpu->sorted; at least one expert has some.
+// y[token] += weight · down(silu(gate x[token]) ⊙ up x[token]) of all sorted rows; at least one expert has some.
 void packed_experts(struct cpu *cpu, const struct layer *layer, const struct routing *routing, int experts,
-                    const float *x);
+                    const float *x, float *y);
 
 // ---- limits.c
 

@@ -270,8 +270,7 @@ void cpu_experts(void *state, const struct layer *layer, const struct routing *r
     } else if (matmul_way(cpu, format, rows) == MATMUL_BF16) {
         many_experts(cpu, layer, experts, x, y, rows);
     } else if (call.packed) {
-        packed_experts(cpu, layer, routing, experts, x);
-        add_all_slots(&call, y);
+        packed_experts(cpu, layer, routing, experts, x, y);
     } else {
         gather(&call, x);
         for (int i = 0; i < experts; i++) many_rows(&call, &cpu->expert_rows[i]);

@@ -5,6 +5,7 @@
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/packed.h"
 
+#include <omp.h>
 #include <string.h>
 
 enum { CHUNKS_OF_A_THREAD = 4 }; // at least, where there are so many outputs
@@ -34,19 +35,36 @@ void packed_outputs(const struct cpu *cpu, const struct linear *linear, struct s
         .accumulate = accumulate});
 }
 
+// Strips [some.first, some.last) of all matrices, one after another, for rows [first, first + rows).
+static void multiply_rows(const struct cpu *cpu, const struct products *p, struct share some, int first, int rows) {
+    const struct packed_x *x = cpu->packed_x + (size_t)first * packed_x_blocks(p->linears[0]->weight.columns);
+    while (some.first < some.last) {
+        struct share outputs;
+        int i = products_cut(p, &some, &outputs);
+        const struct linear *linear = p->linears[i];
+        packed_outputs(cpu, linear, outputs, x, rows, p->y[i] + (size_t)first * (size_t)linear->weight.rows,
+                       p->accumulate);
+    }
+}
+
+// A thread's rows stay in its second cache: what is dealt out is all strips for some rows, then all for the next ones.
 void packed_products(struct cpu *cpu, const struct products *p) {
-    int columns = p->linears[0]->weight.columns;
+    int columns = p->linears[0]->weight.columns, passes = (p->rows + PACKED_PASS - 1) / PACKED_PASS;
     size_t blocks = packed_x_blocks(columns);
     struct deal deal = products_deal(cpu, p);
+    int strips = deal.count;
+    deal.count *= passes;
 #pragma omp parallel num_threads(cpu->limits.threads) if (products_shared(p))
     {
 #pragma omp for schedule(static)
         for (int r = 0; r < p->rows; r++)
             cpu->packed->quantize(p->x + (size_t)r * (size_t)columns, columns, cpu->packed_x + (size_t)r * blocks);
-        for (struct share some = deal_take(&deal), outputs; some.first < some.last; some = deal_take(&deal))
-            while (some.first < some.last) {
-                int i = products_cut(p, &some, &outputs);
-                packed_outputs(cpu, p->linears[i], outputs, cpu->packed_x, p->rows, p->y[i], p->accumulate);
+        for (struct share some = deal_take(&deal); some.first < some.last; some = deal_take(&deal))
+            for (int at = some.first, end; at < some.last; at = end) {
+                int pass = at / strips, before = pass * strips;
+                struct share rows = share_of(p->rows, pass, passes, 1);
+                end = smaller(some.last, before + strips);
+                multiply_rows(cpu, p, (struct share){at - before, end - before}, rows.first, rows.last - rows.first);
             }
     }
 }
@@ -80,23 +98,41 @@ static void gate_chunk(const struct cpu *cpu, const struct expert *expert, const
         cpu->kernels->gate(cpu->gate + at + some.first, cpu->up + at + some.first, (size_t)(some.last - some.first));
 }
 
-static void down_chunk(const struct cpu *cpu, const struct expert *expert, const struct expert_rows *rows, int number,
-                       int chunk) {
-    const struct linear down = {expert->down, NULL};
-    packed_outputs(cpu, &down, outputs_of(&down.weight, number, chunk),
-                   cpu->packed_gated + (size_t)rows->first * packed_x_blocks(expert->down.columns), rows->rows,
-                   cpu->sorted + (size_t)rows->first * (size_t)expert->down.rows, false);
+// Some outputs of down of all experts, added to the tokens' rows, slots in their order. In between the results stay in
+// the second cache.
+static void down_chunk(struct cpu *cpu, const struct layer *layer, const struct routing *routing, int experts,
+                       struct share some, float *y) {
+    int hidden = layer->router.hidden, count = some.last - some.first;
+    float *results = cpu->packed_down + (size_t)omp_get_thread_num() * cpu->packed_down_floats;
+    for (int i = 0; i < experts; i++) {
+        const struct expert_rows *rows = &cpu->expert_rows[i];
+        const struct matrix *down = &layer->experts[rows->expert].down;
+        const struct matrix *next = i + 1 < experts ? &layer->experts[rows[1].expert].down : NULL;
+        size_t skipped = weight_format_bytes(down->format, some.first, down->columns);
+        cpu->packed->dot(&(struct packed_dot){
+            .format = down->format,
+            .weight = (const unsigned char *)down->data + skipped,
+            .outputs = count,
+            .columns = down->columns,
+            .x = cpu->packed_gated + (size_t)rows->first * packed_x_blocks(down->columns),
+            .rows = rows->rows,
+            .y = results + (size_t)rows->first * PACKED_DOWN,
+            .y_stride = PACKED_DOWN,
+            .next = next ? (const unsigned char *)next->data + skipped : NULL});
+    }
+    for (int i = 0; i < routing->rows * routing->top_k; i++)
+        cpu->kernels->add_scaled(y + (size_t)(i / routing->top_k) * (size_t)hidden + some.first,
+                                 results + (size_t)cpu->sorted_row[i] * PACKED_DOWN, routing->weight[i],
+                                 (size_t)count);
 }
 
 void packed_experts(struct cpu *cpu, const struct layer *layer, const struct routing *routing, int experts,
-                    const float *x) {
+                    const float *x, float *y) {
     const struct expert *any = &layer->experts[0];
     const struct expert_rows *last = &cpu->expert_rows[experts - 1];
     int hidden = any->gate.columns, width = any->gate.rows, sorted = last->first + last->rows;
     int gate_chunk_outputs = chunk_outputs(cpu, &any->gate, experts * width);
-    int down_chunk_outputs = chunk_outputs(cpu, &any->down, experts * hidden);
-    int gate_chunks = chunks_of(&any->gate, gate_chunk_outputs),
-        down_chunks = chunks_of(&any->down, down_chunk_outputs);
+    int gate_chunks = chunks_of(&any->gate, gate_chunk_outputs), down_chunks = chunks_of(&any->down, PACKED_DOWN);
     size_t blocks = packed_x_blocks(hidden), gated_blocks = packed_x_blocks(width);
     bool shared = worth_sharing((int64_t)routing->rows * routing->top_k * width * hidden);
 #pragma omp parallel num_threads(cpu->limits.threads) if (shared)
@@ -120,9 +156,7 @@ void packed_experts(struct cpu *cpu, const struct layer *layer, const struct rou
                 cpu->packed->quantize(cpu->gate + (size_t)r * (size_t)width, width,
                                       cpu->packed_gated + (size_t)r * gated_blocks);
 #pragma omp for schedule(dynamic)
-        for (int c = 0; c < experts * down_chunks; c++) {
-            const struct expert_rows *rows = &cpu->expert_rows[c / down_chunks];
-            down_chunk(cpu, &layer->experts[rows->expert], rows, c % down_chunks, down_chunk_outputs);
-        }
+        for (int c = 0; c < down_chunks; c++)
+            down_chunk(cpu, layer, routing, experts, outputs_of(&any->down, c, PACKED_DOWN), y);
     }
 }

@@ -15,20 +15,28 @@
 
 enum packed_level { PACKED_C, PACKED_AVX2, PACKED_AVX_VNNI, PACKED_AVX512_VNNI, PACKED_AMX, PACKED_LEVELS };
 
-enum { PACKED_ROWS = 16 }; // rows of activations are held in multiples of so many
+enum {
+    PACKED_ROWS = 16,  // rows of activations are held in multiples of so many
+    PACKED_PASS = 128, // so many stay in a core's second cache while weights pass
+};
 
 // Activations of one row, PACKED_COLUMNS columns: x = scale · value. The rest of a last block is 0. A row is
 // packed_x_blocks(columns) of these, of which the last one is room for the row's struct packed_outliers.
 struct packed_x {
     int8_t value[PACKED_COLUMNS];
     float scale[PACKED_COLUMNS / PACKED_GROUP];
-    int32_t zeros[2][PACKED_COLUMNS / PACKED_GROUP]; // what the weights' zero is worth, in int8 and in int4: see below
+    int32_t start[2][PACKED_COLUMNS / PACKED_GROUP]; // what a group's sum begins with, in int8 and in int4: see below
 };
 
-// -zero · the sum of a group's values.
-static inline void packed_x_zeros(struct packed_x *block, int group, int32_t sum) {
-    block->zeros[0][group] = -INT8_ZERO * sum;
-    block->zeros[1][group] = -INT4_ZERO * sum;
+// A float whose last place is worth 1, and its bits: a whole number of less than 2^22 that is added to the bits is
+// added to the float. So sums become floats by being called that.
+#define PACKED_BASE 0x1.8p23f
+enum { PACKED_BASE_BITS = 0x4b400000 };
+
+// The base, less the weights' zero times the sum of a group's values.
+static inline void packed_x_start(struct packed_x *block, int group, int32_t sum) {
+    block->start[0][group] = PACKED_BASE_BITS - INT8_ZERO * sum;
+    block->start[1][group] = PACKED_BASE_BITS - INT4_ZERO * sum;
 }
 
 // Of a group's largest value: a smaller one counts as 0, for 127 divided by it is beyond f32.
@@ -62,8 +70,9 @@ struct packed_dot {
     int rows;
     float *y; // [rows][y_stride], of which `outputs` are written
     size_t y_stride;
-    const float *bias; // [outputs], or NULL
-    bool accumulate;   // add to y instead of replacing it
+    const float *bias;         // [outputs], or NULL
+    bool accumulate;           // add to y instead of replacing it
+    const unsigned char *next; // blocks of the same width that are wanted after these; NULL: those that lie behind them
 };
 
 struct packed_kernels {

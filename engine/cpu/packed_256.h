@@ -2,7 +2,8 @@
 // packed_avx_vnni.c, which include this one.
 #include <immintrin.h>
 
-enum { LANES = 8, VECTORS = 2, TILE_ROWS = 3, PAIR_ROWS = 1 }; // 6 sums of whole numbers and 6 of floats, in 16 registers
+// 12 sums of whole numbers, in 16 registers.
+enum { LANES = 8, VECTORS = 2, TILE_ROWS = 6, PAIR_ROWS = 3, PAIRED_ROWS = 3, HOLDS_SUMS = false };
 
 typedef __m256 vec;
 typedef __m256i words;
@@ -21,6 +22,10 @@ static inline vec vec_load(const float *x) {
 
 static inline void vec_store(float *x, vec value) {
     _mm256_storeu_ps(x, value);
+}
+
+static inline vec vec_add(vec a, vec b) {
+    return _mm256_add_ps(a, b);
 }
 
 static inline vec vec_mul(vec a, vec b) {
@@ -61,6 +66,10 @@ static inline words words_load(const unsigned char *x) {
     return _mm256_load_si256((const __m256i *)(const void *)x);
 }
 
+static inline void words_store(unsigned char *x, words value) {
+    _mm256_store_si256((__m256i *)(void *)x, value);
+}
+
 static inline words words_set(int32_t value) {
     return _mm256_set1_epi32(value);
 }
@@ -83,6 +92,10 @@ static inline words words_down_by(words x, int bits) {
 
 static inline vec words_float(words x) {
     return _mm256_cvtepi32_ps(x);
+}
+
+static inline vec words_bits(words x) {
+    return _mm256_castsi256_ps(x);
 }
 
 static inline int32_t words_sum(words x) {

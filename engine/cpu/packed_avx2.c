@@ -17,9 +17,9 @@
 #define KERNELS packed_avx2
 #define KERNELS_NAME "AVX2"
 
-static inline words start_int8(int32_t zeros) {
-    (void)zeros;
-    return _mm256_setzero_si256();
+static inline words begin_int8(int32_t start) {
+    (void)start;
+    return _mm256_set1_epi32(PACKED_BASE_BITS);
 }
 
 static inline words dot_int8(words sum, words weight, words x) {
@@ -28,13 +28,13 @@ static inline words dot_int8(words sum, words weight, words x) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-static inline words end_int8(words sum, int32_t zeros) {
-    (void)zeros;
+static inline words end_int8(words sum, int32_t start) {
+    (void)start;
     return sum;
 }
 
-static inline words start_int4(int32_t zeros) {
-    (void)zeros;
+static inline words begin_int4(int32_t start) {
+    (void)start;
     return _mm256_setzero_si256();
 }
 
@@ -42,8 +42,8 @@ static inline words dot_int4(words sum, words weight, words x) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weight, x));
 }
 
-static inline words end_int4(words sum, int32_t zeros) {
-    return _mm256_add_epi32(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), _mm256_set1_epi32(zeros));
+static inline words end_int4(words sum, int32_t start) {
+    return _mm256_add_epi32(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), _mm256_set1_epi32(start));
 }
 
 #include "engine/cpu/packed_template.h"

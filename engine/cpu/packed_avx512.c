@@ -10,11 +10,13 @@
 #endif
 
 #include <immintrin.h>
+#include <limits.h>
 
 #define KERNELS packed_avx512_vnni
 #define KERNELS_NAME "AVX-512 VNNI"
 
-enum { LANES = 16, VECTORS = 1, TILE_ROWS = 8, PAIR_ROWS = 6 }; // 12 sums of whole numbers and 12 of floats, in 32 registers
+// 12 sums of whole numbers and 12 of floats, in 32 registers.
+enum { LANES = 16, VECTORS = 1, TILE_ROWS = 6, PAIR_ROWS = 6, PAIRED_ROWS = INT_MAX, HOLDS_SUMS = true };
 
 typedef __m512 vec;
 typedef __m512i words;
@@ -33,6 +35,10 @@ static inline vec vec_load(const float *x) {
 
 static inline void vec_store(float *x, vec value) {
     _mm512_storeu_ps(x, value);
+}
+
+static inline vec vec_add(vec a, vec b) {
+    return _mm512_add_ps(a, b);
 }
 
 static inline vec vec_mul(vec a, vec b) {
@@ -71,6 +77,10 @@ static inline words words_load(const unsigned char *x) {
     return _mm512_load_si512(x);
 }
 
+static inline void words_store(unsigned char *x, words value) {
+    _mm512_store_si512(x, value);
+}
+
 static inline words words_set(int32_t value) {
     return _mm512_set1_epi32(value);
 }
@@ -95,6 +105,10 @@ static inline vec words_float(words x) {
     return _mm512_cvtepi32_ps(x);
 }
 
+static inline vec words_bits(words x) {
+    return _mm512_castsi512_ps(x);
+}
+
 static inline int32_t words_sum(words x) {
     return _mm512_reduce_add_epi32(x);
 }
@@ -105,20 +119,20 @@ static inline words narrow(int8_t *to, vec x) {
     return whole;
 }
 
-static inline words start_int8(int32_t zeros) {
-    return _mm512_set1_epi32(zeros);
+static inline words begin_int8(int32_t start) {
+    return _mm512_set1_epi32(start);
 }
 
 static inline words dot_int8(words sum, words weight, words x) {
     return _mm512_dpbusd_epi32(sum, weight, x);
 }
 
-static inline words end_int8(words sum, int32_t zeros) {
-    (void)zeros;
+static inline words end_int8(words sum, int32_t start) {
+    (void)start;
     return sum;
 }
 
-#define start_int4 start_int8
+#define begin_int4 begin_int8
 #define dot_int4 dot_int8
 #define end_int4 end_int8
 

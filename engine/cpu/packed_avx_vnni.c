@@ -13,20 +13,20 @@
 #define KERNELS packed_avx_vnni
 #define KERNELS_NAME "AVX-VNNI"
 
-static inline words start_int8(int32_t zeros) {
-    return _mm256_set1_epi32(zeros);
+static inline words begin_int8(int32_t start) {
+    return _mm256_set1_epi32(start);
 }
 
 static inline words dot_int8(words sum, words weight, words x) {
     return _mm256_dpbusd_avx_epi32(sum, weight, x);
 }
 
-static inline words end_int8(words sum, int32_t zeros) {
-    (void)zeros;
+static inline words end_int8(words sum, int32_t start) {
+    (void)start;
     return sum;
 }
 
-#define start_int4 start_int8
+#define begin_int4 begin_int8
 #define dot_int4 dot_int8
 #define end_int4 end_int8
 

@@ -59,7 +59,7 @@ static void quantize_group(const float *x, struct packed_x *block, int group, fl
         value[i] = (int8_t)(inverse > 0 ? x[i] * inverse + 0x1.8p23f - 0x1.8p23f : 0);
         sum += value[i];
     }
-    packed_x_zeros(block, group, sum);
+    packed_x_start(block, group, sum);
     block->scale[group] = odd == 0 ? *most / 127 : NAN;
     if (odd != 0) *most = *next = 0; // no outlier
 }
@@ -89,7 +89,7 @@ static void group_sums(const struct packed_dot *dot, const unsigned char *block,
     int words = PACKED_GROUP / (four ? 8 : 4);
     const unsigned char *word = block + PACKED_SCALE_BYTES + group * words * 4 * PACKED_OUTPUTS;
     const int8_t *value = x->value + group * PACKED_GROUP;
-    for (int o = 0; o < PACKED_OUTPUTS; o++) sums[o] = x->zeros[dot->format == WEIGHTS_INT4][group];
+    for (int o = 0; o < PACKED_OUTPUTS; o++) sums[o] = x->start[four][group] - PACKED_BASE_BITS;
     for (int w = 0; w < words; w++, value += four ? 8 : 4)
         for (int o = 0; o < PACKED_OUTPUTS; o++, word += 4)
             for (int i = 0; i < 4; i++)

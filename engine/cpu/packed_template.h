@@ -2,28 +2,44 @@
 //
 // The vocabulary:
 //   LANES, VECTORS          values in a vector, vectors in PACKED_OUTPUTS
-//   TILE_ROWS               rows of activations that are multiplied with a weight while it is in a register
-//   PAIR_ROWS               so many rows at most take two strips of outputs at once
+//   TILE_ROWS, PAIR_ROWS    rows of activations, six at most, that are multiplied with a weight while it is in a
+//                           register, and so many of two strips of outputs at once
+//   PAIRED_ROWS             so many rows at most take two strips at once
+//   HOLDS_SUMS              a tile's sums have room in registers, beside those of whole numbers
 //   KERNELS, KERNELS_NAME   the table to define
-//   vec, vec_zero, vec_set, vec_load, vec_store, vec_mul, vec_fma, vec_f16 (from 16 bits), vec_abs, vec_max,
-//   vec_largest, vec_is_zero, vec_below (0 where not less than a limit) words, words_load, words_set, words_and,
-//   words_down (shifts right by 4), words_float, words_add, words_sum dot_int8, dot_int4 (sum, stored weights,
-//   activations: both 4 bytes a lane), start_int8, start_int4 (the sum to begin with, given what the zeros are worth),
-//   end_int8, end_int4 (the sum, given the same) words_down_by (shifts right by so many bits) narrow (rounds a vector
-//   to LANES bytes; gives the words it stored)
+//   vec, vec_zero, vec_set, vec_load, vec_store, vec_add, vec_mul, vec_fma, vec_f16 (from 16 bits), vec_abs, vec_max,
+//   vec_largest, vec_is_zero, vec_below (0 where not less than a limit) words, words_load, words_store, words_set,
+//   words_and, words_down (shifts right by 4), words_float, words_bits (called floats), words_add, words_sum, dot_int8,
+//   dot_int4 (sum, stored weights, activations: both 4 bytes a lane), begin_int8, begin_int4 (the sum to begin with,
+//   given struct packed_x's), end_int8, end_int4 (the bits of PACKED_BASE + sum, given the same), words_down_by (shifts
+//   right by so many bits), narrow (rounds a vector to LANES bytes; gives the words it stored)
 
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-enum { GROUPS = PACKED_COLUMNS / PACKED_GROUP, LINE = 64 };
+// A chunk of weights stays in the first cache while rows pass it, tile by tile, and a tile's rows stay there while they
+// pass the strips of the chunk; the rows of a pass stay in the second cache while the weights come from memory. So each
+// tile asks for some of the next chunk's: the processor's own prefetching stops at every page.
+enum {
+    GROUPS = PACKED_COLUMNS / PACKED_GROUP,
+    LINE = 64,
+    CHUNK_STRIPS = 4,
+    CHUNK_BLOCKS = 4,
+    STRIPS_AT_ONCE = 2,
+    SUM_ROWS = PACKED_PASS + 8, // of a strip: those of two strips must not lie a multiple of 4 KB apart
+    OPENED_TILES_MIN = 2,       // from so many tiles of rows on, int4 is taken apart once for all of them
+};
 
-// Few rows wait for memory. Two strips of outputs are read at once then, each asked for from memory a little ahead, or
-// at the same place of the next two where strips are short: the processor's own prefetching stops at every page. (One
-// row and one strip: 84 % of what can be read, two: 92 %, four: 85 %; two rows of int4: 88 and 97 %, four 86 and 92 %.
-// Asking for the second cache is better than for the first.)
-enum { STRIPS_MAX = 2, AHEAD_BYTES = 2048, LONG_STRIP_BYTES = 16384 };
+// One tile of rows waits for memory. Two strips are read at once then, each asked for a little ahead, or at the same
+// place of the next two where strips are short. (One row and one strip: 84 % of what can be read, two: 92 %, four:
+// 85 %. Asking for the second cache is better than for the first.)
+enum {
+    AHEAD_BYTES = 2048,
+    LONG_STRIP_BYTES = 16384,
+    STREAM_ROWS = 2, // so few rows ask for each line as they read one; they are never one tile of several
+};
 
 INLINE words broadcast(const int8_t *four) {
     int32_t word;
@@ -31,55 +47,127 @@ INLINE words broadcast(const int8_t *four) {
     return words_set(word);
 }
 
+// How weights lie: as they are stored, or those of int4 one a byte, as int8's.
+enum kind { INT8, INT4, OPENED };
+
 // What the compiler knows of a tile: `strips` times 16 outputs by `rows` rows.
 struct tile {
     int rows, strips;
-    bool four;
+    enum kind kind;
 };
 
-// Sums of a tile, and their columns so far.
+// Rows that pass the weights together.
+struct pass {
+    int row, rows, tiles;
+    bool pairs;                             // of strips
+    int outlier_rows, outlier[PACKED_PASS]; // those that have some
+};
+
+// Some columns of the rows of a pass, and of up to CHUNK_STRIPS strips.
+struct chunk {
+    const unsigned char *weight; // blocks of the first strip
+    size_t strip_bytes;          // from one strip's to the next one's
+    int strips, blocks;
+    const struct packed_x *x; // [rows][x_blocks]
+    size_t x_blocks;
+    float *sum;                 // [strips][SUM_ROWS][PACKED_OUTPUTS]
+    const unsigned char *fetch; // weights that are wanted next, of the first strip: `bytes` of each
+    size_t fetch_bytes, bytes;  // from one strip's to the next one's
+    int fetch_lines;            // that a tile asks for with each group, of each
+    size_t tile_fetches;        // and how many bytes that are
+};
+
 struct sums {
-    vec of[STRIPS_MAX][TILE_ROWS][VECTORS];
+    vec of[STRIPS_AT_ONCE][TILE_ROWS][VECTORS];
 };
 
-// One group of columns of a tile, added to its sums. A strip's block is at block + its number · strip_bytes.
+INLINE size_t block_bytes(const enum kind kind) {
+    return kind == INT4 ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES;
+}
+
+// One group of columns of a tile, added to its sums.
 INLINE void dot_group(const struct tile t, const unsigned char *block, const size_t strip_bytes, const size_t ahead,
-                      const int group, const struct packed_x *const *x, struct sums *sums) {
-    const int lines = PACKED_GROUP / (t.four ? 8 : 4), columns = t.four ? 8 : 4;
+                      const int group, const struct packed_x *const *x, struct sums *held, float *sum) {
+    const bool four = t.kind == INT4, low_bits = t.kind != INT8;
+    const int lines = PACKED_GROUP / (four ? 8 : 4), columns = four ? 8 : 4;
     const unsigned char *line = block + PACKED_SCALE_BYTES + group * lines * LINE;
     const words low = words_set(0x0f0f0f0f);
-    words whole[STRIPS_MAX][TILE_ROWS][VECTORS];
-    UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int r = 0; r < t.rows; r++) {
-        const int32_t zeros = x[r]->zeros[t.four][group];
-        UNROLL for (int v = 0; v < VECTORS; v++) whole[s][r][v] = t.four ? start_int4(zeros) : start_int8(zeros);
+    words whole[STRIPS_AT_ONCE][TILE_ROWS][VECTORS];
+    UNROLL for (int r = 0; r < t.rows; r++) {
+        const words start = low_bits ? begin_int4(x[r]->start[1][group]) : begin_int8(x[r]->start[0][group]);
+        UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int v = 0; v < VECTORS; v++) whole[s][r][v] = start;
     }
-    UNROLL for (int l = 0; l < lines; l++) UNROLL for (int s = 0; s < t.strips; s++) {
-        const unsigned char *from = line + (size_t)s * strip_bytes + l * LINE;
-        __builtin_prefetch(from + ahead, 0, 2);
-        UNROLL for (int v = 0; v < VECTORS; v++) {
-            const words stored = words_load(from + v * LANES * 4);
-            const words first = t.four ? words_and(stored, low) : stored;
-            const words second = t.four ? words_and(words_down(stored), low) : stored;
-            UNROLL for (int r = 0; r < t.rows; r++) {
-                const int8_t *value = x[r]->value + group * PACKED_GROUP + l * columns;
+    UNROLL for (int l = 0; l < lines; l++) {
+        words first[STRIPS_AT_ONCE][VECTORS], second[STRIPS_AT_ONCE][VECTORS];
+        UNROLL for (int s = 0; s < t.strips; s++) {
+            const unsigned char *from = line + (size_t)s * strip_bytes + l * LINE;
+            if (t.rows <= STREAM_ROWS) __builtin_prefetch(from + ahead, 0, 2);
+            UNROLL for (int v = 0; v < VECTORS; v++) {
+                const words stored = words_load(from + v * LANES * 4);
+                first[s][v] = four ? words_and(stored, low) : stored;
+                second[s][v] = four ? words_and(words_down(stored), low) : stored;
+            }
+        }
+        UNROLL for (int r = 0; r < t.rows; r++) {
+            const int8_t *value = x[r]->value + group * PACKED_GROUP + l * columns;
+            UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int v = 0; v < VECTORS; v++) {
                 words *to = &whole[s][r][v];
-                if (t.four)
-                    *to = dot_int4(dot_int4(*to, first, broadcast(value)), second, broadcast(value + 4));
-                else
-                    *to = dot_int8(*to, first, broadcast(value));
+                *to = low_bits ? dot_int4(*to, first[s][v], broadcast(value))
+                               : dot_int8(*to, first[s][v], broadcast(value));
+                if (four) *to = dot_int4(*to, second[s][v], broadcast(value + 4));
             }
         }
     }
     UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int v = 0; v < VECTORS; v++) {
         const vec scale = vec_f16(block + (size_t)s * strip_bytes + (group * PACKED_OUTPUTS + v * LANES) * 2);
+        const vec base = vec_mul(scale, vec_set(-PACKED_BASE));
         UNROLL for (int r = 0; r < t.rows; r++) {
-            const int32_t zeros = x[r]->zeros[t.four][group];
-            const words total = t.four ? end_int4(whole[s][r][v], zeros) : end_int8(whole[s][r][v], zeros);
-            vec *sum = &sums->of[s][r][v];
-            *sum = vec_fma(vec_mul(words_float(total), scale), vec_set(x[r]->scale[group]), *sum);
+            const words total = low_bits ? end_int4(whole[s][r][v], x[r]->start[1][group])
+                                         : end_int8(whole[s][r][v], x[r]->start[0][group]);
+            float *to = sum + (s * SUM_ROWS + r) * PACKED_OUTPUTS + v * LANES;
+            // (base + whole) · scale - base · scale is rounded once, as whole · scale is.
+            const vec scaled = vec_fma(words_bits(total), scale, base);
+            const vec factor = vec_set(x[r]->scale[group]);
+            if (HOLDS_SUMS)
+                held->of[s][r][v] = vec_fma(scaled, factor, held->of[s][r][v]);
+            else
+                vec_store(to, vec_fma(scaled, factor, vec_load(to)));
         }
     }
 }
+
+// Strips from `strip` on, rows from `row` on.
+INLINE void dot_tile(const struct tile t, const struct chunk *chunk, int strip, int row, size_t fetched) {
+    const size_t strip_bytes = chunk->strip_bytes, fetch_bytes = chunk->fetch_bytes;
+    const unsigned char *block = chunk->weight + (size_t)strip * strip_bytes;
+    const unsigned char *fetch = chunk->fetch + (size_t)strip * fetch_bytes + fetched;
+    const int fetch_lines = t.rows > STREAM_ROWS && fetched < chunk->bytes ? chunk->fetch_lines : 0;
+    const size_t ahead = (size_t)(chunk->fetch - chunk->weight);
+    const struct packed_x *x[TILE_ROWS];
+    float *sum = chunk->sum + (strip * SUM_ROWS + row) * PACKED_OUTPUTS;
+    struct sums held;
+    UNROLL for (int r = 0; r < t.rows; r++) x[r] = chunk->x + (size_t)(row + r) * chunk->x_blocks;
+    if (HOLDS_SUMS)
+        UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int r = 0; r < t.rows; r++)
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                held.of[s][r][v] = vec_load(sum + (s * SUM_ROWS + r) * PACKED_OUTPUTS + v * LANES);
+    for (int b = 0; b < chunk->blocks; b++, block += block_bytes(t.kind)) {
+        if (t.rows <= STREAM_ROWS)
+            UNROLL for (int s = 0; s < t.strips; s++) __builtin_prefetch(block + (size_t)s * strip_bytes + ahead, 0, 2);
+        UNROLL for (int group = 0; group < GROUPS; group++) {
+            for (int i = 0; i < fetch_lines; i++, fetch += LINE)
+                UNROLL for (int s = 0; s < t.strips; s++) __builtin_prefetch(fetch + (size_t)s * fetch_bytes, 0, 2);
+            dot_group(t, block, strip_bytes, ahead, group, x, &held, sum);
+        }
+        UNROLL for (int r = 0; r < t.rows; r++) x[r]++;
+    }
+    if (HOLDS_SUMS)
+        UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int r = 0; r < t.rows; r++)
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                vec_store(sum + (s * SUM_ROWS + r) * PACKED_OUTPUTS + v * LANES, held.of[s][r][v]);
+}
+
+// ---- Sixteen outputs of some rows
 
 // The weights of 16 outputs at one column times x.
 INLINE void add_outlier(const bool four, const unsigned char *strip, int column, float x, float *sums) {
@@ -105,80 +193,155 @@ static void add_outliers(const struct packed_dot *dot, int output, int row, int 
     }
 }
 
-INLINE void dot_tile(const struct tile t, const struct packed_dot *dot, int output, int row) {
-    const size_t blocks = packed_blocks(dot->columns), x_blocks = packed_x_blocks(dot->columns);
-    const size_t block_bytes = t.four ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES, strip_bytes = blocks * block_bytes;
-    const size_t ahead = strip_bytes < LONG_STRIP_BYTES ? (size_t)t.strips * strip_bytes : AHEAD_BYTES;
-    const unsigned char *block = dot->weight + (size_t)(output / PACKED_OUTPUTS) * strip_bytes;
-    const struct packed_x *x[TILE_ROWS];
-    struct sums sums;
-    float stored[TILE_ROWS * PACKED_OUTPUTS];
-    UNROLL for (int r = 0; r < t.rows; r++) {
-        x[r] = dot->x + (size_t)(row + r) * x_blocks;
-        UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int v = 0; v < VECTORS; v++) sums.of[s][r][v] =
-            vec_zero();
+// What packed_store does, of a whole strip.
+static void store(const struct packed_dot *dot, int output, int row, int rows, const float *sum) {
+    if (dot->outputs - output < PACKED_OUTPUTS) {
+        packed_store(dot, output, row, rows, sum);
+        return;
     }
-    for (size_t b = 0; b < blocks; b++, block += block_bytes) {
-        UNROLL for (int s = 0; s < t.strips; s++) __builtin_prefetch(block + (size_t)s * strip_bytes + ahead, 0, 2);
-        UNROLL for (int group = 0; group < GROUPS; group++) dot_group(t, block, strip_bytes, ahead, group, x, &sums);
-        UNROLL for (int r = 0; r < t.rows; r++) x[r]++;
-    }
-    UNROLL for (int s = 0; s < t.strips; s++) {
-        UNROLL for (int r = 0; r < t.rows; r++) UNROLL for (int v = 0; v < VECTORS; v++)
-            vec_store(stored + r * PACKED_OUTPUTS + v * LANES, sums.of[s][r][v]);
-        add_outliers(dot, output + s * PACKED_OUTPUTS, row, t.rows, stored);
-        packed_store(dot, output + s * PACKED_OUTPUTS, row, t.rows, stored);
+    for (int r = 0; r < rows; r++) {
+        float *y = dot->y + (size_t)(row + r) * dot->y_stride + output;
+        UNROLL for (int v = 0; v < VECTORS; v++, y += LANES, sum += LANES) {
+            vec value = vec_load(sum);
+            if (dot->bias) value = vec_add(value, vec_load(dot->bias + output + v * LANES));
+            vec_store(y, dot->accumulate ? vec_add(vec_load(y), value) : value);
+        }
     }
 }
 
-// Two strips for as long as there are two, or the beginning of a second.
-#define DOT_PAIRS(ROWS) \
-    case ROWS: \
-        for (; ROWS <= PAIR_ROWS && output + PACKED_OUTPUTS < dot->outputs; output += STRIPS_MAX * PACKED_OUTPUTS) \
-            dot_tile((struct tile){ROWS < PAIR_ROWS ? ROWS : PAIR_ROWS, STRIPS_MAX, four}, dot, output, 0); \
-        break;
+// ---- All of it
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+static int parts_of(int count, int most) {
+    return (count + most - 1) / most;
+}
 
 #define DOT_ROWS(ROWS) \
-    case ROWS: dot_tile((struct tile){ROWS < TILE_ROWS ? ROWS : TILE_ROWS, 1, four}, dot, output, row); break;
+    case ROWS: \
+        if (ROWS <= tile_rows) \
+            dot_tile((struct tile){ROWS <= tile_rows ? ROWS : 1, strips, kind}, chunk, strip, row, fetched); \
+        break;
 
-// All rows of 16 outputs: their weights come from memory once and from the cache after that.
-INLINE void dot_all(const bool four, const struct packed_dot *dot) {
-    int output = 0;
-    switch (dot->rows) {
-        DOT_PAIRS(1)
-        DOT_PAIRS(2)
-        DOT_PAIRS(3)
-        DOT_PAIRS(4)
-        DOT_PAIRS(5)
-        DOT_PAIRS(6)
+// All rows of one strip, or two, in tiles that are as high as each other, give or take a row.
+INLINE void dot_rows(const int strips, const enum kind kind, const struct chunk *chunk, int strip, int row, int rows,
+                     size_t fetched) {
+    const int tile_rows = strips == 1 ? TILE_ROWS : PAIR_ROWS;
+    switch (rows) {
+        DOT_ROWS(1)
+        DOT_ROWS(2)
+        DOT_ROWS(3)
+        DOT_ROWS(4)
+        DOT_ROWS(5)
+        DOT_ROWS(6)
     }
-    for (; output < dot->outputs; output += PACKED_OUTPUTS)
-        for (int row = 0; row < dot->rows; row += TILE_ROWS)
-            switch (dot->rows - row) {
-                DOT_ROWS(1)
-                DOT_ROWS(2)
-                DOT_ROWS(3)
-                DOT_ROWS(4)
-                DOT_ROWS(5)
-                DOT_ROWS(6)
-                DOT_ROWS(7)
-            default: dot_tile((struct tile){TILE_ROWS, 1, four}, dot, output, row);
-            }
 }
 
-static void dot_all_int8(const struct packed_dot *dot) {
-    dot_all(false, dot);
+// In tiles that are as high as each other, give or take a row.
+INLINE void dot_chunk(const enum kind kind, const struct pass *pass, const struct chunk *chunk) {
+    const int rows = pass->rows / pass->tiles, more = pass->rows % pass->tiles;
+    for (int row = 0, i = 0, some; i < pass->tiles; i++, row += some) {
+        const size_t fetched = chunk->tile_fetches * (size_t)i;
+        int strip = 0;
+        some = rows + (i < more);
+        for (; pass->pairs && strip + 1 < chunk->strips; strip += STRIPS_AT_ONCE)
+            dot_rows(STRIPS_AT_ONCE, kind, chunk, strip, row, some, fetched);
+        for (; strip < chunk->strips; strip++) dot_rows(1, kind, chunk, strip, row, some, fetched);
+    }
 }
 
-static void dot_all_int4(const struct packed_dot *dot) {
-    dot_all(true, dot);
+// Blocks of int4 as int8's lie.
+static void open_blocks(const unsigned char *from, int blocks, unsigned char *to) {
+    const words low = words_set(0x0f0f0f0f);
+    for (; blocks > 0; blocks--, from += INT4_BLOCK_BYTES, to += INT8_BLOCK_BYTES) {
+        memcpy(to, from, PACKED_SCALE_BYTES);
+        UNROLL for (int v = 0; v < PACKED_COLUMNS / 8 * VECTORS; v++) {
+            const words stored = words_load(from + PACKED_SCALE_BYTES + v * LANES * 4);
+            unsigned char *at = to + PACKED_SCALE_BYTES + v / VECTORS * 2 * LINE + v % VECTORS * LANES * 4;
+            words_store(at, words_and(stored, low));
+            words_store(at + LINE, words_and(words_down(stored), low));
+        }
+    }
+}
+
+// Some strips.
+INLINE void dot_strips(const bool four, const struct packed_dot *dot, const struct pass *pass, int output, int strips) {
+    _Alignas(LINE) float sum[CHUNK_STRIPS * SUM_ROWS * PACKED_OUTPUTS];
+    _Alignas(LINE) unsigned char opened[CHUNK_STRIPS * CHUNK_BLOCKS * INT8_BLOCK_BYTES];
+    const size_t x_blocks = packed_x_blocks(dot->columns), bytes = block_bytes(four ? INT4 : INT8);
+    const int blocks = (int)packed_blocks(dot->columns);
+    const size_t strip_bytes = (size_t)blocks * bytes;
+    const unsigned char *weight = dot->weight + (size_t)(output / PACKED_OUTPUTS) * strip_bytes;
+    for (int s = 0; s < strips; s++)
+        memset(sum + s * SUM_ROWS * PACKED_OUTPUTS, 0, (size_t)pass->rows * PACKED_OUTPUTS * sizeof *sum);
+    for (int b = 0, some; b < blocks; b += some) {
+        some = pass->tiles == 1 ? blocks : smaller(blocks - b, CHUNK_BLOCKS);
+        const unsigned char *from = weight + (size_t)b * bytes;
+        struct chunk chunk = {.weight = from,
+                              .strip_bytes = strip_bytes,
+                              .strips = strips,
+                              .blocks = some,
+                              .x = dot->x + (size_t)pass->row * x_blocks + b,
+                              .x_blocks = x_blocks,
+                              .sum = sum,
+                              .fetch = from + (size_t)some * bytes,
+                              .fetch_bytes = strip_bytes,
+                              .bytes = (size_t)some * bytes,
+                              .fetch_lines = parts_of((int)bytes / LINE, GROUPS * pass->tiles)};
+        chunk.tile_fetches = (size_t)(chunk.fetch_lines * GROUPS * some * LINE);
+        if (some == blocks && strip_bytes >= LONG_STRIP_BYTES)
+            chunk.fetch = from + AHEAD_BYTES;
+        else if (b + some == blocks && output + strips * PACKED_OUTPUTS >= dot->outputs && dot->next)
+            chunk.fetch = dot->next;
+        else if (b + some == blocks)
+            chunk.fetch += (size_t)(strips - 1) * strip_bytes; // of the next strips
+        if (four && pass->tiles >= OPENED_TILES_MIN) {
+            for (int s = 0; s < strips; s++)
+                open_blocks(from + (size_t)s * strip_bytes, some, opened + s * CHUNK_BLOCKS * INT8_BLOCK_BYTES);
+            chunk.weight = opened;
+            chunk.strip_bytes = CHUNK_BLOCKS * INT8_BLOCK_BYTES;
+            dot_chunk(OPENED, pass, &chunk);
+        } else {
+            dot_chunk(four ? INT4 : INT8, pass, &chunk);
+        }
+    }
+    for (int s = 0; s < strips; s++, output += PACKED_OUTPUTS) {
+        float *of_strip = sum + s * SUM_ROWS * PACKED_OUTPUTS;
+        for (int i = 0; i < pass->outlier_rows; i++)
+            add_outliers(dot, output, pass->row + pass->outlier[i], 1, of_strip + pass->outlier[i] * PACKED_OUTPUTS);
+        store(dot, output, pass->row, pass->rows, of_strip);
+    }
+}
+
+static void dot_strips_int8(const struct packed_dot *dot, const struct pass *pass, int output, int strips) {
+    dot_strips(false, dot, pass, output, strips);
+}
+
+static void dot_strips_int4(const struct packed_dot *dot, const struct pass *pass, int output, int strips) {
+    dot_strips(true, dot, pass, output, strips);
+}
+
+static struct pass pass_of(const struct packed_dot *dot, int row, int rows) {
+    struct pass pass = {.row = row, .rows = rows, .pairs = rows <= PAIRED_ROWS};
+    pass.tiles = parts_of(rows, pass.pairs ? PAIR_ROWS : TILE_ROWS);
+    for (int r = 0; r < rows; r++)
+        if (packed_outliers_of(dot->x + (size_t)(row + r) * packed_x_blocks(dot->columns), dot->columns)->count > 0)
+            pass.outlier[pass.outlier_rows++] = r;
+    return pass;
 }
 
 static void dot(const struct packed_dot *dot) {
-    if (dot->format == WEIGHTS_INT4)
-        dot_all_int4(dot);
-    else
-        dot_all_int8(dot);
+    const int passes = parts_of(dot->rows, PACKED_PASS), all = parts_of(dot->outputs, PACKED_OUTPUTS);
+    for (int i = 0, row = 0; i < passes; i++) {
+        const struct pass pass = pass_of(dot, row, dot->rows / passes + (i < dot->rows % passes));
+        const int at_once = pass.tiles > 1 ? CHUNK_STRIPS : pass.pairs ? 2 : 1;
+        row += pass.rows;
+        for (int strip = 0; strip < all; strip += at_once)
+            (dot->format == WEIGHTS_INT4 ? dot_strips_int4 : dot_strips_int8)(
+                dot, &pass, strip * PACKED_OUTPUTS, smaller(all - strip, at_once));
+    }
 }
 
 // ---- Activations
@@ -201,7 +364,7 @@ INLINE void quantize_group(const float *x, struct packed_x *block, int group, fl
         sum = words_add(sum, narrow(block->value + group * PACKED_GROUP + i * LANES,
                                     finite ? vec_mul(part[i], vec_set(inverse)) : vec_zero()));
     block->scale[group] = finite ? *most / 127 : __builtin_nanf("");
-    packed_x_zeros(block, group, words_sum(sum));
+    packed_x_start(block, group, words_sum(sum));
     if (!finite) *most = *next = 0; // no outlier
 }
 

@@ -155,7 +155,7 @@ static void products_of_real_shapes(void **unused) {
         for (int f = 0; f < 2; f++) {
             bool large = SHAPES[s][0] * SHAPES[s][1] > 1 << 24;
             product_on_all(&random, FORMATS[f], large ? SHAPES[s][0] / 8 + 3 : SHAPES[s][0], SHAPES[s][1], 1, 97);
-            product_on_all(&random, FORMATS[f], 67, SHAPES[s][1], 150, 7); // beyond what is multiplied at once
+            product_on_all(&random, FORMATS[f], 67, SHAPES[s][1], 150, 7); // more than one pass
         }
 }
 
@@ -224,8 +224,8 @@ static void check_row(const float *x, int columns, const struct packed_x *row) {
             finite &= (bool)isfinite(wanted);
             if (!isnan(scale)) assert_true(fabs((double)seen - (double)wanted) <= 0.5001 * (double)scale);
         }
-        assert_int_equal(-INT8_ZERO * sum, block->zeros[0][group % 2]);
-        assert_int_equal(-INT4_ZERO * sum, block->zeros[1][group % 2]);
+        assert_int_equal(PACKED_BASE_BITS - INT8_ZERO * sum, block->start[0][group % 2]);
+        assert_int_equal(PACKED_BASE_BITS - INT4_ZERO * sum, block->start[1][group % 2]);
         assert_int_equal(isnan(scale), !finite);
     }
 }
