@@ -112,6 +112,68 @@ static void together_for_so_long(void **state) {
     }
 }
 
+// Steps without answers, one after the other, and how many rows the next one may have then.
+static void what_tells_most(void **state) {
+    (void)state;
+    static const struct {
+        int rows;
+        double seconds;
+        int together;
+    } STEPS[] = {
+        {8, 1.5, 26},  // all that is known
+        {40, 4, 50},   // more rows
+        {8, 1.5, 50},  // the larger step explains it: rows cost more in small ones
+        {40, 6.25, 32}, // the machine has become slower
+        {8, 6.5, 16},   // … and much slower: longer than the larger step
+        {4, 2, 16},     // nothing new
+        {8, 2, 20},     // faster
+        {8, 0.8, 50},
+        {4, 0.3, 64},   // for each row faster than the larger step
+    };
+    struct scheduler scheduler = {.prefill_tokens_max = 16};
+    struct scheduler_sequence ones[70];
+    int rows[70];
+    for (size_t i = 0; i < 70; i++) ones[i] = (struct scheduler_sequence){.prompt_left = 1};
+    for (size_t s = 0; s < sizeof STEPS / sizeof *STEPS; s++) {
+        scheduler_next(&scheduler, ones, (size_t)STEPS[s].rows, rows);
+        assert_in_range(scheduler.planned, 1, STEPS[s].rows);
+        scheduler.planned = STEPS[s].rows; // as if they had all been let in
+        scheduler_measured(&scheduler, STEPS[s].seconds);
+        assert_int_equal(scheduler_next(&scheduler, ones, 70, rows), STEPS[s].together);
+    }
+}
+
+// Beside answers, while requests wait for a place, a prompt waits for others until they fill a chunk, or for half a
+// second.
+static void prompts_are_held_back_for_company(void **state) {
+    (void)state;
+    struct scheduler scheduler = {.prefill_tokens_max = 16, .crowded = true};
+    struct scheduler_sequence sequences[] = {{.prompt_left = 0}, {.prompt_left = 10}, {.paused = true}};
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 5; i++) { // a fifth of the time is up after each
+            EXPECT(&scheduler, sequences, 1, 0, 0);
+            scheduler_measured(&scheduler, 0.1);
+        }
+        EXPECT(&scheduler, sequences, 1, 10, 0); // long enough
+        scheduler_measured(&scheduler, 0.3);
+        sequences[1].prompt_left = 10; // another one; the time begins anew
+    }
+    EXPECT(&scheduler, sequences, 1, 0, 0);
+    sequences[2] = (struct scheduler_sequence){.prompt_left = 5};
+    EXPECT(&scheduler, sequences, 1, 0, 0); // fifteen
+    sequences[2].prompt_left = 6;
+    EXPECT(&scheduler, sequences, 1, 10, 6);
+    sequences[1].prompt_left = sequences[2].prompt_left = 10;
+    sequences[1].rows_max = 5; // of which no more than five can go
+    EXPECT(&scheduler, sequences, 1, 0, 0);
+    scheduler.crowded = false; // nobody will follow
+    EXPECT(&scheduler, sequences, 1, 5, 10);
+    scheduler.crowded = true;
+    sequences[0].paused = sequences[2].paused = true; // nobody decodes
+    sequences[1].prompt_left = 3;
+    EXPECT(&scheduler, sequences, 0, 3, 0);
+}
+
 static void rows_in_a_step(void **state) {
     (void)state;
     assert_int_equal(scheduler_rows_max(1), 4);
@@ -140,9 +202,17 @@ static void a_moment_for_others(void **state) {
     sequences[0].prompt_left = 63; // more rows: it may be that they take no longer
     scheduler_next(&scheduler, sequences, 2, rows);
     assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
-    sequences[0].prompt_left = 64; // a whole chunk
+    sequences[0].prompt_left = 64; // a whole chunk: three more could go along
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(scheduler_patience(&scheduler) == 0);
+    assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
+    struct scheduler_sequence full[4];
+    int full_rows[4];
+    for (int i = 0; i < 4; i++) full[i] = sequences[0];
+    for (int less = 0; less < 2; less++) {
+        full[3].prompt_left = 64 - (size_t)less;
+        scheduler_next(&scheduler, full, 4, full_rows);
+        assert_true((scheduler_patience(&scheduler) == 0) == !less);
+    }
     sequences[0].prompt_left = 32;
     sequences[1].paused = false; // who decodes, waits for nobody
     scheduler_next(&scheduler, sequences, 2, rows);
@@ -356,6 +426,8 @@ int main(void) {
         cmocka_unit_test(some_have_bounds_of_their_own),
         cmocka_unit_test(short_prompts_go_together),
         cmocka_unit_test(together_for_so_long),
+        cmocka_unit_test(what_tells_most),
+        cmocka_unit_test(prompts_are_held_back_for_company),
         cmocka_unit_test(rows_in_a_step),
         cmocka_unit_test(a_moment_for_others),
         cmocka_unit_test(nobody_starves),
