@@ -1,5 +1,7 @@
 #include "engine/scheduler.h"
 
+#include <math.h>
+
 static bool prefills(const struct scheduler_sequence *sequence) {
     return !sequence->paused && sequence->prompt_left > 0;
 }
@@ -90,11 +92,13 @@ int scheduler_rows_max(int prefill_tokens_max) {
     return together > prefill_tokens_max ? together : prefill_tokens_max;
 }
 
-// Rows of prompts that go together: as many as the last such step says take no longer than they may.
+// Rows of prompts that go together: as many as the known step says take no longer than they may. It is not to be taken
+// at a row's price: with 64 rows that is two to four times what it is with 2,048, and few would ever go together.
 static int rows_together(const struct scheduler *scheduler) {
     int most = scheduler_rows_max(scheduler->prefill_tokens_max), least = scheduler->prefill_tokens_max;
     if (scheduler->alone_rows == 0) return least;
-    double rows = SCHEDULER_TOGETHER_SECONDS * scheduler->alone_rows / scheduler->alone_seconds;
+    double times = pow(SCHEDULER_TOGETHER_SECONDS / scheduler->alone_seconds, 1 / SCHEDULER_ROWS_EXPONENT);
+    double rows = times * scheduler->alone_rows;
     return rows >= most ? most : rows <= least ? least : (int)rows;
 }
 
@@ -125,14 +129,12 @@ int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence 
     return decoding + scheduler->planned;
 }
 
-// A step of more rows takes no less time, and one of fewer rows no less a row: so it takes at least so long. The last
-// one may have been held up by something else, a process that was stopped: so there is a bound beside.
+// The known step may have been held up by something else, a process that was stopped: so there is a bound beside.
 double scheduler_patience(const struct scheduler *scheduler) {
-    double share = 1;
     if (!scheduler->planned_alone || scheduler->alone_rows == 0) return 0;
     if (scheduler->planned >= rows_together(scheduler)) return 0;
-    if (scheduler->planned < scheduler->alone_rows) share = (double)scheduler->planned / scheduler->alone_rows;
-    double seconds = SCHEDULER_WAIT_SHARE * share * scheduler->alone_seconds;
+    double times = pow((double)scheduler->planned / scheduler->alone_rows, SCHEDULER_ROWS_EXPONENT);
+    double seconds = SCHEDULER_WAIT_SHARE * times * scheduler->alone_seconds;
     return seconds < SCHEDULER_WAIT_SECONDS_MAX ? seconds : SCHEDULER_WAIT_SECONDS_MAX;
 }
 

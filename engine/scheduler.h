@@ -30,6 +30,7 @@ enum {
     SCHEDULER_TOGETHER_ROWS_MAX = 2048, // … but no more rows, for they take memory; where a chunk is longer, that
 };
 #define SCHEDULER_TOGETHER_SECONDS 5 // and no more than take so long, if the last ones tell: nothing else happens then
+#define SCHEDULER_ROWS_EXPONENT 0.75   // of the time of such a step: twice the rows take 1.7 times as long
 #define SCHEDULER_WAIT_SHARE 0.02      // of the time that the prompts at hand take: so long others are waited for …
 #define SCHEDULER_WAIT_SECONDS_MAX 0.1 // … and no longer than this, whatever the last ones took
 #define SCHEDULER_HOLD_SECONDS 0.5     // that prompts are held back beside answers
