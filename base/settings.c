@@ -24,8 +24,11 @@ static void *member(const struct setting_table *table, const struct setting *set
 }
 
 static bool is_text(const struct setting *setting) {
-    return setting->type == SETTING_TEXT || setting->type == SETTING_LIST || setting->type == SETTING_PATH ||
-           setting->type == SETTING_CHOICE;
+    return setting->type == SETTING_TEXT || setting->type == SETTING_PATH || setting->type == SETTING_CHOICE;
+}
+
+static bool is_sourced(const struct setting *setting) {
+    return setting->type == SETTING_SECRET || setting->type == SETTING_LIST;
 }
 
 static int refuse(const struct setting *setting, const char *text, const char *source, struct error *error) {
@@ -98,7 +101,7 @@ static bool set_path(char **out, const char *text) {
     return true;
 }
 
-static bool set_secret(struct setting_secret *out, const char *text, const char *source) {
+static bool set_sourced(struct setting_sourced *out, const char *text, const char *source) {
     return set_text(&out->source, source) && set_text(&out->text, text);
 }
 
@@ -177,10 +180,10 @@ int settings_set(const struct setting_table *table, const struct setting *settin
         if (!utf8_valid(text, strlen(text))) break;
         return set_path(out, text) ? 0 : error_set_code(error, ERROR_MEMORY);
     case SETTING_SECRET:
-        if (!utf8_valid(text, strlen(text))) break;
-        return set_secret(out, text, source) ? 0 : error_set_code(error, ERROR_MEMORY);
-    case SETTING_TEXT:
     case SETTING_LIST:
+        if (!utf8_valid(text, strlen(text))) break;
+        return set_sourced(out, text, source) ? 0 : error_set_code(error, ERROR_MEMORY);
+    case SETTING_TEXT:
     case SETTING_CHOICE:
         if (!utf8_valid(text, strlen(text)) || (setting->type == SETTING_CHOICE && !is_choice(setting->choices, text)))
             break;
@@ -217,7 +220,7 @@ int settings_init(const struct setting_table *table, struct error *error) {
         void *out = member(table, row);
         if (is_text(row)) *(char **)out = NULL;
         if (row->type == SETTING_TEXTS) *(struct setting_texts *)out = (struct setting_texts){0};
-        if (row->type == SETTING_SECRET) *(struct setting_secret *)out = (struct setting_secret){0};
+        if (is_sourced(row)) *(struct setting_sourced *)out = (struct setting_sourced){0};
     }
     for (const struct setting *row = table->rows; row->flag && !code; row++)
         code = settings_set(table, row, row->fallback, "the default", error);
@@ -236,9 +239,9 @@ static void finish_texts(struct setting_texts *texts) {
     *texts = (struct setting_texts){0};
 }
 
-static void finish_secret(struct setting_secret *secret) {
-    finish_text(&secret->text);
-    finish_text(&secret->source);
+static void finish_sourced(struct setting_sourced *sourced) {
+    finish_text(&sourced->text);
+    finish_text(&sourced->source);
 }
 
 void settings_finish(const struct setting_table *table) {
@@ -246,13 +249,13 @@ void settings_finish(const struct setting_table *table) {
         void *out = member(table, row);
         if (is_text(row)) finish_text(out);
         if (row->type == SETTING_TEXTS) finish_texts(out);
-        if (row->type == SETTING_SECRET) finish_secret(out);
+        if (is_sourced(row)) finish_sourced(out);
     }
 }
 
 // One whose absence opens a door: who sets its variable does not want that.
 static bool never_empty(const struct setting *setting) {
-    return (is_text(setting) || setting->type == SETTING_SECRET) && setting->least >= 1;
+    return (is_text(setting) || is_sourced(setting)) && setting->least >= 1;
 }
 
 int settings_read_environment(const struct setting_table *tables, size_t table_count, struct error *error) {

@@ -14,9 +14,9 @@
 enum setting_type {
     SETTING_TEXT,    // char *, an owned copy
     SETTING_TEXTS,   // struct setting_texts: one more each time it is given, `most` of them at most; not in files
-    SETTING_LIST,    // char *, an owned copy of several with commas between; a file may have a list of them. most 1: or
-                     // of such lists by name, "0-3:0-7;4:2,5"; a file may have a section of them, 4: [2, 5]
-    SETTING_SECRET,  // struct setting_secret; no message repeats it
+    SETTING_LIST,    // struct setting_sourced: several with commas between; a file may have a list of them. most 1: or of
+                     // such lists by name, "0-3:0-7;4:2,5"; a file may have a section of them, 4: [2, 5]
+    SETTING_SECRET,  // struct setting_sourced; no message repeats it
     SETTING_CHOICE,  // char *, one of the row's choices
     SETTING_INT,     // int
     SETTING_SIZE,    // size_t; "64K"
@@ -31,7 +31,7 @@ struct setting_texts {
     size_t count;
 };
 
-struct setting_secret { // owned copies
+struct setting_sourced { // owned copies
     char *text;
     char *source; // where it comes from ("TANDEM_API_KEY"), for those who find out later what is wrong with it
 };

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { HELP_COLUMN = 28 };
+enum { HELP_COLUMN = 28, YAML_COLUMNS = 100 };
 
 // ---- One setting's facts
 
@@ -173,6 +173,20 @@ static bool is_plain(const char *text) {
     return *text && text[strspn(text, plain)] == '\0';
 }
 
+// "# in lines".
+static void yaml_comment(const char *text, int in, struct buffer *out) {
+    struct buffer lines;
+    buffer_init(&lines, 4096);
+    wrap_text(&lines, text, 0, 0, YAML_COLUMNS - in - (int)strlen("# "));
+    for (const char *at = lines.data ? lines.data : text; *at;) {
+        int bytes = (int)strcspn(at, "\n");
+        buffer_format(out, "%*s# %.*s\n", in, "", bytes, at);
+        at += bytes + (at[bytes] == '\n');
+    }
+    out->failed |= lines.failed;
+    buffer_finish(&lines);
+}
+
 //   # port to listen on; 0 picks a free one
 //   # 0 to 65535, default 8080, TANDEM_PORT, --port
 //   port: 8080
@@ -180,7 +194,8 @@ static void yaml_row(const struct setting *setting, struct buffer *out) {
     const char *quote = is_plain(setting->fallback) ? "" : "\"";
     int in = 2 * depth_of(setting) + 2;
     if (out->bytes && out->data[out->bytes - 2] != ':') buffer_text(out, "\n"); // not behind the section's name
-    buffer_format(out, "%*s# %s\n%*s# ", in, "", setting->help, in, "");
+    yaml_comment(setting->help, in, out);
+    buffer_format(out, "%*s# ", in, "");
     if (setting->type == SETTING_CHOICE) buffer_format(out, "one of: %s, ", setting->choices);
     if (setting->type == SETTING_SWITCH) buffer_text(out, "true or false, ");
     if (setting->type == SETTING_LIST)

@@ -13,7 +13,8 @@ struct model_settings {
     char *weights, *cache, *kv, *kernels;
     int threads;
     char *cl_kernels, *cl_products, *cl_weights, *speculate;
-    char *placement, *experts_prefill, *experts_decode, *experts_layers, *experts_opencl;
+    char *placement, *experts_prefill, *experts_decode;
+    struct setting_sourced experts_layers, experts_opencl;
     char *bus_share;
     int halves_from;
     char *trace;

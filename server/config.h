@@ -16,7 +16,7 @@ struct config {
     double header_seconds, body_seconds, idle_seconds, slow_reader_seconds, heartbeat_seconds, drain_seconds;
     double queue_seconds_max, token_gap;
     char *log_level, *log_format, *cors_origin, *prefix_cache, *api_key_file;
-    struct setting_secret api_key;
+    struct setting_sourced api_key;
     char *model_name; // "a,b": what clients may call the model
 };
 

@@ -20,7 +20,7 @@ struct second {
     double seconds, number;
     bool json, cache;
     char *path, *file;
-    struct setting_secret secret;
+    struct setting_sourced secret;
     struct setting_texts stops;
 };
 

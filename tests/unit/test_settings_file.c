@@ -20,7 +20,8 @@ struct second {
     size_t bytes;
     double seconds, number;
     bool cache, json;
-    char *prefill, *layers, *opencl;
+    char *prefill;
+    struct setting_sourced layers, opencl;
 };
 
 #define FIRST(member) offsetof(struct first, member)
@@ -145,15 +146,15 @@ static void test_sections_in_sections(void **state) {
           "    layers: 0-3,7\n"
           "  number: 1\n");
     assert_string_equal(second.prefill, "opencl");
-    assert_string_equal(second.layers, "0-3,7");
+    assert_string_equal(second.layers.text, "0-3,7");
     assert_true(second.number == 1 && !second.cache);
     takes("engine: {experts: {prefill: cpu, layers: [5, 7-9, \"2\"]}}\n");
     assert_string_equal(second.prefill, "cpu");
-    assert_string_equal(second.layers, "5,7-9,2");
+    assert_string_equal(second.layers.text, "5,7-9,2");
     takes("engine: {experts: {layers: 4}}\n");
-    assert_string_equal(second.layers, "4");
+    assert_string_equal(second.layers.text, "4");
     takes("engine: {experts: {layers: \"\"}}\n"); // back to the default
-    assert_string_equal(second.layers, "");
+    assert_string_equal(second.layers.text, "");
     takes("engine:\n  experts:\n  # layers: 1\n");
 
     refuses(
@@ -200,7 +201,7 @@ static void test_lists_by_name(void **state) {
         char text[256];
         snprintf(text, sizeof text, "engine:\n  experts:\n    opencl: %s\n", CASES[i].written);
         takes(text);
-        assert_string_equal(second.opencl, CASES[i].expected);
+        assert_string_equal(second.opencl.text, CASES[i].expected);
     }
     refuses("engine:\n  experts:\n    opencl: {4: 1, 4: 2}\n", "FILE:3: `4` stands here a second time");
     refuses("engine:\n  experts:\n    opencl: {4: {5: 6}}\n", "opencl has a section in its list, where values belong");
@@ -278,7 +279,7 @@ static void test_round_trip(void **state) {
     assert_true(second.number == 0.5);
     assert_true(second.cache);
     assert_string_equal(second.prefill, "cpu");
-    assert_string_equal(second.layers, "");
+    assert_string_equal(second.layers.text, "");
     buffer_finish(&yaml);
 }
 
