@@ -90,6 +90,10 @@ static void short_prompts_go_together(void **state) {
                                         {.prompt_left = 16}, {.prompt_left = 16}};
     scheduler = (struct scheduler){.prefill_tokens_max = 16, QUICK};
     EXPECT(&scheduler, full, 16, 16, 16, 16, 0);
+    struct scheduler_sequence unlike[] = {{.prompt_left = 16}, {.prompt_left = 16}, {.prompt_left = 16},
+                                          {.prompt_left = 9}, {.prompt_left = 10}};
+    scheduler = (struct scheduler){.prefill_tokens_max = 16, QUICK};
+    EXPECT(&scheduler, unlike, 16, 16, 0, 9, 10); // as many as go, so the shortest
     struct scheduler_sequence beside[] = {{.prompt_left = 8}, {.prompt_left = 0}, {.prompt_left = 16}};
     EXPECT(&scheduler, beside, 8, 1, 8); // somebody decodes: no more than a chunk
 }
@@ -128,6 +132,7 @@ static void what_tells_most(void **state) {
         {4, 2, 16}, // nothing new
         {8, 2, 27}, // faster
         {8, 0.8, 64},
+        {40, 4, 53},
         {4, 0.3, 64}, // for each row faster than the larger step
     };
     struct scheduler scheduler = {.prefill_tokens_max = 16};
@@ -184,8 +189,7 @@ static void rows_in_a_step(void **state) {
     assert_int_equal(scheduler_rows_max(65536), 65536);
 }
 
-// Others are waited for while nobody decodes and there is room, for two hundredths of the time that what is at hand
-// takes at least.
+// Others are waited for while nobody decodes and there is room, for a fiftieth of the time that what is at hand takes.
 static void a_moment_for_others(void **state) {
     (void)state;
     struct scheduler scheduler = {.prefill_tokens_max = 64};
@@ -352,6 +356,34 @@ static void the_chunk_follows_the_target(void **state) {
     }
 }
 
+// It grows by no more than twice at once, and only by steps that say how long it takes.
+static void the_chunk_grows_with_care(void **state) {
+    (void)state;
+    static const struct {
+        int decoding, wanted; // rows of prompts there are
+        double seconds;
+        int chunk; // of the next step beside an answer
+    } STEPS[] = {
+        {1, 1000, 0.01, 128}, // 64 of them: fifty times as many would fit
+        {1, 100, 0.3, 128},   // not all of it was used: 166 of as many might fit
+        {1, 20, 0.6, 64},     // … but too long is too long
+        {1, 1000, 0.25, 128},
+        {0, 1000, 2, 128}, // all 1,000, without answers: a fourth would fit, without answers
+    };
+    struct scheduler scheduler = {.prefill_tokens_max = 1000, .step_target_seconds = 0.5};
+    int rows[2];
+    for (size_t i = 0; i < sizeof STEPS / sizeof *STEPS; i++) {
+        struct scheduler_sequence sequences[] = {{.prompt_left = (size_t)STEPS[i].wanted},
+                                                 {.paused = !STEPS[i].decoding}};
+        scheduler_next(&scheduler, sequences, 2, rows);
+        scheduler_measured(&scheduler, STEPS[i].seconds);
+        sequences[0].prompt_left = 10000;
+        sequences[1].paused = false;
+        scheduler_next(&scheduler, sequences, 2, rows);
+        assert_int_equal(rows[0], STEPS[i].chunk);
+    }
+}
+
 // What can not be reached, is not paid for with chunks so small that prompts never end.
 static void the_chunk_has_bounds(void **state) {
     (void)state;
@@ -430,6 +462,7 @@ int main(void) {
         cmocka_unit_test(nobody_starves),
         cmocka_unit_test(a_long_prompt_ends_among_short_ones),
         cmocka_unit_test(the_chunk_follows_the_target),
+        cmocka_unit_test(the_chunk_grows_with_care),
         cmocka_unit_test(the_chunk_has_bounds),
         cmocka_unit_test(the_chunk_is_whole_when_nobody_waits),
         cmocka_unit_test(same_input_same_answer),

@@ -169,12 +169,30 @@ static void four_chunks_go_together(void **state) {
         submit_short(engine, &coming[i], 1, 50 + (uint32_t)i);
         while (stats_of(engine).running < i + 1) usleep(20);
         while (fabs(company_until() - began - PATIENCE[i]) > 1e-6) usleep(20); // or it hangs
+        atomic_store(&now, began + 0.001); // it counts from the first one on
     }
     atomic_store(&now, began + 0.0068);
     assert_true(stands(engine));
     assert_int_equal(fake.steps[passed].rows, 10);
     for (ended = 0; ended < 2; pass_step(engine, 0.01))
         for (int i = 0; i < 2; i++) ended += ends(engine, &coming[i]);
+    atomic_store(&sleeps_by_clock, false);
+    close_idle(engine);
+}
+
+// Who takes the last place has nobody to wait for.
+static void nobody_else_could_come(void **state) {
+    (void)state;
+    static struct visitor one, other;
+    atomic_store(&sleeps_by_clock, true);
+    struct engine *engine =
+        open_held((struct engine_options){.sequences_max = 1, .prefill_tokens_max = 20, .prefix = PREFIX_OFF});
+    submit_short(engine, &one, 1, 1);
+    pass_step(engine, 1);
+    while (!ends(engine, &one)) pass_step(engine, 0.01);
+    submit_short(engine, &other, 1, 2);
+    assert_true(stands(engine)); // or it hangs: the clock stands still
+    while (!ends(engine, &other)) pass_step(engine, 0.01);
     atomic_store(&sleeps_by_clock, false);
     close_idle(engine);
 }
@@ -502,6 +520,7 @@ int main(void) {
         cmocka_unit_test(a_busy_client_does_not_starve),
         cmocka_unit_test(who_comes_together_goes_together),
         cmocka_unit_test(four_chunks_go_together),
+        cmocka_unit_test(nobody_else_could_come),
         cmocka_unit_test(a_line_holds_prompts_back),
         cmocka_unit_test(a_full_line_is_shared_out),
         cmocka_unit_test(waiting_has_an_end),
