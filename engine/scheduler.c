@@ -1,5 +1,7 @@
 #include "engine/scheduler.h"
 
+#include <math.h>
+
 static bool prefills(const struct scheduler_sequence *sequence) {
     return !sequence->paused && sequence->prompt_left > 0;
 }
@@ -46,8 +48,8 @@ static int deal(struct scheduler *scheduler, const struct scheduler_sequence *se
                 int *rows) {
     size_t at = whose_turn(scheduler, sequences, count);
     int left = chunk, share = chunk / SCHEDULER_TURN_SHARE;
-    scheduler->planned_turn = at < count ? at + 1 : scheduler->turn;
     if (at < count) {
+        scheduler->planned_turn = at + 1;
         rows[at] = more(&sequences[at], 0, share > 0 ? share : 1);
         left -= rows[at];
     }
@@ -90,12 +92,24 @@ int scheduler_rows_max(int prefill_tokens_max) {
     return together > prefill_tokens_max ? together : prefill_tokens_max;
 }
 
-// Rows of prompts that go together: as many as the last such step says take no longer than they may.
+// Rows of prompts that go together: as many as the known step says take no longer than they may. It is not to be taken
+// at a row's price: with 64 rows that is two to four times what it is with 2,048, and few would ever go together.
 static int rows_together(const struct scheduler *scheduler) {
     int most = scheduler_rows_max(scheduler->prefill_tokens_max), least = scheduler->prefill_tokens_max;
     if (scheduler->alone_rows == 0) return least;
-    double rows = SCHEDULER_TOGETHER_SECONDS * scheduler->alone_rows / scheduler->alone_seconds;
+    double times = pow(SCHEDULER_TOGETHER_SECONDS / scheduler->alone_seconds, 1 / SCHEDULER_ROWS_EXPONENT);
+    double rows = times * scheduler->alone_rows;
     return rows >= most ? most : rows <= least ? least : (int)rows;
+}
+
+// Whether prompts wait until there are more of them.
+static bool holds(const struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count,
+                  int chunk) {
+    int wanted = 0;
+    if (!scheduler->crowded || scheduler->held_seconds >= SCHEDULER_HOLD_SECONDS) return false;
+    for (size_t i = 0; i < count; i++)
+        if (prefills(&sequences[i])) wanted += more(&sequences[i], 0, chunk - wanted);
+    return wanted > 0 && wanted < chunk;
 }
 
 int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int *rows) {
@@ -104,23 +118,33 @@ int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence 
         rows[i] = !sequences[i].paused && sequences[i].prompt_left == 0;
         decoding += rows[i];
     }
-    scheduler->planned = deal(scheduler, sequences, count, chunk_of(scheduler, decoding > 0), rows);
+    int chunk = chunk_of(scheduler, decoding > 0);
     scheduler->planned_alone = decoding == 0;
+    scheduler->planned_held = decoding > 0 && holds(scheduler, sequences, count, chunk);
+    scheduler->planned_turn = scheduler->turn;
+    scheduler->planned = scheduler->planned_held ? 0 : deal(scheduler, sequences, count, chunk, rows);
     if (decoding == 0)
         scheduler->planned +=
             deal_whole(scheduler, sequences, count, rows_together(scheduler) - scheduler->planned, rows);
     return decoding + scheduler->planned;
 }
 
-// A step of more rows takes no less time, and one of fewer rows no less a row: so it takes at least so long. The last
-// one may have been held up by something else, a process that was stopped: so there is a bound beside.
+// The known step may have been held up by something else, a process that was stopped: so there is a bound beside.
 double scheduler_patience(const struct scheduler *scheduler) {
-    double share = 1;
     if (!scheduler->planned_alone || scheduler->alone_rows == 0) return 0;
-    if (scheduler->planned >= scheduler->prefill_tokens_max) return 0;
-    if (scheduler->planned < scheduler->alone_rows) share = (double)scheduler->planned / scheduler->alone_rows;
-    double seconds = SCHEDULER_WAIT_SHARE * share * scheduler->alone_seconds;
+    if (scheduler->planned >= rows_together(scheduler)) return 0;
+    double times = pow((double)scheduler->planned / scheduler->alone_rows, SCHEDULER_ROWS_EXPONENT);
+    double seconds = SCHEDULER_WAIT_SHARE * times * scheduler->alone_seconds;
     return seconds < SCHEDULER_WAIT_SECONDS_MAX ? seconds : SCHEDULER_WAIT_SECONDS_MAX;
+}
+
+// A step of more rows tells more, for a row costs less in it. One of fewer rows is news where the larger one does not
+// explain it: it took longer, or less for each row.
+static void measured_alone(struct scheduler *scheduler, double seconds) {
+    double rows = scheduler->planned, known_rows = scheduler->alone_rows, known = scheduler->alone_seconds;
+    if (rows < known_rows && seconds < known && seconds * known_rows > known * rows) return;
+    scheduler->alone_rows = scheduler->planned;
+    scheduler->alone_seconds = seconds;
 }
 
 // The time of a step grows with its chunk, but not from nothing: t = a + b · chunk. From any chunk, chunk · target / t
@@ -129,10 +153,8 @@ double scheduler_patience(const struct scheduler *scheduler) {
 void scheduler_measured(struct scheduler *scheduler, double seconds) {
     double target = scheduler->step_target_seconds;
     scheduler->turn = scheduler->planned_turn;
-    if (scheduler->planned_alone && scheduler->planned > 0 && seconds > 0) {
-        scheduler->alone_rows = scheduler->planned;
-        scheduler->alone_seconds = seconds;
-    }
+    scheduler->held_seconds = scheduler->planned_held ? scheduler->held_seconds + seconds : 0;
+    if (scheduler->planned_alone && scheduler->planned > 0 && seconds > 0) measured_alone(scheduler, seconds);
     if (target <= 0 || scheduler->planned == 0 || seconds <= 0) return;
     double chunk = scheduler->chunk > SCHEDULER_CHUNK_MIN ? scheduler->chunk : SCHEDULER_CHUNK_MIN;
     double wanted = scheduler->planned * target / seconds, most = scheduler->prefill_tokens_max;

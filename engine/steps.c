@@ -64,6 +64,7 @@ static int plan(struct engine *engine) {
         engine->shown[i] = (struct scheduler_sequence){.prompt_left = sequence_prompt_left(sequence),
                                                        .rows_max = sequence->prompt_logprobs ? told_rows : 0};
     }
+    engine->scheduler.crowded = line_waits(engine);
     return scheduler_next(&engine->scheduler, engine->shown, (size_t)engine->sequences_max, engine->rows);
 }
 
@@ -271,18 +272,19 @@ static void show_step(struct engine *engine, double began_at, const struct step_
     if (step && engine->watch) engine->watch(engine->watch_user, step);
 }
 
-// Waits for more prompts to come along with those that the next step has. *until: when that ends, 0 where it begins.
-// False: nobody else has come in time, or nobody is waited for.
-static bool await_company(struct engine *engine, double *until) {
-    double now = clock_seconds(), patience = scheduler_patience(&engine->scheduler);
+// Waits for more prompts to come along with those that the next step has. *since: when that began, 0: now. False: nobody
+// else has come in time, or nobody is waited for.
+static bool await_company(struct engine *engine, double *since) {
+    double now = clock_seconds();
     if (engine->stats.running == engine->sequences_max) return false; // nobody could come in
-    if (*until == 0) *until = now + patience;
-    return patience > 0 && now < *until && job_bell_wait_for(&engine->bell, *until - now);
+    if (*since == 0) *since = now;
+    double left = *since + scheduler_patience(&engine->scheduler) - now;
+    return left > 0 && job_bell_wait_for(&engine->bell, left);
 }
 
 static void run_steps(struct engine *engine) {
     bool rested = true;
-    double company_until = 0;
+    double company_since = 0;
     while (!is_closing(engine)) {
         measure(engine);
         double began_at = clock_seconds();
@@ -291,10 +293,10 @@ static void run_steps(struct engine *engine) {
         if (plan(engine) == 0) {
             line_sleep(engine);
             rested = true;
-            company_until = 0;
+            company_since = 0;
             continue;
         }
-        if (rested && await_company(engine, &company_until)) continue;
+        if (rested && await_company(engine, &company_since)) continue;
         if (rested) began_at = clock_seconds();
         rested = false;
         guess(engine);

@@ -90,6 +90,10 @@ static void short_prompts_go_together(void **state) {
                                         {.prompt_left = 16}, {.prompt_left = 16}};
     scheduler = (struct scheduler){.prefill_tokens_max = 16, QUICK};
     EXPECT(&scheduler, full, 16, 16, 16, 16, 0);
+    struct scheduler_sequence unlike[] = {{.prompt_left = 16}, {.prompt_left = 16}, {.prompt_left = 16},
+                                          {.prompt_left = 9}, {.prompt_left = 10}};
+    scheduler = (struct scheduler){.prefill_tokens_max = 16, QUICK};
+    EXPECT(&scheduler, unlike, 16, 16, 0, 9, 10); // as many as go, so the shortest
     struct scheduler_sequence beside[] = {{.prompt_left = 8}, {.prompt_left = 0}, {.prompt_left = 16}};
     EXPECT(&scheduler, beside, 8, 1, 8); // somebody decodes: no more than a chunk
 }
@@ -101,7 +105,7 @@ static void together_for_so_long(void **state) {
         int rows; // of the last step, and what it took
         double seconds;
         int together;
-    } CASES[] = {{0, 0, 16}, {16, 0.5, 64}, {16, 2, 32}, {16, 10, 16}, {64, 60, 16}};
+    } CASES[] = {{0, 0, 16}, {16, 0.5, 64}, {16, 2, 48}, {16, 2.5, 32}, {16, 10, 16}, {64, 60, 16}};
     for (size_t c = 0; c < sizeof CASES / sizeof *CASES; c++) {
         struct scheduler scheduler = {
             .prefill_tokens_max = 16, .alone_rows = CASES[c].rows, .alone_seconds = CASES[c].seconds};
@@ -110,6 +114,69 @@ static void together_for_so_long(void **state) {
         int rows[5];
         assert_int_equal(scheduler_next(&scheduler, five, 5, rows), CASES[c].together);
     }
+}
+
+// Steps without answers, one after the other, and how many rows the next one may have then.
+static void what_tells_most(void **state) {
+    (void)state;
+    static const struct {
+        int rows;
+        double seconds;
+        int together;
+    } STEPS[] = {
+        {8, 1.5, 39}, // all that is known
+        {40, 4, 53}, // more rows
+        {8, 1.5, 53}, // the larger step explains it: rows cost more in small ones
+        {40, 6.25, 29}, // the machine has become slower
+        {8, 6.5, 16}, // … and much slower: longer than the larger step
+        {4, 2, 16}, // nothing new
+        {8, 2, 27}, // faster
+        {8, 0.8, 64},
+        {40, 4, 53},
+        {4, 0.3, 64}, // for each row faster than the larger step
+    };
+    struct scheduler scheduler = {.prefill_tokens_max = 16};
+    struct scheduler_sequence ones[70];
+    int rows[70];
+    for (size_t i = 0; i < 70; i++) ones[i] = (struct scheduler_sequence){.prompt_left = 1};
+    for (size_t s = 0; s < sizeof STEPS / sizeof *STEPS; s++) {
+        scheduler_next(&scheduler, ones, (size_t)STEPS[s].rows, rows);
+        assert_in_range(scheduler.planned, 1, STEPS[s].rows);
+        scheduler.planned = STEPS[s].rows; // as if they had all been let in
+        scheduler_measured(&scheduler, STEPS[s].seconds);
+        assert_int_equal(scheduler_next(&scheduler, ones, 70, rows), STEPS[s].together);
+    }
+}
+
+// Beside answers, while requests wait for a place, a prompt waits for others until they fill a chunk, or for half a
+// second.
+static void prompts_are_held_back_for_company(void **state) {
+    (void)state;
+    struct scheduler scheduler = {.prefill_tokens_max = 16, .crowded = true};
+    struct scheduler_sequence sequences[] = {{.prompt_left = 0}, {.prompt_left = 10}, {.paused = true}};
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 5; i++) { // a fifth of the time is up after each
+            EXPECT(&scheduler, sequences, 1, 0, 0);
+            scheduler_measured(&scheduler, 0.1);
+        }
+        EXPECT(&scheduler, sequences, 1, 10, 0); // long enough
+        scheduler_measured(&scheduler, 0.3);
+        sequences[1].prompt_left = 10; // another one; the time begins anew
+    }
+    EXPECT(&scheduler, sequences, 1, 0, 0);
+    sequences[2] = (struct scheduler_sequence){.prompt_left = 5};
+    EXPECT(&scheduler, sequences, 1, 0, 0); // fifteen
+    sequences[2].prompt_left = 6;
+    EXPECT(&scheduler, sequences, 1, 10, 6);
+    sequences[1].prompt_left = sequences[2].prompt_left = 10;
+    sequences[1].rows_max = 5; // of which no more than five can go
+    EXPECT(&scheduler, sequences, 1, 0, 0);
+    scheduler.crowded = false; // nobody will follow
+    EXPECT(&scheduler, sequences, 1, 5, 10);
+    scheduler.crowded = true;
+    sequences[0].paused = sequences[2].paused = true; // nobody decodes
+    sequences[1].prompt_left = 3;
+    EXPECT(&scheduler, sequences, 0, 3, 0);
 }
 
 static void rows_in_a_step(void **state) {
@@ -122,8 +189,7 @@ static void rows_in_a_step(void **state) {
     assert_int_equal(scheduler_rows_max(65536), 65536);
 }
 
-// Others are waited for while nobody decodes and there is room, for two hundredths of the time that what is at hand
-// takes at least.
+// Others are waited for while nobody decodes and there is room, for a fiftieth of the time that what is at hand takes.
 static void a_moment_for_others(void **state) {
     (void)state;
     struct scheduler scheduler = {.prefill_tokens_max = 64};
@@ -134,15 +200,20 @@ static void a_moment_for_others(void **state) {
     scheduler_measured(&scheduler, 0.5);
     scheduler_next(&scheduler, sequences, 2, rows);
     assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
-    sequences[0].prompt_left = 8; // a quarter of the rows
+    sequences[0].prompt_left = 2; // a sixteenth of the rows takes an eighth of the time
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(fabs(scheduler_patience(&scheduler) - 0.0025) < 1e-12);
-    sequences[0].prompt_left = 63; // more rows: it may be that they take no longer
+    assert_true(fabs(scheduler_patience(&scheduler) - 0.00125) < 1e-12);
+    sequences[0].prompt_left = 64; // a whole chunk: three more could go along
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
-    sequences[0].prompt_left = 64; // a whole chunk
-    scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(scheduler_patience(&scheduler) == 0);
+    assert_true(fabs(scheduler_patience(&scheduler) - 0.0168179) < 1e-7);
+    struct scheduler_sequence full[4];
+    int full_rows[4];
+    for (int i = 0; i < 4; i++) full[i] = sequences[0];
+    for (int less = 0; less < 2; less++) {
+        full[3].prompt_left = 64 - (size_t)less;
+        scheduler_next(&scheduler, full, 4, full_rows);
+        assert_true((scheduler_patience(&scheduler) == 0) == !less);
+    }
     sequences[0].prompt_left = 32;
     sequences[1].paused = false; // who decodes, waits for nobody
     scheduler_next(&scheduler, sequences, 2, rows);
@@ -285,6 +356,34 @@ static void the_chunk_follows_the_target(void **state) {
     }
 }
 
+// It grows by no more than twice at once, and only by steps that say how long it takes.
+static void the_chunk_grows_with_care(void **state) {
+    (void)state;
+    static const struct {
+        int decoding, wanted; // rows of prompts there are
+        double seconds;
+        int chunk; // of the next step beside an answer
+    } STEPS[] = {
+        {1, 1000, 0.01, 128}, // 64 of them: fifty times as many would fit
+        {1, 100, 0.3, 128},   // not all of it was used: 166 of as many might fit
+        {1, 20, 0.6, 64},     // … but too long is too long
+        {1, 1000, 0.25, 128},
+        {0, 1000, 2, 128}, // all 1,000, without answers: a fourth would fit, without answers
+    };
+    struct scheduler scheduler = {.prefill_tokens_max = 1000, .step_target_seconds = 0.5};
+    int rows[2];
+    for (size_t i = 0; i < sizeof STEPS / sizeof *STEPS; i++) {
+        struct scheduler_sequence sequences[] = {{.prompt_left = (size_t)STEPS[i].wanted},
+                                                 {.paused = !STEPS[i].decoding}};
+        scheduler_next(&scheduler, sequences, 2, rows);
+        scheduler_measured(&scheduler, STEPS[i].seconds);
+        sequences[0].prompt_left = 10000;
+        sequences[1].paused = false;
+        scheduler_next(&scheduler, sequences, 2, rows);
+        assert_int_equal(rows[0], STEPS[i].chunk);
+    }
+}
+
 // What can not be reached, is not paid for with chunks so small that prompts never end.
 static void the_chunk_has_bounds(void **state) {
     (void)state;
@@ -356,11 +455,14 @@ int main(void) {
         cmocka_unit_test(some_have_bounds_of_their_own),
         cmocka_unit_test(short_prompts_go_together),
         cmocka_unit_test(together_for_so_long),
+        cmocka_unit_test(what_tells_most),
+        cmocka_unit_test(prompts_are_held_back_for_company),
         cmocka_unit_test(rows_in_a_step),
         cmocka_unit_test(a_moment_for_others),
         cmocka_unit_test(nobody_starves),
         cmocka_unit_test(a_long_prompt_ends_among_short_ones),
         cmocka_unit_test(the_chunk_follows_the_target),
+        cmocka_unit_test(the_chunk_grows_with_care),
         cmocka_unit_test(the_chunk_has_bounds),
         cmocka_unit_test(the_chunk_is_whole_when_nobody_waits),
         cmocka_unit_test(same_input_same_answer),

@@ -93,6 +93,41 @@ static void several_answers_share_their_prompt(void **state) {
     close_idle(engine);
 }
 
+// Pages that nobody holds are there for whoever comes, and for whoever finds his prompt in them: once, not twice.
+static void pages_that_are_found_are_not_free_too(void **state) {
+    (void)state;
+    enum { PAGES = 9 };
+    static struct visitor first, busy, again;
+    struct error error;
+    struct engine_event *last = NULL;
+    struct engine *engine = open_held((struct engine_options){
+        .sequences_max = 2, .kv_tokens = (size_t)PAGES * KV_PAGE_TOKENS, .prefill_tokens_max = 200});
+    first = (struct visitor){.prompt_tokens = 3 * KV_PAGE_TOKENS + 4, .tokens_max = 4};
+    letters(first.history, 0, first.prompt_tokens, 1);
+    fill_answer(&first);
+    run_alone(engine, &first); // leaves three pages
+    busy = (struct visitor){.prompt_tokens = 4 * KV_PAGE_TOKENS, .tokens_max = KV_PAGE_TOKENS}; // five in the end
+    letters(busy.history, 0, busy.prompt_tokens, 2);
+    fill_answer(&busy);
+    again = first;
+    again.told = 0;
+    again.tokens_max = ANSWER_MAX; // five, three of which are there: nine have no room for all of that
+    fill_answer(&again);
+    struct engine_request request = request_for(&busy);
+    assert_int_equal(engine_submit(engine, &request, &busy.job, &error), 0);
+    pass_step(engine, 0.01);
+    request = request_for(&again);
+    assert_int_equal(engine_submit(engine, &request, &again.job, &error), 0);
+    for (bool ended = false; !ended;) {
+        assert_int_equal(again.told, 0);
+        pass_step(engine, 0.01);
+        ended = ends(engine, &busy);
+        if (!ended) assert_false(read_visitor(engine, &again, &last));
+    }
+    while (!ends(engine, &again)) pass_step(engine, 0.01);
+    close_idle(engine);
+}
+
 // The first of them is cancelled in mid-prompt: the next one goes on where it was, and the texts stay right.
 static void cancelling_the_one_that_computes(void **state) {
     (void)state;
@@ -225,6 +260,7 @@ int main(void) {
         cmocka_unit_test(a_second_turn_reads_what_is_new),
         cmocka_unit_test(the_last_token_is_always_computed),
         cmocka_unit_test(several_answers_share_their_prompt),
+        cmocka_unit_test(pages_that_are_found_are_not_free_too),
         cmocka_unit_test(cancelling_the_one_that_computes),
         cmocka_unit_test(what_runs_beside_bad_numbers_is_not_kept),
         cmocka_unit_test(a_short_prompt_does_not_wait_for_the_rest_of_a_long_one),

@@ -62,23 +62,30 @@ static void a_busy_client_does_not_starve(void **state) {
     struct engine_request request = request_for(&busy[0]);
     assert_int_equal(engine_submit(engine, &request, &busy[0].job, &error), 0);
     submit_short(engine, &fresh[0], 2, 2);
-    pass_step(engine, 0.01);
+    pass_step(engine, SCHEDULER_HOLD_SECONDS);
     submit_short(engine, &busy[1], 1, 3);
     for (int i = 1; i < NEW; i++) submit_short(engine, &fresh[i], 2 + (uint64_t)i, 4);
     int ended = 0;
     while (busy[1].job) {
-        pass_step(engine, 0.01);
+        pass_step(engine, SCHEDULER_HOLD_SECONDS);
         for (int i = 0; i < NEW; i++) ended += ends(engine, &fresh[i]);
         ends(engine, &busy[1]);
         assert_false(ends(engine, &busy[0])); // it is still busy
     }
     assert_int_equal(ended, 1 + PLACES); // … as there are places
     while (busy[0].job || ended < NEW) {
-        pass_step(engine, 0.01);
+        pass_step(engine, SCHEDULER_HOLD_SECONDS);
         for (int i = 0; i < NEW; i++) ended += ends(engine, &fresh[i]);
         ends(engine, &busy[0]);
     }
     close_idle(engine);
+}
+
+// When the engine's wait for company is over, by the tests' clock.
+static double company_until(void) {
+    double until = 0;
+    while (until == 0 || isinf(until)) until = atomic_load(&sleeps_until); // for ever: until the bell rings
+    return until;
 }
 
 // After a rest, the first to come is held back for a moment, until so many have come as make a chunk; they are computed
@@ -119,13 +126,106 @@ static void who_comes_together_goes_together(void **state) {
     }
 
     submit_short(engine, &alone, 1, 9); // nobody else comes: a fiftieth of 1,000 s would be felt
-    double until = 0;
-    while (until == 0 || isinf(until)) until = atomic_load(&sleeps_until); // for ever: until the bell rings
+    double until = company_until();
     assert_true(fabs(until - clock_seconds() - SCHEDULER_WAIT_SECONDS_MAX) < 1e-9);
     assert_int_equal(gate_arrived(), passed);
     atomic_store(&now, until);
     while (!ends(engine, &alone)) pass_step(engine, 0.01);
     atomic_store(&sleeps_by_clock, false);
+    close_idle(engine);
+}
+
+// It goes on beyond a chunk, as long as there is room and it is known that more take no longer than they may; and the
+// more have come, the longer the others are waited for.
+static void four_chunks_go_together(void **state) {
+    (void)state;
+    enum { CHUNK = 20, COMING = 4 * CHUNK / 5 };
+    static struct visitor first, coming[COMING];
+    atomic_store(&sleeps_by_clock, true);
+    struct engine *engine = open_held(
+        (struct engine_options){.sequences_max = COMING + 1, .prefill_tokens_max = CHUNK, .prefix = PREFIX_OFF});
+    submit_short(engine, &first, 1, 1);
+    pass_step(engine, 0.1); // five rows
+    while (!ends(engine, &first)) pass_step(engine, 0.01);
+
+    for (int i = 0; i < COMING; i++) {
+        if (i == 0) usleep(5000); // it sleeps by now
+        assert_int_equal(gate_arrived(), passed);
+        submit_short(engine, &coming[i], 1, 2 + (uint32_t)i);
+        if (i < COMING - 1) usleep(2000);
+    }
+    assert_true(stands(engine));
+    assert_int_equal(fake.steps[passed].rows, 5 * COMING);
+    pass_step(engine, 1.6);
+    int ended = 0;
+    while (ended < COMING) {
+        pass_step(engine, 0.01);
+        for (int i = 0; i < COMING; i++) ended += ends(engine, &coming[i]);
+    }
+
+    double began = clock_seconds();
+    static const double PATIENCE[] = {0.004, 0.0067272}; // a fiftieth of what five rows take, if eighty take 1.6 s, and ten
+    for (int i = 0; i < 2; i++) {
+        submit_short(engine, &coming[i], 1, 50 + (uint32_t)i);
+        while (stats_of(engine).running < i + 1) usleep(20);
+        while (fabs(company_until() - began - PATIENCE[i]) > 1e-6) usleep(20); // or it hangs
+        atomic_store(&now, began + 0.001); // it counts from the first one on
+    }
+    atomic_store(&now, began + 0.0068);
+    assert_true(stands(engine));
+    assert_int_equal(fake.steps[passed].rows, 10);
+    for (ended = 0; ended < 2; pass_step(engine, 0.01))
+        for (int i = 0; i < 2; i++) ended += ends(engine, &coming[i]);
+    atomic_store(&sleeps_by_clock, false);
+    close_idle(engine);
+}
+
+// Who takes the last place has nobody to wait for.
+static void nobody_else_could_come(void **state) {
+    (void)state;
+    static struct visitor one, other;
+    atomic_store(&sleeps_by_clock, true);
+    struct engine *engine =
+        open_held((struct engine_options){.sequences_max = 1, .prefill_tokens_max = 20, .prefix = PREFIX_OFF});
+    submit_short(engine, &one, 1, 1);
+    pass_step(engine, 1);
+    while (!ends(engine, &one)) pass_step(engine, 0.01);
+    submit_short(engine, &other, 1, 2);
+    assert_true(stands(engine)); // or it hangs: the clock stands still
+    while (!ends(engine, &other)) pass_step(engine, 0.01);
+    atomic_store(&sleeps_by_clock, false);
+    close_idle(engine);
+}
+
+// While others wait for a place, a prompt beside an answer is held back for half a second, unless more come with it;
+// once nobody waits it is computed at once.
+static void a_line_holds_prompts_back(void **state) {
+    (void)state;
+    static const int ROWS[] = {1, 1, 1, 1, 6, 2, 2, 2, 6, 2}; // of each step, of a fifth of a second
+    static struct visitor busy, fresh[2];
+    struct error error;
+    struct engine *engine = open_held(
+        (struct engine_options){.sequences_max = 2, .prefill_tokens_max = 20, .prefix = PREFIX_OFF});
+    busy = (struct visitor){.prompt_tokens = 5, .tokens_max = ANSWER_MAX};
+    letters(busy.history, 0, 5, 1);
+    fill_answer(&busy);
+    struct engine_request request = request_for(&busy);
+    assert_int_equal(engine_submit(engine, &request, &busy.job, &error), 0);
+    pass_step(engine, 0.2);
+    for (int i = 0; i < 2; i++) submit_short(engine, &fresh[i], 1, 2 + (uint32_t)i);
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
+        assert_true(stands(engine));
+        assert_int_equal(fake.steps[passed].rows, ROWS[i]);
+        pass_step(engine, 0.2);
+        for (int v = 0; v < 2; v++) ends(engine, &fresh[v]);
+        ends(engine, &busy);
+    }
+    while (!is_idle(engine)) {
+        pass_step(engine, 0.2);
+        for (int v = 0; v < 2; v++) ends(engine, &fresh[v]);
+        ends(engine, &busy);
+    }
+    assert_true(!busy.job && !fresh[0].job && !fresh[1].job);
     close_idle(engine);
 }
 
@@ -419,6 +519,9 @@ int main(void) {
         cmocka_unit_test(places_are_shared_out_among_clients),
         cmocka_unit_test(a_busy_client_does_not_starve),
         cmocka_unit_test(who_comes_together_goes_together),
+        cmocka_unit_test(four_chunks_go_together),
+        cmocka_unit_test(nobody_else_could_come),
+        cmocka_unit_test(a_line_holds_prompts_back),
         cmocka_unit_test(a_full_line_is_shared_out),
         cmocka_unit_test(waiting_has_an_end),
         cmocka_unit_test(waiting_ends_in_silence_too),
