@@ -25,8 +25,8 @@ void api_retry_after(double seconds, char whole_seconds[API_RETRY_BYTES], char m
 // Turns the reply into the OpenAI error object for this cause, dropping what was in it.
 void api_reply_error(struct api_reply *reply, const struct error *error);
 
-// The error object for the middle of a stream, whose status and headers are gone: it has "status" too, and "retry_after_ms"
-// where a header would say so.
+// The error object for the middle of a stream, whose status and headers are gone: it has "status" too, and
+// "retry_after_ms" where a header would say so.
 void api_error_event(const struct error *error, struct buffer *out);
 void api_error_object(const struct error *error, struct buffer *out); // the inner object, for an answer that says more
 int api_error_status(enum error_code code);

@@ -1,9 +1,8 @@
-#include "api/schema.h"
+#include "api/schema_field.h"
 
 #include "api/json.h"
 #include "api/model_names.h"
 #include "api/ranges.h"
-#include "base/wrap.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -11,42 +10,17 @@
 #include <string.h>
 
 // What is at hand while a field is read.
-struct reading {
+struct schema_reading {
     struct parameters *out;
     struct arena *arena;
     const struct engine_info *info;
 };
 
-enum field_type { FIELD_BOOLEAN, FIELD_INTEGER, FIELD_NUMBER, FIELD_STRING, FIELD_OBJECT, FIELD_VALUE };
-
-enum field_use {
-    USE_STORE,   // checked against type and range, stored at offset
-    USE_READ,    // by a function
-    USE_NOTHING, // checked against the type; without effect
-    USE_REFUSE,  // unless the value is one of `accepts`
-};
-
-struct field {
-    const char *name;
-    unsigned endpoints;
-    enum field_use use;
-    enum field_type type;
-    double min, max; // FIELD_INTEGER and FIELD_NUMBER
-    double standard; // USE_STORE: the value when absent; NAN: none
-    size_t offset;   // USE_STORE: in struct parameters
-    int (*read)(const struct reading *reading, const json_t *value, struct error *error); // USE_READ
-    const char *accepts; // USE_REFUSE: a JSON array of the values that ask for nothing; NULL: none
-    const char *value;   // words for type and range where those do not say it all
-    const char *schema;  // FIELD_VALUE, but for USE_REFUSE: the same as members of a JSON Schema
-    const char *absent;  // words for the default, likewise
-    const char *help;    // the meaning, or why it is refused
-};
-
-static int read_model(const struct reading *reading, const json_t *value, struct error *error);
-static int read_seed(const struct reading *reading, const json_t *value, struct error *error);
-static int read_stop(const struct reading *reading, const json_t *value, struct error *error);
-static int read_logit_bias(const struct reading *reading, const json_t *value, struct error *error);
-static int read_stream_options(const struct reading *reading, const json_t *value, struct error *error);
+static int read_model(const struct schema_reading *reading, const json_t *value, struct error *error);
+static int read_seed(const struct schema_reading *reading, const json_t *value, struct error *error);
+static int read_stop(const struct schema_reading *reading, const json_t *value, struct error *error);
+static int read_logit_bias(const struct schema_reading *reading, const json_t *value, struct error *error);
+static int read_stream_options(const struct schema_reading *reading, const json_t *value, struct error *error);
 
 #define STOPS "a string or an array of at most 4 strings"
 #define STOP_SCHEMA \
@@ -78,12 +52,10 @@ _Static_assert(SCHEMA_BIASES_MAX == 1024, "what BIAS_SCHEMA says");
     "{\"type\": {\"const\": \"content\"}, \"content\": {\"anyOf\": [{\"type\": \"string\"}, " \
     "{\"type\": \"array\", \"minItems\": 1, \"items\": {\"$ref\": \"#/components/schemas/TextPart\"}}]}}"
 
-static const char REQUIRED[] = "required"; // in the place of a default
-
 #define AT(member) USE_STORE, .offset = offsetof(struct parameters, member)
 #define BOOLEAN(member, ...) AT(member), .type = FIELD_BOOLEAN, .help = __VA_ARGS__
 #define VALUE(member, words, json, ...) \
-    AT(member), .type = FIELD_VALUE, .value = words, .schema = json, .absent = REQUIRED, .help = __VA_ARGS__
+    AT(member), .type = FIELD_VALUE, .value = words, .schema = json, .absent = FIELD_REQUIRED, .help = __VA_ARGS__
 #define INTEGER(...) INTEGER_(__VA_ARGS__) // a range of api/ranges.h is three arguments
 #define INTEGER_(member, low, high, otherwise, ...) \
     AT(member), .type = FIELD_INTEGER, .min = low, .max = high, .standard = otherwise, .help = __VA_ARGS__
@@ -97,14 +69,16 @@ static const char REQUIRED[] = "required"; // in the place of a default
 #define REFUSE(values, ...) USE_REFUSE, .type = FIELD_VALUE, .accepts = values, .help = __VA_ARGS__
 
 // clang-format off
-static const struct field FIELDS[] = {
-    {"model", FOR_BOTH, READ(read_model, "a string", "\"type\": [\"string\", \"null\"]", "the loaded model", "Must name the loaded model.")},
+const struct schema_field SCHEMA_FIELDS[] = {
+    {"model", FOR_BOTH, READ(read_model, "a string", "\"type\": [\"string\", \"null\"]", "the loaded model",
+        "Must name the loaded model.")},
     {"messages", FOR_CHAT, VALUE(messages, "an array of messages",
         "\"type\": \"array\", \"minItems\": 1, \"items\": {\"$ref\": \"#/components/schemas/Message\"}",
         "Roles system, developer (the same), user, assistant; content: a string, or parts of type text (joined by "
         "line breaks). A message's name is without effect.")},
-    {"prompt", FOR_COMPLETION, VALUE(prompt, "a string, an array of strings, an array of token ids, or an array of those",
-        PROMPT_SCHEMA, "Text or tokens to continue.")},
+    {"prompt", FOR_COMPLETION, VALUE(prompt,
+        "a string, an array of strings, an array of token ids, or an array of those", PROMPT_SCHEMA,
+        "Text or tokens to continue.")},
     {"stream", FOR_BOTH, BOOLEAN(stream, "Answer by server-sent events while the text comes.")},
     {"stream_options", FOR_BOTH, READ(read_stream_options, "an object", STREAM_OPTIONS_SCHEMA, "{}",
         "include_usage: a last chunk with the usage, only with stream; include_obfuscation is without effect.")},
@@ -121,15 +95,17 @@ static const struct field FIELDS[] = {
     {"min_p", FOR_BOTH, NUMBER(min_p, RANGE_MIN_P, "Drop what is less likely than this share of the most likely.")},
     {"repetition_penalty", FOR_BOTH, NUMBER(repetition_penalty, LIMITS_REPETITION_PENALTY, NAN,
         "Divides the logits of tokens seen in prompt and answer; 1: off.", .absent = "1")},
-    {"repeat_penalty", FOR_BOTH, NUMBER(repeat_penalty, LIMITS_REPETITION_PENALTY, NAN, "The same as repetition_penalty.",
-        .absent = "repetition_penalty")},
-    {"presence_penalty", FOR_BOTH, NUMBER(presence_penalty, RANGE_PENALTY, "Taken from the logit of each token in the answer.")},
-    {"frequency_penalty", FOR_BOTH, NUMBER(frequency_penalty, RANGE_PENALTY, "The same, times how often it occurs there.")},
+    {"repeat_penalty", FOR_BOTH, NUMBER(repeat_penalty, LIMITS_REPETITION_PENALTY, NAN,
+        "The same as repetition_penalty.", .absent = "repetition_penalty")},
+    {"presence_penalty", FOR_BOTH, NUMBER(presence_penalty, RANGE_PENALTY,
+        "Taken from the logit of each token in the answer.")},
+    {"frequency_penalty", FOR_BOTH, NUMBER(frequency_penalty, RANGE_PENALTY,
+        "The same, times how often it occurs there.")},
     {"logit_bias", FOR_BOTH, READ(read_logit_bias, "an object from token ids to numbers between -100 and 100",
         BIAS_SCHEMA, "{}", "Added to the tokens' logits.")},
     {"seed", FOR_BOTH, READ(read_seed, "an integer of 64 bits",
-        "\"type\": [\"integer\", \"null\"], \"minimum\": -9223372036854775808, \"maximum\": 9223372036854775807", "random",
-        "The same seed and request give the same text; choice i of a prompt takes seed + i.")},
+        "\"type\": [\"integer\", \"null\"], \"minimum\": -9223372036854775808, \"maximum\": 9223372036854775807",
+        "random", "The same seed and request give the same text; choice i of a prompt takes seed + i.")},
     {"stop", FOR_BOTH, READ(read_stop, STOPS, STOP_SCHEMA, "none",
         "The answer ends before the first of these. The empty string is refused, the empty array is none.")},
     {"logprobs", FOR_CHAT, BOOLEAN(logprobs, "Tell each token's log-probability.")},
@@ -161,7 +137,8 @@ static const struct field FIELDS[] = {
     {"tool_choice", FOR_CHAT, REFUSE("[\"none\", \"auto\"]", "tool calls are not supported")},
     {"functions", FOR_CHAT, REFUSE("[[]]", "function calls are not supported")},
     {"function_call", FOR_CHAT, REFUSE("[\"none\", \"auto\"]", "function calls are not supported")},
-    {"response_format", FOR_CHAT, REFUSE("[{\"type\": \"text\"}]", "only plain text is generated, JSON is not enforced")},
+    {"response_format", FOR_CHAT, REFUSE("[{\"type\": \"text\"}]",
+        "only plain text is generated, JSON is not enforced")},
     {"modalities", FOR_CHAT, REFUSE("[[\"text\"]]", "only text is generated")},
     {"audio", FOR_CHAT, REFUSE(NULL, "only text is generated")},
     {"web_search_options", FOR_CHAT, REFUSE(NULL, "the server does not search")},
@@ -172,37 +149,11 @@ static const struct field FIELDS[] = {
     {"typical_p", FOR_BOTH, REFUSE("[1]", "typical sampling is not supported")},
     {"min_tokens", FOR_BOTH, REFUSE("[0]", "a least number of tokens is not supported")},
     {"skip_special_tokens", FOR_BOTH, REFUSE("[true]", "special tokens have no text")},
+    {.name = NULL},
 };
 // clang-format on
 
-enum { FIELD_COUNT = sizeof FIELDS / sizeof *FIELDS };
-
 // ---- Words
-
-// Type and range: "a number between 0 and 2".
-static void describe_field(const struct field *field, char *out, size_t bytes) {
-    const char *words = field->value ? field->value : "";
-    switch (field->type) {
-    case FIELD_INTEGER:
-        snprintf(out, bytes, "an integer between %.0f and %.0f", field->min, field->max);
-        return;
-    case FIELD_NUMBER:
-        snprintf(out, bytes, "a number between %g and %g", field->min, field->max);
-        return;
-    case FIELD_BOOLEAN:
-        words = "true or false";
-        break;
-    case FIELD_STRING:
-        words = "a string";
-        break;
-    case FIELD_OBJECT:
-        words = "an object";
-        break;
-    case FIELD_VALUE:
-        break;
-    }
-    snprintf(out, bytes, "%s", words);
-}
 
 static void describe_value(const json_t *value, char *out, size_t bytes) {
     switch (json_typeof(value)) {
@@ -241,7 +192,7 @@ int schema_mismatch(struct error *error, const char *field, const char *expected
 
 // ---- Fields that a function reads
 
-static int read_model(const struct reading *reading, const json_t *value, struct error *error) {
+static int read_model(const struct schema_reading *reading, const json_t *value, struct error *error) {
     if (!json_is_string(value)) return schema_mismatch(error, "model", "a string", value);
     return model_names_check(reading->info, json_string_value(value), error);
 }
@@ -260,14 +211,14 @@ static bool whole_number(const json_t *value, int64_t *out) {
     return true;
 }
 
-static int read_seed(const struct reading *reading, const json_t *value, struct error *error) {
+static int read_seed(const struct schema_reading *reading, const json_t *value, struct error *error) {
     if (!whole_number(value, &reading->out->seed))
         return schema_mismatch(error, "seed", "an integer of 64 bits", value);
     reading->out->seed_given = true;
     return ERROR_NONE;
 }
 
-static int add_stop(const struct reading *reading, const json_t *value, struct error *error) {
+static int add_stop(const struct schema_reading *reading, const json_t *value, struct error *error) {
     struct parameters *out = reading->out;
     size_t bytes = json_string_length(value);
     if (!json_is_string(value) || bytes == 0)
@@ -282,7 +233,7 @@ static int add_stop(const struct reading *reading, const json_t *value, struct e
     return ERROR_NONE;
 }
 
-static int read_stop(const struct reading *reading, const json_t *value, struct error *error) {
+static int read_stop(const struct schema_reading *reading, const json_t *value, struct error *error) {
     if (!json_is_array(value)) return add_stop(reading, value, error);
     if (json_array_size(value) > ENGINE_STOPS_MAX) return schema_mismatch(error, "stop", STOPS, value);
     for (size_t i = 0; i < json_array_size(value); i++) {
@@ -302,7 +253,7 @@ static bool token_key(const char *key, int vocab_size, int32_t *out) {
     return id < vocab_size;
 }
 
-static int read_logit_bias(const struct reading *reading, const json_t *value, struct error *error) {
+static int read_logit_bias(const struct schema_reading *reading, const json_t *value, struct error *error) {
     if (!json_is_object(value))
         return schema_mismatch(error, "logit_bias", "an object from token ids to numbers", value);
     size_t count = json_object_size(value);
@@ -330,7 +281,7 @@ static int read_logit_bias(const struct reading *reading, const json_t *value, s
     return ERROR_NONE;
 }
 
-static int read_stream_options(const struct reading *reading, const json_t *value, struct error *error) {
+static int read_stream_options(const struct schema_reading *reading, const json_t *value, struct error *error) {
     if (!json_is_object(value)) return schema_mismatch(error, "stream_options", "an object", value);
     for (void *at = json_object_iter((json_t *)value); at; at = json_object_iter_next((json_t *)value, at)) {
         const char *key = json_object_iter_key(at);
@@ -352,11 +303,11 @@ static int read_stream_options(const struct reading *reading, const json_t *valu
 
 // ---- The rest
 
-static void *place(const struct field *field, struct parameters *out) {
+static void *place(const struct schema_field *field, struct parameters *out) {
     return (char *)out + field->offset;
 }
 
-static void store_standard(const struct field *field, struct parameters *out) {
+static void store_standard(const struct schema_field *field, struct parameters *out) {
     switch (field->type) {
     case FIELD_BOOLEAN:
         *(bool *)place(field, out) = false;
@@ -372,7 +323,7 @@ static void store_standard(const struct field *field, struct parameters *out) {
     }
 }
 
-static bool type_fits(const struct field *field, const json_t *value) {
+static bool type_fits(const struct schema_field *field, const json_t *value) {
     int64_t whole;
     switch (field->type) {
     case FIELD_BOOLEAN:
@@ -392,7 +343,7 @@ static bool type_fits(const struct field *field, const json_t *value) {
     return false;
 }
 
-static void store(const struct field *field, const json_t *value, struct parameters *out) {
+static void store(const struct schema_field *field, const json_t *value, struct parameters *out) {
     switch (field->type) {
     case FIELD_BOOLEAN:
         *(bool *)place(field, out) = json_is_true(value);
@@ -414,7 +365,7 @@ static bool equal(const json_t *a, const json_t *b) {
     return json_equal(a, b);
 }
 
-static int refuse(const struct field *field, const json_t *value, struct error *error) {
+static int refuse(const struct schema_field *field, const json_t *value, struct error *error) {
     bool asks_nothing = false;
     json_t *accepted = field->accepts ? json_loads(field->accepts, 0, NULL) : NULL;
     if (field->accepts && !accepted) return error_set_code(error, ERROR_MEMORY);
@@ -424,11 +375,11 @@ static int refuse(const struct field *field, const json_t *value, struct error *
     return error_set_param(error, ERROR_UNSUPPORTED, field->name, "'%s' is refused: %s", field->name, field->help);
 }
 
-static int read_field(const struct field *field, const struct reading *reading, const json_t *value,
+static int read_field(const struct schema_field *field, const struct schema_reading *reading, const json_t *value,
                       struct error *error) {
     char expected[160];
     if (!type_fits(field, value)) {
-        describe_field(field, expected, sizeof expected);
+        schema_describe(field, expected, sizeof expected);
         return schema_mismatch(error, field->name, expected, value);
     }
     switch (field->use) {
@@ -445,9 +396,9 @@ static int read_field(const struct field *field, const struct reading *reading, 
     return ERROR_NONE;
 }
 
-static const struct field *find(unsigned endpoint, const char *name) {
-    for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].endpoints & endpoint && strcmp(FIELDS[i].name, name) == 0) return &FIELDS[i];
+static const struct schema_field *find(unsigned endpoint, const char *name) {
+    for (const struct schema_field *field = SCHEMA_FIELDS; field->name; field++)
+        if (field->endpoints & endpoint && strcmp(field->name, name) == 0) return field;
     return NULL;
 }
 
@@ -483,10 +434,10 @@ static int merge(unsigned endpoint, struct parameters *p, struct error *error) {
 
 int schema_read(unsigned endpoint, const json_t *body, const struct engine_info *info, struct arena *arena,
                 struct parameters *out, struct error *error) {
-    struct reading reading = {out, arena, info};
+    struct schema_reading reading = {out, arena, info};
     *out = (struct parameters){.best_of = PARAMETER_ABSENT, .top_logprobs = PARAMETER_ABSENT};
-    for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].endpoints & endpoint && FIELDS[i].use == USE_STORE) store_standard(&FIELDS[i], out);
+    for (const struct schema_field *field = SCHEMA_FIELDS; field->name; field++)
+        if (field->endpoints & endpoint && field->use == USE_STORE) store_standard(field, out);
 
     // Unknown names first: a slip of the pen is the likelier cause of whatever else is wrong.
     for (void *at = json_object_iter((json_t *)body); at; at = json_object_iter_next((json_t *)body, at)) {
@@ -494,113 +445,12 @@ int schema_read(unsigned endpoint, const json_t *body, const struct engine_info 
         if (!find(endpoint, name) && !json_is_null(json_object_iter_value(at)))
             return error_set_param(error, ERROR_ARGUMENT, name, "Unrecognized request argument supplied: %.64s", name);
     }
-    for (size_t i = 0; i < FIELD_COUNT; i++) { // in the table's order: stream comes before stream_options
-        const json_t *value = FIELDS[i].endpoints & endpoint ? json_object_get(body, FIELDS[i].name) : NULL;
+    // In the table's order: stream comes before stream_options.
+    for (const struct schema_field *field = SCHEMA_FIELDS; field->name; field++) {
+        const json_t *value = field->endpoints & endpoint ? json_object_get(body, field->name) : NULL;
         if (!value || json_is_null(value)) continue;
-        int code = read_field(&FIELDS[i], &reading, value, error);
+        int code = read_field(field, &reading, value, error);
         if (code != 0) return code;
     }
     return merge(endpoint, out, error);
-}
-
-// ---- Documentation
-
-enum { VALUE_COLUMN = 28 };
-
-// "a number between 0 and 2, default 1"
-static void write_value(const struct field *field, char *out, size_t bytes) {
-    char value[160];
-    describe_field(field, value, sizeof value);
-    if (field->use == USE_REFUSE)
-        snprintf(out, bytes, "%s%s", field->accepts ? "only one of " : "no value",
-                 field->accepts ? field->accepts : "");
-    else if (field->use == USE_NOTHING)
-        snprintf(out, bytes, "%s", value);
-    else if (field->absent)
-        snprintf(out, bytes, "%s, %s%s", value, strcmp(field->absent, "required") ? "default: " : "", field->absent);
-    else if (field->type == FIELD_BOOLEAN)
-        snprintf(out, bytes, "%s, default: false", value);
-    else
-        snprintf(out, bytes, "%s, default: %g", value, field->standard);
-}
-
-static void write_field(const struct field *field, struct buffer *out) {
-    static const char *const only[] = {[FOR_CHAT] = " (chat)", [FOR_COMPLETION] = " (completions)", [FOR_BOTH] = ""};
-    char value[256];
-    size_t start = out->bytes;
-    buffer_format(out, "  %s%s ", field->name, only[field->endpoints]);
-    size_t width = out->bytes - start;
-    if (width <= VALUE_COLUMN)
-        buffer_format(out, "%*s", (int)(VALUE_COLUMN - width), "");
-    else
-        buffer_format(out, "\n%*s", VALUE_COLUMN, "");
-    write_value(field, value, sizeof value);
-    wrap_text(out, value, VALUE_COLUMN, VALUE_COLUMN, WRAP_COLUMNS);
-    buffer_format(out, "\n%*s", VALUE_COLUMN, "");
-    wrap_text(out, field->help, VALUE_COLUMN, VALUE_COLUMN, WRAP_COLUMNS);
-    buffer_text(out, "\n");
-}
-
-void schema_text(struct buffer *out) {
-    buffer_text(out, "Honoured\n");
-    for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].use == USE_STORE || FIELDS[i].use == USE_READ) write_field(&FIELDS[i], out);
-    buffer_text(out, "\nAccepted, without effect\n");
-    for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].use == USE_NOTHING) write_field(&FIELDS[i], out);
-    buffer_text(out, "\nRefused, but for a value that asks for nothing\n");
-    for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].use == USE_REFUSE) write_field(&FIELDS[i], out);
-    buffer_text(out, "\nEvery other field is an error that names it. null is the same as absent.\n");
-}
-
-// ---- Documentation for programs
-
-// The members of a schema that say what is accepted; null is, wherever a field may be absent.
-static void write_accepted(const struct field *field, struct buffer *out) {
-    static const char *const TYPES[] = {
-        [FIELD_BOOLEAN] = "boolean", [FIELD_INTEGER] = "integer", [FIELD_NUMBER] = "number",
-        [FIELD_STRING] = "string",   [FIELD_OBJECT] = "object",
-    };
-    if (field->use == USE_REFUSE && !field->accepts)
-        buffer_text(out, "\"type\": \"null\"");
-    else if (field->use == USE_REFUSE)
-        buffer_format(out, "\"enum\": %.*s, null]", (int)strlen(field->accepts) - 1, field->accepts);
-    else if (field->schema)
-        buffer_text(out, field->schema);
-    else
-        buffer_format(out, "\"type\": [\"%s\", \"null\"]", TYPES[field->type]);
-    if (field->type == FIELD_INTEGER)
-        buffer_format(out, ", \"minimum\": %.0f, \"maximum\": %.0f", field->min, field->max);
-    if (field->type == FIELD_NUMBER) buffer_format(out, ", \"minimum\": %g, \"maximum\": %g", field->min, field->max);
-}
-
-static void write_description(const struct field *field, struct buffer *out) {
-    static const char *const USES[] = {[USE_NOTHING] = "Without effect. ", [USE_REFUSE] = "Else refused: "};
-    char text[512];
-    const char *use = field->use == USE_NOTHING || field->use == USE_REFUSE ? USES[field->use] : "";
-    bool words = field->absent && field->absent != REQUIRED;
-    snprintf(text, sizeof text, "%s%s%s%s%s", use, field->help, words ? " Default: " : "", words ? field->absent : "",
-             words ? "." : "");
-    buffer_text(out, ", \"description\": ");
-    json_write_text(out, text);
-}
-
-void schema_openapi(unsigned endpoint, int indent, struct buffer *out) {
-    buffer_format(out, "%*stype: object\n%*srequired:\n", indent, "", indent, "");
-    for (size_t i = 0; i < FIELD_COUNT; i++)
-        if (FIELDS[i].endpoints & endpoint && FIELDS[i].absent == REQUIRED)
-            buffer_format(out, "%*s- %s\n", indent + 2, "", FIELDS[i].name);
-    buffer_format(out, "%*sadditionalProperties: {type: \"null\"}\n%*sproperties:\n", indent, "", indent, "");
-    for (size_t i = 0; i < FIELD_COUNT; i++) {
-        const struct field *field = &FIELDS[i];
-        if (!(field->endpoints & endpoint)) continue;
-        buffer_format(out, "%*s%s: {", indent + 2, "", field->name);
-        write_accepted(field, out);
-        if (field->use == USE_STORE && field->type == FIELD_BOOLEAN) buffer_text(out, ", \"default\": false");
-        bool number = field->type == FIELD_INTEGER || field->type == FIELD_NUMBER;
-        if (number && !isnan(field->standard)) buffer_format(out, ", \"default\": %g", field->standard);
-        write_description(field, out);
-        buffer_text(out, "}\n");
-    }
 }

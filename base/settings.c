@@ -12,6 +12,11 @@
 #include <string.h>
 #include <strings.h>
 
+size_t setting_section_bytes(const struct setting *setting) {
+    const char *point = setting->name ? strrchr(setting->name, '.') : NULL;
+    return point ? (size_t)(point - setting->name) : 0;
+}
+
 // ---- One value
 
 static void *member(const struct setting_table *table, const struct setting *setting) {
@@ -19,8 +24,11 @@ static void *member(const struct setting_table *table, const struct setting *set
 }
 
 static bool is_text(const struct setting *setting) {
-    return setting->type == SETTING_TEXT || setting->type == SETTING_LIST || setting->type == SETTING_PATH ||
-           setting->type == SETTING_CHOICE;
+    return setting->type == SETTING_TEXT || setting->type == SETTING_PATH || setting->type == SETTING_CHOICE;
+}
+
+static bool is_sourced(const struct setting *setting) {
+    return setting->type == SETTING_SECRET || setting->type == SETTING_LIST;
 }
 
 static int refuse(const struct setting *setting, const char *text, const char *source, struct error *error) {
@@ -93,7 +101,7 @@ static bool set_path(char **out, const char *text) {
     return true;
 }
 
-static bool set_secret(struct setting_secret *out, const char *text, const char *source) {
+static bool set_sourced(struct setting_sourced *out, const char *text, const char *source) {
     return set_text(&out->source, source) && set_text(&out->text, text);
 }
 
@@ -172,10 +180,10 @@ int settings_set(const struct setting_table *table, const struct setting *settin
         if (!utf8_valid(text, strlen(text))) break;
         return set_path(out, text) ? 0 : error_set_code(error, ERROR_MEMORY);
     case SETTING_SECRET:
-        if (!utf8_valid(text, strlen(text))) break;
-        return set_secret(out, text, source) ? 0 : error_set_code(error, ERROR_MEMORY);
-    case SETTING_TEXT:
     case SETTING_LIST:
+        if (!utf8_valid(text, strlen(text))) break;
+        return set_sourced(out, text, source) ? 0 : error_set_code(error, ERROR_MEMORY);
+    case SETTING_TEXT:
     case SETTING_CHOICE:
         if (!utf8_valid(text, strlen(text)) || (setting->type == SETTING_CHOICE && !is_choice(setting->choices, text)))
             break;
@@ -208,14 +216,14 @@ int settings_set(const struct setting_table *table, const struct setting *settin
 
 int settings_init(const struct setting_table *table, struct error *error) {
     int code = 0;
-    for (size_t i = 0; i < table->count; i++) {
-        void *out = member(table, &table->rows[i]);
-        if (is_text(&table->rows[i])) *(char **)out = NULL;
-        if (table->rows[i].type == SETTING_TEXTS) *(struct setting_texts *)out = (struct setting_texts){0};
-        if (table->rows[i].type == SETTING_SECRET) *(struct setting_secret *)out = (struct setting_secret){0};
+    for (const struct setting *row = table->rows; row->flag; row++) {
+        void *out = member(table, row);
+        if (is_text(row)) *(char **)out = NULL;
+        if (row->type == SETTING_TEXTS) *(struct setting_texts *)out = (struct setting_texts){0};
+        if (is_sourced(row)) *(struct setting_sourced *)out = (struct setting_sourced){0};
     }
-    for (size_t i = 0; i < table->count && !code; i++)
-        code = settings_set(table, &table->rows[i], table->rows[i].fallback, "the default", error);
+    for (const struct setting *row = table->rows; row->flag && !code; row++)
+        code = settings_set(table, row, row->fallback, "the default", error);
     if (code) settings_finish(table);
     return code;
 }
@@ -231,33 +239,33 @@ static void finish_texts(struct setting_texts *texts) {
     *texts = (struct setting_texts){0};
 }
 
-static void finish_secret(struct setting_secret *secret) {
-    finish_text(&secret->text);
-    finish_text(&secret->source);
+static void finish_sourced(struct setting_sourced *sourced) {
+    finish_text(&sourced->text);
+    finish_text(&sourced->source);
 }
 
 void settings_finish(const struct setting_table *table) {
-    for (size_t i = 0; i < table->count; i++) {
-        void *out = member(table, &table->rows[i]);
-        if (is_text(&table->rows[i])) finish_text(out);
-        if (table->rows[i].type == SETTING_TEXTS) finish_texts(out);
-        if (table->rows[i].type == SETTING_SECRET) finish_secret(out);
+    for (const struct setting *row = table->rows; row->flag; row++) {
+        void *out = member(table, row);
+        if (is_text(row)) finish_text(out);
+        if (row->type == SETTING_TEXTS) finish_texts(out);
+        if (is_sourced(row)) finish_sourced(out);
     }
 }
 
 // One whose absence opens a door: who sets its variable does not want that.
 static bool never_empty(const struct setting *setting) {
-    return (is_text(setting) || setting->type == SETTING_SECRET) && setting->least >= 1;
+    return (is_text(setting) || is_sourced(setting)) && setting->least >= 1;
 }
 
 int settings_read_environment(const struct setting_table *tables, size_t table_count, struct error *error) {
     for (const struct setting_table *table = tables; table < tables + table_count; table++)
-        for (size_t i = 0; i < table->count; i++) {
-            const char *name = table->rows[i].environment, *text = name ? getenv(name) : NULL;
-            if (text && !*text && never_empty(&table->rows[i]))
+        for (const struct setting *row = table->rows; row->flag; row++) {
+            const char *name = row->environment, *text = name ? getenv(name) : NULL;
+            if (text && !*text && never_empty(row))
                 return error_set(error, ERROR_ARGUMENT, "%s is set, but empty: unset it, or say what it is to be",
                                  name);
-            int code = text && *text ? settings_set(table, &table->rows[i], text, name, error) : 0;
+            int code = text && *text ? settings_set(table, row, text, name, error) : 0;
             if (code) return code;
         }
     return 0;
@@ -275,11 +283,10 @@ struct flags {
 static const struct setting *find_flag(const struct flags *flags, const char *argument, size_t bytes,
                                        const struct setting_table **out) {
     for (const struct setting_table *table = flags->tables; table < flags->tables + flags->table_count; table++)
-        for (size_t i = 0; i < table->count; i++) {
-            const char *flag = table->rows[i].flag;
-            if (strlen(flag) == bytes && memcmp(flag, argument, bytes) == 0) {
+        for (const struct setting *row = table->rows; row->flag; row++) {
+            if (strlen(row->flag) == bytes && memcmp(row->flag, argument, bytes) == 0) {
                 *out = table;
-                return &table->rows[i];
+                return row;
             }
         }
     return NULL;
@@ -291,8 +298,8 @@ static int unknown_flag(const struct flags *flags, const char *argument, struct 
     size_t bytes = strcspn(argument, "=");
     nearest_init(&nearest, argument, bytes);
     for (const struct setting_table *table = flags->tables; table < flags->tables + flags->table_count; table++)
-        for (size_t i = 0; i < table->count; i++)
-            nearest_consider(&nearest, table->rows[i].flag, strlen(table->rows[i].flag));
+        for (const struct setting *row = table->rows; row->flag; row++)
+            nearest_consider(&nearest, row->flag, strlen(row->flag));
     nearest_consider(&nearest, "--help", strlen("--help"));
     int shown = bytes < 60 ? (int)bytes : 60;
     if (nearest.word[0])

@@ -14,8 +14,9 @@
 enum setting_type {
     SETTING_TEXT,    // char *, an owned copy
     SETTING_TEXTS,   // struct setting_texts: one more each time it is given, `most` of them at most; not in files
-    SETTING_LIST,    // char *, an owned copy of several with commas between; a file may have a list of them
-    SETTING_SECRET,  // struct setting_secret; no message repeats it
+    SETTING_LIST,    // struct setting_sourced: several with commas between; a file may have a list of them. most 1: or of
+                     // such lists by name, "0-3:0-7;4:2,5"; a file may have a section of them, 4: [2, 5]
+    SETTING_SECRET,  // struct setting_sourced; no message repeats it
     SETTING_CHOICE,  // char *, one of the row's choices
     SETTING_INT,     // int
     SETTING_SIZE,    // size_t; "64K"
@@ -30,7 +31,7 @@ struct setting_texts {
     size_t count;
 };
 
-struct setting_secret { // owned copies
+struct setting_sourced { // owned copies
     char *text;
     char *source; // where it comes from ("TANDEM_API_KEY"), for those who find out later what is wrong with it
 };
@@ -38,7 +39,7 @@ struct setting_secret { // owned copies
 struct setting {
     const char *name;        // "server.port": section and key of a file; with two points, a section in a section,
                              // whose rows stand behind the first one of that; NULL: not in files
-    const char *flag;        // "--port"
+    const char *flag;        // "--port"; NULL: no setting, but the end of the rows
     const char *environment; // "TANDEM_PORT"; NULL: none
     enum setting_type type;
     size_t offset;        // of its member in the table's target
@@ -50,10 +51,12 @@ struct setting {
 };
 
 struct setting_table {
-    const struct setting *rows;
-    size_t count;
-    void *target; // the struct that the rows' offsets are into
+    const struct setting *rows; // up to one without a flag
+    void *target;               // the struct that the rows' offsets are into
 };
+
+// The section of a file that a row is in: the first bytes of its name, up to the last point; 0: it is not in files.
+size_t setting_section_bytes(const struct setting *setting);
 
 // Sets every member of the target to its default. What it held before is lost.
 int settings_init(const struct setting_table *table, struct error *error);

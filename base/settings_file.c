@@ -49,18 +49,18 @@ static const char *below(const struct setting *row, const char *section) {
 static const struct setting *find_row(const struct reading *reading, const char *name,
                                       const struct setting_table **out) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
-        for (size_t i = 0; i < table->count; i++)
-            if (table->rows[i].name && strcmp(table->rows[i].name, name) == 0) {
+        for (const struct setting *row = table->rows; row->flag; row++)
+            if (row->name && strcmp(row->name, name) == 0) {
                 *out = table;
-                return &table->rows[i];
+                return row;
             }
     return NULL;
 }
 
 static bool has_section(const struct reading *reading, const char *section) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
-        for (size_t i = 0; i < table->count; i++)
-            if (below(&table->rows[i], section)) return true;
+        for (const struct setting *row = table->rows; row->flag; row++)
+            if (below(row, section)) return true;
     return false;
 }
 
@@ -71,9 +71,9 @@ static bool key_seen(const struct reading *reading, const char *section, const s
     const char *key = below(last, section);
     size_t bytes = strcspn(key, ".");
     for (const struct setting_table *table = reading->tables;; table++)
-        for (size_t i = 0; i < table->count; i++) {
-            if (&table->rows[i] == last) return false;
-            const char *other = below(&table->rows[i], section);
+        for (const struct setting *row = table->rows; row->flag; row++) {
+            if (row == last) return false;
+            const char *other = below(row, section);
             if (other && strcspn(other, ".") == bytes && memcmp(other, key, bytes) == 0) return true;
         }
 }
@@ -82,8 +82,7 @@ static bool key_seen(const struct reading *reading, const char *section, const s
 static void find_choices(const struct reading *reading, const char *section, struct buffer *names,
                          struct nearest *nearest) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
-        for (size_t i = 0; i < table->count; i++) {
-            const struct setting *row = &table->rows[i];
+        for (const struct setting *row = table->rows; row->flag; row++) {
             const char *key = below(row, section);
             if (!key || key_seen(reading, section, row)) continue;
             int bytes = (int)strcspn(key, ".");
@@ -92,32 +91,28 @@ static void find_choices(const struct reading *reading, const char *section, str
         }
 }
 
-// The section of a row: the bytes of its name in front of the last dot.
-static size_t section_bytes(const struct setting *row) {
-    const char *dot = row->name ? strrchr(row->name, '.') : NULL;
-    return dot ? (size_t)(dot - row->name) : 0;
-}
-
 // A row of this key in whatever section; NULL: there is none.
 static const struct setting *find_key(const struct reading *reading, const char *key) {
     for (const struct setting_table *table = reading->tables; table < reading->tables + reading->table_count; table++)
-        for (size_t i = 0; i < table->count; i++)
-            if (section_bytes(&table->rows[i]) > 0 &&
-                strcmp(table->rows[i].name + section_bytes(&table->rows[i]) + 1, key) == 0)
-                return &table->rows[i];
+        for (const struct setting *row = table->rows; row->flag; row++) {
+            size_t bytes = setting_section_bytes(row);
+            if (bytes > 0 && strcmp(row->name + bytes + 1, key) == 0) return row;
+        }
     return NULL;
 }
 
 // " (it belongs in `engine`)", " (did you mean `port`?)", or nothing.
 static void write_hint(char *out, size_t bytes, const struct setting *elsewhere, const struct nearest *nearest) {
     if (elsewhere)
-        snprintf(out, bytes, " (it belongs in `%.*s`)", (int)section_bytes(elsewhere), elsewhere->name);
+        snprintf(out, bytes, " (it belongs in `%.*s`)", (int)setting_section_bytes(elsewhere), elsewhere->name);
+    else if (nearest->word[0])
+        snprintf(out, bytes, " (did you mean `%s`?)", nearest->word);
     else
-        snprintf(out, bytes, nearest->word[0] ? " (did you mean `%s`?)" : "%s", nearest->word);
+        *out = '\0';
 }
 
 static int unknown(struct reading *reading, const yaml_node_t *node, const char *section, const char *written) {
-    char hint[NEAREST_BYTES + 32] = "";
+    char hint[NEAREST_BYTES + 32];
     struct buffer names;
     struct nearest nearest;
     buffer_init(&names, KEYS_BYTES_MAX);
@@ -183,25 +178,75 @@ static char *beside(const char *file, const char *text) {
     return bytes < 0 ? NULL : path;
 }
 
-// The values of a list, with commas between; the caller's to free.
-static int join_list(struct reading *reading, const struct setting *row, const yaml_node_t *list, char **out) {
-    struct buffer joined;
-    int code = 0;
-    buffer_init(&joined, SETTINGS_FILE_BYTES_MAX);
-    for (const yaml_node_item_t *item = list->data.sequence.items.start; !code && item < list->data.sequence.items.top;
-         item++) {
-        const yaml_node_t *node = node_at(reading, *item);
-        const char *text = text_of(node);
-        if (!text || is_nothing(node))
-            code = wrong(reading, node, "%s has %s in its list, where values belong", row->name,
-                         text ? "nothing" : kind_of(node));
-        else
-            buffer_format(&joined, "%s%s", joined.bytes ? "," : "", text);
+// One value of a list, behind a separator.
+static int write_item(struct reading *reading, const struct setting *row, const yaml_node_t *node,
+                      const char *separator, struct buffer *out) {
+    const char *text = text_of(node);
+    if (!text || !*text || is_nothing(node))
+        return wrong(reading, node, "%s has %s in its list, where values belong", row->name,
+                     text ? "nothing" : kind_of(node));
+    buffer_format(out, "%s%s", separator, text);
+    return 0;
+}
+
+static int no_list(struct reading *reading, const struct setting *row, const yaml_node_t *node) {
+    return wrong(reading, node, "%s is %s of nothing; remove the line for the default", row->name, kind_of(node));
+}
+
+// "0-3,7"
+static int write_list(struct reading *reading, const struct setting *row, const yaml_node_t *list, struct buffer *out) {
+    const yaml_node_item_t *first = list->data.sequence.items.start, *end = list->data.sequence.items.top;
+    int code = first == end ? no_list(reading, row, list) : 0;
+    for (const yaml_node_item_t *item = first; !code && item < end; item++)
+        code = write_item(reading, row, node_at(reading, *item), item > first ? "," : "", out);
+    return code;
+}
+
+// A section of lists, each behind its name: "0-3:0-7;4:2,5"
+static int write_section(struct reading *reading, const struct setting *row, const yaml_node_t *section,
+                         struct buffer *out) {
+    const yaml_node_pair_t *first = section->data.mapping.pairs.start, *end = section->data.mapping.pairs.top;
+    int code = first == end ? no_list(reading, row, section) : 0;
+    for (const yaml_node_pair_t *pair = first; !code && pair < end; pair++) {
+        const yaml_node_t *node = node_at(reading, pair->value);
+        const char *name;
+        code = read_key(reading, section, pair, &name);
+        if (code) break;
+        buffer_format(out, "%s%s:", out->bytes ? ";" : "", name);
+        code = node->type == YAML_SEQUENCE_NODE ? write_list(reading, row, node, out)
+                                                : write_item(reading, row, node, "", out);
     }
-    if (!code && joined.bytes == 0 && !joined.failed)
-        code = wrong(reading, list, "%s is an empty list; remove the line for the default", row->name);
-    if (!code && joined.failed) code = error_set_code(reading->error, ERROR_MEMORY);
-    *out = code ? NULL : strdup(joined.data);
+    return code;
+}
+
+// The same where it stands in brackets, [0-3: 0-7, 4: [2, 5]], or without blanks, [0-3:0-7, 4:2, 5]: what has a name
+// begins a list, and the values behind it belong to that.
+static int write_lists(struct reading *reading, const struct setting *row, const yaml_node_t *list,
+                       struct buffer *out) {
+    const yaml_node_item_t *first = list->data.sequence.items.start, *end = list->data.sequence.items.top;
+    int code = first == end ? no_list(reading, row, list) : 0;
+    for (const yaml_node_item_t *item = first; !code && item < end; item++) {
+        const yaml_node_t *node = node_at(reading, *item);
+        const char *text = text_of(node), *separator = text && strchr(text, ':') ? ";" : ",";
+        code = node->type == YAML_MAPPING_NODE ? write_section(reading, row, node, out)
+                                               : write_item(reading, row, node, item > first ? separator : "", out);
+    }
+    return code;
+}
+
+// Whether a row's lists may have names.
+static bool has_names(const struct setting *row) {
+    return row->type == SETTING_LIST && row->most >= 1;
+}
+
+// A list or lists as one text; the caller's to free.
+static int join(struct reading *reading, const struct setting *row, const yaml_node_t *node, char **out) {
+    struct buffer joined;
+    buffer_init(&joined, SETTINGS_FILE_BYTES_MAX);
+    int code = node->type == YAML_MAPPING_NODE ? write_section(reading, row, node, &joined)
+               : has_names(row)                ? write_lists(reading, row, node, &joined)
+                                               : write_list(reading, row, node, &joined);
+    *out = code || joined.failed ? NULL : strdup(joined.data);
     buffer_finish(&joined);
     return code || *out ? code : error_set_code(reading->error, ERROR_MEMORY);
 }
@@ -209,7 +254,8 @@ static int join_list(struct reading *reading, const struct setting *row, const y
 static int read_value(struct reading *reading, const struct setting_table *table, const struct setting *row,
                       const yaml_node_t *key_node, const yaml_node_t *node) {
     const char *text = text_of(node);
-    bool list = row->type == SETTING_LIST && node->type == YAML_SEQUENCE_NODE;
+    bool list = (node->type == YAML_SEQUENCE_NODE && row->type == SETTING_LIST) ||
+                (node->type == YAML_MAPPING_NODE && has_names(row));
     if (!text && !list)
         return wrong(reading, node, "%s is %s, but must be one value%s", row->name, kind_of(node),
                      row->type == SETTING_LIST ? " or a list of them" : "");
@@ -220,7 +266,7 @@ static int read_value(struct reading *reading, const struct setting_table *table
     char source[ERROR_MESSAGE_BYTES], *made = NULL;
     snprintf(source, sizeof source, "%s:%zu: %s", reading->path, line_of(node), row->name);
     bool relative = row->type == SETTING_PATH && *text && *text != '/' && strncmp(text, "~/", 2) != 0;
-    int code = list ? join_list(reading, row, node, &made) : 0;
+    int code = list ? join(reading, row, node, &made) : 0;
     if (relative) made = beside(reading->path, text);
     if (relative && !made) code = error_set_code(reading->error, ERROR_MEMORY);
     if (!code) code = settings_set(table, row, made ? made : text, source, reading->error);

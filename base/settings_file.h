@@ -5,6 +5,9 @@
 //     engine:
 //       experts:
 //         layers: [0-3, 7]  # the row "engine.experts.layers", a list: the same as "0-3,7"
+//         opencl:           # "engine.experts.opencl", lists by name: the same as "0-3:0-7;4:2,5"
+//           0-3: 0-7
+//           4: [2, 5]
 //
 #ifndef BASE_SETTINGS_FILE_H
 #define BASE_SETTINGS_FILE_H

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { HELP_COLUMN = 28 };
+enum { HELP_COLUMN = 28, YAML_COLUMNS = 100 };
 
 // ---- One setting's facts
 
@@ -77,14 +77,9 @@ struct form {
     bool of_files; // leave out what files do not have
 };
 
-// Up to the last point: "engine", "engine.experts".
-static size_t section_bytes(const struct setting *setting) {
-    return setting->name ? (size_t)(strrchr(setting->name, '.') - setting->name) : 0;
-}
-
 // What a section is called in the one that it is in.
 static const char *section_name(const struct setting *setting, int *bytes) {
-    const char *end = setting->name + section_bytes(setting), *name = end;
+    const char *end = setting->name + setting_section_bytes(setting), *name = end;
     while (name > setting->name && name[-1] != '.') name--;
     *bytes = (int)(end - name);
     return name;
@@ -98,14 +93,14 @@ static int depth_of(const struct setting *setting) {
 }
 
 static bool same_section(const struct setting *a, const struct setting *b) {
-    size_t bytes = section_bytes(a);
-    return bytes == section_bytes(b) && (bytes == 0 || memcmp(a->name, b->name, bytes) == 0);
+    size_t bytes = setting_section_bytes(a);
+    return bytes == setting_section_bytes(b) && (bytes == 0 || memcmp(a->name, b->name, bytes) == 0);
 }
 
 // Whether a row before this one is of its section.
 static bool seen(const struct setting_table *tables, const struct setting_table *last, const struct setting *row) {
     for (const struct setting_table *table = tables; table <= last; table++)
-        for (const struct setting *other = table->rows; other < table->rows + table->count; other++) {
+        for (const struct setting *other = table->rows; other->flag; other++) {
             if (other == row) return false;
             if (same_section(other, row)) return true;
         }
@@ -117,14 +112,14 @@ static bool write_all(const struct form *form, const struct setting_table *table
     const struct setting_table *end = tables + table_count;
     const char *between = "";
     for (const struct setting_table *table = tables; table < end; table++)
-        for (const struct setting *first = table->rows; first < table->rows + table->count; first++) {
+        for (const struct setting *first = table->rows; first->flag; first++) {
             if (seen(tables, table, first) || (form->of_files && !first->name)) continue;
             buffer_text(out, between);
             between = form->between_sections;
             form->section(first, out);
             for (const struct setting_table *other = tables; other < end; other++)
-                for (size_t i = 0; i < other->count; i++)
-                    if (same_section(&other->rows[i], first)) form->row(&other->rows[i], out);
+                for (const struct setting *row = other->rows; row->flag; row++)
+                    if (same_section(row, first)) form->row(row, out);
         }
     return !out->failed;
 }
@@ -178,6 +173,20 @@ static bool is_plain(const char *text) {
     return *text && text[strspn(text, plain)] == '\0';
 }
 
+// "# in lines".
+static void yaml_comment(const char *text, int in, struct buffer *out) {
+    struct buffer lines;
+    buffer_init(&lines, 4096);
+    wrap_text(&lines, text, 0, 0, YAML_COLUMNS - in - (int)strlen("# "));
+    for (const char *at = lines.data ? lines.data : text; *at;) {
+        int bytes = (int)strcspn(at, "\n");
+        buffer_format(out, "%*s# %.*s\n", in, "", bytes, at);
+        at += bytes + (at[bytes] == '\n');
+    }
+    out->failed |= lines.failed;
+    buffer_finish(&lines);
+}
+
 //   # port to listen on; 0 picks a free one
 //   # 0 to 65535, default 8080, TANDEM_PORT, --port
 //   port: 8080
@@ -185,13 +194,16 @@ static void yaml_row(const struct setting *setting, struct buffer *out) {
     const char *quote = is_plain(setting->fallback) ? "" : "\"";
     int in = 2 * depth_of(setting) + 2;
     if (out->bytes && out->data[out->bytes - 2] != ':') buffer_text(out, "\n"); // not behind the section's name
-    buffer_format(out, "%*s# %s\n%*s# ", in, "", setting->help, in, "");
+    yaml_comment(setting->help, in, out);
+    buffer_format(out, "%*s# ", in, "");
     if (setting->type == SETTING_CHOICE) buffer_format(out, "one of: %s, ", setting->choices);
     if (setting->type == SETTING_SWITCH) buffer_text(out, "true or false, ");
+    if (setting->type == SETTING_LIST)
+        buffer_text(out, setting->most >= 1 ? "a list, or a section of lists, " : "a list, ");
     facts(setting, out);
     buffer_format(out, "%s%s\n", has_facts(setting) ? ", " : "", setting->flag);
-    buffer_format(out, "%*s%s: %s%s%s\n", in, "", setting->name + section_bytes(setting) + 1, quote, setting->fallback,
-                  quote);
+    const char *key = setting->name + setting_section_bytes(setting) + 1;
+    buffer_format(out, "%*s%s: %s%s%s\n", in, "", key, quote, setting->fallback, quote);
 }
 
 bool settings_yaml(const struct setting_table *tables, size_t table_count, struct buffer *out) {

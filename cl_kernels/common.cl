@@ -1,11 +1,11 @@
-// What all kernels share: how weights are read, and the pieces of a tiled product. The launcher, engine/opencl/mixture.c,
-// says with -D how weights are held (QUANT) and the sizes that it has to know itself: GROUP, the items of every work
-// group; FEW_ROWS and FEW_OUTPUTS, TILE_ROWS and TILE_OUTPUTS, what one of them computes; EXPERTS_MAX. SUB_GROUPS: the
-// device has them, of 16 items, as Intel's extension says.
+// What all kernels share: how weights are read, and the pieces of a tiled product. The launcher,
+// engine/opencl/mixture.c, says with -D how weights are held (QUANT) and the sizes that it has to know itself: GROUP,
+// the items of every work group; FEW_ROWS and FEW_OUTPUTS, TILE_ROWS and TILE_OUTPUTS, what one of them computes;
+// EXPERTS_MAX. SUB_GROUPS: the device has them, of 16 items, as Intel's extension says.
 //
-// Every sum is taken in one order that does not depend on the rows beside it, so that runs repeat to the bit: nothing is
-// added atomically, and the compiler may not contract a product and a sum of its own accord; where they belong together,
-// fma() says so.
+// Every sum is taken in one order that does not depend on the rows beside it, so that runs repeat to the bit: nothing
+// is added atomically, and the compiler may not contract a product and a sum of its own accord; where they belong
+// together, fma() says so.
 #pragma OPENCL FP_CONTRACT OFF
 
 #ifdef SUB_GROUPS
@@ -17,9 +17,9 @@
 #define PASTE_(a, b) a##b
 #define PASTE(a, b) PASTE_(a, b)
 
-// ---- Weights: -DQUANT=f32, bf16, f16, int8 or int4 chooses a type, and how four of an output's weights, or one, become floats.
-// Floats lie output by output; int8 and int4 in blocks of 16 outputs by 64 columns, as the CPU's kernels have them:
-// engine/quants/packed.h says how.
+// ---- Weights: -DQUANT=f32, bf16, f16, int8 or int4 chooses a type, and how four of an output's weights, or one,
+// become floats. Floats lie output by output; int8 and int4 in blocks of 16 outputs by 64 columns, as the CPU's kernels
+// have them: engine/quants/packed.h says how.
 
 typedef float weight_f32;
 typedef ushort weight_bf16; // the upper half of a float: widening it is exact
@@ -53,7 +53,8 @@ static inline float unpack_f16(__global const half *w) {
 typedef uchar weight_int8;
 typedef uchar weight_int4;
 
-enum { BLOCK_OUTPUTS = 16, BLOCK_COLUMNS = 64, BLOCK_GROUP = 32, SCALE_BYTES = 64, INT8_BYTES = 1088, INT4_BYTES = 576 };
+enum { BLOCK_OUTPUTS = 16, BLOCK_COLUMNS = 64, BLOCK_GROUP = 32 };
+enum { SCALE_BYTES = 64, INT8_BYTES = 1088, INT4_BYTES = 576 };
 
 static inline __global const uchar *block_at(__global const uchar *matrix, int output, int k, int columns, int bytes) {
     const int across = (columns + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
@@ -67,7 +68,8 @@ static inline float scale_at(__global const uchar *block, int output, int k) {
 
 // The word of a block that holds column k of an output, so many columns to a word.
 static inline uint word_at(__global const uchar *block, int output, int k, int columns) {
-    return ((__global const uint *)(block + SCALE_BYTES))[k % BLOCK_COLUMNS / columns * BLOCK_OUTPUTS + output % BLOCK_OUTPUTS];
+    const int word = k % BLOCK_COLUMNS / columns * BLOCK_OUTPUTS + output % BLOCK_OUTPUTS;
+    return ((__global const uint *)(block + SCALE_BYTES))[word];
 }
 
 static inline float4 blocks4_int8(__global const uchar *matrix, int output, int k, int columns) {
@@ -110,8 +112,9 @@ static inline struct tile tile_at(__global const int *tiles, int index) {
     return tile;
 }
 
-// ---- Few rows: so many items, the lanes, share an output's weights. Neighbours read what lies side by side: columns of one
-// output, and of blocks the same columns of 16 outputs. In the first case lanes can be a sub-group, which adds up by itself.
+// ---- Few rows: so many items, the lanes, share an output's weights. Neighbours read what lies side by side: columns
+// of one output, and of blocks the same columns of 16 outputs. In the first case lanes can be a sub-group, which adds
+// up by itself.
 
 enum { FEW_LANES = GROUP / FEW_OUTPUTS };
 
@@ -151,9 +154,9 @@ static inline float sum_lanes(__local const float *part) {
     return sum;
 }
 
-// ---- Many rows, 16 columns at a time. Without sub-groups: 32 rows by 32 outputs to a work group, four by four to an item,
-// by way of local memory. With them: 32 rows by 16 outputs, 8 rows to a sub-group and an output to an item; rows pass
-// from item to item without local memory, which is too slow to feed the multipliers.
+// ---- Many rows, 16 columns at a time. Without sub-groups: 32 rows by 32 outputs to a work group, four by four to an
+// item, by way of local memory. With them: 32 rows by 16 outputs, 8 rows to a sub-group and an output to an item; rows
+// pass from item to item without local memory, which is too slow to feed the multipliers.
 
 enum { TILE_DEPTH = 16, TILE_PITCH = TILE_ROWS + 4 };
 

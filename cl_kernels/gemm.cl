@@ -1,6 +1,6 @@
 // What stands around the matrix products where a library computes them: it takes rows that lie side by side and weights
-// that are numbers of one kind, REAL, so rows are gathered and weights unpacked for it. HALF: REAL is f16, which needs no
-// extension where it is only read and written.
+// that are numbers of one kind, REAL, so rows are gathered and weights unpacked for it. HALF: REAL is f16, which needs
+// no extension where it is only read and written.
 
 #ifdef HALF
 typedef half REAL;
@@ -30,7 +30,8 @@ KERNEL void gather(__global const float *x, // [rows][hidden]
             __global REAL *out) // [slots][hidden]
 {
     const int column = get_global_id(0), place = get_group_id(1);
-    if (column < hidden) real_put(out, (ulong)place * hidden + column, x[(ulong)(slot_at[place] / top_k) * hidden + column]);
+    const ulong row = slot_at[place] / top_k;
+    if (column < hidden) real_put(out, (ulong)place * hidden + column, x[row * hidden + column]);
 }
 
 // One matrix of an expert's three.
@@ -41,7 +42,8 @@ KERNEL void unpack(__global const WEIGHT *weights, __global const ulong *start, 
     if (k >= columns) return;
     float values[4];
     vstore4(weight4(weights + start[3 * expert + which], output, k, columns), 0, values);
-    for (int i = 0; i < 4 && k + i < columns; i++) real_put(out, out_start + (ulong)output * columns + k + i, values[i]);
+    const ulong at = out_start + (ulong)output * columns + k;
+    for (int i = 0; i < 4 && k + i < columns; i++) real_put(out, at + i, values[i]);
 }
 
 // gated = silu(gate) * up

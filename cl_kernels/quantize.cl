@@ -84,7 +84,8 @@ KERNEL void quantize(__global const float *x, // [rows][columns]
         if (group < groups) seen[item] = quantize_group(row, columns, group, -1, mine);
         barrier(CLK_LOCAL_MEM_FENCE);
         for (int i = 0; item == 0 && i < min(GROUP, groups - first); i++)
-            if (seen[i].most > OUTLIER_TIMES * seen[i].next) note(&found, seen[i].column, row[seen[i].column], seen[i].next);
+            if (seen[i].most > OUTLIER_TIMES * seen[i].next)
+                note(&found, seen[i].column, row[seen[i].column], seen[i].next);
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
     }
     if (item < found.list.count) {

@@ -1,7 +1,7 @@
 // SparseMixer: each row's two experts and their weights. One work group a row.
 //
-// Scores are products of the router's rows and x, in fp32. Every item takes four columns of each 256 for sixteen experts
-// at once, so that x is read once for them; then item e adds expert e's parts up in order.
+// Scores are products of the router's rows and x, in fp32. Every item takes four columns of each 256 for sixteen
+// experts at once, so that x is read once for them; then item e adds expert e's parts up in order.
 
 enum { ROUTE_AT_ONCE = 16 };
 

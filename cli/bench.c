@@ -20,7 +20,7 @@ enum { QUICK_RUNS = 2 };
 struct bench_settings {
     char *synthetic, *json, *compare;
     int runs, clients;
-    double token_gap;
+    double token_gap, rate;
     bool quick, profile, serve, guess;
 };
 static struct bench_settings own;
@@ -41,6 +41,8 @@ static const struct setting ROWS[] = {
      "instead, put a server in front and ask it over HTTP, many clients at once"},
     {NULL, "--clients", NULL, SETTING_INT, AT(clients), 0, BENCH_SERVE_CLIENTS_MAX, NULL, "0", "",
      "with --serve: 1 and so many; 0: 1, 8, 32 and 128"},
+    {NULL, "--rate", NULL, SETTING_NUMBER, AT(rate), 0, 1000, NULL, "0", "requests a second",
+     "with --serve: instead, as many requests as --clients says, evenly at this rate; 0: all of it"},
     {NULL, "--token-gap", NULL, SETTING_SECONDS, AT(token_gap), 0, 3600, NULL, CONFIG_TOKEN_GAP, "seconds",
      "with --serve: as the server's setting of that name"},
     {NULL, "--guess", NULL, SETTING_SWITCH, AT(guess), 0, 0, NULL, "false", "",
@@ -48,10 +50,12 @@ static const struct setting ROWS[] = {
     {NULL, "--json", NULL, SETTING_PATH, AT(json), 0, 0, NULL, "", "", "a file to write the figures to"},
     {NULL, "--compare", NULL, SETTING_PATH, AT(compare), 0, 0, NULL, "", "",
      "a file that --json wrote; the change since then is printed"},
+    {.flag = NULL},
 };
 static const struct setting_table TABLES[] = {
-    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
-    {ROWS, sizeof ROWS / sizeof *ROWS, &own},
+    {MODEL_SETTINGS, &model},
+    {PLACEMENT_SETTINGS, &model},
+    {ROWS, &own},
 };
 
 static const struct example EXAMPLES[] = {
@@ -194,7 +198,7 @@ static int measure(struct bench *bench, const json_t *old) {
     int code = points ? bench_take_memory(bench, &error) : 0;
     if (!code) {
         bench_print_head(bench, points);
-        code = own.serve   ? bench_serve(bench, own.clients, own.quick, &report.served, &error)
+        code = own.serve   ? bench_serve(bench, own.clients, own.rate, own.quick, &report.served, &error)
                : own.guess ? bench_guess(bench, bench->runs, &report.guesses, &error)
                            : measure_points(bench, &report, results, &error);
         report.guessed = own.guess;

@@ -51,7 +51,7 @@ static void *serve(void *user) {
 
 static int start(struct service *service, struct engine *engine, struct error *error) {
     struct listener_socket socket;
-    service->table = (struct setting_table){CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &service->config};
+    service->table = (struct setting_table){CONFIG_SETTINGS, &service->config};
     log_open(LOG_ERROR, LOG_TEXT);
     int code = settings_init(&service->table, error);
     if (!code) code = listener_bind(&socket, "127.0.0.1", 0, error);
@@ -211,15 +211,20 @@ static int add_closed(struct bench *bench, int port, int clients, struct bench_s
     return add_row(bench, port, bench->runs, &wanted, out, error);
 }
 
+// At a fixed rate, however many are under way.
+static int add_rate(struct bench *bench, int port, int clients, double per_second, struct bench_service *out,
+                    struct error *error) {
+    int requests = clients < OPEN_REQUESTS_MIN ? OPEN_REQUESTS_MIN : clients;
+    const struct bench_served wanted = {.clients = requests, .requests = requests, .per_second = per_second};
+    return add_row(bench, port, 1, &wanted, out, error);
+}
+
 // At shares of the rate that the row before has reached.
 static int add_open(struct bench *bench, int port, struct bench_service *out, struct error *error) {
-    const struct bench_served *closed = &out->rows[out->row_count - 1];
-    int requests = closed->clients < OPEN_REQUESTS_MIN ? OPEN_REQUESTS_MIN : closed->clients, code = 0;
-    double rate = closed->rate / BENCH_SERVE_NEW_TOKENS;
-    for (int i = 0; !code && i < SHARE_COUNT; i++) {
-        const struct bench_served wanted = {.clients = requests, .requests = requests, .per_second = SHARES[i] * rate};
-        code = add_row(bench, port, 1, &wanted, out, error);
-    }
+    const struct bench_served closed = out->rows[out->row_count - 1];
+    int code = 0;
+    for (int i = 0; !code && i < SHARE_COUNT; i++)
+        code = add_rate(bench, port, closed.clients, SHARES[i] * closed.rate / BENCH_SERVE_NEW_TOKENS, out, error);
     return code;
 }
 
@@ -240,7 +245,8 @@ static int measure_some(struct bench *bench, int port, int clients, bool quick, 
     return code || quick ? code : add_open(bench, port, out, error);
 }
 
-int bench_serve(struct bench *bench, int clients, bool quick, struct bench_service *out, struct error *error) {
+int bench_serve(struct bench *bench, int clients, double per_second, bool quick, struct bench_service *out,
+                struct error *error) {
     struct service service = {0};
     struct bench_served warm_up = {.clients = 1, .requests = 1};
     *out = (struct bench_service){0};
@@ -248,9 +254,10 @@ int bench_serve(struct bench *bench, int clients, bool quick, struct bench_servi
     if (!code) print_head();
     if (!code) code = measure(bench, service.port, 1, &warm_up, error);
     if (!code)
-        code = clients > 0 ? measure_some(bench, service.port, clients, quick, out, error)
-                           : measure_all(bench, service.port, quick, out, error);
-    if (!code && clients <= 1) {
+        code = per_second > 0 ? add_rate(bench, service.port, clients, per_second, out, error)
+               : clients > 0  ? measure_some(bench, service.port, clients, quick, out, error)
+                              : measure_all(bench, service.port, quick, out, error);
+    if (!code && clients <= 1 && per_second == 0) {
         code = bench_promises_measure(bench, service.port, bench->runs, &out->promises, error);
         if (!code) bench_promises_print(&out->promises);
     }

@@ -39,8 +39,10 @@ struct bench_service {
 };
 
 // Serves bench->engine on a port of its own and measures; rows are printed as they come, then what was promised.
-// clients: 1 and so many; 0: 1, 8, 32 and 128. quick: fewer rows.
-int bench_serve(struct bench *bench, int clients, bool quick, struct bench_service *out, struct error *error);
+// clients: 1 and so many; 0: 1, 8, 32 and 128. per_second: instead, as many requests, one row of them at that rate; 0:
+// no such. quick: fewer rows.
+int bench_serve(struct bench *bench, int clients, double per_second, bool quick, struct bench_service *out,
+                struct error *error);
 
 json_t *bench_serve_json(const struct bench_service *service); // the rows; NULL: out of memory
 

@@ -30,11 +30,13 @@ static const struct setting ROWS[] = {
     {NULL, "--history", NULL, SETTING_PATH, AT(history), 0, 0, NULL, "", "",
      "where the lines that were entered on a terminal are kept, or none; without it "
      "$XDG_STATE_HOME/tandem/history, ~/.local/state/tandem/history"},
+    {.flag = NULL},
 };
 static const struct setting_table TABLES[] = {
-    {ROWS, sizeof ROWS / sizeof *ROWS, &own},
-    {SAMPLING_SETTINGS, SAMPLING_SETTING_COUNT, &sampling},
-    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
+    {ROWS, &own},
+    {SAMPLING_SETTINGS, &sampling},
+    {MODEL_SETTINGS, &model},
+    {PLACEMENT_SETTINGS, &model},
 };
 
 static const struct example EXAMPLES[] = {

@@ -16,8 +16,8 @@ int command_fail(const struct command *command, const struct error *error, int e
 
 static bool takes(const struct command *command, const char *flag) {
     for (size_t t = 0; t < command->table_count; t++)
-        for (size_t i = 0; i < command->tables[t].count; i++)
-            if (strcmp(command->tables[t].rows[i].flag, flag) == 0) return true;
+        for (const struct setting *row = command->tables[t].rows; row->flag; row++)
+            if (strcmp(row->flag, flag) == 0) return true;
     return false;
 }
 

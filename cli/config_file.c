@@ -6,9 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct setting CONFIG_FILE_SETTING = {
-    NULL, "--config", "TANDEM_CONFIG", SETTING_PATH, 0, 0, 0, NULL, "", "",
-    "a YAML file of settings, or none; without it the one that came with the program"};
+const struct setting CONFIG_FILE_SETTINGS[] = {
+    {NULL, "--config", "TANDEM_CONFIG", SETTING_PATH, 0, 0, 0, NULL, "", "",
+     "a YAML file of settings, or none; without it the one that came with the program"},
+    {.flag = NULL},
+};
 
 static void find(const char *named, char path[CONFIG_FILE_PATH_BYTES]) {
     static const char *const places[] = {"../configs", "../../../configs", TANDEM_CONFIG_DIR};

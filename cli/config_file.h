@@ -9,8 +9,8 @@
 #define CONFIG_FILE_NAME "tandem.yaml"
 enum { CONFIG_FILE_PATH_BYTES = PATH_MAX + sizeof CONFIG_FILE_NAME };
 
-// The row of --config, for a table of which it is the only row; its target is a char *.
-extern const struct setting CONFIG_FILE_SETTING;
+// --config alone; its target is a char *.
+extern const struct setting CONFIG_FILE_SETTINGS[];
 
 // Reads the file that `named` names, or for "" the one in the checkout or installation that the program is in ("none":
 // no file), into `tables`; then environment and flags once more into the command's tables, for they win over it. The

@@ -24,8 +24,9 @@ static struct doctor_settings own;
 static const struct setting ROWS[] = {
     {NULL, "--root", NULL, SETTING_TEXT, offsetof(struct doctor_settings, root), 0, 0, NULL, "", "",
      "look at the files below this directory, instead of /; OpenCL itself is this machine's all the same"},
+    {.flag = NULL},
 };
-static const struct setting_table TABLES[] = {{ROWS, sizeof ROWS / sizeof *ROWS, &own}};
+static const struct setting_table TABLES[] = {{ROWS, &own}};
 static const struct example EXAMPLES[] = {
     {"tandem doctor", "is there a GPU that can be used? If not, what is missing?"},
     {"docker run --rm --device /dev/dri tandem doctor", "the same inside a container"},

@@ -50,11 +50,13 @@ static const struct setting ROWS[] = {
      "with --json: so many of the most likely tokens in each place"},
     {NULL, "--verbose", NULL, SETTING_SWITCH, AT(verbose), 0, 0, NULL, "false", "",
      "say on standard error how long it took, even where that is no terminal"},
+    {.flag = NULL},
 };
 static const struct setting_table TABLES[] = {
-    {ROWS, sizeof ROWS / sizeof *ROWS, &own},
-    {SAMPLING_SETTINGS, SAMPLING_SETTING_COUNT, &sampling},
-    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
+    {ROWS, &own},
+    {SAMPLING_SETTINGS, &sampling},
+    {MODEL_SETTINGS, &model},
+    {PLACEMENT_SETTINGS, &model},
 };
 
 static const struct example EXAMPLES[] = {

@@ -20,6 +20,7 @@ struct health_settings {
 static const struct setting HEALTH_SETTINGS[] = {
     {NULL, "--seconds", NULL, SETTING_SECONDS, offsetof(struct health_settings, seconds), 0.1, 3600, NULL, "4",
      "seconds", "to wait for each part of an answer"},
+    {.flag = NULL},
 };
 
 static const struct setting WHERE_SETTINGS[] = {
@@ -29,6 +30,7 @@ static const struct setting WHERE_SETTINGS[] = {
      "the port that it listens on"},
     {"server.unix_socket", "--unix-socket", "TANDEM_UNIX_SOCKET", SETTING_PATH, offsetof(struct config, unix_socket), 0,
      0, NULL, "", "", "instead of a port, the Unix socket that it listens on"},
+    {.flag = NULL},
 };
 
 static struct config config;
@@ -36,13 +38,14 @@ static struct model_settings model; // a file may set it
 static struct health_settings own;
 static char *config_name;
 static const struct setting_table TABLES[] = {
-    {WHERE_SETTINGS, sizeof WHERE_SETTINGS / sizeof *WHERE_SETTINGS, &config},
-    {&CONFIG_FILE_SETTING, 1, &config_name},
-    {HEALTH_SETTINGS, sizeof HEALTH_SETTINGS / sizeof *HEALTH_SETTINGS, &own},
+    {WHERE_SETTINGS, &config},
+    {CONFIG_FILE_SETTINGS, &config_name},
+    {HEALTH_SETTINGS, &own},
 };
 static const struct setting_table FILE_TABLES[] = {
-    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
-    {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &config},
+    {MODEL_SETTINGS, &model},
+    {PLACEMENT_SETTINGS, &model},
+    {CONFIG_SETTINGS, &config},
 };
 enum { FILE_TABLE_COUNT = sizeof FILE_TABLES / sizeof *FILE_TABLES };
 static const struct example EXAMPLES[] = {

@@ -197,8 +197,8 @@ int help_too_much(const char *argument) {
 static bool is_known(const char *name, size_t bytes, struct nearest *nearest) {
     for (const struct command *const *command = COMMANDS; *command; command++)
         for (size_t t = 0; t < (*command)->table_count; t++)
-            for (size_t i = 0; i < (*command)->tables[t].count; i++) {
-                const char *known = (*command)->tables[t].rows[i].environment;
+            for (const struct setting *row = (*command)->tables[t].rows; row->flag; row++) {
+                const char *known = row->environment;
                 if (!known) continue;
                 if (strlen(known) == bytes && memcmp(known, name, bytes) == 0) return true;
                 nearest_consider(nearest, known + strlen(PREFIX), strlen(known) - strlen(PREFIX));

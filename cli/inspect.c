@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { INDENT = 13 };
 
@@ -26,10 +27,11 @@ static const struct setting ROWS[] = {
     {NULL, "--placement", NULL, SETTING_SWITCH, AT(placement), 0, 0, NULL, "false", "",
      "load the model, measure the CPU and the OpenCL device with it, and say who will compute the experts"},
     {NULL, "--json", NULL, SETTING_SWITCH, AT(json), 0, 0, NULL, "false", "", "the same as JSON, on one line"},
+    {.flag = NULL},
 };
 static const struct setting_table TABLES[] = {
-    {MODEL_SETTINGS, MODEL_SETTING_COUNT_BASE, &opened},
-    {ROWS, sizeof ROWS / sizeof *ROWS, &settings},
+    {MODEL_SETTINGS, &opened},
+    {ROWS, &settings},
 };
 
 static const struct example EXAMPLES[] = {
@@ -260,6 +262,16 @@ static int inspect(const char *directory) {
     return exit_code;
 }
 
+// Commands that run a model take --placement with one of these.
+static bool is_placement(const char *text) {
+#define PLACEMENT_NAME(way, name, meaning) name,
+    static const char *const NAMES[] = {PLACEMENTS(PLACEMENT_NAME)};
+#undef PLACEMENT_NAME
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
+        if (strcmp(text, NAMES[i]) == 0) return true;
+    return false;
+}
+
 static int run(int count, char **arguments) {
     struct error error = {0};
     char place[PATH_MAX];
@@ -267,6 +279,12 @@ static int run(int count, char **arguments) {
     int exit_code = command_begin(&inspect_command, count, arguments, &directory);
     if (!exit_code && directory && !*directory) { // an unset shell variable?
         error_set(&error, ERROR_ARGUMENT, "DIR is ``, but must be a directory");
+        exit_code = command_misused(&inspect_command, &error);
+    }
+    if (!exit_code && settings.placement && directory && is_placement(directory) && access(directory, F_OK)) {
+        error_set(&error, ERROR_ARGUMENT,
+                  "--placement takes no value here, and there is no directory `%s`: both devices are measured, whoever "
+                  "would compute the experts", directory);
         exit_code = command_misused(&inspect_command, &error);
     }
     if (!exit_code && !directory && model_settings_directory(&opened, place, &directory, &error))

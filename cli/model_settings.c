@@ -11,16 +11,19 @@
 #define AT(member) offsetof(struct model_settings, member)
 
 #define CHOICE(value, name, ...) " " name
+#define MEANING(value, name, meaning) "; " name ": " meaning
 #define WEIGHTS "auto" WEIGHT_FORMATS(CHOICE)
 #define KV (&KV_FORMATS(CHOICE)[1])
 #define KERNELS_CHOICE(name, text) " " name
 #define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
 #define PLACEMENT_WAYS (&PLACEMENTS(CHOICE)[1])
 #define CL_PRODUCTS (&OPENCL_PRODUCTS(CHOICE)[1])
+#define CL_WEIGHTS (&OPENCL_WEIGHTS(CHOICE)[1])
+#define SHARES (&BUS_SHARES(CHOICE)[1])
 #define SPECULATION(value, name) " " name
 #define SPECULATIONS (&SPECULATE_MODES(SPECULATION)[1])
 
-const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
+const struct setting MODEL_SETTINGS[] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",
      "a Hugging Face model directory; without it the small built-in model"},
     {"model.weights", "--weights", "TANDEM_WEIGHTS", SETTING_CHOICE, AT(weights), 0, 0, WEIGHTS, "auto", "",
@@ -35,30 +38,34 @@ const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT] = {
      "threads that compute; 0: one for each physical core"},
     {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
+    {.flag = NULL},
+};
+
+const struct setting PLACEMENT_SETTINGS[] = {
     {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0,
      CL_PRODUCTS, "auto", "",
-     "what multiplies prompts by experts on a GPU; auto: of floats the faster, of int8 and int4 own"},
-    {"engine.cl_weights", "--cl-weights", "TANDEM_CL_WEIGHTS", SETTING_CHOICE, AT(cl_weights), 0, 0,
-     "auto resident staged", "auto", "",
-     "experts' weights on an OpenCL device: all, or two experts' by turns; auto: all, if they fit"},
+     "what multiplies prompts by experts on an OpenCL device" OPENCL_PRODUCTS(MEANING)},
+    {"engine.cl_weights", "--cl-weights", "TANDEM_CL_WEIGHTS", SETTING_CHOICE, AT(cl_weights), 0, 0, CL_WEIGHTS, "auto",
+     "", "where experts' weights are while an OpenCL device computes" OPENCL_WEIGHTS(MEANING)},
     {"engine.placement", "--placement", "TANDEM_PLACEMENT", SETTING_CHOICE, AT(placement), 0, 0, PLACEMENT_WAYS,
-     "auto", "", "who computes the experts: split, an OpenCL device, the CPU all else; auto, the faster one"},
+     "auto", "", "who computes the experts" PLACEMENTS(MEANING)},
     {"engine.experts.prefill", "--experts-prefill", "TANDEM_EXPERTS_PREFILL", SETTING_CHOICE, AT(experts_prefill), 0, 0,
      "auto cpu opencl", "auto", "", "who computes the experts of prompts; auto: what placement says"},
     {"engine.experts.decode", "--experts-decode", "TANDEM_EXPERTS_DECODE", SETTING_CHOICE, AT(experts_decode), 0, 0,
      "auto cpu opencl", "auto", "", "who computes the experts of answers; auto: what placement says"},
     {"engine.experts.layers", "--experts-layers", "TANDEM_EXPERTS_LAYERS", SETTING_LIST, AT(experts_layers), 0, 0, NULL,
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
-    {"engine.experts.opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_LIST, AT(experts_opencl), 0, 0, NULL,
-     "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
-    {"engine.bus_share", "--bus-share", "TANDEM_BUS_SHARE", SETTING_CHOICE, AT(bus_share), 0, 0, "auto off on", "auto",
-     "", "whether the CPU leaves OpenCL its share of the memory bus; auto: to a GPU in the processor"},
+    {"engine.experts.opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_LIST, AT(experts_opencl), 0, 1,
+     NULL, "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
+    {"engine.bus_share", "--bus-share", "TANDEM_BUS_SHARE", SETTING_CHOICE, AT(bus_share), 0, 0, SHARES, "auto", "",
+     "whether the CPU leaves an OpenCL device its share of the memory bus" BUS_SHARES(MEANING)},
     {"engine.halves_from", "--halves-from", "TANDEM_HALVES_FROM", SETTING_INT, AT(halves_from), 0, ENGINE_SEQUENCES_MAX,
      NULL, "0", "", "so many answers at once go through OpenCL and CPU in two halves; 0: where that is faster"},
     {"engine.speculate", "--speculate", "TANDEM_SPECULATE", SETTING_CHOICE, AT(speculate), 0, 0, SPECULATIONS, "auto",
      "", "guess tokens that repeat the text, where that makes answers faster; they are the same"},
     {NULL, "--trace", "TANDEM_TRACE", SETTING_PATH, AT(trace), 0, 0, NULL, "", "",
      "a file for a timeline of the devices, which chrome://tracing and ui.perfetto.dev show"},
+    {.flag = NULL},
 };
 
 // ---- Which model
@@ -122,6 +129,20 @@ static void on_bus_error(int signal) {
     _exit(EXIT_BAD_MODEL);
 }
 
+// What is wrong with a list is known once the model is: then where it comes from is said, too.
+static int name_source(const struct model_settings *settings, int code, struct error *error) {
+    const struct {
+        const char *param;
+        const struct setting_sourced *list;
+    } LISTS[] = {{"experts_layers", &settings->experts_layers}, {"experts_opencl", &settings->experts_opencl}};
+    for (size_t i = 0; i < sizeof LISTS / sizeof *LISTS; i++) {
+        const struct error wrong = *error;
+        if (strcmp(wrong.param, LISTS[i].param) == 0)
+            error_set_param(error, wrong.code, wrong.param, "%s: %s", LISTS[i].list->source, wrong.message);
+    }
+    return code;
+}
+
 int model_settings_open(const struct model_settings *settings, struct engine_options options, struct engine **out,
                         struct error *error) {
     char place[PATH_MAX], cache[PATH_MAX];
@@ -142,14 +163,14 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.placement = settings->placement;
     options.experts_prefill = settings->experts_prefill;
     options.experts_decode = settings->experts_decode;
-    options.experts_layers = settings->experts_layers;
-    options.experts_opencl = settings->experts_opencl;
+    options.experts_layers = settings->experts_layers.text;
+    options.experts_opencl = settings->experts_opencl.text;
     options.cl_weights = settings->cl_weights;
     options.bus_share = settings->bus_share;
     options.halves_from = settings->halves_from;
     options.trace = settings->trace;
     if (settings->speculate)
-        speculate_mode_parse(settings->speculate, &options.speculate); // inspect takes the base alone
+        speculate_mode_parse(settings->speculate, &options.speculate); // inspect has none
     bool aloud = !options.warn; // who has another way to warn tells all that is known of the model, too
     if (aloud) options.warn = show_warning;
     if (isatty(STDERR_FILENO)) {
@@ -163,7 +184,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     if (!code && aloud && engine_info(*out)->cache_lost)
         fprintf(stderr, "tandem: the next start converts the weights again: the cache was %s\n",
                 engine_info(*out)->cache_note);
-    return code;
+    return code ? name_source(settings, code, error) : 0;
 }
 
 int model_settings_fail(const struct command *command, const struct error *error) {

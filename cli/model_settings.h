@@ -1,5 +1,5 @@
-// The settings that every command which opens a model takes: --model, --weights, --cache, --kernels, --threads,
-// --placement, …
+// The settings that every command which opens a model takes: --model, --weights, --cache, --kernels, --threads, …; and
+// those of every command that lets it run: --placement, …
 #ifndef CLI_MODEL_SETTINGS_H
 #define CLI_MODEL_SETTINGS_H
 
@@ -13,17 +13,15 @@ struct model_settings {
     char *weights, *cache, *kv, *kernels;
     int threads;
     char *cl_kernels, *cl_products, *cl_weights, *speculate;
-    char *placement, *experts_prefill, *experts_decode, *experts_layers, *experts_opencl;
+    char *placement, *experts_prefill, *experts_decode;
+    struct setting_sourced experts_layers, experts_opencl;
     char *bus_share;
     int halves_from;
     char *trace;
 };
 
-enum {
-    MODEL_SETTING_COUNT = 18,
-    MODEL_SETTING_COUNT_BASE = 7, // of these, the first: without who computes what
-};
-extern const struct setting MODEL_SETTINGS[MODEL_SETTING_COUNT];
+extern const struct setting MODEL_SETTINGS[];     // which model, and how it is held
+extern const struct setting PLACEMENT_SETTINGS[]; // who computes what: for commands that let it run, behind the others
 
 // The directory of the model that is named, or of the built-in one, which `place` may be used for. ERROR_NOT_FOUND
 // where there is none.

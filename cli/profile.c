@@ -36,10 +36,12 @@ static const struct setting ROWS[] = {
      "prompts are texts to go on from, with no chat format around them"},
     {NULL, "--json", NULL, SETTING_SWITCH, AT(json), 0, 0, NULL, "false", "",
      "the same as JSON, on one line, with every expert and every pair"},
+    {.flag = NULL},
 };
 static const struct setting_table TABLES[] = {
-    {ROWS, sizeof ROWS / sizeof *ROWS, &own},
-    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
+    {ROWS, &own},
+    {MODEL_SETTINGS, &model},
+    {PLACEMENT_SETTINGS, &model},
 };
 
 static const struct example EXAMPLES[] = {

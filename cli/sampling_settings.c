@@ -14,7 +14,7 @@
 #define ROW_(member, flag, type, least, most, standard, help) \
     { "sampling." #member, flag, NULL, type, AT(member), least, most, NULL, #standard, "", help }
 
-const struct setting SAMPLING_SETTINGS[SAMPLING_SETTING_COUNT] = {
+const struct setting SAMPLING_SETTINGS[] = {
     ROW(max_tokens, "--max-tokens", SETTING_INT, 0, INT32_MAX, 0,
         "new tokens at most; 0: as many as the context has room for"),
     ROW(temperature, "--temperature", SETTING_NUMBER, RANGE_TEMPERATURE,
@@ -32,6 +32,7 @@ const struct setting SAMPLING_SETTINGS[SAMPLING_SETTING_COUNT] = {
      "a whole number of 64 bits: the same seed, prompt and settings give the same text; without it another each time"},
     {"sampling.stop", "--stop", NULL, SETTING_TEXTS, AT(stops), 0, ENGINE_STOPS_MAX, NULL, "", "",
      "the text ends before the first of these"},
+    {.flag = NULL},
 };
 
 // Signed, as over the API.

@@ -13,8 +13,7 @@ struct sampling_settings {
     struct setting_texts stops;
 };
 
-enum { SAMPLING_SETTING_COUNT = 10 };
-extern const struct setting SAMPLING_SETTINGS[SAMPLING_SETTING_COUNT];
+extern const struct setting SAMPLING_SETTINGS[];
 
 // Sets in a request what the settings say, and draws a seed where they say none; its other members stay. The request
 // points into the settings. Checks what the table could not: ERROR_ARGUMENT.

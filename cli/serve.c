@@ -22,9 +22,10 @@ static struct model_settings model;
 static struct config config;
 static struct api_keys keys;
 static const struct setting_table TABLES[] = {
-    {MODEL_SETTINGS, MODEL_SETTING_COUNT, &model},
-    {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &config},
-    {&CONFIG_FILE_SETTING, 1, &config_name},
+    {MODEL_SETTINGS, &model},
+    {PLACEMENT_SETTINGS, &model},
+    {CONFIG_SETTINGS, &config},
+    {CONFIG_FILE_SETTINGS, &config_name},
 };
 enum { TABLE_COUNT = sizeof TABLES / sizeof *TABLES };
 static char config_path[CONFIG_FILE_PATH_BYTES]; // what was read; "": no file

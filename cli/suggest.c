@@ -10,7 +10,6 @@ static const double WORTH = 0.95;
 enum {
     EXPERTS_MAX = 64, // of a layer, that a device takes
     CHOICES = 2,      // of a row
-    HALVES_FROM = 34, // rows of a prompt that engine/placement.c cuts in two
     LIST_BYTES_MAX = 64 << 10,
 };
 
@@ -47,18 +46,16 @@ struct costs {
 
 // The trials' rows were spread evenly. With fewer rows than experts not all of those were called for, and none took
 // less than reading its weights does.
-static void read_costs(struct costs *costs, const struct engine_placement *found, int layers, int experts) {
+static void read_costs(struct costs *costs, const struct engine_placement *found, int experts) {
     costs->count = found->point_count;
     costs->halves_from = found->halves_from;
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
         double rows = point->rows, share = experts > CHOICES ? (double)CHOICES / experts : 1;
         double called = experts * (1 - pow(1 - share, rows)), each = CHOICES * rows / called;
-        double layer = point->rest_seconds + point->cpu_seconds;
-        double all = point->cpu_rate > 0 ? rows / point->cpu_rate : layers * layer;
         costs->rest[i] = (struct known){rows, point->rest_seconds};
         costs->handing[i] = (struct known){rows, point->handing_seconds};
-        costs->head[i] = (struct known){rows, fmax(all - layers * layer, 0)};
+        costs->head[i] = (struct known){rows, point->head_seconds};
         costs->cpu[i] = (struct known){each, point->cpu_seconds / called};
         costs->device[i] = (struct known){each, fmax(point->device_seconds - point->handing_seconds, 0) / called};
     }
@@ -93,7 +90,7 @@ static void expert_costs(const struct sharing *sharing, int kind, int layer, int
 // waits for the slower of both.
 static double layer_seconds(const struct costs *costs, int kind, int rows, double cpu, double device) {
     double rest = between(costs->rest, costs->count, rows), handing = between(costs->handing, costs->count, rows);
-    int halves_from = kind == ENGINE_ROWS_PROMPTS ? HALVES_FROM : costs->halves_from;
+    int halves_from = kind == ENGINE_ROWS_PROMPTS ? ENGINE_PLACEMENT_HALVES : costs->halves_from;
     if (halves_from > 0 && rows >= halves_from) return handing + fmax(rest + cpu, device);
     return handing + rest + fmax(cpu, device);
 }
@@ -293,7 +290,7 @@ int suggest_placement(const struct engine_placement *found, const struct engine_
     struct sharing sharing = {.costs = &costs, .choices = choices, .work = work};
     *out = (struct suggestion){.who = {"auto", "auto"}};
     if (found->point_count == 0 || choices->layers < 1 || choices->experts > EXPERTS_MAX) return 0;
-    read_costs(&costs, found, choices->layers, choices->experts);
+    read_costs(&costs, found, choices->experts);
     uint64_t *room = calloc(2 * (size_t)choices->layers, sizeof *room);
     int code = room ? read_shares(&sharing, error) : error_set_code(error, ERROR_MEMORY);
     struct plan cpu, best;

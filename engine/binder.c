@@ -469,8 +469,9 @@ static void tell_writing(void *report, double share) {
 static void write_cache(struct binder *binder, const struct binder_loading *how, uint64_t key) {
     struct crew_report report = crew_report(how->progress, how->progress_user, "writing the cache", how->quiet_seconds);
     struct error error;
-    binder->cache_lost = weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing,
-                                            &report, &error) != 0;
+    int code = weight_cache_write(how->cache, key, binder->storage->memory, binder->memory_bytes, tell_writing, &report,
+                                  &error);
+    binder->cache_lost = code != 0;
     if (binder->cache_lost)
         snprintf(binder->cache_note, sizeof binder->cache_note, "not written: %s", error.message);
     else

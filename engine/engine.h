@@ -88,7 +88,7 @@ enum { KV_FORMAT_COUNT = 0 KV_FORMATS(KV_COUNT) };
 
 // Who computes the experts. One row each: its name for settings, what it means.
 #define PLACEMENTS(X) \
-    X(PLACEMENT_AUTO, "auto", "whichever was measured faster at start; without a GPU the CPU") \
+    X(PLACEMENT_AUTO, "auto", "whichever was measured faster at start, without a GPU the CPU") \
     X(PLACEMENT_CPU, "cpu", "everything on the CPU") \
     X(PLACEMENT_SPLIT, "split", "the experts on the OpenCL device, whatever it is")
 
@@ -96,9 +96,22 @@ enum { KV_FORMAT_COUNT = 0 KV_FORMATS(KV_COUNT) };
 // means.
 #define OPENCL_PRODUCTS(X) \
     X(OPENCL_PRODUCTS_AUTO, "auto", \
-      "on a GPU whichever was faster when it was opened; elsewhere, and for int8 and int4, our own kernels") \
+      "on a GPU whichever was faster when it was opened, elsewhere and for int8 and int4 our own kernels") \
     X(OPENCL_PRODUCTS_OWN, "own", "our own kernels") \
-    X(OPENCL_PRODUCTS_CLBLAST, "clblast", "CLBlast, if it is there and gives known answers; else our own kernels")
+    X(OPENCL_PRODUCTS_CLBLAST, "clblast", "CLBlast, if it is there and gives known answers, else our own kernels")
+
+// Where the experts' weights are while an OpenCL device computes. One row each: its name for settings, what it means.
+#define OPENCL_WEIGHTS(X) \
+    X(OPENCL_WEIGHTS_AUTO, "auto", "staged where the device's memory is too small for all of them") \
+    X(OPENCL_WEIGHTS_RESIDENT, "resident", "all on the device, or where the host has them if it reads that") \
+    X(OPENCL_WEIGHTS_STAGED, "staged", "two experts' at a time, copied while the device computes")
+
+// Whether the CPU leaves an OpenCL device its share of the memory bus (engine/bandwidth.h). One row each: its name for
+// settings, what it means.
+#define BUS_SHARES(X) \
+    X(BUS_SHARE_AUTO, "auto", "where both read the same memory, as with a GPU in the processor") \
+    X(BUS_SHARE_OFF, "off", "never") \
+    X(BUS_SHARE_ON, "on", "with any device")
 
 // What of a request is kept, so that others which begin with it need not compute it again. One row each: its name on
 // the command line. Keys and values of prompts are the same to the bit however they were computed, so with the first of
@@ -149,10 +162,8 @@ struct engine_options {
     const char *experts_opencl;  // which of them: "0-7", or by layers "0-3:0-7;4:2,5"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
     const char *cl_products;    // one of OPENCL_PRODUCTS; NULL: "auto"
-    const char *cl_weights; // one of OPENCL_WEIGHTS in engine/opencl/opencl.h: whether experts' weights stay on the
-                            // OpenCL device; NULL: "auto"
-    const char *bus_share;  // one of BUS_SHARES in engine/placement.h: whether the CPU leaves the OpenCL device its
-                            // share of the memory bus; NULL: "auto"
+    const char *cl_weights;     // one of OPENCL_WEIGHTS; NULL: "auto"
+    const char *bus_share;      // one of BUS_SHARES; NULL: "auto"
     int halves_from;        // so many answers at once are computed in two halves where a device has the experts; 0: as
                             // measured
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
@@ -327,7 +338,11 @@ struct engine_balance {
 void engine_balance(const struct engine *engine, struct engine_balance *out);
 
 // What was measured of the devices: the experts of the model's first layer, in calls of several sizes.
-enum { ENGINE_PLACEMENT_POINTS = 6, ENGINE_PLACEMENT_ANSWERS = 32 };
+enum {
+    ENGINE_PLACEMENT_POINTS = 6,
+    ENGINE_PLACEMENT_ANSWERS = 32,
+    ENGINE_PLACEMENT_HALVES = 34, // so many rows of prompts go through both devices in two halves
+};
 
 struct engine_placement_point {
     int rows;              // tokens in a call: up to ENGINE_PLACEMENT_ANSWERS they are answers', more are a prompt's
@@ -335,6 +350,7 @@ struct engine_placement_point {
     double device_seconds; // and on the OpenCL device, from handing over to having them back; 0: not measured
     double handing_seconds; // of these, those in which the CPU hands over
     double rest_seconds;   // all else in a layer but attention itself, which is the CPU's
+    double head_seconds;   // what follows the layers, the CPU's too; 0: not measured
     bool on_device;        // who has the experts in such calls
     double cpu_rate, split_rate; // tokens a second of the whole model that follow, with nothing attended to
 };

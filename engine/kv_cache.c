@@ -60,7 +60,10 @@ int kv_cache_init(struct kv_cache *cache, enum kv_format format, int layers, int
     // Only what is written becomes resident, so the reservation may be larger than what will ever be used.
     void *data =
         mmap(NULL, cache->data_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (data != MAP_FAILED) cache->data = data;
+    if (data != MAP_FAILED) {
+        madvise(data, cache->data_bytes, MADV_HUGEPAGE); // it may say no: then pages are small
+        cache->data = data;
+    }
     if (!cache->free_pages || !cache->taken || !cache->data) {
         int cause = errno;
         size_t bytes = cache->data_bytes;

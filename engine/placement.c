@@ -1,5 +1,6 @@
 #include "engine/placement_private.h"
 
+#include "base/build_id.h"
 #include "base/clock.h"
 #include "engine/opencl/opencl.h"
 #include "engine/placement_cache.h"
@@ -90,6 +91,10 @@ void placement_fail(struct placement *placement, const struct error *error) {
 
 // ---- The device
 
+static bool knows_device(const struct engine_placement *found) {
+    return found->point_count > 0 && found->points[0].device_seconds > 0;
+}
+
 static void add_span(void *user, const char *name, int rows, double began_at, double ended_at) {
     trace_span(user, TRACE_OPENCL, name, rows, began_at, ended_at);
 }
@@ -99,22 +104,24 @@ static void route_here(void *user, const struct router *router, const float *x, 
     placement->inner->route(placement->state, router, x, rows, routing);
 }
 
-// All that the figures depend on.
+// All that the figures depend on, the kernels of both devices too, which are in the program.
 static void describe_figures(const struct placement *placement, char *out, size_t bytes) {
     const struct placement_options *options = &placement->options;
     const struct stage_limits *limits = &placement->limits;
-    char device[512];
+    char device[512], build[BUILD_ID_BYTES];
     opencl_identify(placement->opencl, device, sizeof device);
+    build_id(build);
     snprintf(out, bytes,
-             "tandem %s; %s; %s; %s; %d layers of %d, %d heads of %d, %d of keys, %d experts of %d, %d words%s; "
+             "tandem %s %s; %s; %s; %s; %d layers of %d, %d heads of %d, %d of keys, %d experts of %d, %d words%s; "
              "%d rows",
-             TANDEM_VERSION, device, placement->inner->describe(placement->state), weight_format_name(options->weights),
+             TANDEM_VERSION, build, device, placement->inner->describe(placement->state), weight_format_name(options->weights),
              options->layer_count, limits->hidden, limits->heads, limits->head_dim, limits->kv_heads, limits->experts,
              limits->intermediate, limits->vocab, options->head ? "" : " apart", limits->tokens_max);
 }
 
-// Figures of an earlier start are believed, but not that the device still computes rightly.
-static int measure(const struct placement *placement, struct engine_placement *found, struct error *error) {
+// How fast the devices are goes to `found`, unless it has the figures already. Those of an earlier start are believed,
+// too, but not that the device still computes rightly.
+static int try_devices(const struct placement *placement, struct engine_placement *found, struct error *error) {
     const struct placement_options *options = &placement->options;
     const struct placement_devices devices = {.inner = placement->inner,
                                               .state = placement->state,
@@ -123,13 +130,19 @@ static int measure(const struct placement *placement, struct engine_placement *f
                                               .layer_count = options->layer_count,
                                               .head = options->head,
                                               .rows_max = placement->limits.tokens_max};
+    const struct placement_part part = {
+        .layers = options->layer_count, .experts = placement->limits.experts, .of_layer = placement->experts};
+    bool known = knows_device(found), keeps = !known && placement->opencl && placement->cache;
     char key[1024];
-    if (!placement->opencl || !placement->cache) return placement_measure(&devices, found, error);
-    describe_figures(placement, key, sizeof key);
-    if (placement_cache_read(placement->cache, key, time(NULL), found)) return placement_check(&devices, error);
-    int code = placement_measure(&devices, found, error);
-    if (!code) placement_cache_write(placement->cache, key, time(NULL), found);
-    return code;
+    if (keeps) {
+        describe_figures(placement, key, sizeof key);
+        known = placement_cache_read(placement->cache, key, time(NULL), found);
+    }
+    int code = known ? placement_check(&devices, error) : placement_measure(&devices, found, error);
+    if (code) return code;
+    if (keeps && !known) placement_cache_write(placement->cache, key, time(NULL), found);
+    placement_conclude(found, &part);
+    return 0;
 }
 
 static void share_bus(struct placement *placement, const struct engine_placement *found) {
@@ -161,7 +174,7 @@ static int open_device(struct placement *placement, struct engine_placement *fou
                                           .span = options->trace ? add_span : NULL,
                                           .span_user = options->trace};
     int code = opencl_open(&placement->opencl, &wanted, error);
-    if (!code) code = measure(placement, found, error);
+    if (!code) code = try_devices(placement, found, error);
     if (code) return code;
     placement->worked = true;
     placement->well_since = clock_seconds();
@@ -263,6 +276,17 @@ static void drop_device(struct placement *placement) {
     placement->opencl = NULL;
 }
 
+// What follows from the figures, or from their absence. True: the device has something to do when it is well.
+static bool decide_all(struct placement *placement) {
+    struct engine_placement *found = &placement->found;
+    for (int i = 0; i < PLACEMENT_PHASES; i++) placement->used[i] = decide(placement, (enum placement_phase)i);
+    for (int i = 0; i < found->point_count; i++)
+        found->points[i].on_device = placement->used[phase_of_point(&found->points[i])];
+    placement->halves_from =
+        placement->options.halves_from > 0 ? placement->options.halves_from : found->halves_from;
+    return placement->used[PLACEMENT_DECODE] || placement->used[PLACEMENT_PREFILL];
+}
+
 static void plan(struct placement *placement) {
     struct error error, other;
     describe_cpu(placement, "");
@@ -271,36 +295,43 @@ static void plan(struct placement *placement) {
     if (placement->opencl)
         snprintf(placement->device, sizeof placement->device, "%s", opencl_describe(placement->opencl));
     if (code) {
-        placement->found.point_count = 0;
+        placement->found = (struct engine_placement){0};
         describe_cpu(placement, error.message);
     }
-    for (int i = 0; i < PLACEMENT_PHASES; i++) placement->used[i] = decide(placement, (enum placement_phase)i);
-    for (int i = 0; i < placement->found.point_count; i++)
-        placement->found.points[i].on_device = placement->used[phase_of_point(&placement->found.points[i])];
-    bool used = placement->used[PLACEMENT_DECODE] || placement->used[PLACEMENT_PREFILL];
+    bool used = decide_all(placement);
     if (code && (is_asked_for(placement) || error.code != ERROR_UNSUPPORTED))
         placement_fail(placement, &error);
     else if (code || !used)
         drop_device(placement);
-    if (code && placement->options.explain && measure(placement, &placement->found, &other))
-        placement->found.point_count = 0;
-    placement->halves_from =
-        placement->options.halves_from > 0 ? placement->options.halves_from : placement->found.halves_from;
+    if (code && placement->options.explain && try_devices(placement, &placement->found, &other))
+        placement->found = (struct engine_placement){0};
     if (!code) describe_split(placement);
 }
 
+// Where the first start failed, only now it is known what the device is worth: it may be less than the CPU.
 void placement_retry(struct placement *placement) {
     struct engine_placement found = placement->found;
     struct error error;
+    bool used = true;
     int code = open_device(placement, &found, &error);
     if (placement->inner->rows_are) placement->inner->rows_are(placement->state, placement->kind);
     if (code) {
         placement_fail(placement, &error);
         return;
     }
+    if (!knows_device(&placement->found)) {
+        placement->found = found;
+        used = decide_all(placement);
+    }
     placement->retry_at = 0;
     placement->degraded[0] = 0;
-    warn(placement, "the experts run on OpenCL again: %s", opencl_describe(placement->opencl));
+    if (used) {
+        warn(placement, "the experts run on OpenCL again: %s", opencl_describe(placement->opencl));
+    } else {
+        warn(placement, "OpenCL works again, but the CPU is faster and keeps the experts: %s",
+             opencl_describe(placement->opencl));
+        drop_device(placement);
+    }
 }
 
 // ---- Opening and closing

@@ -21,13 +21,7 @@ enum placement_phase { PLACEMENT_DECODE, PLACEMENT_PREFILL, PLACEMENT_PHASES };
 enum placement_experts { EXPERTS_AUTO, EXPERTS_CPU, EXPERTS_OPENCL }; // auto: as the way says
 bool placement_parse_phase(const char *name, enum placement_experts *out); // "auto", "cpu", "opencl"
 
-// Whether the CPU leaves the device its share of the memory bus (engine/bandwidth.h).
-#define BUS_SHARES(X) \
-    X(BUS_SHARE_AUTO, "auto", "where both read the same memory: with a GPU that shares the processor's") \
-    X(BUS_SHARE_OFF, "off", "never") \
-    X(BUS_SHARE_ON, "on", "with any device")
-
-enum bus_share {
+enum bus_share { // see engine/engine.h
 #define BUS_SHARE_ENUM(share, name, meaning) share,
     BUS_SHARES(BUS_SHARE_ENUM)
 #undef BUS_SHARE_ENUM
@@ -79,7 +73,8 @@ const char *placement_describe(const struct placement *placement);
 // Why less runs than was asked for, at this moment; "": all is well.
 const char *placement_degraded(const struct placement *placement);
 
-// What was measured, and what follows. As long as the placement, and as it was at opening.
+// What was measured, and what follows. As long as the placement, and as it was at opening; but where the device failed
+// then, it is measured once it works.
 const struct engine_placement *placement_found(const struct placement *placement);
 
 // Whether `auto` gives calls to the device, given how long each takes for them.

@@ -14,7 +14,7 @@ enum { FILE_BYTES_MAX = 16 << 10, SECONDS_A_DAY = 24 * 60 * 60 };
 
 // Text, in lines: what it is and its version, the key, when it was measured, figures in order, and a checksum over all
 // that.
-static const char MAGIC[] = "tandem placement 1\n";
+static const char MAGIC[] = "tandem placement 2\n";
 
 static bool path_of(const char *directory, const char *key, char path[PATH_MAX]) {
     uint64_t name = weight_cache_sum(0, key, strlen(key));
@@ -45,8 +45,7 @@ static bool take_point(const char **at, struct engine_placement_point *point) {
     *point = (struct engine_placement_point){0};
     bool whole = take_number(at, &rows) && take_number(at, &point->cpu_seconds) &&
                  take_number(at, &point->device_seconds) && take_number(at, &point->handing_seconds) &&
-                 take_number(at, &point->rest_seconds) && take_number(at, &point->cpu_rate) &&
-                 take_number(at, &point->split_rate);
+                 take_number(at, &point->rest_seconds) && take_number(at, &point->head_seconds);
     if (!whole || !(rows >= 1 && rows <= INT_MAX)) return false;
     point->rows = (int)rows;
     return true;
@@ -54,13 +53,12 @@ static bool take_point(const char **at, struct engine_placement_point *point) {
 
 static bool take_figures(const char *at, const char *key, int64_t now, struct engine_placement *out) {
     struct engine_placement found = *out;
-    double measured_at, count, halves;
+    double measured_at, count;
     if (!take_text(&at, MAGIC) || !take_text(&at, key) || !take_text(&at, "\n") || !take_number(&at, &measured_at) ||
-        !take_number(&at, &found.read_bytes) || !take_number(&at, &halves) || !take_number(&at, &count))
+        !take_number(&at, &found.read_bytes) || !take_number(&at, &count))
         return false;
-    if (!(count >= 1 && count <= ENGINE_PLACEMENT_POINTS && halves >= 0 && halves <= INT_MAX)) return false;
+    if (!(count >= 1 && count <= ENGINE_PLACEMENT_POINTS)) return false;
     found.point_count = (int)count;
-    found.halves_from = (int)halves;
     for (int i = 0; i < found.point_count; i++)
         if (!take_point(&at, &found.points[i])) return false;
     found.age_seconds = (double)now - measured_at;
@@ -100,12 +98,11 @@ void placement_cache_write(const char *directory, const char *key, int64_t now, 
     struct error error;
     if (!path_of(directory, key, path)) return;
     buffer_init(&text, FILE_BYTES_MAX);
-    buffer_format(&text, "%s%s\n%" PRId64 " %a %d %d\n", MAGIC, key, now, found->read_bytes, found->halves_from,
-                  found->point_count);
+    buffer_format(&text, "%s%s\n%" PRId64 " %a %d\n", MAGIC, key, now, found->read_bytes, found->point_count);
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
-        buffer_format(&text, "%d %a %a %a %a %a %a\n", point->rows, point->cpu_seconds, point->device_seconds,
-                      point->handing_seconds, point->rest_seconds, point->cpu_rate, point->split_rate);
+        buffer_format(&text, "%d %a %a %a %a %a\n", point->rows, point->cpu_seconds, point->device_seconds,
+                      point->handing_seconds, point->rest_seconds, point->head_seconds);
     }
     uint64_t sum = text.data ? weight_cache_sum(0, text.data, strlen(text.data)) : 0;
     buffer_format(&text, "%016" PRIx64 "\n", sum);

@@ -7,7 +7,7 @@
 
 enum { PLACEMENT_CACHE_DAYS_MAX = 7 }; // then it is measured anew: the machine may have been busy that time
 
-// Takes what depends on the devices from the file of that key in a directory: a line of text about all that it depends
+// Takes what was measured of the devices, but not what follows from it, from the file of that key in a directory: a line of text about all that it depends
 // on. now: seconds since 1970. False: there is none, or it is damaged, too old, or from the future; out is as it was.
 bool placement_cache_read(const char *directory, const char *key, int64_t now, struct engine_placement *out);
 

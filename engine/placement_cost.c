@@ -89,38 +89,68 @@ static void rows_are(const struct placement_devices *devices, enum row_kind kind
     if (devices->inner->rows_are) devices->inner->rows_are(devices->state, kind);
 }
 
-// Twice: once to warm up, and once more for the time.
-static int trial_run(struct trial *trial, const struct placement_devices *devices, int runs,
-                     struct engine_placement_point *point, struct error *error) {
-    const struct layer *layer = devices->layers;
-    size_t bytes = (size_t)trial->rows * (size_t)trial->hidden * sizeof(float);
-    const enum row_kind kind = kind_of(trial->rows);
-    rows_are(devices, kind);
-    for (int run = 0; run < runs; run++) {
-        double began_at = clock_seconds();
-        memset(trial->found, 0, bytes);
-        int code = 0;
-        if (devices->opencl) {
-            code = opencl_begin(devices->opencl, 0, layer, trial->x, trial->rows, kind, error);
-            point->handing_seconds = clock_seconds() - began_at;
-            if (!code) code = opencl_end(devices->opencl, 0, trial->found, &trial->routing[1], error);
-            point->device_seconds = clock_seconds() - began_at;
-        }
-        if (code) return code;
+// Once to warm up and at least once for the time, of which the least counts: whoever else uses the machine only makes
+// it longer.
+enum { RUNS_LEAST = 2, RUNS_MOST = 6 };
+static const double RUNS_SECONDS = 0.1; // then it is enough
 
-        began_at = clock_seconds();
-        memset(trial->expected, 0, bytes);
-        devices->inner->route(devices->state, &layer->router, trial->x, trial->rows, &trial->routing[0]);
-        devices->inner->experts(devices->state, layer, &trial->routing[0], trial->x, trial->expected, trial->rows);
-        point->cpu_seconds = clock_seconds() - began_at;
+static bool once_more(int run, double began_at) {
+    return run < RUNS_LEAST || (run < RUNS_MOST && clock_seconds() - began_at < RUNS_SECONDS);
+}
+
+// Whether a run's time is the one to keep.
+static bool is_best(int run, double seconds, double best) {
+    return run < RUNS_LEAST || seconds < best;
+}
+
+static int run_device(struct trial *trial, const struct placement_devices *devices, int run,
+                      struct engine_placement_point *point, struct error *error) {
+    double began_at = clock_seconds();
+    memset(trial->found, 0, (size_t)trial->rows * (size_t)trial->hidden * sizeof *trial->found);
+    int code =
+        opencl_begin(devices->opencl, 0, devices->layers, trial->x, trial->rows, kind_of(trial->rows), error);
+    double handing_seconds = clock_seconds() - began_at;
+    if (!code) code = opencl_end(devices->opencl, 0, trial->found, &trial->routing[1], error);
+    double seconds = clock_seconds() - began_at;
+    if (code || !is_best(run, seconds, point->device_seconds)) return code;
+    point->handing_seconds = handing_seconds;
+    point->device_seconds = seconds;
+    return 0;
+}
+
+static void run_cpu(struct trial *trial, const struct placement_devices *devices, int run,
+                    struct engine_placement_point *point) {
+    const struct layer *layer = devices->layers;
+    double began_at = clock_seconds();
+    memset(trial->expected, 0, (size_t)trial->rows * (size_t)trial->hidden * sizeof *trial->expected);
+    devices->inner->route(devices->state, &layer->router, trial->x, trial->rows, &trial->routing[0]);
+    devices->inner->experts(devices->state, layer, &trial->routing[0], trial->x, trial->expected, trial->rows);
+    double seconds = clock_seconds() - began_at;
+    if (is_best(run, seconds, point->cpu_seconds)) point->cpu_seconds = seconds;
+}
+
+// Both devices, once, or for the time.
+static int try_rows(const struct placement_devices *devices, int rows, bool timed,
+                    struct engine_placement_point *point, struct error *error) {
+    struct trial trial;
+    int code = trial_create(&trial, rows, devices->layers, error);
+    if (code) return code;
+    rows_are(devices, kind_of(rows));
+    double began_at = clock_seconds();
+    for (int run = 0; !code && (run == 0 || (timed && once_more(run, began_at))); run++) {
+        if (devices->opencl) code = run_device(&trial, devices, run, point, error);
+        if (!code) run_cpu(&trial, devices, run, point);
     }
-    return devices->opencl ? trial_compare(trial, error) : 0;
+    if (!code && devices->opencl) code = trial_compare(&trial, error);
+    trial_finish(&trial);
+    return code;
 }
 
 // ---- What follows
 
-static double line_between(double x, double x1, double y1, double x2, double y2) {
-    return y1 + (y2 - y1) * (x - x1) / (x2 - x1);
+static struct placement_costs costs_of(const struct engine_placement_point *point, double times) {
+    return (struct placement_costs){times * point->device_seconds, times * point->cpu_seconds,
+                                    times * point->rest_seconds};
 }
 
 struct placement_costs placement_costs_at(const struct engine_placement *found, bool answers, int rows) {
@@ -131,37 +161,86 @@ struct placement_costs placement_costs_at(const struct engine_placement *found, 
         if (point->rows <= rows) below = point;
         if (point->rows >= rows && !above) above = point;
     }
-    if (!below && !above) return (struct placement_costs){0, 0};
-    if (!below) return (struct placement_costs){above->device_seconds, above->rest_seconds};
-    if (!above) {
-        double times = (double)rows / below->rows;
-        return (struct placement_costs){times * below->device_seconds, times * below->rest_seconds};
+    if (!below && !above) return (struct placement_costs){0, 0, 0};
+    if (!below) return costs_of(above, 1);
+    if (!above) return costs_of(below, (double)rows / below->rows);
+    if (below == above) return costs_of(below, 1);
+    double share = (double)(rows - below->rows) / (above->rows - below->rows);
+    const struct placement_costs low = costs_of(below, 1 - share), high = costs_of(above, share);
+    return (struct placement_costs){low.device + high.device, low.cpu + high.cpu, low.rest + high.rest};
+}
+
+// A layer's seconds, on each side.
+struct sides {
+    double device, cpu; // the device's experts; the CPU's own, while the device is at work
+};
+
+static struct sides sides_of(const struct placement_costs *costs, const struct placement_part *part, int layer) {
+    double share = (double)__builtin_popcountll(part->of_layer[layer]) / part->experts;
+    return (struct sides){share * costs->device, (1 - share) * costs->cpu};
+}
+
+// All layers, one part after the other: the experts wait for all else, and all else for the experts.
+static double whole_seconds(const struct placement_costs *costs, const struct placement_part *part) {
+    double seconds = 0;
+    for (int l = 0; l < part->layers; l++) {
+        const struct sides sides = sides_of(costs, part, l);
+        seconds += costs->rest + fmax(sides.device, sides.cpu);
     }
-    if (below == above) return (struct placement_costs){below->device_seconds, below->rest_seconds};
-    return (struct placement_costs){
-        line_between(rows, below->rows, below->device_seconds, above->rows, above->device_seconds),
-        line_between(rows, below->rows, below->rest_seconds, above->rows, above->rest_seconds)};
+    return seconds;
 }
 
-// A layer of answers in two halves: each device has both, one after the other, and the slower one is never idle.
-static double halved(const struct engine_placement *found, int rows) {
+// All layers of answers in two halves: each side has both, one after the other, and the slower one is never idle.
+static double halved_seconds(const struct engine_placement *found, const struct placement_part *part, int rows) {
     const struct placement_costs half = placement_costs_at(found, true, (rows + 1) / 2);
-    return 2 * (half.device > half.rest ? half.device : half.rest);
+    double seconds = 0;
+    for (int l = 0; l < part->layers; l++) {
+        const struct sides sides = sides_of(&half, part, l);
+        seconds += 2 * fmax(sides.device, half.rest + sides.cpu);
+    }
+    return seconds;
 }
 
-int placement_halves_from(const struct engine_placement *found) {
+// All layers of a prompt in two halves, each half of the work, and at the ends one side waits for the other's half.
+static double passing_seconds(const struct placement_costs *costs, const struct placement_part *part) {
+    double slower = 0, faster = 0;
+    for (int l = 0; l < part->layers; l++) {
+        const struct sides sides = sides_of(costs, part, l);
+        slower += fmax(sides.device, costs->rest + sides.cpu);
+        faster += fmin(sides.device, costs->rest + sides.cpu);
+    }
+    return slower + faster / part->layers / 2;
+}
+
+int placement_halves_from(const struct engine_placement *found, const struct placement_part *part) {
     int from = 0;
     for (int i = found->point_count - 1; i >= 0; i--) {
         const struct engine_placement_point *point = &found->points[i];
         if (point->rows > ENGINE_PLACEMENT_ANSWERS) continue;
         if (point->rows < 2 || !(point->device_seconds > 0)) break;
-        if (!placement_pays(point->rest_seconds + point->device_seconds, halved(found, point->rows))) break;
+        const struct placement_costs costs = costs_of(point, 1);
+        if (!placement_pays(whole_seconds(&costs, part), halved_seconds(found, part, point->rows))) break;
         from = point->rows;
     }
     return from;
 }
 
-// ---- How fast the model will be
+void placement_conclude(struct engine_placement *found, const struct placement_part *part) {
+    found->halves_from = placement_halves_from(found, part);
+    for (int i = 0; i < found->point_count; i++) {
+        struct engine_placement_point *point = &found->points[i];
+        const struct placement_costs costs = costs_of(point, 1);
+        bool answers = point->rows <= ENGINE_PLACEMENT_ANSWERS;
+        bool halved = answers && found->halves_from > 0 && point->rows >= found->halves_from;
+        double split = halved                                                ? halved_seconds(found, part, point->rows)
+                       : !answers && point->rows >= ENGINE_PLACEMENT_HALVES ? passing_seconds(&costs, part)
+                                                                             : whole_seconds(&costs, part);
+        point->cpu_rate = point->rows / (part->layers * (costs.rest + costs.cpu) + point->head_seconds);
+        point->split_rate = costs.device > 0 ? point->rows / (split + point->head_seconds) : 0;
+    }
+}
+
+// ---- What is no expert
 
 // The widest of the products around attention, and room for what goes in and comes out of them.
 static float *products_room(const struct placement_devices *devices, int rows) {
@@ -177,42 +256,27 @@ static float *products_room(const struct placement_devices *devices, int rows) {
 
 static double time_products(const struct placement_devices *devices, const struct linear *const *products, size_t count,
                             float *room, int rows) {
-    double best = INFINITY;
-    for (int run = 0; run < 2; run++) {
+    double best = 0, first_at = clock_seconds();
+    for (int run = 0; once_more(run, first_at); run++) {
         double began_at = clock_seconds();
         for (size_t i = 0; i < count; i++)
             devices->inner->linear(devices->state, products[i], room,
                                      room + (size_t)rows * (size_t)products[i]->weight.columns, rows, false);
         double seconds = clock_seconds() - began_at;
-        if (seconds < best) best = seconds;
+        if (is_best(run, seconds, best)) best = seconds;
     }
     return best;
 }
 
-// Two halves pass each other: while the device has one, the CPU has the other. Of a prompt's the work is half as much
-// each, and at the ends one of them waits.
-static void predict(const struct placement_devices *devices, struct engine_placement *found,
-                    struct engine_placement_point *point, double head_seconds) {
-    double layers = devices->layer_count, rest = point->rest_seconds, device = point->device_seconds;
-    double slower = rest > device ? rest : device, faster = rest > device ? device : rest;
-    double split = layers * (rest + device);
-    if (point->rows > ENGINE_PLACEMENT_ANSWERS)
-        split = layers * slower + faster / 2;
-    else if (found->halves_from > 0 && point->rows >= found->halves_from)
-        split = layers * halved(found, point->rows);
-    point->cpu_rate = point->rows / (layers * (rest + point->cpu_seconds) + head_seconds);
-    point->split_rate = device > 0 ? point->rows / (split + head_seconds) : 0;
-}
-
 static int time_rest(const struct placement_devices *devices, struct engine_placement_point *point,
-                     double *head_seconds, struct error *error) {
+                     struct error *error) {
     const struct layer *layer = devices->layers;
     const struct linear *around[] = {&layer->q, &layer->k, &layer->v, &layer->o}, *head = devices->head;
     float *room = products_room(devices, point->rows);
     if (!room) return error_set(error, ERROR_MEMORY, "out of memory for trying the device");
     int outputs = point->rows <= ENGINE_PLACEMENT_ANSWERS ? point->rows : 1; // of a prompt only the last one's
     point->rest_seconds = time_products(devices, around, sizeof around / sizeof *around, room, point->rows);
-    *head_seconds = head ? time_products(devices, &head, 1, room, outputs) : 0;
+    point->head_seconds = head ? time_products(devices, &head, 1, room, outputs) : 0;
     free(room);
     return 0;
 }
@@ -227,32 +291,19 @@ static double measure_bus(const struct placement_devices *devices) {
 
 // ---- All sizes of calls
 
-static int measure_points(const struct placement_devices *devices, struct engine_placement *found,
-                          double head_seconds[ENGINE_PLACEMENT_POINTS], struct error *error) {
+int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error) {
     static const int ROWS[ENGINE_PLACEMENT_POINTS] = {1, 8, 16, ENGINE_PLACEMENT_ANSWERS, 128, 512};
     int code = 0;
+    found->point_count = 0;
     for (int i = 0; !code && i < ENGINE_PLACEMENT_POINTS; i++) {
         struct engine_placement_point *point = &found->points[found->point_count];
-        struct trial trial;
         int most = devices->rows_max, rows = ROWS[i] < most ? ROWS[i] : most;
         if (i > 0 && rows <= found->points[found->point_count - 1].rows) break;
         *point = (struct engine_placement_point){.rows = rows};
-        code = trial_create(&trial, rows, devices->layers, error);
-        if (code) return code;
-        code = trial_run(&trial, devices, 2, point, error);
-        trial_finish(&trial);
-        if (!code) code = time_rest(devices, point, &head_seconds[found->point_count], error);
+        code = try_rows(devices, rows, true, point, error);
+        if (!code) code = time_rest(devices, point, error);
         if (!code) found->point_count++;
     }
-    return code;
-}
-
-int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error) {
-    double head_seconds[ENGINE_PLACEMENT_POINTS];
-    found->point_count = 0;
-    int code = measure_points(devices, found, head_seconds, error);
-    found->halves_from = placement_halves_from(found);
-    for (int i = 0; i < found->point_count; i++) predict(devices, found, &found->points[i], head_seconds[i]);
     found->read_bytes = measure_bus(devices);
     found->from_cache = false;
     found->age_seconds = 0;
@@ -264,13 +315,8 @@ int placement_check(const struct placement_devices *devices, struct error *error
     static const int ROWS[] = {ENGINE_PLACEMENT_ANSWERS / 4, ENGINE_PLACEMENT_ANSWERS + 8};
     int code = 0;
     for (size_t i = 0; !code && i < sizeof ROWS / sizeof *ROWS; i++) {
-        struct engine_placement_point point;
-        struct trial trial;
-        int rows = ROWS[i] < devices->rows_max ? ROWS[i] : devices->rows_max;
-        code = trial_create(&trial, rows, devices->layers, error);
-        if (code) break;
-        code = trial_run(&trial, devices, 1, &point, error);
-        trial_finish(&trial);
+        struct engine_placement_point ignored = {0};
+        code = try_rows(devices, ROWS[i] < devices->rows_max ? ROWS[i] : devices->rows_max, false, &ignored, error);
     }
     rows_are(devices, ROWS_BY_NUMBER);
     return code;

@@ -17,21 +17,31 @@ struct placement_devices {
     int rows_max;              // in one call
 };
 
-// Calls of all sizes, and what follows from how long they take. ERROR_INTERNAL: the device computes wrongly; whatever
-// else opencl_begin and opencl_end say.
+// How long calls of all sizes take, the best of several tries: a second or two in all. ERROR_INTERNAL: the device
+// computes wrongly; whatever else opencl_begin and opencl_end say.
 int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error);
 // Whether the device still computes as the CPU does, in a call of answers and in one of prompts. As placement_measure.
 int placement_check(const struct placement_devices *devices, struct error *error);
 
-// How long a layer takes in such a call: its experts on the device, all else on the CPU. Between the sizes that were
-// measured a straight line; 0: nothing was.
+// How long a layer takes in such a call: all its experts on the device, or on the CPU, and all else. Between the sizes
+// that were measured a straight line; 0: nothing was.
 struct placement_costs {
-    double device, rest;
+    double device, cpu, rest;
 };
 struct placement_costs placement_costs_at(const struct engine_placement *found, bool answers, int rows);
 
+// The experts that are the device's, a bit each, and with them their layer's share of the work; the others are the
+// CPU's, which computes them meanwhile.
+struct placement_part {
+    int layers, experts;
+    const uint64_t *of_layer; // [layers]
+};
+
 // From how many answers at once on computing them in two halves is the faster way: the CPU has one half's attention
 // while the device has the other half's experts, but both read their weights twice. 0: it never is.
-int placement_halves_from(const struct engine_placement *found);
+int placement_halves_from(const struct engine_placement *found, const struct placement_part *part);
+
+// What follows from what was measured: how fast the model will be, and from where on in halves.
+void placement_conclude(struct engine_placement *found, const struct placement_part *part);
 
 #endif

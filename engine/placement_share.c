@@ -44,8 +44,8 @@ static bool read_range(const char **at, const char *end, int count, long *first,
 static int refuse(const char *param, const char *what, const char *text, int count, const char *example,
                   struct error *error) {
     return error_set_param(error, ERROR_ARGUMENT, param,
-                           "%s: %s are \"%.60s\"; expected numbers from 0 to %d, such as \"%s\"", param, what, text,
-                           count - 1, example);
+                           "%s are \"%.60s\"; expected numbers from 0 to %d, such as \"%s\"", what, text, count - 1,
+                           example);
 }
 
 static bool read_layers(const char *at, const char *end, int count, bool *out) {
@@ -150,6 +150,12 @@ struct routing placement_share_only(struct placement_share *share, const struct 
     for (int i = 0; i < routing->rows * routing->top_k; i++)
         only.expert[i] = experts >> routing->expert[i] & 1 ? routing->expert[i] : -1;
     return only;
+}
+
+int placement_share_chosen(const struct routing *routing, uint64_t experts) {
+    uint64_t chosen = 0;
+    for (int i = 0; i < routing->rows * routing->top_k; i++) chosen |= UINT64_C(1) << routing->expert[i];
+    return __builtin_popcountll(chosen & experts);
 }
 
 static void run_rows(struct placement_share *share, const struct layer *layer, float *y) {

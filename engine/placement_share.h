@@ -23,6 +23,8 @@ void placement_share_destroy(struct placement_share *share); // takes NULL
 struct routing *placement_share_routing(struct placement_share *share, int slot); // of the mixture begun there
 // The same with -1 for all other experts; until the next call.
 struct routing placement_share_only(struct placement_share *share, const struct routing *routing, uint64_t experts);
+// How many of these experts are chosen by any row.
+int placement_share_chosen(const struct routing *routing, uint64_t experts);
 // Adds what these experts make of x[rows][hidden] to y[rows][hidden], expert by expert. What comes out for a row does
 // not depend on the rows beside it.
 void placement_share_compute(struct placement_share *share, const struct layer *layer, const struct routing *routing,

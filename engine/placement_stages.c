@@ -25,18 +25,25 @@ static void rows_are(void *state, enum row_kind kind) {
 
 // ---- The bus
 
-// A device that is longer at a layer's experts than the CPU is at all else has its share of the bus first. Where the
-// CPU is the longer one, waiting would only make it longer.
+// A device that is longer at its experts of a layer than the CPU is at all else has its share of the bus first. Where
+// the CPU is the longer one, waiting would only make it longer.
 static void note_begin(struct placement *placement, int slot) {
     const struct mixture *mixture = &placement->mixture[slot];
     const struct layer *layer = mixture->layer;
     bool answers = placement_phase_of(mixture->kind, mixture->rows) == PLACEMENT_DECODE;
     const struct placement_costs costs = placement_costs_at(&placement->found, answers, mixture->rows);
-    double bytes = stage_experts_chosen(&layer->router, mixture->rows) * stage_bytes_expert(&layer->experts[0]);
+    double chosen = stage_experts_chosen(&layer->router, mixture->rows), share = 1;
+    if (mixture->shared) {
+        const struct routing *routing = placement_share_routing(placement->share, slot);
+        chosen = placement_share_chosen(routing, mixture->shared);
+        share = chosen / placement_share_chosen(routing, UINT64_MAX);
+    }
+    double device = share * costs.device, cpu = costs.rest + (1 - share) * costs.cpu;
+    double bytes = device > cpu ? chosen * stage_bytes_expert(&layer->experts[0]) : 0;
     placement->at_work[placement->at_work_count++] = slot;
     placement->work.mixtures++;
     if (mixture->kind == ROWS_OF_ANSWERS && slot == 1) placement->work.halves += 2; // answers come first
-    bandwidth_begin(&placement->bus, clock_seconds(), costs.device > costs.rest ? bytes : 0, costs.device);
+    bandwidth_begin(&placement->bus, clock_seconds(), bytes, device);
 }
 
 // The mixture that began first is done, or has failed.
@@ -134,7 +141,8 @@ static bool take_back(struct placement *placement, int slot, float *y, struct ro
 static void end_shared(struct placement *placement, int slot, float *y, struct routing *out) {
     const struct mixture *mixture = &placement->mixture[slot];
     const struct routing *routing = placement_share_routing(placement->share, slot);
-    double entered_at = enter(placement, 0);
+    double bytes = placement_share_chosen(routing, ~mixture->shared) * stage_bytes_expert(&mixture->layer->experts[0]);
+    double entered_at = enter(placement, bytes);
     placement_share_compute(placement->share, mixture->layer, routing, ~mixture->shared, mixture->x, y);
     leave(placement, entered_at);
     if (!take_back(placement, slot, y, NULL))
@@ -160,12 +168,14 @@ static void mixture_end(void *state, int slot, float *y, struct routing *out) {
     inner_rows_are(placement, placement->kind);
 }
 
+_Static_assert(ENGINE_PLACEMENT_HALVES / 2 > (int)STAGE_STEADY_ROWS, "a half of a prompt has work enough");
+
 // Halves read all weights twice. Of a prompt's rows they have work enough, unless they are small; of answers it depends
 // on what the devices were measured to take.
 static int parts(const void *state, enum row_kind kind, int rows) {
     const struct placement *placement = state;
     if (!placement->opencl || !placement->used[placement_phase_of(kind, rows)]) return 1;
-    if (kind != ROWS_OF_ANSWERS) return rows / 2 > STAGE_STEADY_ROWS ? 2 : 1;
+    if (kind != ROWS_OF_ANSWERS) return rows >= ENGINE_PLACEMENT_HALVES ? 2 : 1;
     return placement->halves_from > 0 && rows >= placement->halves_from && rows > 1 ? 2 : 1;
 }
 

@@ -46,8 +46,8 @@ static int deal(struct scheduler *scheduler, const struct scheduler_sequence *se
                 int *rows) {
     size_t at = whose_turn(scheduler, sequences, count);
     int left = chunk, share = chunk / SCHEDULER_TURN_SHARE;
+    scheduler->planned_turn = at < count ? at + 1 : scheduler->turn;
     if (at < count) {
-        scheduler->turn = at + 1;
         rows[at] = more(&sequences[at], 0, share > 0 ? share : 1);
         left -= rows[at];
     }
@@ -112,13 +112,15 @@ int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence 
     return decoding + scheduler->planned;
 }
 
-// A step of more rows takes no less time, and one of fewer rows no less a row: so it takes at least so long.
+// A step of more rows takes no less time, and one of fewer rows no less a row: so it takes at least so long. The last
+// one may have been held up by something else, a process that was stopped: so there is a bound beside.
 double scheduler_patience(const struct scheduler *scheduler) {
     double share = 1;
     if (!scheduler->planned_alone || scheduler->alone_rows == 0) return 0;
     if (scheduler->planned >= scheduler->prefill_tokens_max) return 0;
     if (scheduler->planned < scheduler->alone_rows) share = (double)scheduler->planned / scheduler->alone_rows;
-    return SCHEDULER_WAIT_SHARE * share * scheduler->alone_seconds;
+    double seconds = SCHEDULER_WAIT_SHARE * share * scheduler->alone_seconds;
+    return seconds < SCHEDULER_WAIT_SECONDS_MAX ? seconds : SCHEDULER_WAIT_SECONDS_MAX;
 }
 
 // The time of a step grows with its chunk, but not from nothing: t = a + b · chunk. From any chunk, chunk · target / t
@@ -126,6 +128,7 @@ double scheduler_patience(const struct scheduler *scheduler) {
 // by no more than twice at once, and only by steps that used all of it.
 void scheduler_measured(struct scheduler *scheduler, double seconds) {
     double target = scheduler->step_target_seconds;
+    scheduler->turn = scheduler->planned_turn;
     if (scheduler->planned_alone && scheduler->planned > 0 && seconds > 0) {
         scheduler->alone_rows = scheduler->planned;
         scheduler->alone_seconds = seconds;

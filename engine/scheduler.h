@@ -29,7 +29,8 @@ enum {
     SCHEDULER_TOGETHER_ROWS_MAX = 2048, // … but no more rows, for they take memory; where a chunk is longer, that
 };
 #define SCHEDULER_TOGETHER_SECONDS 5 // and no more than take so long, if the last ones tell: nothing else happens then
-#define SCHEDULER_WAIT_SHARE 0.02    // of the time that the prompts at hand take: so long others are waited for at most
+#define SCHEDULER_WAIT_SHARE 0.02      // of the time that the prompts at hand take: so long others are waited for …
+#define SCHEDULER_WAIT_SECONDS_MAX 0.1 // … and no longer than this, whatever the last ones took
 
 struct scheduler_sequence { // what the scheduler needs to know of a sequence
     size_t prompt_left;     // prompt tokens not yet computed; 0: it decodes
@@ -41,6 +42,7 @@ struct scheduler {
     int prefill_tokens_max;     // a chunk: rows of prompts in one step, but for those that go together
     double step_target_seconds; // of one that decodes and computes prompts; 0: none
     size_t turn;                // the place whose prompt comes first in the next step
+    size_t planned_turn;        // in the step behind the one that was planned last
     double chunk;               // rows of prompts that the target allows; 0: nothing is known yet
     int planned;                // rows of prompts in the step that was planned last
     bool planned_alone;         // nobody decodes in it
@@ -51,14 +53,16 @@ struct scheduler {
 // The rows of prompts that a step may have at most, where prefill_tokens_max is this.
 int scheduler_rows_max(int prefill_tokens_max);
 
-// Fills rows [count] and returns their sum; 0: there is nothing to do.
+// Fills rows [count] and returns their sum; 0: there is nothing to do. A plan that is not carried out is forgotten: the
+// same sequences get the same rows again.
 int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int *rows);
 
-// For how many seconds the step that was planned last may be put off after a rest, so that more prompts come along. 0:
-// somebody decodes, there is no room for more, or nothing is known of what prompts take.
+// For how many seconds the step that was planned last may be put off after a rest, so that more prompts come along:
+// SCHEDULER_WAIT_SECONDS_MAX at most. 0: somebody decodes, there is no room for more, or nothing is known of what
+// prompts take.
 double scheduler_patience(const struct scheduler *scheduler);
 
-// Tells how long the step that was planned last has taken.
+// Tells that the step that was planned last was carried out, and how long that took.
 void scheduler_measured(struct scheduler *scheduler, double seconds);
 
 #endif

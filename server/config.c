@@ -18,7 +18,7 @@
 #define TEXT(number) #number
 #define TEXT_OF(number) TEXT(number)
 
-const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT] = {
+const struct setting CONFIG_SETTINGS[] = {
     {"server.host", "--host", "TANDEM_HOST", SETTING_TEXT, AT(host), 0, 0, NULL, "127.0.0.1", "",
      "address or name to listen on; 0.0.0.0 lets other machines in"},
     {"server.port", "--port", "TANDEM_PORT", SETTING_INT, AT(port), 0, 65535, NULL, "8080", "",
@@ -71,4 +71,5 @@ const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT] = {
      "prompts", "", "what is kept for requests that begin alike, and not read again"},
     {"model.name", "--model-name", "TANDEM_MODEL_NAME", SETTING_TEXT, AT(model_name), 0, 0, NULL, "", "",
      "what clients may call the model: NAME[,NAME...], the first in answers"},
+    {.flag = NULL},
 };

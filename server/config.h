@@ -16,13 +16,12 @@ struct config {
     double header_seconds, body_seconds, idle_seconds, slow_reader_seconds, heartbeat_seconds, drain_seconds;
     double queue_seconds_max, token_gap;
     char *log_level, *log_format, *cors_origin, *prefix_cache, *api_key_file;
-    struct setting_secret api_key;
+    struct setting_sourced api_key;
     char *model_name; // "a,b": what clients may call the model
 };
 
 #define CONFIG_TOKEN_GAP "0.5" // the default of --token-gap, which is bench's too
 
-enum { CONFIG_SETTING_COUNT = 25 };
-extern const struct setting CONFIG_SETTINGS[CONFIG_SETTING_COUNT];
+extern const struct setting CONFIG_SETTINGS[];
 
 #endif

@@ -292,7 +292,7 @@ bool http_preflight(struct exchange *exchange) {
         connection_leave(connection_of(exchange), HTTP_OUT_OF_MEMORY);
         return true;
     }
-    add_header(response, "Access-Control-Allow-Methods", "GET, HEAD, POST");
+    add_header(response, "Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE");
     if (wanted) add_header(response, "Access-Control-Allow-Headers", wanted); // which they are changes nothing here
     add_header(response, "Access-Control-Max-Age", "600");
     if (http_header(exchange, "Access-Control-Request-Private-Network")) // asked by pages from the Internet

@@ -16,10 +16,10 @@
     X(METRIC_BUILD_INFO, gauge, "tandem_build_info", "version, model, architecture, weights", \
       "Always 1; its labels say what is running") \
     X(METRIC_REQUESTS, counter, "tandem_requests_total", "route, status", \
-      "Answers, by path and HTTP status; status 499: the client left before there was one; route other: requests and " \
-      "connections that reached no path") \
+      "Answers, by path and HTTP status; status 499: its client left, or a DELETE came, before there was one; route " \
+      "other: requests and connections that reached no path") \
     X(METRIC_GENERATIONS, counter, "tandem_generations_total", "outcome", \
-      "Chats and completions that have ended: stop, length, error, or cancelled, where the client left") \
+      "Chats and completions that have ended: stop, length, error, or cancelled, by its client's leaving or a DELETE") \
     X(METRIC_PROMPT_TOKENS, counter, "tandem_prompt_tokens_total", "", "Tokens of the prompts that were accepted") \
     X(METRIC_COMPLETION_TOKENS, counter, "tandem_completion_tokens_total", "", \
       "Tokens of answers, counted as they were passed on") \

@@ -45,6 +45,7 @@ struct request {                  // one that generates
 
     struct stream stream;
     bool answered, streaming; // the answer has begun; it is a stream
+    bool cancelled;           // by a DELETE: it ends as soon as its turn comes
     struct error failure;     // of a job, before the answer began
 
     atomic_bool woken;          // it is in requests->woken or ->pending
@@ -208,6 +209,13 @@ static void wake(void *user) {
     if (!top) loop_wake_send(requests->wake);
 }
 
+// A DELETE has named it.
+static void end_cancelled(struct request *request) {
+    struct error error;
+    error_set(&error, ERROR_CANCELLED, "a DELETE request has ended this answer");
+    fail(request, &error);
+}
+
 // Moves the stack behind the queue, the first to be pushed first.
 static void queue_woken(struct requests *requests) {
     struct request *reversed = NULL, *next;
@@ -228,10 +236,12 @@ static void take_woken(void *user) {
         requests->pending = request->next_woken;
         if (!requests->pending) requests->pending_end = &requests->pending;
         atomic_store(&request->woken, false); // from here on it may be pushed again
-        if (request->exchange && !request->exchange->failed)
-            pump(request);
-        else
+        if (!request->exchange || request->exchange->failed)
             release(request);
+        else if (request->cancelled)
+            end_cancelled(request);
+        else
+            pump(request);
     }
     if (requests->pending && requests->wake) loop_wake_send(requests->wake);
 }
@@ -302,6 +312,27 @@ static void parsed(void *user) {
     }
 }
 
+// ---- From another connection
+
+static bool bears(const struct request *request, const char *id) {
+    return strcmp(request->exchange->id, id) == 0 ||
+           (request->generation && strcmp(generation_id(request->generation), id) == 0);
+}
+
+// They end in the loop's next turn, and not under the feet of whoever asks for it.
+static bool cancel(void *user, uint64_t key, const struct generation_kind *kind, const char *id) {
+    struct requests *requests = user;
+    bool found = false;
+    for (struct request *request = requests->live; request; request = request->next) {
+        if (request->key != key || request->kind != kind || !request->exchange || request->exchange->failed) continue;
+        if (!bears(request, id) || (request->answered && !request->streaming)) continue;
+        if (request->generation && generation_complete(request->generation)) continue;
+        request->cancelled = found = true;
+        wake(request);
+    }
+    return found;
+}
+
 // ---- What http tells
 
 static bool is_type(const char *content_type, const char *wanted) {
@@ -361,6 +392,7 @@ static void on_header(void *user, struct exchange *exchange) {
     } else if (route.endpoint->answer) {
         struct api_reply reply;
         api_reply_init(&reply);
+        requests->context.key = key;
         route.endpoint->answer(&requests->context, route.parameter, &reply);
         http_reply(exchange, &reply, NULL);
     } else if (!request_create(requests, exchange, route.endpoint->generation, key)) {
@@ -440,8 +472,9 @@ static void log_end(const struct exchange *exchange, const struct generation_sum
 }
 
 static enum metric_outcome outcome_of(const struct exchange *exchange, const struct generation_summary *summary) {
-    if (exchange->cause || summary->error.code) return OUTCOME_ERROR;
-    if (exchange->failed) return OUTCOME_CANCELLED;
+    enum error_code cause = exchange->cause ? exchange->cause : summary->error.code;
+    if (cause == ERROR_CANCELLED || (!cause && exchange->failed)) return OUTCOME_CANCELLED;
+    if (cause) return OUTCOME_ERROR;
     return strcmp(summary->finish, finish_reason_text(FINISH_STOP)) == 0 ? OUTCOME_STOP : OUTCOME_LENGTH;
 }
 
@@ -509,6 +542,8 @@ int requests_create(struct requests **out, const struct requests_options *option
         .engine = options->engine,
         .write_metrics = options->write_metrics,
         .write_metrics_user = options->write_metrics_user,
+        .cancel = cancel,
+        .cancel_user = requests,
     };
     requests->pending_end = &requests->pending;
     requests->wake = loop_wake_create(options->loop, take_woken, requests);

@@ -1,5 +1,5 @@
-// Whether this is built with a sanitizer, under which everything takes some ten times as long: tests that go through many
-// cases take fewer of them there, of every kind some.
+// Whether this is built with a sanitizer, under which everything takes some ten times as long: tests that go through
+// many cases take fewer of them there, of every kind some.
 #ifndef TESTS_SANITIZED_H
 #define TESTS_SANITIZED_H
 

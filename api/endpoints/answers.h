@@ -1,4 +1,4 @@
-// The endpoints that answer at once, for the table in endpoints.c. Loop thread.
+// The endpoints that answer at once, for the table of api/endpoint.h. Loop thread.
 #ifndef API_ENDPOINTS_ANSWERS_H
 #define API_ENDPOINTS_ANSWERS_H
 
@@ -8,6 +8,8 @@ enum { READY_STEP_SECONDS_MAX = 30 }; // an engine's step that runs longer has s
 
 void models_list(const struct api_context *context, const char *parameter, struct api_reply *reply);
 void models_one(const struct api_context *context, const char *parameter, struct api_reply *reply);
+void chat_cancel(const struct api_context *context, const char *parameter, struct api_reply *reply);
+void completion_cancel(const struct api_context *context, const char *parameter, struct api_reply *reply);
 void health_answer(const struct api_context *context, const char *parameter, struct api_reply *reply);
 void ready_answer(const struct api_context *context, const char *parameter, struct api_reply *reply);
 void metrics_answer(const struct api_context *context, const char *parameter, struct api_reply *reply);

@@ -4,14 +4,11 @@
 // what rounding took from the other.
 #include "engine/cpu/attention_kernels.h"
 
+#include "engine/cpu/compile.h"
+#include "engine/cpu/tiles.h"
+
 #if defined __x86_64__
-#if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-#endif
+COMPILE_FOR("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
 #include "engine/cpu/turn.h"
 
@@ -281,29 +278,18 @@ static void nothing(void) {}
 static const struct attention_kernels avx512 = {nothing,       nothing, queries,     keys, values,
                                                 avx512_scores, look,    avx512_sums, store};
 
-#if defined __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+COMPILE_END
 
 // ---- Products of tiles: 0 to 3 are sums, 4 and 5 of both groups, 6 and 7 of sixteen rows each
 
-#if defined __clang__
-#pragma clang attribute push( \
-    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
-#endif
+COMPILE_FOR("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
 
 static void amx_begin(void) {
-    bf16_kernels_at(BF16_AMX)->begin();
+    _tile_loadconfig(&TILE_SQUARES);
 }
 
 static void amx_end(void) {
-    bf16_kernels_at(BF16_AMX)->end();
+    _tile_release();
 }
 
 // Of two tiles of rows with both groups.
@@ -373,11 +359,7 @@ static void amx_sums(const struct attention_work *work) {
 static const struct attention_kernels amx = {amx_begin,  amx_end, queries,  keys, values,
                                              amx_scores, look,    amx_sums, store};
 
-#if defined __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+COMPILE_END
 
 const struct attention_kernels *attention_kernels_at(enum bf16_level level) {
     if (!bf16_kernels_at(level)) return NULL;

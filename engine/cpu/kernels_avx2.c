@@ -1,14 +1,11 @@
 // AVX2 with FMA, and F16C, which came before both.
+#include "engine/cpu/compile.h"
 #include "engine/cpu/kernels.h"
 
 #if defined __x86_64__
 #include <immintrin.h>
 
-#if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma,f16c")
-#endif
+COMPILE_FOR("avx2,fma,f16c")
 
 #define KERNELS kernels_avx2
 #define KERNELS_NAME "AVX2"
@@ -138,7 +135,5 @@ static inline float vec_largest(vec x) {
 
 #include "engine/cpu/kernels_template.h"
 
-#if defined __clang__
-#pragma clang attribute pop
-#endif
+COMPILE_END
 #endif

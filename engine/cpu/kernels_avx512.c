@@ -1,15 +1,11 @@
 // AVX-512 (F, BW, DQ, VL).
+#include "engine/cpu/compile.h"
 #include "engine/cpu/kernels.h"
 
 #if defined __x86_64__
 #include <immintrin.h>
 
-#if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), \
-                             apply_to = function)
-#else
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
-#endif
+COMPILE_FOR("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
 
 #define KERNELS kernels_avx512
 #define KERNELS_NAME "AVX-512"
@@ -134,7 +130,5 @@ static inline float vec_largest(vec x) {
 
 #include "engine/cpu/kernels_template.h"
 
-#if defined __clang__
-#pragma clang attribute pop
-#endif
+COMPILE_END
 #endif

@@ -12,11 +12,10 @@
 //   vec_power (2^n, n whole, -126 ≤ n ≤ 127), vec_sum, vec_largest. The _part forms take 1..LANES-1 values; the lanes
 //   beyond are 0.
 
+#include "engine/cpu/compile.h"
+
 #include <math.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum { DOT_ROWS = 4, DOT_OUTPUTS_MAX = 8 };
 

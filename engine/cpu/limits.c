@@ -3,6 +3,7 @@
 #include "engine/cpu/cpu.h"
 
 #include "base/clock.h"
+#include "engine/cpu/tiles.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -62,16 +63,9 @@ KERNEL(avx_vnni_int8, "avx2,avxvnni", __m256i, _mm256_setzero_si256(), 32,
 KERNEL(avx512_int8, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), 64,
        sum[i] = _mm512_dpbusd_epi32(sum[i], x, y))
 
-struct tiles { // as LDTILECFG reads them
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-static const struct tiles SQUARES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-
 #define TILE_KERNEL(name, features, multiply, operations) \
     __attribute__((target(features))) static double name(void) { \
-        _tile_loadconfig(&SQUARES); \
+        _tile_loadconfig(&TILE_SQUARES); \
         _tile_zero(0); \
         _tile_zero(1); \
         _tile_zero(2); \

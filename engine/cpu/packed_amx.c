@@ -6,22 +6,15 @@
 // back (and int4 its bytes), two blocks ahead: a tile that is loaded from what has just been stored waits for it. (At
 // once: 28 ns for 16 rows and a group of int4, one block ahead 26.3, two 25.4.) Each sixteen rows read the weights
 // again, from the second cache.
+#include "engine/cpu/compile.h"
 #include "engine/cpu/packed.h"
+#include "engine/cpu/tiles.h"
 
 #if defined __x86_64__
-#if defined __clang__
-#pragma clang attribute push( \
-    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8"))), \
-    apply_to = function)
-#else
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
-#endif
+COMPILE_FOR("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
 
 #include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum {
     GROUPS = PACKED_COLUMNS / PACKED_GROUP,
@@ -41,13 +34,11 @@ struct work {
 
 // Tiles 0 and 1 are sums, 4 and 5 activations, 6 and 7 weights.
 static void configure(void) {
-    static const struct {
-        uint8_t palette, start, unused[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } SHAPES = {.palette = 1,
-                .row_bytes = {LINE, LINE, LINE, LINE, PACKED_GROUP, PACKED_GROUP, LINE, LINE},
-                .rows = {16, 16, 16, 16, 16, 16, GROUP_LINES, GROUP_LINES}};
+    static const struct tile_shapes SHAPES = {
+        .palette = 1,
+        .row_bytes = {LINE, LINE, LINE, LINE, PACKED_GROUP, PACKED_GROUP, LINE, LINE},
+        .rows = {16, 16, 16, 16, 16, 16, GROUP_LINES, GROUP_LINES},
+    };
     _tile_loadconfig(&SHAPES);
 }
 
@@ -174,7 +165,5 @@ static void dot(const struct packed_dot *dot) {
 
 const struct packed_kernels packed_amx = {"AMX int8", quantize, dot, add_outliers};
 
-#if defined __clang__
-#pragma clang attribute pop
-#endif
+COMPILE_END
 #endif

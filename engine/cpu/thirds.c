@@ -2,19 +2,15 @@
 // outputs by 32 columns at a time; those with ragged ends are copied with zeros around them.
 #include "engine/cpu/thirds.h"
 
+#include "engine/cpu/compile.h"
+#include "engine/cpu/tiles.h"
+
 #if defined __x86_64__
-#if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16"))), \
-                             apply_to = function)
-#else
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16")
-#endif
+COMPILE_FOR("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16")
 
-#include <immintrin.h>
+#include "engine/cpu/turn.h"
+
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum {
     PARTS = 3,
@@ -29,27 +25,6 @@ _Static_assert((int)PARTS *(int)THIRDS_ROWS <= (int)SIDE, "a group is as wide as
 
 static int smaller(int a, int b) {
     return a < b ? a : b;
-}
-
-INLINE __mmask16 first(int n) { // of sixteen lanes
-    return (__mmask16)(n >= SIDE ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);
-}
-
-// Sixteen rows of sixteen words become columns: squares of 1, 2, 4 and 8 words change places.
-INLINE void turn(__m512i row[SIDE]) {
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    UNROLL for (int size = 1; size < SIDE; size *= 2) {
-        const __m512i side = _mm512_set1_epi32(size);
-        const __mmask16 upper = _mm512_test_epi32_mask(lane, side); // 16 + i: word i of the second operand
-        const __m512i low = _mm512_mask_add_epi32(lane, upper, _mm512_sub_epi32(lane, side), _mm512_set1_epi32(16));
-        const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, side), upper, lane, _mm512_set1_epi32(16));
-        UNROLL for (int i = 0; i < SIDE; i++) {
-            if (i & size) continue;
-            const __m512i a = row[i], b = row[i + size];
-            row[i] = _mm512_permutex2var_epi32(a, low, b);
-            row[i + size] = _mm512_permutex2var_epi32(a, high, b);
-        }
-    }
 }
 
 // ---- Activations
@@ -91,15 +66,6 @@ void thirds_pack(const struct thirds_rows *rows, int part, int parts) {
 }
 
 // ---- Products
-
-static void configure(void) {
-    static const struct { // static: gcc 12 takes the instruction to read no more than its first bytes
-        uint8_t palette, start, unused[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } SQUARES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    _tile_loadconfig(&SQUARES);
-}
 
 // Weights from an output and a column on, with zeros where there are none.
 static void copy_ragged(const struct thirds_dot *dot, int output, int column, uint16_t *to) {
@@ -191,7 +157,7 @@ INLINE void outputs_at(const bool ragged, const struct thirds_dot *dot, int outp
 
 void thirds_multiply(const struct thirds_dot *dot) {
     int output = 0;
-    configure();
+    _tile_loadconfig(&TILE_SQUARES);
     if (dot->columns % THIRDS_STEP == 0)
         for (; output + SIDE <= dot->outputs; output += SIDE) {
             const bool more = output + 2 * SIDE <= dot->outputs;
@@ -202,9 +168,7 @@ void thirds_multiply(const struct thirds_dot *dot) {
     _tile_release();
 }
 
-#if defined __clang__
-#pragma clang attribute pop
-#endif
+COMPILE_END
 #else
 typedef int thirds_have_no_kernels_here; // a file is not to be empty
 #endif

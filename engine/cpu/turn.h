@@ -3,10 +3,9 @@
 #ifndef ENGINE_CPU_TURN_H
 #define ENGINE_CPU_TURN_H
 
-#include <immintrin.h>
+#include "engine/cpu/compile.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
+#include <immintrin.h>
 
 // Sixteen rows of sixteen become columns.
 INLINE void turn(__m512i r[16]) {

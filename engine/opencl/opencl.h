@@ -19,13 +19,7 @@ enum opencl_products { // see engine/engine.h
 };
 bool opencl_products_parse(const char *name, enum opencl_products *out);
 
-// Where the experts' weights are while the device computes: its name for settings, what it means.
-#define OPENCL_WEIGHTS(X) \
-    X(OPENCL_WEIGHTS_AUTO, "auto", "staged where the device's memory is too small for all of them") \
-    X(OPENCL_WEIGHTS_RESIDENT, "resident", "all on the device, or where the host has them if it reads that") \
-    X(OPENCL_WEIGHTS_STAGED, "staged", "two experts' at a time, copied while the device computes")
-
-enum opencl_weights {
+enum opencl_weights { // see engine/engine.h
 #define OPENCL_WEIGHTS_ENUM(weights, name, meaning) weights,
     OPENCL_WEIGHTS(OPENCL_WEIGHTS_ENUM)
 #undef OPENCL_WEIGHTS_ENUM

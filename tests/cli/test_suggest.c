@@ -38,8 +38,8 @@ static struct engine_placement placement_of(const struct figures *figures) {
                                                  .cpu_seconds = figures->cpu[i] * 1e-3,
                                                  .device_seconds = figures->device[i] * 1e-3,
                                                  .handing_seconds = figures->handing * 1e-3,
-                                                 .rest_seconds = figures->rest[i] * 1e-3};
-        point->cpu_rate = ROWS[i] / (LAYERS * (point->rest_seconds + point->cpu_seconds) + HEAD);
+                                                 .rest_seconds = figures->rest[i] * 1e-3,
+                                                 .head_seconds = HEAD};
     }
     return placement;
 }
@@ -241,17 +241,19 @@ static void the_busiest_go_to_whom_they_suit(void **state) {
 static void as_a_settings_file(void **state) {
     (void)state;
     struct settings {
-        char *prefill, *decode, *experts;
+        char *prefill, *decode;
+        struct setting_sourced experts;
     } settings = {0};
     static const struct setting ROWS[] = {
         {"engine.experts.prefill", "--p", NULL, SETTING_CHOICE, offsetof(struct settings, prefill), 0, 0,
          "auto cpu opencl", "auto", "", ""},
         {"engine.experts.decode", "--d", NULL, SETTING_CHOICE, offsetof(struct settings, decode), 0, 0,
          "auto cpu opencl", "auto", "", ""},
-        {"engine.experts.opencl", "--o", NULL, SETTING_LIST, offsetof(struct settings, experts), 0, 0, NULL, "", "",
+        {"engine.experts.opencl", "--o", NULL, SETTING_LIST, offsetof(struct settings, experts), 0, 1, NULL, "", "",
          ""},
+        {.flag = NULL},
     };
-    const struct setting_table table = {ROWS, sizeof ROWS / sizeof *ROWS, &settings};
+    const struct setting_table table = {ROWS, &settings};
     const struct suggest_work work = some_work();
     uint64_t experts[LAYERS];
     char path[] = "/tmp/tandem-suggest-XXXXXX";
@@ -269,7 +271,7 @@ static void as_a_settings_file(void **state) {
     unlink(path);
     assert_string_equal(settings.prefill, "opencl");
     assert_string_equal(settings.decode, "cpu");
-    assert_int_equal(placement_read_experts(NULL, settings.experts, LAYERS, EXPERTS, experts, &error), 0);
+    assert_int_equal(placement_read_experts(NULL, settings.experts.text, LAYERS, EXPERTS, experts, &error), 0);
     assert_true(experts[0] == 0x24 && experts[1] == 0x24 && experts[2] == 0x18);
     settings_finish(&table);
     suggestion_finish(&found);

@@ -188,6 +188,19 @@ def test_serve_so_many_clients(tmp_path):
         check_quantiles(row["whole_ms"])
 
 
+def test_serve_at_a_rate(tmp_path):
+    """So many requests at one rate, and nothing else."""
+    path = tmp_path / "served.json"
+    result = run("bench", "--serve", "--clients", "12", "--rate", "40", "--json", path)
+    assert result.returncode == 0, result
+    found = json.loads(path.read_text())
+    (row,) = found["serve"]
+    assert row["requests"] == 12 and row["requests_per_s"] == 40 and found["promises"] is None
+    assert 0 < row["tokens_per_s"] < 12 * 32 / (11 / 40)  # the last one comes after so long
+    assert row["times_one_client"] is None and row["engine_tokens_per_s"] is None
+    assert "\n40.00 requests a second " in result.stdout
+
+
 @pytest.mark.parametrize("model", [[], ["--synthetic", "phi-toy-moe"]])
 def test_guess(model, tmp_path):
     path = tmp_path / "guess.json"

@@ -34,6 +34,20 @@ def test_chat(client):
     assert answer._request_id
 
 
+def test_an_answer_is_cancelled(client):
+    """From elsewhere, by the id that its stream tells; the stream ends with an error."""
+    stream = ask(client, stream=True, max_tokens=400, logprobs=True, top_logprobs=20, extra_body={"ignore_eos": True})
+    first = next(iter(stream))
+    gone = client.chat.completions.delete(first.id)
+    assert gone.deleted and gone.id == first.id and gone.object == "chat.completion.deleted"
+    with pytest.raises(openai.APIError, match="DELETE") as ended:
+        for _ in stream:
+            pass
+    assert ended.value.code == "request_cancelled"
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.delete(first.id)
+
+
 def test_system_prompt_and_history(client):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello!"},
                 {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Who are you?"}]

@@ -2,11 +2,13 @@
 import concurrent.futures
 import json
 import re
+import signal
+import subprocess
 
 import pytest
 
 import tandem
-from test_settings import run
+from test_settings import clean_environment, refused, run
 
 QUESTIONS = ["What is the capital of France?", "Count from one to five.", "Which is larger, 7 or 12?"]
 
@@ -169,6 +171,44 @@ def test_inspect(tmp_path):
     assert "as measured now" in anew
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_inspect_ends_while_it_measures(number, code, tmp_path):
+    """A device that never answers is waited for, for a minute."""
+    process = subprocess.Popen([tandem.BINARY, "inspect", "--placement", "--cache", tmp_path], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**clean_environment(), "TANDEM_OPENCL_FAULT": "1?"})
+    tandem.wait_for_handlers(process.pid)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(number)
+    said, complaint = process.communicate(timeout=tandem.PATIENCE_S)
+    assert (process.returncode, said) == (code, "") and not list(tmp_path.iterdir())
+    assert complaint == "tandem: TANDEM_OPENCL_FAULT in the environment is no setting\n"
+
+
+@pytest.mark.parametrize("way", ["auto", "cpu", "split"])
+def test_inspect_takes_no_way(way, tmp_path):
+    """As other commands do; unless there is such a directory."""
+    message = refused("inspect", "--placement", way)
+    assert f"--placement takes no value here, and there is no directory `{way}`" in message
+    assert "but must be true or false" in refused("inspect", f"--placement={way}")
+    (tmp_path / way).mkdir()
+    result = subprocess.run([tandem.BINARY, "inspect", "--placement", way], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2 and "takes no value" not in result.stderr and way in result.stderr
+
+
+def test_lists_that_do_not_fit_the_model(tmp_path):
+    """It is known only once the model is; all the same it is said where they stand."""
+    config = tmp_path / "x.yaml"
+    for key, value, said in (("layers", "[0-3, 6]", 'layers are "0-3,6"; expected numbers from 0 to 5'),
+                             ("opencl", '"0:8"', 'experts are "0:8"; expected numbers from 0 to 7')):
+        config.write_text(f"engine:\n  experts:\n\n    {key}: {value}\n")
+        assert f"serve: {config}:4: engine.experts.{key}: {said}" in refused("serve", "--config", config, "--port", "0")
+        assert f"bench: --experts-{key}: {said}" in refused("bench", f"--experts-{key}", said.split('"')[1])
+        variable = f"TANDEM_EXPERTS_{key.upper()}"
+        assert f"bench: {variable}: {said}" in refused("bench", **{variable: said.split('"')[1]})
+
+
 @pytest.mark.parametrize("arguments", [["--cl-weights", "staged"], ["--halves-from", "2", "--bus-share", "on"]],
                          ids=["staged", "halves"])
 def test_other_ways(expected, arguments):
@@ -208,7 +248,6 @@ def test_phases():
         assert health(server)[1]["status"] == "ok"
     finally:
         assert server.stop() == 0
-    assert "from 0 to" in run("bench", "--experts-layers", "0-99").stderr
 
 
 @pytest.mark.parametrize("weights", ["f32", "int8"])
@@ -225,4 +264,3 @@ def test_experts_of_both_devices(weights):
         finally:
             assert server.stop() == 0
     assert "some experts on OpenCL" in server.log and answers[0] == answers[1]
-    assert "from 0 to 7" in run("bench", "--experts-opencl", "0-99").stderr

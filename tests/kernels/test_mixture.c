@@ -316,8 +316,8 @@ static void experts_of_small_shapes(void **unused) {
         for (int r = 0; r < 12; r++)
             for (int format = WEIGHTS_F32; format < WEIGHT_FORMAT_COUNT; format++)
                 if (!SANITIZED || (s + r + format) % 4 == 0)
-                    experts_on_all(&random, (enum weight_format)format, SHAPES[s][0], SHAPES[s][1], SHAPES[s][2], ROWS[r],
-                                   ROWS[r] > 8 ? 13 : 1);
+                    experts_on_all(&random, (enum weight_format)format, SHAPES[s][0], SHAPES[s][1], SHAPES[s][2],
+                                   ROWS[r], ROWS[r] > 8 ? 13 : 1);
 }
 
 static void experts_of_real_shapes(void **unused) {

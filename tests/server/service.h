@@ -63,7 +63,7 @@ static int start(void **state, char *const *flags, int count) {
     struct error error = {0};
     log_open(LOG_ERROR, LOG_TEXT);
     if (!service) return -1;
-    struct setting_table table = {CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &service->config};
+    struct setting_table table = {CONFIG_SETTINGS, &service->config};
     if (settings_init(&table, &error) || settings_read_flags(&table, 1, count, flags, NULL, &error) ||
         api_keys_read(&service->keys, service->config.api_key.text, service->config.api_key.source,
                       service->config.api_key_file, &error) ||
@@ -84,7 +84,7 @@ static void stop(struct service *service) {
     server_destroy(service->server);
     engine_close(service->engine);
     api_keys_finish(&service->keys);
-    settings_finish(&(struct setting_table){CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &service->config});
+    settings_finish(&(struct setting_table){CONFIG_SETTINGS, &service->config});
     free(service);
 }
 

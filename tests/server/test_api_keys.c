@@ -198,7 +198,10 @@ static int setup_keys(void **state) {
 static void test_endpoints(void **state) {
     for (size_t i = 0; i < ENDPOINT_COUNT; i++) {
         const struct endpoint *endpoint = &ENDPOINTS[i];
-        const char *path = strchr(endpoint->path, '{') ? "/v1/models/stub" : endpoint->path;
+        bool deletes = strcmp(endpoint->method, "DELETE") == 0; // what is not there
+        char path[64];
+        snprintf(path, sizeof path, "%.*s%s", (int)strcspn(endpoint->path, "{"), endpoint->path,
+                 strchr(endpoint->path, '{') ? "stub" : "");
         const char *body =
             endpoint->generation ? "{\"prompt\":\"hi\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}" : "";
         static const char *const authorizations[] = {"", KEY("key-of-eve"), KEY("key-of-ann"), KEY("key-of-bob")};
@@ -215,7 +218,7 @@ static void test_endpoints(void **state) {
             if (let_in && endpoint->generation) { // both have one field too many, which is told to those who may ask
                 expect_status(answer, 400);
             } else {
-                expect_status(answer, let_in ? 200 : 401);
+                expect_status(answer, !let_in ? 401 : deletes ? 404 : 200);
             }
             if (!let_in) {
                 expect(answer, "WWW-Authenticate: Bearer realm=\"Tandem\"\r\n");
@@ -227,6 +230,19 @@ static void test_endpoints(void **state) {
             free(answer);
         }
     }
+}
+
+// One client's answer is nothing to another, whatever it is called: it looks as if it were not there.
+static void test_others_are_not_cancelled(void **state) {
+    int fd = dial(*state, 0);
+    say_chat(fd, "silent", true, 5, KEY("key-of-ann") "X-Request-Id: mine\r\n");
+    wait_for_load(*state, 1, 0);
+    answers(*state, LINE("DELETE", "/v1/chat/completions/mine") KEY("key-of-bob") CLOSE "\r\n", 404, "not_found");
+    answers(*state, LINE("DELETE", "/v1/chat/completions/mine") CLOSE "\r\n", 401, "invalid_api_key");
+    wait_for_load(*state, 1, 0);
+    answers(*state, LINE("DELETE", "/v1/chat/completions/mine") KEY("key-of-ann") CLOSE "\r\n", 200, "\"mine\"");
+    wait_for_load(*state, 0, 0);
+    close(fd);
 }
 
 // A body that came without a key is not looked at, and the connection goes on.
@@ -287,6 +303,7 @@ int main(void) {
         cmocka_unit_test(test_why_not),
         cmocka_unit_test_teardown(test_every_character_counts, teardown_keys),
         cmocka_unit_test_setup_teardown(test_endpoints, setup_keys, teardown_logged),
+        cmocka_unit_test_setup_teardown(test_others_are_not_cancelled, setup_keys, teardown_logged),
         cmocka_unit_test_setup_teardown(test_connection_goes_on, setup_keys, teardown_logged),
         cmocka_unit_test_setup_teardown(test_before_keys, setup_keys, teardown_logged),
         cmocka_unit_test_setup_teardown(test_log_of_text, setup_keys, teardown_logged),

@@ -23,7 +23,7 @@ static const struct setting_table *table;
 static int setup(void **state) {
     (void)state;
     static struct setting_table settings;
-    settings = (struct setting_table){CONFIG_SETTINGS, CONFIG_SETTING_COUNT, &config};
+    settings = (struct setting_table){CONFIG_SETTINGS, &config};
     table = &settings;
     error = (struct error){0};
     return settings_init(table, &error);
@@ -68,19 +68,18 @@ static void test_table(void **state) {
     for (const char *line = help.data; *line; line += strcspn(line, "\n") + 1)
         if (strcspn(line, "\n") > WRAP_COLUMNS) fail_msg("longer than %d columns: %.120s", WRAP_COLUMNS, line);
     unwrap(help.data);
-    for (size_t i = 0; i < CONFIG_SETTING_COUNT; i++) {
-        const struct setting *setting = &CONFIG_SETTINGS[i];
+    for (const struct setting *setting = CONFIG_SETTINGS; setting->flag; setting++) {
         assert_non_null(strchr(setting->name, '.'));
         assert_memory_equal(setting->flag, "--", 2);
         assert_memory_equal(setting->environment, "TANDEM_", 7);
         assert_non_null(strstr(help.data, setting->flag));
         assert_non_null(strstr(help.data, setting->environment));
         assert_non_null(strstr(help.data, setting->help));
-        for (size_t j = 0; j < i; j++) {
-            assert_string_not_equal(setting->name, CONFIG_SETTINGS[j].name);
-            assert_string_not_equal(setting->flag, CONFIG_SETTINGS[j].flag);
-            assert_string_not_equal(setting->environment, CONFIG_SETTINGS[j].environment);
-            assert_int_not_equal(setting->offset, CONFIG_SETTINGS[j].offset);
+        for (const struct setting *other = CONFIG_SETTINGS; other < setting; other++) {
+            assert_string_not_equal(setting->name, other->name);
+            assert_string_not_equal(setting->flag, other->flag);
+            assert_string_not_equal(setting->environment, other->environment);
+            assert_int_not_equal(setting->offset, other->offset);
         }
     }
     buffer_finish(&help);

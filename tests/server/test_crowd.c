@@ -11,7 +11,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
-enum { MANY = SANITIZED ? 10 : 1, OWN_DESCRIPTORS = 64 }; // counts are divided by MANY
+enum { MANY = SANITIZED ? 10 : 1, OWN_DESCRIPTORS = 64, GROWTH_KIB_MAX = 2048 }; // counts are divided by MANY
 
 // ---- A server in a process of its own
 
@@ -415,11 +415,65 @@ static void test_resets(void **state) {
     wait_for_descriptors(house, before); // and not only after the ten minutes that a header may take here
 }
 
+// ---- Ten times as many as there is room for
+
+enum {
+    PLACES = 32,
+    ROOM = 2 * PLACES,
+    OVERLOAD = 10 * ROOM,
+    OVERLOAD_FIRST = SANITIZED ? 1 : 10, // rounds until the heap is as large as the worst rush makes it
+    OVERLOAD_ROUNDS = 3 * OVERLOAD_FIRST,
+    OVERLOAD_KIB_MAX = 8 * 1024, // how many connections are alive at once is different each time
+};
+
+static int setup_overload(void **state) {
+    char *flags[] = {"--max-sequences=32", "--queue=32"};
+    if (!allow_descriptors(ROOM + OVERLOAD + 400)) skip();
+    return move_in(state, flags, 2);
+}
+
+// All ask at once, and again, while nobody ends: each is told when to come back, and after some rounds no more memory is
+// taken: 700 bytes left behind by each would be seen. Then whoever asks is answered.
+static void test_overload(void **state) {
+    struct house *house = *state;
+    struct service *service = &house->service;
+    struct crowd inside, outside;
+    int before = descriptors(house);
+    long kib = 0, most = 0;
+    crowd_come(&inside, house, ROOM);
+    for (int i = 0; i < ROOM; i++) say_chat(inside.fds[i], "silent", true, 5, CLOSE);
+    for (int ms = 0; metric(service, "tandem_queue_length") < PLACES; ms++) assert_true(ms < PATIENCE_MS);
+    for (int round = 0; round < OVERLOAD_ROUNDS; round++) {
+        crowd_come(&outside, house, OVERLOAD);
+        for (int i = 0; i < OVERLOAD; i++) say_chat(outside.fds[i], "hi", i % 2, 5, CLOSE);
+        stays_well(house);
+        for (int i = 0; i < OVERLOAD; i++) {
+            char *answer = hear(outside.fds[i], NULL);
+            expect_status(answer, 429);
+            expect(answer, "retry-after-ms: ");
+            free(answer);
+        }
+        long now = memory_kib(house, "RssAnon"), *worst = round < OVERLOAD_FIRST ? &kib : &most;
+        if (now > *worst) *worst = now;
+        crowd_go(&outside);
+    }
+    print_message("# %d refused: %ld KiB of anonymous memory at most for the first %d, then %+ld KiB\n",
+                  OVERLOAD * OVERLOAD_ROUNDS, kib, OVERLOAD * OVERLOAD_FIRST, most - kib);
+    if (!SANITIZED && most - kib > OVERLOAD_KIB_MAX) fail_msg("%ld KiB more for those who were refused", most - kib);
+    assert_int_equal((int)metric(service, "tandem_sequences_running"), PLACES);
+    crowd_go(&inside);
+    char *request = chat("hi", false, 2, CLOSE);
+    for (int ms = 0; metric(service, "tandem_sequences_running") > 0; ms++) assert_true(ms < PATIENCE_MS);
+    answers(service, request, 200, "t1 ");
+    free(request);
+    wait_for_descriptors(house, before);
+}
+
 // ---- Coming and going
 
 // Requests of every kind, of which one in five is left by its client at a random moment. Neither memory nor descriptors
 // grow.
-enum { VISITS = 20000 / MANY, AT_ONCE_MAX = 32, GROWTH_KIB_MAX = 2048 };
+enum { VISITS = 20000 / MANY, AT_ONCE_MAX = 32 };
 
 static int setup_visits(void **state) {
     char *flags[] = {"--max-sequences=64", "--queue=64"};
@@ -497,6 +551,7 @@ int main(void) {
         IN(setup_impatient_house, test_half_open),
         IN(setup_impatient_house, test_pipelining),
         IN(setup_idle, test_resets),
+        IN(setup_overload, test_overload),
         IN(setup_visits, test_no_growth),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -311,6 +311,81 @@ static void test_leaving(void **state) {
     }
 }
 
+static int setup_two_places(void **state) {
+    char *flags[] = {"--max-sequences=2", "--queue=2"};
+    return start(state, flags, 2);
+}
+
+// An answer's own id, as its stream tells it.
+static void read_id(const char *answer, char id[64]) {
+    const char *at = strstr(answer, "\"id\":\"");
+    assert_non_null(at);
+    snprintf(id, 64, "%.*s", (int)strcspn(at + 6, "\""), at + 6);
+}
+
+static void cancel(const struct service *service, const char *path, const char *id, int status, const char *part) {
+    char request[256];
+    snprintf(request, sizeof request, "DELETE %s/%s HTTP/1.1\r\nHost: 127.0.0.1\r\n" CLOSE "\r\n", path, id);
+    answers(service, request, status, part);
+}
+#define CHATS "/v1/chat/completions"
+
+// By a DELETE from another connection: the place is free, the client is told, and its connection goes on.
+static void test_cancelled(void **state) {
+    static const char again[] = HEALTH CLOSE "\r\n";
+    char id[64];
+    for (int named = 0; named < 2; named++) { // a stream of which something has been heard
+        int fd = dial(*state, 0), other = dial(*state, 0);
+        say_chat(other, "silent", true, 5, "X-Request-Id: other\r\n");
+        say_chat(fd, "hi", true, 1000000, "X-Request-Id: mine\r\n");
+        char *answer = hear(fd, "t9 ");
+        read_id(answer, id);
+        free(answer);
+        cancel(*state, "/v1/completions", id, 404, "not_found");
+        cancel(*state, CHATS, named ? "mine" : id, 200, "\"object\":\"chat.completion.deleted\",\"deleted\":true}");
+        answer = hear(fd, "\r\n0\r\n\r\n");
+        expect(answer, "\"code\":\"request_cancelled\",\"status\":499}}");
+        assert_null(strstr(answer, "[DONE]"));
+        free(answer);
+        wait_for_load(*state, 1, 0); // nobody else
+        say(fd, again);
+        answer = hear(fd, NULL);
+        expect_status(answer, 200);
+        free(answer);
+        cancel(*state, CHATS, id, 404, "not_found"); // it has ended
+        close(fd);
+        close(other);
+        wait_for_load(*state, 0, 0);
+    }
+    wait_for_metric(*state, "tandem_generations_total{outcome=\"cancelled\"}", 4);
+    assert_int_equal((int)metric(*state, "tandem_generations_total{outcome=\"error\"}"), 0);
+}
+
+// One that has not begun to answer, whether it streams, runs or waits: the status is still to be chosen. All that bear
+// the name go.
+static void test_cancelled_before_an_answer(void **state) {
+    int fds[4];
+    for (int i = 0; i < 4; i++) {
+        fds[i] = dial(*state, 0);
+        say_chat(fds[i], "silent", i % 2, 5, i < 3 ? CLOSE "X-Request-Id: all\r\n" : CLOSE "X-Request-Id: one\r\n");
+        wait_for_load(*state, i < 2 ? i + 1 : 2, i < 2 ? 0 : i - 1);
+    }
+    cancel(*state, CHATS, "one", 200, "");
+    wait_for_load(*state, 2, 1);
+    cancel(*state, CHATS, "all", 200, "");
+    wait_for_load(*state, 0, 0);
+    for (int i = 0; i < 4; i++) {
+        char *answer = hear(fds[i], NULL);
+        expect_status(answer, 499);
+        expect(answer, "A DELETE request has ended this answer");
+        free(answer);
+        close(fds[i]);
+    }
+    cancel(*state, CHATS, "all", 404, "Nothing under way");
+    answers(*state, LINE("GET", CHATS "/all") CLOSE "\r\n", 405, "Allow: DELETE\r\n");
+    answers(*state, LINE("DELETE", CHATS) CLOSE "\r\n", 405, "Allow: POST\r\n");
+}
+
 static void test_leaving_while_queued(void **state) {
     int fds[4];
     for (int i = 0; i < 4; i++) {
@@ -526,6 +601,8 @@ int main(void) {
         WITH(setup_impatient, test_body_too_large),
         WITH(setup_impatient, test_more_than_places),
         WITH(setup, test_leaving),
+        WITH(setup, test_cancelled),
+        WITH(setup_two_places, test_cancelled_before_an_answer),
         WITH(setup_impatient, test_leaving_while_queued),
         WITH(setup_impatient, test_slow_senders),
         WITH(setup_impatient, test_slow_reader),

@@ -327,6 +327,13 @@ static void blocks_hold_all_their_parts(void **state) {
     for (int i = 0; i < 3 * 67; i++) assert_int_equal(bytes[i], 1);
     free(block);
 
+    const struct block_part large = {&numbers, 1 << 10, 1 << 10, sizeof *numbers}; // in large pages
+    block = block_create(&large, 1);
+    assert_non_null(block);
+    for (int i = 0; i < 1 << 20; i++) numbers[i] = i;
+    assert_true(numbers[0] == 0 && numbers[(1 << 20) - 1] == (1 << 20) - 1);
+    free(block);
+
     unsigned char *kept = bytes = (unsigned char *)&parts;
     const size_t sizes[][3] = {{SIZE_MAX, 2, 1}, {SIZE_MAX / 8, 1, 16}, {SIZE_MAX - 1, 1, 1}, {SIZE_MAX / 2, 1, 1}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {

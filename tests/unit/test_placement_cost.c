@@ -1,5 +1,4 @@
-// What follows from figures, and that they are kept in a file as they are, or not believed.
-#include "engine/placement_cache.h"
+// What follows from figures.
 #include "engine/placement_cost.h"
 
 #include <setjmp.h>
@@ -9,15 +8,11 @@
 
 #include <cmocka.h>
 
-#include <dirent.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 static void close_to(double found, double expected) {
     if (!(found - expected < 1e-9 && expected - found < 1e-9)) fail_msg("expected %.9f, found %.9f", expected, found);
 }
+
+static const struct placement_part ALL = {1, 16, (const uint64_t[]){0xffff}};
 
 static struct engine_placement figures(int count, const double (*of)[3]) { // rows, device, rest
     struct engine_placement found = {.point_count = count};
@@ -33,14 +28,15 @@ static void costs_between_what_was_measured(void **unused) {
     static const struct {
         bool answers;
         int rows;
-        double device, rest;
-    } CASES[] = {{true, 1, 3, 1},     {true, 8, 3, 1},      {true, 10, 3.5, 1.5}, {true, 16, 5, 3},
-                 {true, 32, 10, 6},   {false, 8, 20, 30},   {false, 320, 50, 75}, {false, 1024, 160, 240}};
+        double device, rest, cpu;
+    } CASES[] = {{true, 1, 3, 1, 1},   {true, 8, 3, 1, 1},    {true, 10, 3.5, 1.5, 1}, {true, 16, 5, 3, 1},
+                 {true, 32, 10, 6, 2}, {false, 8, 20, 30, 1}, {false, 320, 50, 75, 1}, {false, 1024, 160, 240, 2}};
     const struct engine_placement found = figures(4, OF), none = {0};
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         const struct placement_costs costs = placement_costs_at(&found, CASES[i].answers, CASES[i].rows);
         close_to(costs.device, CASES[i].device);
         close_to(costs.rest, CASES[i].rest);
+        close_to(costs.cpu, CASES[i].cpu);
     }
     close_to(placement_costs_at(&none, true, 8).device, 0);
 }
@@ -61,89 +57,48 @@ static void halves_that_pay(void **unused) {
     };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         const struct engine_placement found = figures(4, CASES[i].of);
-        if (placement_halves_from(&found) != CASES[i].from)
-            fail_msg("case %zu: from %d on", i, placement_halves_from(&found));
+        if (placement_halves_from(&found, &ALL) != CASES[i].from)
+            fail_msg("case %zu: from %d on", i, placement_halves_from(&found, &ALL));
     }
 }
 
-// ---- Files
-
-static void remove_all(const char *directory) {
-    char path[512];
-    DIR *files = opendir(directory);
-    for (const struct dirent *file; files && (file = readdir(files));) {
-        snprintf(path, sizeof path, "%s/%s", directory, file->d_name);
-        unlink(path);
-    }
-    closedir(files);
-    rmdir(directory);
-}
-
-static const double KEPT[][3] = {{1, 0.1, 0.3}, {8, 1.0 / 3, 2}, {512, 1e-9, 7e3}};
-
-static void figures_are_kept(void **unused) {
+// Two layers of four experts, of which the device has the first layer's half; one row takes a second of the head too.
+static void what_a_part_of_the_experts_gives(void **unused) {
     (void)unused;
-    char root[] = "/tmp/tandem-cache-XXXXXX", directory[64];
-    assert_non_null(mkdtemp(root));
-    snprintf(directory, sizeof directory, "%s/a/b", root); // is made
-    struct engine_placement found = figures(3, KEPT), read = {.device = "device"};
-    found.read_bytes = 4e10 / 3;
-    found.halves_from = 8;
-    found.points[2].split_rate = 17;
-    assert_false(placement_cache_read(directory, "key", 1000, &read));
-    placement_cache_write(directory, "key", 1000, &found);
-    assert_true(placement_cache_read(directory, "key", 1060, &read));
-    assert_true(read.from_cache && read.age_seconds == 60 && read.point_count == 3 && read.halves_from == 8);
-    assert_true(read.read_bytes == found.read_bytes);
-    assert_string_equal(read.device, "device"); // which is not the file's to say
-    assert_memory_equal(read.points, found.points, sizeof found.points);
-    assert_false(placement_cache_read(directory, "another key", 1060, &read));
-    assert_false(placement_cache_read(directory, "key", 999, &read)); // a clock that was set
-    assert_true(placement_cache_read(directory, "key", 1000 + PLACEMENT_CACHE_DAYS_MAX * 86400, &read));
-    assert_false(placement_cache_read(directory, "key", 1001 + PLACEMENT_CACHE_DAYS_MAX * 86400, &read));
-    remove_all(directory);
-    snprintf(directory, sizeof directory, "%s/a", root);
-    rmdir(directory);
-    rmdir(root);
-}
-
-// Any byte of the file that is another, or missing, or one too many.
-static void damaged_figures_are_not_believed(void **unused) {
-    (void)unused;
-    char directory[] = "/tmp/tandem-cache-XXXXXX", path[512] = "", text[4096];
-    assert_non_null(mkdtemp(directory));
-    const struct engine_placement found = figures(3, KEPT);
-    struct engine_placement read;
-    placement_cache_write(directory, "key", 1000, &found);
-    DIR *files = opendir(directory);
-    for (const struct dirent *file; (file = readdir(files));)
-        if (file->d_name[0] != '.') snprintf(path, sizeof path, "%s/%s", directory, file->d_name);
-    closedir(files);
-    FILE *file = fopen(path, "r");
-    assert_non_null(file);
-    size_t bytes = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
-    assert_in_range(bytes, 100, sizeof text - 2);
-    for (size_t i = 0; i <= 2 * bytes; i++) {
-        bool cut = i >= bytes;
-        size_t at = cut ? i - bytes : i;
-        file = fopen(path, "w");
-        text[at] ^= cut ? 0 : 1;
-        text[bytes] = '\n';
-        fwrite(text, 1, !cut ? bytes : at == bytes ? bytes + 1 : at, file);
-        text[at] ^= cut ? 0 : 1;
-        fclose(file);
-        if (placement_cache_read(directory, "key", 1000, &read)) fail_msg("%s byte %zu", cut ? "up to" : "with", at);
+    static const struct {
+        uint64_t of_layer[2];
+        double cpu, device, rest; // a layer's, all its experts
+        double seconds[3];        // of all layers and the head: 1 answer; 32 answers, 128 rows of a prompt
+    } CASES[] = {
+        {{0xf, 0xf}, 8, 2, 1, {7, 7, 5.5}}, // a prompt: the device 2 beside 1, and half of a layer's 1 at the ends
+        {{0x3, 0x0}, 8, 2, 1, {15, 15, 15.25}}, // the CPU's part is the longer
+        {{0x3, 0x3}, 4, 8, 1, {11, 11, 10.5}}, // the device's
+        {{0x0, 0x0}, 4, 8, 1, {11, 11, 11}}, // the CPU has all
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        static const int ROWS[] = {1, 32, 128};
+        const struct placement_part part = {2, 4, CASES[i].of_layer};
+        struct engine_placement found = {.point_count = 3};
+        for (int p = 0; p < 3; p++)
+            found.points[p] = (struct engine_placement_point){.rows = ROWS[p],
+                                                              .cpu_seconds = CASES[i].cpu,
+                                                              .device_seconds = CASES[i].device,
+                                                              .rest_seconds = CASES[i].rest,
+                                                              .head_seconds = 1};
+        placement_conclude(&found, &part);
+        assert_int_equal(found.halves_from, 0);
+        for (int p = 0; p < 3; p++) {
+            close_to(found.points[p].cpu_rate, ROWS[p] / (2 * (CASES[i].cpu + CASES[i].rest) + 1));
+            close_to(ROWS[p] / found.points[p].split_rate, CASES[i].seconds[p]);
+        }
     }
-    remove_all(directory);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(costs_between_what_was_measured),
         cmocka_unit_test(halves_that_pay),
-        cmocka_unit_test(figures_are_kept),
-        cmocka_unit_test(damaged_figures_are_not_believed),
+        cmocka_unit_test(what_a_part_of_the_experts_gives),
     };
     return cmocka_run_group_tests_name("placement_cost", tests, NULL, NULL);
 }

@@ -21,6 +21,7 @@ static void expect_rows(struct scheduler *scheduler, struct scheduler_sequence *
         assert_int_equal(rows[i], expected[i]);
         if (sequences[i].prompt_left > 0) sequences[i].prompt_left -= (size_t)rows[i];
     }
+    scheduler_measured(scheduler, 0); // a clock that stands still
 }
 #define EXPECT(scheduler, sequences, ...) \
     expect_rows(scheduler, sequences, sizeof(sequences) / sizeof *(sequences), (const int[]){__VA_ARGS__})
@@ -150,6 +151,10 @@ static void a_moment_for_others(void **state) {
     sequences[1].paused = true;
     scheduler_next(&scheduler, sequences, 2, rows);
     assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
+    sequences[1].paused = true;
+    scheduler_measured(&scheduler, 3600); // who was stopped for an hour does not wait for a minute
+    scheduler_next(&scheduler, sequences, 2, rows);
+    assert_true(scheduler_patience(&scheduler) == 0.1);
 }
 
 // Random arrivals, ends, pauses, bounds and chunks. Who decodes has a row in every step. The chunk is used up while
@@ -219,6 +224,7 @@ static void nobody_starves(void **state) {
                 sequences[i].prompt_left -= (size_t)rows[i];
             }
             assert_int_equal(sum, total);
+            scheduler_measured(&scheduler, 0);
         }
     }
 }
@@ -233,6 +239,7 @@ static void a_long_prompt_ends_among_short_ones(void **state) {
         assert_true(steps <= 3 * 1000 / 8);
         sequences[1].prompt_left = sequences[2].prompt_left = 32;
         scheduler_next(&scheduler, sequences, 3, rows);
+        scheduler_measured(&scheduler, 0);
         sequences[0].prompt_left -= (size_t)rows[0];
     }
     assert_true(steps > 1000 / 32); // it did have to share
@@ -321,7 +328,24 @@ static void same_input_same_answer(void **state) {
     int first[3], second[3];
     assert_int_equal(scheduler_next(&a, sequences, 3, first), scheduler_next(&b, sequences, 3, second));
     assert_memory_equal(first, second, sizeof first);
-    assert_int_equal(a.turn, b.turn);
+    assert_int_equal(a.planned_turn, b.planned_turn);
+}
+
+// A turn passes with a step, not with a plan: who is planned for, and then waited beside, keeps its place.
+static void plans_that_are_dropped_cost_no_turn(void **state) {
+    (void)state;
+    struct scheduler_sequence sequences[] = {{.prompt_left = 90}, {.prompt_left = 80}, {.prompt_left = 70}};
+    struct scheduler scheduler = {.prefill_tokens_max = 8};
+    int rows[3], again[3];
+    for (int step = 0; step < 4; step++) {
+        scheduler_next(&scheduler, sequences, 3, rows);
+        assert_true(rows[step % 3] >= 8 / SCHEDULER_TURN_SHARE);
+        for (int i = 0; i < 2; i++) {
+            scheduler_next(&scheduler, sequences, 3, again);
+            assert_memory_equal(rows, again, sizeof rows);
+        }
+        scheduler_measured(&scheduler, 1);
+    }
 }
 
 int main(void) {
@@ -340,6 +364,7 @@ int main(void) {
         cmocka_unit_test(the_chunk_has_bounds),
         cmocka_unit_test(the_chunk_is_whole_when_nobody_waits),
         cmocka_unit_test(same_input_same_answer),
+        cmocka_unit_test(plans_that_are_dropped_cost_no_turn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

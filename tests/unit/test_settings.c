@@ -20,7 +20,7 @@ struct second {
     double seconds, number;
     bool json, cache;
     char *path, *file;
-    struct setting_secret secret;
+    struct setting_sourced secret;
     struct setting_texts stops;
 };
 
@@ -36,6 +36,7 @@ static const struct setting FIRST_ROWS[] = {
     {"server.bytes", "--bytes", "TANDEM_BYTES", SETTING_SIZE, FIRST(bytes), 1 << 10, 1 << 30, NULL, "8M", "bytes",
      "of a body"},
     {"model.tokens", "--tokens", "TANDEM_TOKENS", SETTING_SIZE, FIRST(tokens), 0, 1 << 30, NULL, "0", "tokens", "all"},
+    {.flag = NULL},
 };
 static const struct setting SECOND_ROWS[] = {
     {"server.seconds", "--seconds", "TANDEM_SECONDS", SETTING_SECONDS, SECOND(seconds), 0, 3600, NULL, "10", "seconds",
@@ -47,13 +48,14 @@ static const struct setting SECOND_ROWS[] = {
     {NULL, "--file", "TANDEM_FILE", SETTING_PATH, SECOND(file), 1, 0, NULL, "", "", "another"},
     {NULL, "--stop", NULL, SETTING_TEXTS, SECOND(stops), 0, 2, NULL, "", "", "a text"},
     {NULL, "--secret", "TANDEM_SECRET", SETTING_SECRET, SECOND(secret), 1, 0, NULL, "", "", "a key"},
+    {.flag = NULL},
 };
 
 static struct first first;
 static struct second second;
 static const struct setting_table TABLES[] = {
-    {FIRST_ROWS, sizeof FIRST_ROWS / sizeof *FIRST_ROWS, &first},
-    {SECOND_ROWS, sizeof SECOND_ROWS / sizeof *SECOND_ROWS, &second},
+    {FIRST_ROWS, &first},
+    {SECOND_ROWS, &second},
 };
 static const char *operand;
 static struct error error;
@@ -61,8 +63,8 @@ static struct error error;
 static int setup(void **state) {
     (void)state;
     for (int t = 0; t < 2; t++)
-        for (size_t i = 0; i < TABLES[t].count; i++)
-            if (TABLES[t].rows[i].environment) unsetenv(TABLES[t].rows[i].environment);
+        for (const struct setting *row = TABLES[t].rows; row->flag; row++)
+            if (row->environment) unsetenv(row->environment);
     error = (struct error){0};
     operand = NULL;
     memset(&first, 0x55, sizeof first); // init has to set every member
@@ -303,8 +305,8 @@ static void test_wrong_flags(void **state) {
 static void test_wrong_default(void **state) {
     (void)state;
     struct first target;
-    struct setting rows[] = {FIRST_ROWS[0], FIRST_ROWS[2]};
-    struct setting_table table = {rows, 2, &target};
+    struct setting rows[] = {FIRST_ROWS[0], FIRST_ROWS[2], {.flag = NULL}};
+    struct setting_table table = {rows, &target};
     rows[1].fallback = "none";
     assert_int_equal(settings_init(&table, &error), ERROR_ARGUMENT);
     says("the default is `none`");
@@ -392,11 +394,11 @@ static const char YAML[] = "server:\n"
                            "\n"
                            "  inner:\n"
                            "    # some\n"
-                           "    # --some\n"
+                           "    # a list, --some\n"
                            "    some: \"\"\n"
                            "\n"
                            "    # which\n"
-                           "    # default 1,2, --which\n"
+                           "    # a list, or a section of lists, default 1,2, --which\n"
                            "    which: \"1,2\"\n";
 
 // Everything that files may have, and nothing else.
@@ -405,9 +407,10 @@ static void test_yaml(void **state) {
     static const struct setting more[] = {
         {"model.inner.some", "--some", NULL, SETTING_LIST, 0, 0, 0, NULL, "", "", "some"},
         {"model.dir", "--dir", NULL, SETTING_TEXT, 0, 0, 0, NULL, "", "", "a path"},
-        {"model.inner.which", "--which", NULL, SETTING_LIST, 0, 0, 0, NULL, "1,2", "", "which"},
+        {"model.inner.which", "--which", NULL, SETTING_LIST, 0, 0, 1, NULL, "1,2", "", "which"},
+        {.flag = NULL},
     };
-    const struct setting_table tables[] = {TABLES[0], TABLES[1], {more, 3, NULL}};
+    const struct setting_table tables[] = {TABLES[0], TABLES[1], {more, NULL}};
     struct buffer yaml;
     buffer_init(&yaml, 64 * 1024);
     assert_true(settings_yaml(tables, 3, &yaml));
@@ -422,10 +425,11 @@ static void test_help_of_sections(void **state) {
         {"a.all", "--all", NULL, SETTING_TEXT, 0, 0, 0, NULL, "", "", "all"},
         {"a.inner.some", "--some", NULL, SETTING_LIST, 0, 0, 0, NULL, "", "", "some"},
         {"a.more", "--more", NULL, SETTING_TEXT, 0, 0, 0, NULL, "", "", "more"},
+        {.flag = NULL},
     };
     struct buffer text;
     buffer_init(&text, 4096);
-    assert_true(settings_help(&(struct setting_table){rows, 3, NULL}, 1, &text));
+    assert_true(settings_help(&(struct setting_table){rows, NULL}, 1, &text));
     assert_string_equal(text.data, "A\n"
                                    "  --all TEXT                all\n"
                                    "  --more TEXT               more\n"
@@ -440,10 +444,11 @@ static void test_roff(void **state) {
     (void)state;
     static const struct setting rows[] = {
         {"a.b", "--b-c", NULL, SETTING_CHOICE, 0, 0, 0, "x y", "x", "", ".dot \\ 'quote'"},
+        {.flag = NULL},
     };
     struct buffer text;
     buffer_init(&text, 4096);
-    assert_true(settings_roff(&(struct setting_table){rows, 1, NULL}, 1, &text));
+    assert_true(settings_roff(&(struct setting_table){rows, NULL}, 1, &text));
     assert_string_equal(text.data, ".PP\nA\n.TP\n.B \\-\\-b\\-c x|y\n\\&.dot \\e \\(aqquote\\(aq\n.br\ndefault x\n");
     buffer_finish(&text);
 }

@@ -20,7 +20,8 @@ struct second {
     size_t bytes;
     double seconds, number;
     bool cache, json;
-    char *prefill, *layers;
+    char *prefill;
+    struct setting_sourced layers, opencl;
 };
 
 #define FIRST(member) offsetof(struct first, member)
@@ -32,6 +33,7 @@ static const struct setting FIRST_ROWS[] = {
      "which"},
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, FIRST(path), 0, 0, NULL, "", "", "a model"},
     {"server.port", "--port", "TANDEM_PORT", SETTING_INT, FIRST(port), 0, 65535, NULL, "8080", "", "the port"},
+    {.flag = NULL},
 };
 static const struct setting SECOND_ROWS[] = {
     {"server.bytes", "--bytes", "TANDEM_BYTES", SETTING_SIZE, SECOND(bytes), 1 << 10, 1 << 30, NULL, "8M", "bytes",
@@ -43,14 +45,16 @@ static const struct setting SECOND_ROWS[] = {
     {"engine.experts.prefill", "--prefill", NULL, SETTING_CHOICE, SECOND(prefill), 0, 0, "cpu opencl", "cpu", "",
      "who"},
     {"engine.experts.layers", "--layers", NULL, SETTING_LIST, SECOND(layers), 0, 0, NULL, "", "", "where"},
+    {"engine.experts.opencl", "--opencl", NULL, SETTING_LIST, SECOND(opencl), 0, 1, NULL, "", "", "which"},
     {NULL, "--json", NULL, SETTING_SWITCH, SECOND(json), 0, 0, NULL, "false", "", "not in files"},
+    {.flag = NULL},
 };
 
 static struct first first;
 static struct second second;
 static const struct setting_table TABLES[] = {
-    {FIRST_ROWS, sizeof FIRST_ROWS / sizeof *FIRST_ROWS, &first},
-    {SECOND_ROWS, sizeof SECOND_ROWS / sizeof *SECOND_ROWS, &second},
+    {FIRST_ROWS, &first},
+    {SECOND_ROWS, &second},
 };
 static struct error error;
 static char path[] = "/tmp/tandem-settings-XXXXXX";
@@ -142,20 +146,20 @@ static void test_sections_in_sections(void **state) {
           "    layers: 0-3,7\n"
           "  number: 1\n");
     assert_string_equal(second.prefill, "opencl");
-    assert_string_equal(second.layers, "0-3,7");
+    assert_string_equal(second.layers.text, "0-3,7");
     assert_true(second.number == 1 && !second.cache);
     takes("engine: {experts: {prefill: cpu, layers: [5, 7-9, \"2\"]}}\n");
     assert_string_equal(second.prefill, "cpu");
-    assert_string_equal(second.layers, "5,7-9,2");
+    assert_string_equal(second.layers.text, "5,7-9,2");
     takes("engine: {experts: {layers: 4}}\n");
-    assert_string_equal(second.layers, "4");
+    assert_string_equal(second.layers.text, "4");
     takes("engine: {experts: {layers: \"\"}}\n"); // back to the default
-    assert_string_equal(second.layers, "");
+    assert_string_equal(second.layers.text, "");
     takes("engine:\n  experts:\n  # layers: 1\n");
 
     refuses(
         "engine:\n  experts:\n    pefill: cpu\n",
-        "FILE:3: unknown key `pefill` in `engine.experts` (did you mean `prefill`?); keys there are: prefill, layers");
+        "FILE:3: unknown key `pefill` in `engine.experts` (did you mean `prefill`?); keys there are: prefill, layers, opencl");
     refuses("engine:\n  colour: red\n", "unknown key `colour` in `engine`; keys there are: number, cache, experts");
     refuses("engine:\n  experts: cpu\n", "FILE:2: `engine.experts` is a section: its keys stand below it");
     refuses("engine:\n  experts.prefill: cpu\n", "FILE:2: unknown key `experts.prefill` in `engine`");
@@ -168,9 +172,46 @@ static void test_sections_in_sections(void **state) {
             "layers is a section, but must be one value or a list of them");
     refuses("engine:\n  experts:\n    layers: [1,\n [2]]\n", "FILE:4: engine.experts.layers has a list in its list");
     refuses("engine:\n  experts:\n    layers: [1, ~]\n", "FILE:3: engine.experts.layers has nothing in its list");
-    refuses("engine:\n  experts:\n    layers: []\n", "FILE:3: engine.experts.layers is an empty list");
+    refuses("engine:\n  experts:\n    layers: [\"\"]\n", "FILE:3: engine.experts.layers has nothing in its list");
+    refuses("engine:\n  experts:\n    layers: []\n", "FILE:3: engine.experts.layers is a list of nothing; remove the line");
     refuses("engine:\n  experts: {layers: 1}\n  experts: {prefill: cpu}\n",
             "FILE:3: `experts` stands here a second time");
+}
+
+// However somebody writes lists by name, they are the text that the flag would have.
+static void test_lists_by_name(void **state) {
+    (void)state;
+    static const struct {
+        const char *written, *expected;
+    } CASES[] = {
+        {"0-7", "0-7"},
+        {"\"0-3:0-7;4:2,5\"", "0-3:0-7;4:2,5"},
+        {"0-3:0-7;4:2,5", "0-3:0-7;4:2,5"},
+        {"[0-3, 7]", "0-3,7"},
+        {"\n      0-3: 0-7\n      4: [2, 5]\n", "0-3:0-7;4:2,5"},
+        {"\n      4: 2,5\n      \"5\": [1]\n", "4:2,5;5:1"},
+        {"\n      0-3,7:\n      - 0-7\n      - 9\n", "0-3,7:0-7,9"},
+        {"{0-3: 0-7, 4: [2, 5]}", "0-3:0-7;4:2,5"},
+        {"[0-3: 0-7, 4: [2, 5]]", "0-3:0-7;4:2,5"},
+        {"\n    - 0-3: 0-7\n    - 4: [2, 5]\n      6: 1\n", "0-3:0-7;4:2,5;6:1"},
+        {"[0-3:0-7, 4:2, 5]", "0-3:0-7;4:2,5"},
+        {"[0-3: 0-7, 4:2, 5]", "0-3:0-7;4:2,5"},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        char text[256];
+        snprintf(text, sizeof text, "engine:\n  experts:\n    opencl: %s\n", CASES[i].written);
+        takes(text);
+        assert_string_equal(second.opencl.text, CASES[i].expected);
+    }
+    refuses("engine:\n  experts:\n    opencl: {4: 1, 4: 2}\n", "FILE:3: `4` stands here a second time");
+    refuses("engine:\n  experts:\n    opencl: {4: {5: 6}}\n", "opencl has a section in its list, where values belong");
+    refuses("engine:\n  experts:\n    opencl: [[1]]\n", "opencl has a list in its list, where values belong");
+    refuses("engine:\n  experts:\n    opencl: {4: [[1]]}\n", "opencl has a list in its list, where values belong");
+    refuses("engine:\n  experts:\n    opencl: {4: [{5: 6}]}\n", "opencl has a section in its list");
+    refuses("engine:\n  experts:\n    opencl:\n      4:\n", "FILE:4: engine.experts.opencl has nothing in its list");
+    refuses("engine:\n  experts:\n    opencl: {}\n", "opencl is a section of nothing; remove the line");
+    refuses("engine:\n  experts:\n    opencl: {4: []}\n", "opencl is a list of nothing; remove the line");
+    refuses("engine:\n  experts:\n    opencl: {[4]: 1}\n", "FILE:3: expected a name and `:`, found a list");
 }
 
 static void test_tabs(void **state) {
@@ -238,7 +279,7 @@ static void test_round_trip(void **state) {
     assert_true(second.number == 0.5);
     assert_true(second.cache);
     assert_string_equal(second.prefill, "cpu");
-    assert_string_equal(second.layers, "");
+    assert_string_equal(second.layers.text, "");
     buffer_finish(&yaml);
 }
 
@@ -352,6 +393,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_values, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sections_in_sections, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lists_by_name, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tabs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_paths, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_in_it, setup, teardown),

@@ -6,7 +6,24 @@
 // gone within a step.
 #include "tests/unit/visitors.h"
 
+#include "engine/job.h"
 #include "engine/scheduler.h"
+
+// Where a test says so, the engine's sleep ends when the clock of the tests has gone so far, whatever the time is.
+static _Atomic bool sleeps_by_clock;
+static _Atomic double sleeps_until; // 0: it does not, or not by this clock
+bool __real_job_bell_wait_for(struct job_bell *bell, double seconds);
+bool __wrap_job_bell_wait_for(struct job_bell *bell, double seconds);
+
+bool __wrap_job_bell_wait_for(struct job_bell *bell, double seconds) {
+    if (!atomic_load(&sleeps_by_clock)) return __real_job_bell_wait_for(bell, seconds);
+    double until = clock_seconds() + seconds;
+    bool rung = false;
+    atomic_store(&sleeps_until, until);
+    while (!rung && clock_seconds() < until) rung = __real_job_bell_wait_for(bell, 0.0005);
+    atomic_store(&sleeps_until, 0);
+    return rung;
+}
 
 // ---- Who comes first
 
@@ -65,16 +82,17 @@ static void a_busy_client_does_not_starve(void **state) {
 }
 
 // After a rest, the first to come is held back for a moment, until so many have come as make a chunk; they are computed
-// in one step. Who leaves meanwhile is gone at once. The clock makes the moment long: prompts of five took 1,000 s.
+// in one step. Who leaves meanwhile is gone at once. The moment lasts as long as the clock of the tests says.
 static void who_comes_together_goes_together(void **state) {
     (void)state;
     enum { CHUNK = 20, COMING = 4 };
-    static struct visitor first, leaving, coming[COMING];
+    static struct visitor first, leaving, coming[COMING], alone;
     struct engine_event *last = NULL;
+    atomic_store(&sleeps_by_clock, true);
     struct engine *engine = open_held(
         (struct engine_options){.sequences_max = 8, .prefill_tokens_max = CHUNK, .prefix = PREFIX_OFF});
     submit_short(engine, &first, 1, 1);
-    pass_step(engine, 1000);
+    pass_step(engine, 1000); // prompts of five took so long
     while (!ends(engine, &first)) pass_step(engine, 0.01);
 
     submit_short(engine, &leaving, 1, 2);
@@ -94,10 +112,20 @@ static void who_comes_together_goes_together(void **state) {
     assert_true(stands(engine));
     assert_int_equal(fake.steps[passed].rows, 5 * COMING);
     int ended = 0;
+    pass_step(engine, 1000);
     while (ended < COMING) {
         pass_step(engine, 0.01);
         for (int i = 0; i < COMING; i++) ended += ends(engine, &coming[i]);
     }
+
+    submit_short(engine, &alone, 1, 9); // nobody else comes: a fiftieth of 1,000 s would be felt
+    double until = 0;
+    while (until == 0 || isinf(until)) until = atomic_load(&sleeps_until); // for ever: until the bell rings
+    assert_true(fabs(until - clock_seconds() - SCHEDULER_WAIT_SECONDS_MAX) < 1e-9);
+    assert_int_equal(gate_arrived(), passed);
+    atomic_store(&now, until);
+    while (!ends(engine, &alone)) pass_step(engine, 0.01);
+    atomic_store(&sleeps_by_clock, false);
     close_idle(engine);
 }
 
