@@ -60,10 +60,7 @@ int kv_cache_init(struct kv_cache *cache, enum kv_format format, int layers, int
     // Only what is written becomes resident, so the reservation may be larger than what will ever be used.
     void *data =
         mmap(NULL, cache->data_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (data != MAP_FAILED) {
-        madvise(data, cache->data_bytes, MADV_HUGEPAGE); // it may say no: then pages are small
-        cache->data = data;
-    }
+    if (data != MAP_FAILED) cache->data = data;
     if (!cache->free_pages || !cache->taken || !cache->data) {
         int cause = errno;
         size_t bytes = cache->data_bytes;
@@ -71,6 +68,9 @@ int kv_cache_init(struct kv_cache *cache, enum kv_format format, int layers, int
         return error_set(error, ERROR_MEMORY, "no room for a KV cache of %zu MiB (%d pages of %d tokens): %s",
                          bytes >> 20, pages, KV_PAGE_TOKENS, strerror(cause));
     }
+    // In large pages of the system, if it has them: all layers of a page of ours lie together, so little more than what is
+    // written becomes resident.
+    madvise(cache->data, cache->data_bytes, MADV_HUGEPAGE);
     for (int i = 0; i < pages; i++) cache->free_pages[i] = pages - 1 - i; // page 0 is taken first
     return 0;
 }
@@ -99,9 +99,8 @@ bool kv_cache_give(struct kv_cache *cache, int32_t page) {
 }
 
 void kv_cache_copy(const struct kv_cache *cache, int32_t from, int32_t to) {
-    size_t layer_bytes = cache->data_bytes / (size_t)cache->layers / (size_t)cache->pages;
-    for (int layer = 0; layer < cache->layers; layer++)
-        memcpy(kv_cache_block(cache, layer, to, 0, 0), kv_cache_block(cache, layer, from, 0, 0), layer_bytes);
+    memcpy(kv_cache_block(cache, 0, to, 0, 0), kv_cache_block(cache, 0, from, 0, 0),
+           cache->data_bytes / (size_t)cache->pages);
 }
 
 // ---- Values

@@ -23,7 +23,7 @@ struct kv_cache {
     int pages_used;
     int32_t *free_pages; // stack of the free ones, [pages - pages_used]
     bool *taken;        // [pages]
-    unsigned char *data; // [layers][pages][kv_heads][2: keys, values] blocks
+    unsigned char *data; // [pages][layers][kv_heads][2: keys, values] blocks
     size_t data_bytes;
 };
 
@@ -51,7 +51,7 @@ static inline int kv_cache_pages_for(size_t tokens) {
 // Keys (part 0) or values (part 1) of one page and head: [KV_PAGE_TOKENS][head_dim] of the format, then, if it has
 // scales, [KV_PAGE_TOKENS] floats.
 static inline void *kv_cache_block(const struct kv_cache *cache, int layer, int32_t page, int part, int kv_head) {
-    size_t head = ((size_t)layer * (size_t)cache->pages + (size_t)page) * (size_t)cache->kv_heads + (size_t)kv_head;
+    size_t head = ((size_t)page * (size_t)cache->layers + (size_t)layer) * (size_t)cache->kv_heads + (size_t)kv_head;
     return cache->data + (head * 2 + (size_t)part) * cache->block_bytes;
 }
 

@@ -327,11 +327,13 @@ static void blocks_hold_all_their_parts(void **state) {
     for (int i = 0; i < 3 * 67; i++) assert_int_equal(bytes[i], 1);
     free(block);
 
-    const struct block_part large = {&numbers, 1 << 10, 1 << 10, sizeof *numbers}; // in large pages
-    block = block_create(&large, 1);
+    const struct block_part large[] = {{&numbers, 1 << 10, 700, sizeof *numbers}, {&bytes, 5, 67, 1}};
+    block = block_create(large, 2); // in large pages
     assert_non_null(block);
-    for (int i = 0; i < 1 << 20; i++) numbers[i] = i;
-    assert_true(numbers[0] == 0 && numbers[(1 << 20) - 1] == (1 << 20) - 1);
+    assert_int_equal((uintptr_t)numbers % (2 << 20), 0);
+    for (int i = 0; i < 700 << 10; i++) numbers[i] = i;
+    memset(bytes, 1, 5 * 67);
+    assert_true(numbers[0] == 0 && numbers[(700 << 10) - 1] == (700 << 10) - 1);
     free(block);
 
     unsigned char *kept = bytes = (unsigned char *)&parts;
