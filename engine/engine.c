@@ -396,12 +396,13 @@ const struct engine_placement *engine_placement(const struct engine *engine) {
 int engine_measure(struct engine *engine, const void *memory, size_t bytes, struct engine_limits *out,
                    struct error *error) {
     struct engine_measurement measurement = {memory, bytes, out};
+    *out = (struct engine_limits){0};
     pthread_mutex_lock(&engine->lock);
     engine->measurement = &measurement;
     pthread_mutex_unlock(&engine->lock);
     job_bell_ring(&engine->bell);
     job_bell_wait(&engine->measured);
-    if (engine->stages->measure) return 0;
+    if (out->arithmetic) return 0;
     return error_set(error, ERROR_UNSUPPORTED, "the %s kernels have no limits to measure", engine->stages->name);
 }
 

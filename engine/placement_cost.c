@@ -283,12 +283,10 @@ static int time_rest(const struct placement_devices *devices, struct engine_plac
 
 // What the CPU reads from memory at best, by the largest matrix there is.
 static double measure_bus(const struct placement_devices *devices) {
-    struct engine_limits limits = {0};
     const struct matrix *most = devices->head ? &devices->head->weight : &devices->layers->q.weight;
     size_t bytes = most->data ? weight_format_bytes(most->format, most->rows, most->columns) : 0;
-    if (devices->inner->measure && bytes > 0)
-        devices->inner->measure(devices->state, most->format, most->data, bytes, &limits);
-    return limits.read_bytes;
+    if (!devices->inner->measure_reading || bytes == 0) return 0;
+    return devices->inner->measure_reading(devices->state, most->data, bytes);
 }
 
 // ---- All sizes of calls

@@ -238,7 +238,7 @@ static void attention(void *state, const struct attention *attention, const stru
 static void measure_limits(void *state, enum weight_format weights, const void *memory, size_t bytes,
                            struct engine_limits *out) {
     const struct placement *placement = state;
-    placement->inner->measure(placement->state, weights, memory, bytes, out);
+    if (placement->inner->measure) placement->inner->measure(placement->state, weights, memory, bytes, out);
 }
 
 static const char *describe(const void *state) {

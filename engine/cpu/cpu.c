@@ -160,6 +160,7 @@ const struct stages cpu_stages = {
     .open = open_named,
     .close = cpu_close,
     .measure = cpu_measure,
+    .measure_reading = cpu_measure_reading,
     .rows_are = rows_are,
     .embed = embed,
     .norm = norm,

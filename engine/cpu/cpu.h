@@ -182,6 +182,7 @@ void packed_experts(struct cpu *cpu, const struct layer *layer, const struct rou
 
 // ---- limits.c
 
+double cpu_measure_reading(void *state, const void *memory, size_t bytes);
 void cpu_measure(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out);
 
 // ---- attention.c, route.c and experts.c: stages

@@ -196,15 +196,17 @@ static uint64_t read_streams(const uint64_t *from, size_t words) {
 }
 
 // The memory is dealt out in blocks, so that a thread that is held up holds up nobody else for long.
-static double measure_reading(const struct cpu *cpu, const uint64_t *memory, size_t bytes) {
-    size_t blocks = bytes / BLOCK_BYTES, words = BLOCK_BYTES / sizeof *memory;
+double cpu_measure_reading(void *state, const void *memory, size_t bytes) {
+    const struct cpu *cpu = state;
+    const uint64_t *from = memory;
+    size_t blocks = bytes / BLOCK_BYTES, words = BLOCK_BYTES / sizeof *from;
     if (blocks == 0) return 0;
     double seconds[READS];
     uint64_t seen = 0;
     for (int i = 0; i < READS; i++) {
         double began_at = clock_seconds();
 #pragma omp parallel for num_threads(cpu->limits.threads) reduction(| : seen) schedule(dynamic)
-        for (size_t block = 0; block < blocks; block++) seen |= read_streams(memory + block * words, words);
+        for (size_t block = 0; block < blocks; block++) seen |= read_streams(from + block * words, words);
         seconds[i] = clock_seconds() - began_at;
     }
     KEEP_WORD(seen);
@@ -222,7 +224,7 @@ static double packed_peak(const struct cpu *cpu) {
 void cpu_measure(void *state, enum weight_format weights, const void *memory, size_t bytes, struct engine_limits *out) {
     struct cpu *cpu = state;
     int threads = cpu->limits.threads;
-    *out = (struct engine_limits){.read_bytes = measure_reading(cpu, memory, bytes),
+    *out = (struct engine_limits){.read_bytes = cpu_measure_reading(cpu, memory, bytes),
                                   .f32 = measure_peak(F32, threads),
                                   .bf16 = measure_peak(BF16, threads),
                                   .int8 = measure_peak(INT8, threads)};

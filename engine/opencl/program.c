@@ -7,12 +7,13 @@
 #include "engine/quants/packed.h"
 
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { SOURCES_BYTES_MAX = 4 << 20, LOG_BYTES_MAX = 64 << 10, LOG_LINES = 3 };
+enum { SOURCES_BYTES_MAX = 4 << 20, LOG_BYTES_MAX = 64 << 10, LOG_LINES = 3, OPTIONS_BYTES = 512, REFUSALS_MAX = 64 };
 
 const char *const OPENCL_KERNEL_NAMES[OPENCL_KERNEL_COUNT] = {
 #define KERNEL_NAME(name) #name,
@@ -89,12 +90,10 @@ static int say_why(const struct opencl_api *api, cl_program program, const struc
                      lines);
 }
 
-static int build(const struct opencl_api *api, cl_context context, const struct opencl_device *device,
-                 const struct opencl_build *wanted, const char *text, struct opencl_program *out, struct error *error) {
+static void write_options(const struct opencl_device *device, const struct opencl_build *wanted,
+                          char out[OPTIONS_BYTES]) {
     const enum weight_format weights = wanted->weights;
-    char options[512];
-    cl_int rc;
-    snprintf(options, sizeof options,
+    snprintf(out, OPTIONS_BYTES,
              "%s -DQUANT=%s -DGROUP=%d -DFEW_ROWS=%d -DFEW_OUTPUTS=%d -DTILE_ROWS=%d -DTILE_OUTPUTS=%d "
              "-DEXPERTS_MAX=%d%s%s%s",
              device->level->options, wanted->half_weights ? "f16" : weight_format_name(weights), OPENCL_GROUP,
@@ -102,6 +101,14 @@ static int build(const struct opencl_api *api, cl_context context, const struct 
              opencl_tile_outputs(device->level, weights), OPENCL_EXPERTS_MAX,
              weight_format_packed(weights) ? " -DPACKED" : "", wanted->half ? " -DHALF" : "",
              device->exact_division ? " -cl-fp32-correctly-rounded-divide-sqrt" : "");
+}
+
+static int build(const struct opencl_api *api, cl_context context, const struct opencl_device *device,
+                 const struct opencl_build *wanted, const char *text, struct opencl_program *out, struct error *error) {
+    const enum weight_format weights = wanted->weights;
+    char options[OPTIONS_BYTES];
+    cl_int rc;
+    write_options(device, wanted, options);
     out->program = CL_MAKE(api, CreateProgramWithSource, &rc, context, 1, &text, NULL);
     if (!out->program) return opencl_error(error, rc, "a program");
     rc = CL_CALL(api, BuildProgram, out->program, 1, &device->id, options, NULL, NULL);
@@ -116,19 +123,71 @@ static int build(const struct opencl_api *api, cl_context context, const struct 
     return 0;
 }
 
+// ---- What was refused
+
+// A compiler may take seconds to refuse a level's kernels, and no driver keeps that, as it keeps what it has compiled.
+// So it is asked once a process, if it took a lower level then: it was not the compiler that failed.
+static struct refusal {
+    cl_device_id device;
+    uint64_t sum; // of options and text
+} refusals[REFUSALS_MAX];
+static int refusal_count;
+static pthread_mutex_t refusals_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static uint64_t add_text(uint64_t sum, const char *text) { // FNV-1a
+    for (; *text; text++) sum = (sum ^ (unsigned char)*text) * 0x100000001b3;
+    return sum;
+}
+
+static struct refusal refusal_of(const struct opencl_device *device, const struct opencl_build *wanted,
+                                 const char *text) {
+    char options[OPTIONS_BYTES];
+    write_options(device, wanted, options);
+    return (struct refusal){device->id, add_text(add_text(0xcbf29ce484222325, options), text)};
+}
+
+static bool is_known(const struct refusal *refusal) {
+    bool known = false;
+    pthread_mutex_lock(&refusals_lock);
+    for (int i = 0; i < refusal_count && !known; i++)
+        known = refusals[i].device == refusal->device && refusals[i].sum == refusal->sum;
+    pthread_mutex_unlock(&refusals_lock);
+    return known;
+}
+
+static void keep(const struct refusal *found, int count) {
+    pthread_mutex_lock(&refusals_lock);
+    for (int i = 0; i < count && refusal_count < REFUSALS_MAX; i++) refusals[refusal_count++] = found[i];
+    pthread_mutex_unlock(&refusals_lock);
+}
+
+// From the best level on down, to the first that is taken. What is told is what the best one lacks.
+static int build_best(const struct opencl_api *api, cl_context context, struct opencl_device *device,
+                      const struct opencl_build *wanted, const char *text, struct opencl_program *out,
+                      struct error *error) {
+    struct refusal found[OPENCL_LEVEL_COUNT], next = refusal_of(device, wanted, text);
+    int count = 0;
+    while (is_known(&next) && opencl_device_lower(device)) next = refusal_of(device, wanted, text);
+    int code = build(api, context, device, wanted, text, out, error);
+    while (code == ERROR_FORMAT && opencl_device_lower(device)) {
+        struct error lower;
+        found[count++] = next;
+        opencl_program_finish(api, out);
+        next = refusal_of(device, wanted, text);
+        code = build(api, context, device, wanted, text, out, &lower);
+        if (code && code != ERROR_FORMAT) *error = lower;
+    }
+    if (!code) keep(found, count);
+    return code;
+}
+
 int opencl_program_build(const struct opencl_api *api, cl_context context, struct opencl_device *device,
                          const struct opencl_build *wanted, struct opencl_program *out, struct error *error) {
     struct buffer text;
     *out = (struct opencl_program){0};
     buffer_init(&text, SOURCES_BYTES_MAX);
     int code = gather_sources(wanted->directory, &text, error);
-    if (!code) code = build(api, context, device, wanted, text.data, out, error);
-    while (code == ERROR_FORMAT && opencl_device_lower(device)) { // what is told is what the best level lacks
-        struct error lower;
-        opencl_program_finish(api, out);
-        code = build(api, context, device, wanted, text.data, out, &lower);
-        if (code && code != ERROR_FORMAT) *error = lower;
-    }
+    if (!code) code = build_best(api, context, device, wanted, text.data, out, error);
     buffer_finish(&text);
     return code;
 }

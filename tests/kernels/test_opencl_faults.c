@@ -181,6 +181,38 @@ static void a_compiler_that_refuses_a_level(void) {
     rmdir(directory);
 }
 
+// The compiler is not asked again for what it has refused, unless the text is another or there is nothing else.
+static void what_is_refused_is_known(void) {
+    char directory[] = "/tmp/tandem-kernels-XXXXXX", path[256];
+    const struct mixture m = {.hidden = 32, .inner = 16, .experts = 4, .rows = 5};
+    struct stage_limits limits = limits_of(&m);
+    struct opencl_options options = {.limits = &limits, .weights = WEIGHTS_INT8, .kernels = directory};
+    struct opencl *opencl;
+    struct error error;
+    long calls[4];
+    assert_non_null(mkdtemp(directory));
+    for (int i = 0; i < 4; i++) {
+        refuse_where(directory, i < 2 ? "defined DOT && 1" : i == 2 ? "defined DOT && 2" : "0"); // texts of its own
+        opencl_inject(0, OPENCL_FAULT_ONCE);
+        if (opencl_open(&opencl, &options, &error)) fail_msg("%s", error.message);
+        assert_true(opencl->device.level->dot == (i == 3));
+        calls[i] = opencl_inject(0, OPENCL_FAULT_ONCE);
+        opencl_close(opencl);
+    }
+    if (!(calls[1] < calls[0] && calls[1] < calls[2]))
+        fail_msg("%ld calls, %ld, and %ld for another text", calls[0], calls[1], calls[2]);
+
+    options.level = "emulated dot"; // what it lacks is told each time
+    refuse_where(directory, "defined DOT");
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(opencl_open(&opencl, &options, &error), ERROR_FORMAT);
+        assert_non_null(strstr(error.message, "lacks what it promised"));
+    }
+    snprintf(path, sizeof path, "%s/scatter.cl", directory);
+    unlink(path);
+    rmdir(directory);
+}
+
 static void too_much_is_refused(void) {
     struct random random = {43};
     struct mixture m = mixture_of(&random, WEIGHTS_BF16, 8, 8, 4, 2, 0);
@@ -207,7 +239,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         FAULT_TEST(every_call_fails_once),  FAULT_TEST(a_silent_device_is_given_up),
         FAULT_TEST(kernels_of_a_directory), FAULT_TEST(a_compiler_that_refuses_a_level),
-        FAULT_TEST(too_much_is_refused),
+        FAULT_TEST(what_is_refused_is_known), FAULT_TEST(too_much_is_refused),
     };
     tell_device();
     return cmocka_run_group_tests_name("opencl_faults", tests, NULL, NULL);

@@ -249,6 +249,20 @@ static void an_unknown_placement_is_refused(void **unused) {
     assert_non_null(strstr(error.message, "\"gpu\""));
 }
 
+// Beside a device too, plain C has no limits to measure.
+static void what_has_no_limits_says_so(void **unused) {
+    (void)unused;
+    need_device();
+    static const uint64_t memory[1024];
+    struct engine *engine;
+    struct error error;
+    struct engine_limits limits;
+    const struct engine_options options = {.synthetic = "phi-toy-moe", .stages = "reference", .placement = "split"};
+    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+    assert_int_equal(engine_measure(engine, memory, sizeof memory, &limits, &error), ERROR_UNSUPPORTED);
+    engine_close(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names),
@@ -264,6 +278,7 @@ int main(void) {
         cmocka_unit_test(what_is_found_is_told),
         DEVICE_TEST(answers_in_halves),
         cmocka_unit_test(an_unknown_placement_is_refused),
+        DEVICE_TEST(what_has_no_limits_says_so),
     };
     return cmocka_run_group_tests_name("placement", tests, open_model, close_model);
 }
