@@ -154,15 +154,14 @@ struct routing placement_share_only(struct placement_share *share, const struct 
     return only;
 }
 
-<<<<<<< HEAD
 float *placement_share_sum(struct placement_share *share, int rows) {
     return memset(share->sum, 0, (size_t)rows * (size_t)share->hidden * sizeof *share->sum);
-=======
+}
+
 int placement_share_chosen(const struct routing *routing, uint64_t experts) {
     uint64_t chosen = 0;
     for (int i = 0; i < routing->rows * routing->top_k; i++) chosen |= UINT64_C(1) << routing->expert[i];
     return __builtin_popcountll(chosen & experts);
->>>>>>> 7123e8a8fcf90ba57ea9e2ffbbb06626b071c10e
 }
 
 static void run_rows(struct placement_share *share, const struct layer *layer, float *y) {
