@@ -194,6 +194,12 @@ size_t attention_scratch_floats(const struct stage_limits *limits); // of one th
 void cpu_attention(void *state, const struct attention *attention, const struct batch *batch,
                    const struct kv_cache *cache, int layer, float *q, float *k, const float *v, float *out);
 void cpu_route(void *state, const struct router *router, const float *x, int rows, struct routing *routing);
+// y[token] += Σ weight · its rows' results, `count` outputs of them; the results are lost. So a token's sum does not
+// depend on where its experts' rows lay. Its two are added to each other first, in whatever order, and then to y: so it
+// does not depend either on which of them another device has computed (cl_kernels/scatter.cl,
+// engine/placement_stages.c).
+void experts_add(const struct cpu *cpu, const struct routing *routing, float *results, size_t stride, int count,
+                 float *y, size_t y_stride);
 void cpu_experts(void *state, const struct layer *layer, const struct routing *routing, const float *x, float *y,
                  int rows);
 

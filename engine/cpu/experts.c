@@ -51,27 +51,27 @@ static int sort_rows(const struct call *call) {
     return count;
 }
 
-// y[token] += weight · its results, for some of the outputs: so a token's sum does not depend on where its experts'
-// rows lay. Its two are added to each other first, in whatever order, and then to y: so it does not depend either on
-// which of them another device has computed (cl_kernels/scatter.cl, engine/placement_stages.c).
-static void add_slots(const struct call *call, float *y, struct share outputs) {
-    const struct kernels *kernels = call->cpu->kernels;
-    const struct routing *routing = call->routing;
-    const int *row = call->cpu->sorted_row;
+void experts_add(const struct cpu *cpu, const struct routing *routing, float *results, size_t stride, int count,
+                 float *y, size_t y_stride) {
+    const struct kernels *kernels = cpu->kernels;
+    const int *row = cpu->sorted_row;
     const float *weight = routing->weight;
-    size_t width = (size_t)call->hidden, count = (size_t)(outputs.last - outputs.first);
-    float *sorted = call->cpu->sorted + outputs.first;
-    y += outputs.first;
-    for (int r = 0; r < routing->rows; r++, y += width, row += routing->top_k, weight += routing->top_k) {
-        float *sum = sorted + (size_t)row[0] * width;
-        kernels->scale(sum, weight[0], count);
+    for (int r = 0; r < routing->rows; r++, y += y_stride, row += routing->top_k, weight += routing->top_k) {
+        float *sum = results + (size_t)row[0] * stride;
+        kernels->scale(sum, weight[0], (size_t)count);
         for (int slot = 1; slot < routing->top_k; slot++) {
-            float *other = sorted + (size_t)row[slot] * width;
-            kernels->scale(other, weight[slot], count);
-            kernels->add_scaled(sum, other, 1, count);
+            float *other = results + (size_t)row[slot] * stride;
+            kernels->scale(other, weight[slot], (size_t)count);
+            kernels->add_scaled(sum, other, 1, (size_t)count);
         }
-        kernels->add_scaled(y, sum, 1, count);
+        kernels->add_scaled(y, sum, 1, (size_t)count);
     }
+}
+
+static void add_slots(const struct call *call, float *y, struct share outputs) {
+    size_t width = (size_t)call->hidden;
+    experts_add(call->cpu, call->routing, call->cpu->sorted + outputs.first, width, outputs.last - outputs.first,
+                y + outputs.first, width);
 }
 
 // ---- Few rows: all experts together, their outputs dealt out

@@ -98,11 +98,10 @@ static void gate_chunk(const struct cpu *cpu, const struct expert *expert, const
         cpu->kernels->gate(cpu->gate + at + some.first, cpu->up + at + some.first, (size_t)(some.last - some.first));
 }
 
-// Some outputs of down of all experts, added to the tokens' rows, slots in their order. In between the results stay in
-// the second cache.
+// Some outputs of down of all experts, added to the tokens' rows. In between the results stay in the second cache.
 static void down_chunk(struct cpu *cpu, const struct layer *layer, const struct routing *routing, int experts,
                        struct share some, float *y) {
-    int hidden = layer->router.hidden, count = some.last - some.first;
+    int count = some.last - some.first;
     float *results = cpu->packed_down + (size_t)omp_get_thread_num() * cpu->packed_down_floats;
     for (int i = 0; i < experts; i++) {
         const struct expert_rows *rows = &cpu->expert_rows[i];
@@ -120,10 +119,7 @@ static void down_chunk(struct cpu *cpu, const struct layer *layer, const struct 
             .y_stride = PACKED_DOWN,
             .next = next ? (const unsigned char *)next->data + skipped : NULL});
     }
-    for (int i = 0; i < routing->rows * routing->top_k; i++)
-        cpu->kernels->add_scaled(y + (size_t)(i / routing->top_k) * (size_t)hidden + some.first,
-                                 results + (size_t)cpu->sorted_row[i] * PACKED_DOWN, routing->weight[i],
-                                 (size_t)count);
+    experts_add(cpu, routing, results, PACKED_DOWN, count, y + some.first, (size_t)layer->router.hidden);
 }
 
 void packed_experts(struct cpu *cpu, const struct layer *layer, const struct routing *routing, int experts,
