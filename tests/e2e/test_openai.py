@@ -1,6 +1,7 @@
 """The official openai package against the running server."""
 import asyncio
 import json
+import re
 import threading
 
 import openai
@@ -34,18 +35,21 @@ def test_chat(client):
     assert answer._request_id
 
 
-def test_an_answer_is_cancelled(client):
-    """From elsewhere, by the id that its stream tells; the stream ends with an error."""
-    stream = ask(client, stream=True, max_tokens=400, logprobs=True, top_logprobs=20, extra_body={"ignore_eos": True})
-    first = next(iter(stream))
-    gone = client.chat.completions.delete(first.id)
-    assert gone.deleted and gone.id == first.id and gone.object == "chat.completion.deleted"
-    with pytest.raises(openai.APIError, match="DELETE") as ended:
-        for _ in stream:
-            pass
-    assert ended.value.code == "request_cancelled"
+def test_an_answer_is_cancelled(client, server):
+    """From elsewhere, by the id that its stream tells, while its reader has stopped reading; it ends with an error."""
+    connection, start = server.open_stream(receive_bytes=2048, max_tokens=200, ignore_eos=True, logprobs=True,
+                                           top_logprobs=20)
+    while not (told := re.search(rb'"id":"(chatcmpl-[^"]+)"', start)):
+        start += connection.recv(256)
+    name = told.group(1).decode()
+    gone = client.chat.completions.delete(name)
+    assert gone.deleted and gone.id == name and gone.object == "chat.completion.deleted"
+    with connection:
+        while not start.endswith(b"\r\n0\r\n\r\n") and (more := connection.recv(65536)):
+            start += more
+    assert b"request_cancelled" in start and b"DELETE" in start, start[-500:]
     with pytest.raises(openai.NotFoundError):
-        client.chat.completions.delete(first.id)
+        client.chat.completions.delete(name)
 
 
 def test_system_prompt_and_history(client):

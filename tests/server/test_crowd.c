@@ -427,9 +427,9 @@ enum {
 };
 
 static int setup_overload(void **state) {
-    char *flags[] = {"--max-sequences=32", "--queue=32"};
+    char *flags[] = {"--max-sequences=32", "--queue=32", "--queue-seconds=0"};
     if (!allow_descriptors(ROOM + OVERLOAD + 400)) skip();
-    return move_in(state, flags, 2);
+    return move_in(state, flags, 3);
 }
 
 // All ask at once, and again, while nobody ends: each is told when to come back, and after some rounds no more memory
