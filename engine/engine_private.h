@@ -102,7 +102,6 @@ void line_end(struct engine *engine, int place, const struct error *error);
 void line_end_leaving(struct engine *engine);
 void line_end_all(struct engine *engine);
 void line_admit(struct engine *engine);
-bool line_waits(struct engine *engine); // whether requests wait for a place
 void line_sleep(struct engine *engine);
 void line_count_pages(struct engine *engine);
 

@@ -236,13 +236,6 @@ void line_admit(struct engine *engine) {
 
 // ---- Nothing to do
 
-bool line_waits(struct engine *engine) {
-    pthread_mutex_lock(&engine->lock);
-    bool waits = engine->stats.waiting > 0;
-    pthread_mutex_unlock(&engine->lock);
-    return waits;
-}
-
 // Until the bell rings, or the first of those that wait has waited enough. All that run may be waiting for their
 // readers.
 void line_sleep(struct engine *engine) {

@@ -102,27 +102,15 @@ static int rows_together(const struct scheduler *scheduler) {
     return rows >= most ? most : rows <= least ? least : (int)rows;
 }
 
-// Whether prompts wait until there are more of them.
-static bool holds(const struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count,
-                  int chunk) {
-    int wanted = 0;
-    if (!scheduler->crowded || scheduler->held_seconds >= SCHEDULER_HOLD_SECONDS) return false;
-    for (size_t i = 0; i < count; i++)
-        if (prefills(&sequences[i])) wanted += more(&sequences[i], 0, chunk - wanted);
-    return wanted > 0 && wanted < chunk;
-}
-
 int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int *rows) {
     int decoding = 0;
     for (size_t i = 0; i < count; i++) {
         rows[i] = !sequences[i].paused && sequences[i].prompt_left == 0;
         decoding += rows[i];
     }
-    int chunk = chunk_of(scheduler, decoding > 0);
     scheduler->planned_alone = decoding == 0;
-    scheduler->planned_held = decoding > 0 && holds(scheduler, sequences, count, chunk);
     scheduler->planned_turn = scheduler->turn;
-    scheduler->planned = scheduler->planned_held ? 0 : deal(scheduler, sequences, count, chunk, rows);
+    scheduler->planned = deal(scheduler, sequences, count, chunk_of(scheduler, decoding > 0), rows);
     if (decoding == 0)
         scheduler->planned +=
             deal_whole(scheduler, sequences, count, rows_together(scheduler) - scheduler->planned, rows);
@@ -153,7 +141,6 @@ static void measured_alone(struct scheduler *scheduler, double seconds) {
 void scheduler_measured(struct scheduler *scheduler, double seconds) {
     double target = scheduler->step_target_seconds;
     scheduler->turn = scheduler->planned_turn;
-    scheduler->held_seconds = scheduler->planned_held ? scheduler->held_seconds + seconds : 0;
     if (scheduler->planned_alone && scheduler->planned > 0 && seconds > 0) measured_alone(scheduler, seconds);
     if (target <= 0 || scheduler->planned == 0 || seconds <= 0) return;
     double chunk = scheduler->chunk > SCHEDULER_CHUNK_MIN ? scheduler->chunk : SCHEDULER_CHUNK_MIN;

@@ -11,8 +11,7 @@
 // whole, as far as several chunks go and not too long a time. Rows cost less in larger steps, and whose first token
 // came sooner would only hold up the others: from then on there are small chunks for them, or large ones between his
 // tokens. For the same reason a step after a rest may wait a moment for more prompts: those that are sent together come
-// one by one. And beside answers, while requests wait for a place, prompts are held back until they fill a chunk, or for
-// HOLD_SECONDS: others follow as soon as a place is free, and twice a half costs everybody more than once a whole.
+// one by one.
 //
 // Prompts share the chunk like this: one part in TURN_SHARE goes to them in turns, whatever their length; the rest to
 // the one that needs least, then to the next. So short prompts hardly wait for long ones, and a long one, of P prompts
@@ -33,7 +32,6 @@ enum {
 #define SCHEDULER_ROWS_EXPONENT 0.75   // of the time of such a step: twice the rows take 1.7 times as long
 #define SCHEDULER_WAIT_SHARE 0.02      // of the time that the prompts at hand take: so long others are waited for …
 #define SCHEDULER_WAIT_SECONDS_MAX 0.1 // … and no longer than this, whatever the last ones took
-#define SCHEDULER_HOLD_SECONDS 0.5     // that prompts are held back beside answers
 
 struct scheduler_sequence { // what the scheduler needs to know of a sequence
     size_t prompt_left;     // prompt tokens not yet computed; 0: it decodes
@@ -44,14 +42,11 @@ struct scheduler_sequence { // what the scheduler needs to know of a sequence
 struct scheduler {
     int prefill_tokens_max;     // a chunk: rows of prompts in one step, but for those that go together
     double step_target_seconds; // of one that decodes and computes prompts; 0: none
-    bool crowded;               // requests wait for a place: to be told before each step
     size_t turn;                // the place whose prompt comes first in the next step
     size_t planned_turn;        // in the step behind the one that was planned last
     double chunk;               // rows of prompts that the target allows; 0: nothing is known yet
     int planned;                // rows of prompts in the step that was planned last
     bool planned_alone;         // nobody decodes in it
-    bool planned_held;          // prompts are held back in it
-    double held_seconds;        // that steps without them have taken so far
     int alone_rows;             // in the step without answers that tells most of such steps; 0: there was none
     double alone_seconds;       // that it took
 };

@@ -64,7 +64,6 @@ static int plan(struct engine *engine) {
         engine->shown[i] = (struct scheduler_sequence){.prompt_left = sequence_prompt_left(sequence),
                                                        .rows_max = sequence->prompt_logprobs ? told_rows : 0};
     }
-    engine->scheduler.crowded = line_waits(engine);
     return scheduler_next(&engine->scheduler, engine->shown, (size_t)engine->sequences_max, engine->rows);
 }
 

@@ -148,37 +148,6 @@ static void what_tells_most(void **state) {
     }
 }
 
-// Beside answers, while requests wait for a place, a prompt waits for others until they fill a chunk, or for half a
-// second.
-static void prompts_are_held_back_for_company(void **state) {
-    (void)state;
-    struct scheduler scheduler = {.prefill_tokens_max = 16, .crowded = true};
-    struct scheduler_sequence sequences[] = {{.prompt_left = 0}, {.prompt_left = 10}, {.paused = true}};
-    for (int round = 0; round < 2; round++) {
-        for (int i = 0; i < 5; i++) { // a fifth of the time is up after each
-            EXPECT(&scheduler, sequences, 1, 0, 0);
-            scheduler_measured(&scheduler, 0.1);
-        }
-        EXPECT(&scheduler, sequences, 1, 10, 0); // long enough
-        scheduler_measured(&scheduler, 0.3);
-        sequences[1].prompt_left = 10; // another one; the time begins anew
-    }
-    EXPECT(&scheduler, sequences, 1, 0, 0);
-    sequences[2] = (struct scheduler_sequence){.prompt_left = 5};
-    EXPECT(&scheduler, sequences, 1, 0, 0); // fifteen
-    sequences[2].prompt_left = 6;
-    EXPECT(&scheduler, sequences, 1, 10, 6);
-    sequences[1].prompt_left = sequences[2].prompt_left = 10;
-    sequences[1].rows_max = 5; // of which no more than five can go
-    EXPECT(&scheduler, sequences, 1, 0, 0);
-    scheduler.crowded = false; // nobody will follow
-    EXPECT(&scheduler, sequences, 1, 5, 10);
-    scheduler.crowded = true;
-    sequences[0].paused = sequences[2].paused = true; // nobody decodes
-    sequences[1].prompt_left = 3;
-    EXPECT(&scheduler, sequences, 0, 3, 0);
-}
-
 static void rows_in_a_step(void **state) {
     (void)state;
     assert_int_equal(scheduler_rows_max(1), 4);
@@ -456,7 +425,6 @@ int main(void) {
         cmocka_unit_test(short_prompts_go_together),
         cmocka_unit_test(together_for_so_long),
         cmocka_unit_test(what_tells_most),
-        cmocka_unit_test(prompts_are_held_back_for_company),
         cmocka_unit_test(rows_in_a_step),
         cmocka_unit_test(a_moment_for_others),
         cmocka_unit_test(nobody_starves),

@@ -62,19 +62,19 @@ static void a_busy_client_does_not_starve(void **state) {
     struct engine_request request = request_for(&busy[0]);
     assert_int_equal(engine_submit(engine, &request, &busy[0].job, &error), 0);
     submit_short(engine, &fresh[0], 2, 2);
-    pass_step(engine, SCHEDULER_HOLD_SECONDS);
+    pass_step(engine, 0.01);
     submit_short(engine, &busy[1], 1, 3);
     for (int i = 1; i < NEW; i++) submit_short(engine, &fresh[i], 2 + (uint64_t)i, 4);
     int ended = 0;
     while (busy[1].job) {
-        pass_step(engine, SCHEDULER_HOLD_SECONDS);
+        pass_step(engine, 0.01);
         for (int i = 0; i < NEW; i++) ended += ends(engine, &fresh[i]);
         ends(engine, &busy[1]);
         assert_false(ends(engine, &busy[0])); // it is still busy
     }
     assert_int_equal(ended, 1 + PLACES); // … as there are places
     while (busy[0].job || ended < NEW) {
-        pass_step(engine, SCHEDULER_HOLD_SECONDS);
+        pass_step(engine, 0.01);
         for (int i = 0; i < NEW; i++) ended += ends(engine, &fresh[i]);
         ends(engine, &busy[0]);
     }
@@ -194,38 +194,6 @@ static void nobody_else_could_come(void **state) {
     assert_true(stands(engine)); // or it hangs: the clock stands still
     while (!ends(engine, &other)) pass_step(engine, 0.01);
     atomic_store(&sleeps_by_clock, false);
-    close_idle(engine);
-}
-
-// While others wait for a place, a prompt beside an answer is held back for half a second, unless more come with it;
-// once nobody waits it is computed at once.
-static void a_line_holds_prompts_back(void **state) {
-    (void)state;
-    static const int ROWS[] = {1, 1, 1, 1, 6, 2, 2, 2, 6, 2}; // of each step, of a fifth of a second
-    static struct visitor busy, fresh[2];
-    struct error error;
-    struct engine *engine = open_held(
-        (struct engine_options){.sequences_max = 2, .prefill_tokens_max = 20, .prefix = PREFIX_OFF});
-    busy = (struct visitor){.prompt_tokens = 5, .tokens_max = ANSWER_MAX};
-    letters(busy.history, 0, 5, 1);
-    fill_answer(&busy);
-    struct engine_request request = request_for(&busy);
-    assert_int_equal(engine_submit(engine, &request, &busy.job, &error), 0);
-    pass_step(engine, 0.2);
-    for (int i = 0; i < 2; i++) submit_short(engine, &fresh[i], 1, 2 + (uint32_t)i);
-    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
-        assert_true(stands(engine));
-        assert_int_equal(fake.steps[passed].rows, ROWS[i]);
-        pass_step(engine, 0.2);
-        for (int v = 0; v < 2; v++) ends(engine, &fresh[v]);
-        ends(engine, &busy);
-    }
-    while (!is_idle(engine)) {
-        pass_step(engine, 0.2);
-        for (int v = 0; v < 2; v++) ends(engine, &fresh[v]);
-        ends(engine, &busy);
-    }
-    assert_true(!busy.job && !fresh[0].job && !fresh[1].job);
     close_idle(engine);
 }
 
@@ -521,7 +489,6 @@ int main(void) {
         cmocka_unit_test(who_comes_together_goes_together),
         cmocka_unit_test(four_chunks_go_together),
         cmocka_unit_test(nobody_else_could_come),
-        cmocka_unit_test(a_line_holds_prompts_back),
         cmocka_unit_test(a_full_line_is_shared_out),
         cmocka_unit_test(waiting_has_an_end),
         cmocka_unit_test(waiting_ends_in_silence_too),
