@@ -34,7 +34,8 @@ NOT_SERVED = [
      "sends every field there is, with values that mean nothing: audio, a web search, tools, the token 'foo', 0 tokens"),
     ("completions", r"create_with_all_params|create: required and optional", 400,
      "sends every field there is, with values that mean nothing: best of 0 answers, the token 'foo', a suffix"),
-    ("chat", r"_(retrieve|update|delete)$|^(retrieve|update.*|delete)$", 404, "answers are not stored"),
+    ("chat", r"_(retrieve|update)$|^(retrieve|update.*)$", 405, "answers are not stored"),
+    ("chat", r"_delete$|^delete$", 404, "no such answer is under way"),
     ("chat", r"_list(_with_all_params)?$|^list$", 405, "answers are not stored"),
     ("models", r"_delete$|^delete$", 405, "the model can not be deleted"),
 ]

@@ -75,7 +75,8 @@ def validator(name):
 @pytest.mark.parametrize("usage", [False, True])
 def test_chunks(server, path, name, options, usage):
     prompt = {"prompt": "Hello!"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "Hello!"}]}
-    body = {**prompt, **options, "stream": True, "max_tokens": 5, "stream_options": {"include_usage": usage}}
+    body = {**prompt, **options, "stream": True, "max_tokens": 5, "ignore_eos": True,
+            "stream_options": {"include_usage": usage}}
     chunks, done = tandem.events(server.request("POST", path, body)[2])
     assert done and len(chunks) > 2
     check = validator(name)
