@@ -139,7 +139,7 @@ def test_home(tmp_path, monkeypatch):
 
 
 def test_the_file_that_readme_shows(config, serve):
-    shown = re.search(r"`(engine: \{.*?\}\})`", (tandem.TOP / "README.md").read_text().replace("\n", " "))[1]
+    shown = re.search(r"^    (engine: \{.*\}\})$", (tandem.TOP / "README.md").read_text(), re.MULTILINE)[1]
     path = config(shown + "\n")
     assert f"settings {path}" in serve("--config", path, "--threads", "1").log
 
