@@ -5,6 +5,7 @@
 #include "base/utf8.h"
 #include "engine/opencl/mixture.h"
 #include "engine/quants/packed.h"
+#include "engine/weight_cache.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -134,16 +135,12 @@ static struct refusal {
 static int refusal_count;
 static pthread_mutex_t refusals_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static uint64_t add_text(uint64_t sum, const char *text) { // FNV-1a
-    for (; *text; text++) sum = (sum ^ (unsigned char)*text) * 0x100000001b3;
-    return sum;
-}
-
 static struct refusal refusal_of(const struct opencl_device *device, const struct opencl_build *wanted,
                                  const char *text) {
     char options[OPTIONS_BYTES];
     write_options(device, wanted, options);
-    return (struct refusal){device->id, add_text(add_text(0xcbf29ce484222325, options), text)};
+    uint64_t sum = weight_cache_sum(0, options, strlen(options));
+    return (struct refusal){device->id, weight_cache_sum(sum, text, strlen(text))};
 }
 
 static bool is_known(const struct refusal *refusal) {
