@@ -130,17 +130,13 @@ static void on_bus_error(int signal) {
 }
 
 // What is wrong with a list is known once the model is: then where it comes from is said, too.
-static int name_source(const struct model_settings *settings, int code, struct error *error) {
+static void name_source(const struct model_settings *settings, struct error *error) {
     const struct {
         const char *param;
         const struct setting_sourced *list;
     } LISTS[] = {{"experts_layers", &settings->experts_layers}, {"experts_opencl", &settings->experts_opencl}};
-    for (size_t i = 0; i < sizeof LISTS / sizeof *LISTS; i++) {
-        const struct error wrong = *error;
-        if (strcmp(wrong.param, LISTS[i].param) == 0)
-            error_set_param(error, wrong.code, wrong.param, "%s: %s", LISTS[i].list->source, wrong.message);
-    }
-    return code;
+    for (size_t i = 0; i < sizeof LISTS / sizeof *LISTS; i++)
+        if (strcmp(error->param, LISTS[i].param) == 0) error_prefix(error, "%s", LISTS[i].list->source);
 }
 
 int model_settings_open(const struct model_settings *settings, struct engine_options options, struct engine **out,
@@ -184,7 +180,8 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     if (!code && aloud && engine_info(*out)->cache_lost)
         fprintf(stderr, "tandem: the next start converts the weights again: the cache was %s\n",
                 engine_info(*out)->cache_note);
-    return code ? name_source(settings, code, error) : 0;
+    if (code) name_source(settings, error);
+    return code;
 }
 
 int model_settings_fail(const struct command *command, const struct error *error) {
