@@ -327,7 +327,7 @@ void placement_retry(struct placement *placement) {
     placement->retry_at = 0;
     placement->degraded[0] = 0;
     if (used) {
-        warn(placement, "the experts run on OpenCL again: %s", opencl_describe(placement->opencl));
+        warn(placement, "the experts run on OpenCL now: %s", opencl_describe(placement->opencl));
     } else {
         warn(placement, "OpenCL works again, but the CPU is faster and keeps the experts: %s",
              opencl_describe(placement->opencl));

@@ -164,6 +164,13 @@ static inline double mix_on_cpu(int rows) {
     return sum;
 }
 
+static inline struct engine_device_work work_of(struct placement *placement) {
+    struct engine_device_work work = {0};
+    const struct stages *stages = placement_stages(placement);
+    if (stages->device_work) stages->device_work(placement_state(placement), &work); // or the CPU has it all
+    return work;
+}
+
 // How many calls of OpenCL a mixture takes: none where the CPU computes it.
 static inline long calls_for(struct placement *placement, int rows) {
     opencl_inject(0, OPENCL_FAULT_ONCE);

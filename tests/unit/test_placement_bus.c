@@ -60,12 +60,6 @@ static void read_weights(struct placement *placement, int times) {
     clock_step = 0;
 }
 
-static struct engine_device_work work_of(struct placement *placement) {
-    struct engine_device_work work;
-    placement_stages(placement)->device_work(placement_state(placement), &work);
-    return work;
-}
-
 static double expert_bytes(void) {
     return stage_bytes_expert(&model->layers[1].experts[0]);
 }
