@@ -10,8 +10,8 @@ struct block_part {
 };
 
 // A block for all parts, each pointer set to its place in it; becomes resident where it is written, by the system's
-// large pages from some megabytes on, if it has them. NULL: out of memory, or a size beyond 64 bits; the pointers are left
-// alone then. The caller frees it.
+// large pages from some megabytes on, if it has them. NULL: out of memory, or a size beyond 64 bits; the pointers are
+// left alone then. The caller frees it.
 void *block_create(const struct block_part *parts, size_t count);
 
 #endif

@@ -68,8 +68,8 @@ int kv_cache_init(struct kv_cache *cache, enum kv_format format, int layers, int
         return error_set(error, ERROR_MEMORY, "no room for a KV cache of %zu MiB (%d pages of %d tokens): %s",
                          bytes >> 20, pages, KV_PAGE_TOKENS, strerror(cause));
     }
-    // In large pages of the system, if it has them: all layers of a page of ours lie together, so little more than what is
-    // written becomes resident.
+    // In large pages of the system, if it has them: all layers of a page of ours lie together, so little more than what
+    // is written becomes resident.
     madvise(cache->data, cache->data_bytes, MADV_HUGEPAGE);
     for (int i = 0; i < pages; i++) cache->free_pages[i] = pages - 1 - i; // page 0 is taken first
     return 0;

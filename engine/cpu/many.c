@@ -46,8 +46,8 @@ static long cache_bytes(void) {
     return bytes > 0 ? bytes : CACHE_BYTES;
 }
 
-// Outputs whose sums for so many groups of rows stay in half of the second cache: the more, the less often the rows come
-// from the third.
+// Outputs whose sums for so many groups of rows stay in half of the second cache: the more, the less often the rows
+// come from the third.
 static int outputs_that_fit(int groups) {
     long floats = cache_bytes() / 2 / (long)sizeof(float);
     long outputs = (floats < MANY_SUMS ? floats : MANY_SUMS) / (groups * BF16_GROUP);
