@@ -217,6 +217,7 @@ static int check_settings(struct error *error) {
     if (strcmp(own.synthetic, "none") != 0 && model.model[0])
         return error_set(error, ERROR_ARGUMENT, "--model and --synthetic exclude each other");
     if (own.serve && own.guess) return error_set(error, ERROR_ARGUMENT, "--serve and --guess exclude each other");
+    if (own.rate > 0 && !own.serve) return error_set(error, ERROR_ARGUMENT, "--rate is of --serve; give both");
     return 0;
 }
 

@@ -280,6 +280,7 @@ def test_int8(tmp_path):
     (["--runs", "0"], "--runs"),
     (["--serve", "--token-gap", "-1"], "--token-gap"),
     (["--serve", "--guess"], "--serve and --guess exclude each other"),
+    (["--rate", "5"], "--rate is of --serve; give both"),
     (["--compare", "/nowhere.json"], "tandem bench: /nowhere.json: cannot be opened: No such file or directory\n"),
     (["--compare", str(tandem.MODEL)], "found a directory"),
     (["--compare", str(tandem.TOP / "README.md")], "README.md:1: "),
