@@ -196,18 +196,26 @@ static int no_list(struct reading *reading, const struct setting *row, const yam
 static int write_section(struct reading *reading, const struct setting *row, const yaml_node_t *section,
                          struct buffer *out);
 
-// "0-3,7". Where lists may have names, what has one begins another list, and the values behind it belong to that, be it
-// written [0-3: 0-7, 4: [2, 5]] or, without blanks, [0-3:0-7, 4:2, 5]: "0-3:0-7;4:2,5".
+// "0-3,7". Where lists may have names, what has one begins another list, be it written [0-3: 0-7, 4: [2, 5]] or, as the
+// flag's text that YAML takes apart, [0-3:0-7, 4:2, 5]: "0-3:0-7;4:2,5".
 static int write_list(struct reading *reading, const struct setting *row, const yaml_node_t *list, bool names,
                       struct buffer *out) {
     const yaml_node_item_t *first = list->data.sequence.items.start, *end = list->data.sequence.items.top;
     int code = first == end ? no_list(reading, row, list) : 0;
+    const yaml_node_t *named = NULL; // the last one with a name
     for (const yaml_node_item_t *item = first; !code && item < end; item++) {
         const yaml_node_t *node = node_at(reading, *item);
-        const char *text = text_of(node), *separator = names && text && strchr(text, ':') ? ";" : ",";
-        code = names && node->type == YAML_MAPPING_NODE
+        const char *text = text_of(node);
+        bool begins = names && (node->type == YAML_MAPPING_NODE || (text && strchr(text, ':')));
+        if (begins && !named && item > first)
+            return wrong(reading, node, "%s: what stands in front of this has no name, and needs one too", row->name);
+        if (!begins && named && named->type == YAML_MAPPING_NODE)
+            return wrong(reading, node, "%s: this stands behind a list with a name; put it into that, or name it, too",
+                         row->name);
+        if (begins) named = node;
+        code = begins && node->type == YAML_MAPPING_NODE
                    ? write_section(reading, row, node, out)
-                   : write_item(reading, row, node, item > first ? separator : "", out);
+                   : write_item(reading, row, node, item == first ? "" : begins ? ";" : ",", out);
     }
     return code;
 }

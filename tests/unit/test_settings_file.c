@@ -206,6 +206,8 @@ static void test_lists_by_name(void **state) {
         assert_string_equal(second.opencl.text, CASES[i].expected);
     }
     refuses("engine:\n  experts:\n    opencl: {4: 1, 4: 2}\n", "FILE:3: `4` stands here a second time");
+    refuses("engine:\n  experts:\n    opencl: [0-3: 0-7, 9]\n", "this stands behind a list with a name; put it into");
+    refuses("engine:\n  experts:\n    opencl: [9, 0-3: 0-7]\n", "what stands in front of this has no name");
     refuses("engine:\n  experts:\n    opencl: {4: {5: 6}}\n", "opencl has a section in its list, where values belong");
     refuses("engine:\n  experts:\n    opencl: [[1]]\n", "opencl has a list in its list, where values belong");
     refuses("engine:\n  experts:\n    opencl: {4: [[1]]}\n", "opencl has a list in its list, where values belong");
