@@ -1,5 +1,5 @@
-// The whole server over real sockets, with scripted tokens in place of a model: answers, streams, refusals,
-// clients that leave, that are slow or too many, and the end. Made for ThreadSanitizer as well.
+// The whole server over real sockets, with scripted tokens in place of a model: answers, streams, clients that leave,
+// that are slow or too many, and the end. Made for ThreadSanitizer as well.
 #include "tests/server/service.h"
 
 // ---- Answers
@@ -36,24 +36,6 @@ static void test_chat(void **state) {
     close(fd);
 }
 
-static void test_sent_ahead(void **state) {
-    int fd = dial(*state, 0);
-    struct buffer all; // in one piece: what comes while an earlier one is read may be answered by closing
-    buffer_init(&all, 1 << 20);
-    for (int i = 0; i < 8; i++) {
-        char *request = chat("hi", i % 2, 2, i < 7 ? "" : CLOSE);
-        buffer_text(&all, request);
-        free(request);
-    }
-    say(fd, all.data);
-    buffer_finish(&all);
-    char *answer = hear(fd, NULL);
-    assert_int_equal(count(answer, "HTTP/1.1 200 OK\r\n"), 8);
-    assert_int_equal(count(answer, "data: [DONE]\n\n"), 4);
-    free(answer);
-    close(fd);
-}
-
 static void test_failures(void **state) {
     char *request = chat("fail-now", true, 5, CLOSE);
     answers(*state, request, 500, "x-should-retry: false\r\n"); // a stream that has not begun has a status
@@ -66,220 +48,7 @@ static void test_failures(void **state) {
     free(request);
 }
 
-static void test_chunked(void **state) {
-    char *request = chat("hi", false, 2, CLOSE), *body = strstr(request, "\r\n\r\n") + 4;
-    int fd = dial(*state, 0);
-    say(fd, LINE("POST", "/v1/chat/completions") CLOSE "Transfer-Encoding: chunked\r\n\r\n");
-    for (; *body; body++) {
-        char chunk[16];
-        snprintf(chunk, sizeof chunk, "1\r\n%c\r\n", *body);
-        say(fd, chunk);
-    }
-    say(fd, "0\r\n\r\n");
-    char *answer = hear(fd, NULL);
-    expect_status(answer, 200);
-    expect(answer, "t0 t1 ");
-    free(answer);
-    free(request);
-    close(fd);
-}
-
-// ---- Refusals
-
-static void test_refusals(void **state) {
-    static const struct {
-        int status;
-        const char *request;
-    } cases[] = {
-        {400, "\x16\x03\x01"},
-        {400, "GET /health HTTP/1.1\r\n\r\n"},
-        {403, "GET /health HTTP/1.1\r\n" CLOSE "Host: evil.example\r\n\r\n"},
-        {404, LINE("GET", "/nothing") CLOSE "\r\n"},
-        {404, LINE("GET", "/v1/models/a%00b") CLOSE "\r\n"},
-        {405, LINE("DELETE", "/health") CLOSE "\r\n"},
-        {405, LINE("GET", "/v1/chat/completions") CLOSE "\r\n"},
-        {400, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 0\r\n\r\n"},
-        {400, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 2\r\n\r\n{}"},
-        {415, LINE("POST", "/v1/chat/completions") CLOSE "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}"},
-        {415,
-         LINE("POST", "/v1/chat/completions") CLOSE FORM "Origin: http://evil.example\r\nContent-Length: 2\r\n\r\n{}"},
-        {415, LINE("POST", "/v1/chat/completions") CLOSE "Origin: http://evil.example\r\nContent-Length: 2\r\n\r\n{}"},
-        {413, LINE("POST", "/v1/chat/completions") CLOSE "Content-Length: 100000000\r\n\r\n"},
-        {413, LINE("POST", "/v1/chat/completions") "Expect: 100-continue\r\nContent-Length: 100000000\r\n\r\n"},
-        {400, LINE("POST", "/v1/chat/completions") "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}"},
-        {400, LINE("POST", "/v1/chat/completions") "Transfer-Encoding: chunked\r\n\r\nzz\r\n"},
-        {505, "GET /health HTTP/3.0\r\n\r\n"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        answers(*state, cases[i].request, cases[i].status, "\"type\":\"");
-    answers(*state, cases[5].request, 405, "Allow: GET, HEAD\r\n");
-}
-
-// The same rules hold for a later request on a connection, however it arrives: one answer of ours, and then the end.
-static const char *last(const char *text, const char *what) {
-    const char *found = NULL;
-    for (const char *at = text; (at = strstr(at, what)); at++) found = at;
-    return found;
-}
-
-enum arrival { AT_ONCE, IN_TWO, BYTE_BY_BYTE, ARRIVALS };
-
-static void say_as(int fd, const char *text, enum arrival arrival) {
-    size_t bytes = strlen(text), step = arrival == AT_ONCE ? bytes : arrival == IN_TWO ? bytes / 2 : 1;
-    for (size_t at = 0; at < bytes; at += step) {
-        size_t some = bytes - at < step ? bytes - at : step;
-        if (send(fd, text + at, some, MSG_NOSIGNAL) < 0) return; // refused already
-        if (arrival != AT_ONCE) nanosleep(&(struct timespec){.tv_nsec = arrival == IN_TWO ? 20000000 : 200000}, NULL);
-    }
-}
-
-static void test_later_refusals(void **state) {
-    static const struct {
-        const char *text, *status;
-    } requests[] = {
-        {LINE("POST", "/v1/completions") "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", "400"},
-        {LINE("POST", "/v1/completions") "Content-Length: abc\r\n\r\n{}", "400"},
-        {LINE("POST", "/v1/completions") "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"},
-        {LINE("POST", "/v1/completions") "Transfer-Encoding: gzip\r\n\r\n", "400"},
-        {LINE("POST", "/v1/completions") "Transfer-Encoding : chunked\r\n\r\n", "400"},
-        {LINE("POST", "/v1/completions") "Content-Length: 9000000000\r\n\r\n", "413"},
-        {HEALTH "Host: 127.0.0.1\r\n\r\n", "400"},
-        {HEALTH "X-Folded: a\r\n b\r\n\r\n", "400"},
-        {HEALTH "no colon\r\n\r\n", "400"},
-        {"GET /health HTTP/1.1\r\n\r\n", "400"},
-        {"GET /health HTTP/1.1\nHost: a\n\n", "400"},
-        {"GET  /health  HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
-        {"GET /health HTTP/2.0\r\nHost: a\r\n\r\n", "505"},
-        {"\x16\x03\x01 hello", "400"},
-    };
-    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++)
-        for (enum arrival arrival = AT_ONCE; arrival < ARRIVALS; arrival++) {
-            int fd = dial(*state, 0);
-            say(fd, HEALTH "\r\n");
-            free(hear(fd, "}"));
-            say_as(fd, requests[i].text, arrival);
-            if (arrival == AT_ONCE) (void)!send(fd, HEALTH "\r\n", strlen(HEALTH "\r\n"), MSG_NOSIGNAL);
-            char *answer = hear(fd, NULL), begin[32];
-            snprintf(begin, sizeof begin, "HTTP/1.1 %s ", requests[i].status);
-            if (strncmp(answer, begin, strlen(begin)) != 0) fail_msg("%s\nwas answered\n%s", requests[i].text, answer);
-            expect(answer, "{\"error\":");
-            assert_ptr_equal(strstr(answer, "x-request-id: "), last(answer, "x-request-id: ")); // one answer
-            free(answer);
-            close(fd);
-        }
-}
-
-// Mistakes in what follows a header: the division into chunks, at any place.
-static void test_bad_chunks(void **state) {
-    static const char *const bodies[] = {
-        "x\r\n",      "2\r\n{}xx\r\n0\r\n\r\n",           "2\n{}\r\n0\r\n\r\n",    "-1\r\n{}\r\n0\r\n\r\n",
-        "\r\n{}\r\n", "2\r\n{}\r\n0\r\nno colon\r\n\r\n", "2\r\n{}\r\nzz\r\n\r\n",
-    };
-    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++)
-        for (int later = 0; later < 2; later++)
-            for (enum arrival arrival = AT_ONCE; arrival < ARRIVALS; arrival++) {
-                int fd = dial(*state, 0);
-                if (later) {
-                    say(fd, HEALTH "\r\n");
-                    free(hear(fd, "}"));
-                }
-                say(fd, LINE("POST", "/v1/completions") "Transfer-Encoding: chunked\r\n\r\n");
-                if (arrival != AT_ONCE) nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
-                say_as(fd, bodies[i], arrival);
-                char *answer = hear(fd, NULL);
-                if (strncmp(answer, "HTTP/1.1 400 ", 13) != 0)
-                    fail_msg("chunks %zu (%d, %d): %s", i, later, arrival, answer);
-                expect(answer, "{\"error\":");
-                assert_ptr_equal(strstr(answer, "x-request-id: "), last(answer, "x-request-id: "));
-                free(answer);
-                close(fd);
-            }
-}
-
-static int descriptors(void) {
-    int count = 0;
-    DIR *dir = opendir("/proc/self/fd");
-    assert_non_null(dir);
-    while (readdir(dir)) count++;
-    closedir(dir);
-    return count;
-}
-
-// A line between chunks that is longer than any buffer is refused, and its connection ends.
-static void test_endless_chunk_lines(void **state) {
-    static char line[40001];
-    memset(line, 'x', sizeof line - 1);
-    int before = descriptors();
-    for (int i = 0; i < 3; i++) {
-        int fd = dial(*state, 0);
-        say(fd, LINE("POST", "/v1/completions") "Transfer-Encoding: chunked\r\n\r\n");
-        nanosleep(&(struct timespec){.tv_nsec = 60000000}, NULL);
-        (void)!send(fd, "5;", 2, MSG_NOSIGNAL);
-        (void)!send(fd, line, sizeof line - 1, MSG_NOSIGNAL);
-        char *answer = hear(fd, NULL);
-        if (i < 2) expect_status(answer, 400);
-        free(answer);
-        close(fd);
-    }
-    while (descriptors() > before) nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); // or the test never ends
-}
-
-// Two bodies in chunks are read in one turn of the loop: a mistake in one is not taken for the other's.
-static void test_chunks_side_by_side(void **state) {
-    enum { PAIRS = 20 };
-    int good[PAIRS], bad[PAIRS];
-    for (int i = 0; i < PAIRS; i++) {
-        good[i] = dial(*state, 0);
-        bad[i] = dial(*state, 0);
-        say(bad[i], LINE("POST", "/v1/completions") "Transfer-Encoding: chunked\r\n\r\n2\r\n{ \r\n");
-    }
-    for (int i = 0; i < PAIRS; i++) {
-        say(good[i], LINE("POST", "/v1/completions") CLOSE "Transfer-Encoding: chunked\r\n\r\n2\r\n{\"\r\n");
-        say(bad[i], "ZZZ\r\n");
-    }
-    for (int i = 0; i < PAIRS; i++) say(good[i], "15\r\nprompt\":\"hi\",\"n\":1}  \r\n0\r\n\r\n");
-    for (int i = 0; i < PAIRS; i++) {
-        char *answer = hear(good[i], NULL);
-        expect_status(answer, 200);
-        free(answer);
-        answer = hear(bad[i], NULL);
-        expect_status(answer, 400);
-        expect(answer, "divided into chunks");
-        free(answer);
-        close(good[i]);
-        close(bad[i]);
-    }
-}
-
-// A client that does not wait for answers gets those to the whole requests it has sent, in order; a malformed one
-// behind them is never taken for a request.
-static void test_requests_in_a_row(void **state) {
-    for (int bad = 0; bad < 2; bad++) {
-        int fd = dial(*state, 0);
-        say(fd, HEALTH "\r\n" HEALTH "\r\n" HEALTH "\r\n");
-        if (bad) say(fd, "GET /health HTTP/1.1\nHost: a\n\n");
-        if (!bad) shutdown(fd, SHUT_WR);
-        char *answer = hear(fd, NULL);
-        int count = 0;
-        for (const char *at = answer; (at = strstr(at, "HTTP/1.1 ")); at++) {
-            count++;
-            if (strncmp(at, "HTTP/1.1 200 ", 13) != 0) expect(at, "{\"error\":");
-        }
-        assert_true(count >= 1 && count <= 3 + bad);
-        assert_null(strstr(answer, "<html"));
-        free(answer);
-        close(fd);
-    }
-}
-
-static void test_body_too_large(void **state) {
-    int fd = dial(*state, 0);
-    say_too_large(fd);
-    char *answer = hear(fd, NULL);
-    expect_status(answer, 413);
-    free(answer);
-    close(fd);
-}
+// ---- Places
 
 // More answers than there are places for, on an idle server: that is not a matter of coming back later.
 static void test_more_than_places(void **state) {
@@ -589,16 +358,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         WITH(setup, test_plain),
         WITH(setup, test_chat),
-        WITH(setup, test_sent_ahead),
         WITH(setup, test_failures),
-        WITH(setup, test_chunked),
-        WITH(setup, test_refusals),
-        WITH(setup, test_later_refusals),
-        WITH(setup, test_bad_chunks),
-        WITH(setup, test_endless_chunk_lines),
-        WITH(setup, test_chunks_side_by_side),
-        WITH(setup, test_requests_in_a_row),
-        WITH(setup_impatient, test_body_too_large),
         WITH(setup_impatient, test_more_than_places),
         WITH(setup, test_leaving),
         WITH(setup, test_cancelled),
