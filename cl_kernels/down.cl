@@ -37,10 +37,12 @@ KERNEL void down_few(__global const WEIGHT *weights, // of all experts of a laye
     for (int r = 0; r < FEW_ROWS; r++) lane_sum[r] = sum_of(sum[r]);
 
 #ifdef FEW_SUB_GROUPS
+    float whole = 0; // as in gate_up.cl
     for (int r = 0; r < tile.rows; r++) {
-        const float whole = sub_group_reduce_add(lane_sum[r]);
-        if (lane == r && output < hidden) mixed[(ulong)(tile.first + r) * hidden + output] = whole;
+        const float row_sum = sub_group_reduce_add(lane_sum[r]);
+        whole = lane == r ? row_sum : whole;
     }
+    if (lane < tile.rows && output < hidden) mixed[(ulong)(tile.first + lane) * hidden + output] = whole;
 #else
     __local float part[FEW_ROWS * GROUP]; // [row][output][lane]
     const int item = get_local_id(0), mine = few_output() * FEW_LANES + lane;

@@ -65,10 +65,14 @@ KERNEL void gate_up_few(__global const WEIGHT *weights, // of all experts of a l
     }
 
 #ifdef FEW_SUB_GROUPS
+    // Each lane keeps the row of its number: with more than a store between two reductions PoCL 6.0 sums up wrongly.
+    float g = 0, u = 0;
     for (int r = 0; r < tile.rows; r++) {
-        const float g = sub_group_reduce_add(gate_part[r]), u = sub_group_reduce_add(up_part[r]);
-        if (lane == r && output < inner) gated[(ulong)(tile.first + r) * inner + output] = gate_value(g, u);
+        const float gate_row = sub_group_reduce_add(gate_part[r]), up_row = sub_group_reduce_add(up_part[r]);
+        g = lane == r ? gate_row : g;
+        u = lane == r ? up_row : u;
     }
+    if (lane < tile.rows && output < inner) gated[(ulong)(tile.first + lane) * inner + output] = gate_value(g, u);
 #else
     __local float part[2 * FEW_ROWS * GROUP]; // [gate, up][row][output][lane]
     const int item = get_local_id(0), mine = few_output() * FEW_LANES + lane;
