@@ -77,6 +77,8 @@ static void step(struct engine_job *job) {
     if (job->ended) return;
     if (job->cancelled || job->engine->stop) {
         end(job, job->cancelled ? ERROR_CANCELLED : ERROR_SHUTDOWN);
+    } else if (job->fail_later && job->count > 0) {
+        return; // the server takes one by one, so that a stream has begun before the failure
     } else if (job->fail_now || (job->fail_later && job->made == 3)) {
         end(job, ERROR_NUMERIC);
     } else if (!job->silent && job->made == job->tokens_max) {
