@@ -212,6 +212,7 @@ static void wake(void *user) {
 // A DELETE has named it.
 static void end_cancelled(struct request *request) {
     struct error error;
+    request->abandoned = true; // its body need not be parsed any more
     error_set(&error, ERROR_CANCELLED, "a DELETE request has ended this answer");
     fail(request, &error);
 }
