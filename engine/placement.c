@@ -310,12 +310,11 @@ static void plan(struct placement *placement) {
 }
 
 // Where the first start failed, only now it is known what the device is worth: it may be less than the CPU.
-void placement_retry(struct placement *placement) {
+static void retry(struct placement *placement) {
     struct engine_placement found = placement->found;
     struct error error;
     bool used = true;
     int code = open_device(placement, &found, &error);
-    if (placement->inner->rows_are) placement->inner->rows_are(placement->state, placement->kind);
     if (code) {
         placement_fail(placement, &error);
         return;
@@ -333,6 +332,10 @@ void placement_retry(struct placement *placement) {
              opencl_describe(placement->opencl));
         drop_device(placement);
     }
+}
+
+void placement_tend(struct placement *placement) {
+    if (placement->retry_at > 0 && clock_seconds() >= placement->retry_at) retry(placement);
 }
 
 // ---- Opening and closing

@@ -52,7 +52,5 @@ enum placement_phase placement_phase_of(enum row_kind kind, int rows);
 
 // All that has begun on the device is the CPU's from now on.
 void placement_fail(struct placement *placement, const struct error *error);
-// A device that has failed, and whose pause is over, is opened and tried again; it is measured only where it never was.
-void placement_retry(struct placement *placement);
 
 #endif

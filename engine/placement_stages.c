@@ -99,9 +99,6 @@ static void mixture_begin(void *state, int slot, const struct layer *layer, cons
     struct placement *placement = state;
     struct mixture *mixture = &placement->mixture[slot];
     *mixture = (struct mixture){.layer = layer, .x = x, .rows = rows, .kind = placement->kind};
-    if (!placement->opencl && placement->retry_at > 0 && experts_for(placement, layer, rows) &&
-        clock_seconds() >= placement->retry_at)
-        placement_retry(placement); // who has what may be decided anew by that
     uint64_t experts = experts_for(placement, layer, rows);
     mixture->wanted = experts != 0;
     if (!experts || !placement->opencl) return;

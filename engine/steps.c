@@ -286,7 +286,6 @@ static void run_steps(struct engine *engine) {
     double company_since = 0;
     while (!is_closing(engine)) {
         measure(engine);
-        double began_at = clock_seconds();
         line_end_leaving(engine);
         line_admit(engine);
         if (plan(engine) == 0) {
@@ -296,8 +295,9 @@ static void run_steps(struct engine *engine) {
             continue;
         }
         if (rested && await_company(engine, &company_since)) continue;
-        if (rested) began_at = clock_seconds();
+        placement_tend(engine->placement);
         rested = false;
+        double began_at = clock_seconds(); // neither waiting nor trying a device is part of the step
         guess(engine);
         struct step_kind kind = run_step(engine);
         double seconds = clock_seconds() - began_at;
