@@ -1,6 +1,8 @@
 // AVX512-BF16, and AMX for the bulk of a block where the processor has it.
 #include "engine/cpu/bf16.h"
+#include "engine/cpu/compile.h"
 #include "engine/cpu/packed_panel.h"
+#include "engine/cpu/tiles.h"
 
 #if defined __x86_64__
 #include <cpuid.h>
@@ -8,13 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-#endif
+COMPILE_FOR("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
 #include "engine/cpu/turn.h"
 
@@ -177,30 +173,14 @@ static void nothing(void) {}
 static const struct bf16_kernels avx512 = {"BF16",       nothing, nothing,   panel, packed_panel,
                                            avx512_block, pack,    pack_sums, store};
 
-#if defined __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+COMPILE_END
 
 // ---- AMX: tiles of sixteen rows of 64 bytes each
 
-#if defined __clang__
-#pragma clang attribute push( \
-    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
-#endif
+COMPILE_FOR("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
 
 static void amx_begin(void) {
-    static const struct { // static: gcc 12 takes the instruction to read no more than its first bytes
-        uint8_t palette, start, unused[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } SQUARES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    _tile_loadconfig(&SQUARES);
+    _tile_loadconfig(&TILE_SQUARES);
 }
 
 static void amx_end(void) {
@@ -315,11 +295,7 @@ static void amx_block(const struct bf16_block *b) {
 static const struct bf16_kernels amx = {"AMX BF16", amx_begin, amx_end,   panel, packed_panel,
                                         amx_block,  pack,      pack_sums, store};
 
-#if defined __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+COMPILE_END
 
 // ---- What this machine has
 

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/doubles.h"
+#include "engine/cpu/compile.h"
 #include "engine/cpu/tiles.h"
 
 #include <omp.h>
@@ -24,7 +25,6 @@ static const double PEAK_SECONDS = 0.02; // each arithmetic, after half as long 
 
 // ---- Register-resident kernels: ROUNDS rounds; each returns how many operations those were
 
-#define UNROLL _Pragma("GCC unroll 16")
 #define KEEP_WORD(x) __asm__ volatile("" : "+r"(x))
 #define KEEP(x) __asm__ volatile("" : "+v"(x)) // the compiler may neither drop nor foresee it
 enum { SUMS = 12 };                            // independent, so that one does not wait for another

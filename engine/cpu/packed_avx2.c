@@ -3,14 +3,11 @@
 // int4: a pair is at most 2 · 15 · 127 = 3810, and the 8 pairs of a group fit into 16 bits.
 // int8: 2 · 255 · 127 does not. So the weights get their signs back and hand them over to the activations' sizes:
 // |x| · ±w, where 2 · 127 · 127 fits.
+#include "engine/cpu/compile.h"
 #include "engine/cpu/packed.h"
 
 #if defined __x86_64__
-#if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma,f16c")
-#endif
+COMPILE_FOR("avx2,fma,f16c")
 
 #include "engine/cpu/packed_256.h"
 
@@ -48,7 +45,5 @@ static inline words end_int4(words sum, int32_t start) {
 
 #include "engine/cpu/packed_template.h"
 
-#if defined __clang__
-#pragma clang attribute pop
-#endif
+COMPILE_END
 #endif

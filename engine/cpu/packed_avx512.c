@@ -1,13 +1,9 @@
 // AVX-512 with VNNI: a line of weights is one vector.
+#include "engine/cpu/compile.h"
 #include "engine/cpu/packed.h"
 
 #if defined __x86_64__
-#if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), \
-                             apply_to = function)
-#else
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
-#endif
+COMPILE_FOR("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 
 #include <immintrin.h>
 #include <limits.h>
@@ -138,7 +134,5 @@ static inline words end_int8(words sum, int32_t start) {
 
 #include "engine/cpu/packed_template.h"
 
-#if defined __clang__
-#pragma clang attribute pop
-#endif
+COMPILE_END
 #endif

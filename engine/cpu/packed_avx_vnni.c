@@ -1,12 +1,9 @@
 // AVX-VNNI: VNNI for 256 bits, of processors without AVX-512 (Alder Lake to Meteor Lake and beyond).
+#include "engine/cpu/compile.h"
 #include "engine/cpu/packed.h"
 
 #if defined __x86_64__
-#if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma,f16c,avxvnni")
-#endif
+COMPILE_FOR("avx2,fma,f16c,avxvnni")
 
 #include "engine/cpu/packed_256.h"
 
@@ -32,7 +29,5 @@ static inline words end_int8(words sum, int32_t start) {
 
 #include "engine/cpu/packed_template.h"
 
-#if defined __clang__
-#pragma clang attribute pop
-#endif
+COMPILE_END
 #endif

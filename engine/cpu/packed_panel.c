@@ -4,19 +4,12 @@
 #include "engine/cpu/packed_panel.h"
 
 #include "engine/cpu/bf16.h"
+#include "engine/cpu/compile.h"
 
 #if defined __x86_64__
-#if defined __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))), \
-                             apply_to = function)
-#else
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-#endif
+COMPILE_FOR("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
 #include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 // The ports that load are free, those that shuffle are not: what is stored is to be loaded again where it is wanted.
 #define THROUGH_MEMORY(x) __asm__("" : "+m"(x))
@@ -113,7 +106,5 @@ void packed_panel(enum weight_format format, const void *blocks, int columns, in
     (format == WEIGHTS_INT4 ? unpack_int4 : unpack_int8)(blocks, columns, outputs, depth, panel);
 }
 
-#if defined __clang__
-#pragma clang attribute pop
-#endif
+COMPILE_END
 #endif

@@ -16,8 +16,6 @@
 
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 // A chunk of weights stays in the first cache while rows pass it, tile by tile, and a tile's rows stay there while they
 // pass the strips of the chunk; the rows of a pass stay in the second cache while the weights come from memory. So each
