@@ -3,6 +3,7 @@
 #include "api/generation_kind.h"
 #include "api/json.h"
 #include "api/sse.h"
+#include "base/checksum.h"
 #include "base/utf8.h"
 
 #include <inttypes.h>
@@ -20,9 +21,7 @@ static uint64_t fingerprint(const struct engine_info *info) {
     char text[512];
     snprintf(text, sizeof text, "%s|%s|%s|%" PRIu64 "|%" PRId64, info->model_name, info->architecture, info->weights,
              info->parameters, info->created);
-    uint64_t hash = 0xcbf29ce484222325; // FNV-1a
-    for (const char *at = text; *at; at++) hash = (hash ^ (unsigned char)*at) * 0x100000001b3;
-    return hash;
+    return checksum(0, text, strlen(text));
 }
 
 static bool write_head(struct generation *generation) {

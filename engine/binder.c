@@ -1,6 +1,7 @@
 #include "engine/binder.h"
 
 #include "base/checked.h"
+#include "base/checksum.h"
 #include "base/crew.h"
 #include "engine/quants/bf16.h"
 #include "engine/quants/f16.h"
@@ -417,15 +418,15 @@ static uint64_t offset_of(const struct checkpoint *checkpoint, const unsigned ch
 // step would change everywhere, and each conversion. Reading all of it would take as long as the cache saves.
 static uint64_t cache_key(const struct binder *binder) {
     const struct checkpoint *checkpoint = &binder->storage->checkpoint;
-    uint64_t key = weight_cache_sum(0, &checkpoint->modified, sizeof checkpoint->modified);
+    uint64_t key = checksum(0, &checkpoint->modified, sizeof checkpoint->modified);
     for (size_t i = 0; i < checkpoint->file_count; i++) {
         const struct checkpoint_file *file = &checkpoint->files[i];
-        key = weight_cache_sum(key, &file->bytes, sizeof file->bytes);
+        key = checksum(key, &file->bytes, sizeof file->bytes);
         for (size_t at = 0; at < file->bytes; at += SAMPLE_EVERY_BYTES)
-            key = weight_cache_sum(key, file->map + at,
+            key = checksum(key, file->map + at,
                                    file->bytes - at < SAMPLE_BYTES ? file->bytes - at : SAMPLE_BYTES);
         if (file->bytes > SAMPLE_BYTES)
-            key = weight_cache_sum(key, file->map + file->bytes - SAMPLE_BYTES, SAMPLE_BYTES);
+            key = checksum(key, file->map + file->bytes - SAMPLE_BYTES, SAMPLE_BYTES);
     }
     for (size_t i = 0; i < binder->conversion_count; i++) {
         const struct conversion *conversion = &binder->conversions[i];
@@ -435,7 +436,7 @@ static uint64_t cache_key(const struct binder *binder) {
                                   (uint64_t)conversion->rows,
                                   (uint64_t)conversion->columns,
                                   offset_of(checkpoint, conversion->from)};
-        key = weight_cache_sum(key, facts, sizeof facts);
+        key = checksum(key, facts, sizeof facts);
     }
     return key;
 }

@@ -1,5 +1,6 @@
 #include "engine/model.h"
 
+#include "base/checksum.h"
 #include "engine/architectures/architecture.h"
 #include "engine/binder.h"
 #include "engine/hf_json.h"
@@ -153,7 +154,7 @@ static bool cache_path(const struct model *model, const struct model_options *op
     if (!options->cache || options->synthetic) return false;
     char *real = realpath(options->dir, NULL);
     const char *slash = real ? strrchr(real, '/') : NULL;
-    uint64_t place = real ? weight_cache_sum(0, real, strlen(real)) : 0; // two models may have one name
+    uint64_t place = real ? checksum(0, real, strlen(real)) : 0; // two models may have one name
     int length = snprintf(path, PATH_MAX, "%s/%s-%08x-%s.weights", options->cache, slash ? slash + 1 : "model",
                           (unsigned)place, weight_format_name(model->weights));
     free(real);

@@ -1,8 +1,8 @@
 #include "engine/placement_cache.h"
 
 #include "base/buffer.h"
+#include "base/checksum.h"
 #include "base/file.h"
-#include "engine/weight_cache.h"
 
 #include <inttypes.h>
 #include <limits.h>
@@ -17,7 +17,7 @@ enum { FILE_BYTES_MAX = 16 << 10, SECONDS_A_DAY = 24 * 60 * 60 };
 static const char MAGIC[] = "tandem placement 2\n";
 
 static bool path_of(const char *directory, const char *key, char path[PATH_MAX]) {
-    uint64_t name = weight_cache_sum(0, key, strlen(key));
+    uint64_t name = checksum(0, key, strlen(key));
     int length = snprintf(path, PATH_MAX, "%s/placement-%016" PRIx64, directory, name);
     return length > 0 && length < PATH_MAX;
 }
@@ -77,7 +77,7 @@ static bool is_whole(char *text, size_t bytes) {
     uint64_t told = strtoull(last + 1, &end, 16);
     bool hexadecimal = end == last + 17 && *end == '\0';
     last[1] = '\0';
-    return hexadecimal && weight_cache_sum(0, text, strlen(text)) == told;
+    return hexadecimal && checksum(0, text, strlen(text)) == told;
 }
 
 bool placement_cache_read(const char *directory, const char *key, int64_t now, struct engine_placement *out) {
@@ -104,7 +104,7 @@ void placement_cache_write(const char *directory, const char *key, int64_t now, 
         buffer_format(&text, "%d %a %a %a %a %a\n", point->rows, point->cpu_seconds, point->device_seconds,
                       point->handing_seconds, point->rest_seconds, point->head_seconds);
     }
-    uint64_t sum = text.data ? weight_cache_sum(0, text.data, strlen(text.data)) : 0;
+    uint64_t sum = text.data ? checksum(0, text.data, strlen(text.data)) : 0;
     buffer_format(&text, "%016" PRIx64 "\n", sum);
     if (!text.failed) {
         file_make_directories(path);

@@ -1,6 +1,7 @@
 #include "engine/weight_cache.h"
 
 #include "base/checked.h"
+#include "base/checksum.h"
 #include "base/crew.h"
 #include "base/file.h"
 
@@ -20,7 +21,6 @@
 enum {
     PIECE_BYTES = 4 << 20, // with a checksum of its own
     PAGE_BYTES = 4096,
-    LANES = 8, // of a checksum
 };
 
 // The version goes up with every change of the layout of weights (engine/quants/packed.h) or of how they are found.
@@ -32,29 +32,7 @@ struct header {
     uint64_t sums_sum; // over all that comes before and the checksums of the pieces, which follow
 };
 
-// ---- Checksums
-
-uint64_t weight_cache_sum(uint64_t sum, const void *data, size_t bytes) {
-    static const uint64_t FACTOR = 0x9e3779b97f4a7c15u; // odd: no step loses anything
-    uint64_t lane[LANES];
-    const unsigned char *from = data;
-    for (int i = 0; i < LANES; i++) lane[i] = sum + (uint64_t)i;
-    for (; bytes >= sizeof lane; bytes -= sizeof lane, from += sizeof lane) {
-        uint64_t word[LANES];
-        memcpy(word, from, sizeof word);
-        for (int i = 0; i < LANES; i++) lane[i] = ((lane[i] ^ word[i]) * FACTOR) ^ (lane[i] >> 47);
-    }
-    unsigned char rest[sizeof lane] = {0};
-    memcpy(rest, from, bytes);
-    rest[sizeof rest - 1] = (unsigned char)bytes; // fewer than a line: its last byte is free
-    for (int i = 0; i < LANES; i++) {
-        uint64_t word;
-        memcpy(&word, rest + (size_t)i * sizeof word, sizeof word);
-        sum = (sum ^ lane[i]) * FACTOR;
-        sum = (sum ^ sum >> 29 ^ word) * FACTOR;
-    }
-    return sum ^ sum >> 32;
-}
+// ---- Pieces
 
 static size_t pieces_of(size_t bytes) {
     return (bytes + PIECE_BYTES - 1) / PIECE_BYTES;
@@ -72,8 +50,8 @@ static size_t weights_at(size_t bytes) {
 }
 
 static uint64_t sum_of_sums(const struct header *header, const uint64_t *sums) {
-    uint64_t sum = weight_cache_sum(0, header, offsetof(struct header, sums_sum));
-    return weight_cache_sum(sum, sums, pieces_of(header->bytes) * sizeof *sums);
+    uint64_t sum = checksum(0, header, offsetof(struct header, sums_sum));
+    return checksum(sum, sums, pieces_of(header->bytes) * sizeof *sums);
 }
 
 // ---- Mapping
@@ -93,7 +71,7 @@ static bool check_next(void *work) {
     const unsigned char *from = checking->weights + piece * PIECE_BYTES;
     size_t bytes = piece_bytes(checking->bytes, piece);
     madvise((void *)(uintptr_t)from, bytes, MADV_POPULATE_READ); // at once instead of page by page; only a hint
-    if (weight_cache_sum(0, from, bytes) != checking->sums[piece]) atomic_store(&checking->damaged, true);
+    if (checksum(0, from, bytes) != checking->sums[piece]) atomic_store(&checking->damaged, true);
     return true;
 }
 
@@ -178,7 +156,7 @@ static bool write_weights(int file, uint64_t key, const unsigned char *weights, 
     memcpy(header.magic, MAGIC, sizeof MAGIC);
     for (size_t piece = 0; piece < pieces_of(bytes); piece++) {
         const unsigned char *from = weights + piece * PIECE_BYTES;
-        sums[piece] = weight_cache_sum(0, from, piece_bytes(bytes, piece));
+        sums[piece] = checksum(0, from, piece_bytes(bytes, piece));
         if (!write_all(file, from, piece_bytes(bytes, piece), weights_at(bytes) + piece * PIECE_BYTES)) return false;
         if (progress) progress(progress_user, (double)(piece + 1) / (double)pieces_of(bytes));
     }

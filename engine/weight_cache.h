@@ -11,9 +11,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// A checksum that changes with any single change of the bytes, and with almost any other. Goes on from `sum`.
-uint64_t weight_cache_sum(uint64_t sum, const void *data, size_t bytes);
-
 struct weight_cache_mapping {
     void *map; // to be unmapped; NULL: none
     size_t map_bytes;

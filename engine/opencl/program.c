@@ -1,11 +1,11 @@
 #include "engine/opencl/program.h"
 
 #include "base/buffer.h"
+#include "base/checksum.h"
 #include "base/file.h"
 #include "base/utf8.h"
 #include "engine/opencl/mixture.h"
 #include "engine/quants/packed.h"
-#include "engine/weight_cache.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -139,8 +139,8 @@ static struct refusal refusal_of(const struct opencl_device *device, const struc
                                  const char *text) {
     char options[OPTIONS_BYTES];
     write_options(device, wanted, options);
-    uint64_t sum = weight_cache_sum(0, options, strlen(options));
-    return (struct refusal){device->id, weight_cache_sum(sum, text, strlen(text))};
+    uint64_t sum = checksum(0, options, strlen(options));
+    return (struct refusal){device->id, checksum(sum, text, strlen(text))};
 }
 
 static bool is_known(const struct refusal *refusal) {

@@ -3,6 +3,7 @@
 #include "base/block.h"
 #include "base/buffer.h"
 #include "base/checked.h"
+#include "base/checksum.h"
 #include "base/clock.h"
 #include "base/doubles.h"
 #include "base/error.h"
@@ -573,6 +574,24 @@ static void clock_goes_forward(void **state) {
     }
 }
 
+static void checksums_differ(void **state) {
+    (void)state;
+    unsigned char bytes[300];
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)(i * 37);
+    uint64_t sum = checksum(0, bytes, 300);
+    for (size_t i = 0; i < 300; i++) {
+        bytes[i] ^= 0x80;
+        assert_true(checksum(0, bytes, 300) != sum);
+        bytes[i] ^= 0x80;
+        assert_true(checksum(0, bytes, i) != sum);
+    }
+    assert_true(checksum(1, bytes, 300) != sum);
+    assert_true(checksum(0, bytes, 300) == sum);
+    memset(bytes, 0, sizeof bytes); // lengths of nothing but zeros
+    assert_true(checksum(0, bytes, 63) != checksum(0, bytes, 64));
+    assert_true(checksum(0, bytes, 64) != checksum(0, bytes, 128));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(error_keeps_code_and_cause),     cmocka_unit_test(error_quotes_only_clean_text),
@@ -586,7 +605,7 @@ int main(void) {
         cmocka_unit_test(blocks_hold_all_their_parts),    cmocka_unit_test(files_are_read_whole),
         cmocka_unit_test(pipes_are_read_to_their_end),    cmocka_unit_test(files_are_written_whole),
         cmocka_unit_test(replaced_files_keep_their_permissions), cmocka_unit_test(links_to_nothing_stay_links),
-        cmocka_unit_test(threads_write_the_same_file),
+        cmocka_unit_test(threads_write_the_same_file),    cmocka_unit_test(checksums_differ),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
