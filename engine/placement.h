@@ -63,8 +63,8 @@ int placement_open(struct placement **out, const struct placement_options *optio
                    struct error *error);
 void placement_close(struct placement *placement); // takes NULL
 
-// Before a step: a device that has failed, and whose pause is over, is opened and tried again, which may take seconds; it
-// is measured only where it never was, and who has what may be decided anew.
+// Before a step: a device that has failed, and whose pause is over, is opened and tried again, which may take seconds.
+// It is measured only where it never was; then who has what is decided anew.
 void placement_tend(struct placement *placement);
 
 // What to run: the inner stages themselves where nothing else will ever run.
