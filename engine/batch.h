@@ -16,6 +16,7 @@ struct batch_sequence {
 struct batch {
     int tokens;               // rows in all, at least 1
     int answers;              // so many of them are answers', the first ones, in runs of one row; the rest are prompts'
+    int brief;                // so many behind these are brief prompts': all but their attention is as answers' is
     const int32_t *token;     // [tokens]
     const int32_t *position;  // [tokens]
     int sequences;

@@ -58,12 +58,19 @@ const struct expert_counts *forward_counts(const struct forward *forward) {
     return forward->counts;
 }
 
+// How many of the first `rows` are among `count` from `first` on.
+static int part_of(int rows, int first, int count) {
+    int behind = rows > first ? rows - first : 0;
+    return behind < count ? behind : count;
+}
+
 // A sequence that a cut goes through is in both parts: at most one more for each part, and no more than rows before it.
 void forward_cut(struct forward *forward, const struct batch *batch, int first, int count, struct batch *out) {
     struct batch_sequence *cut = forward->sequence + first;
-    int answers = batch->answers > first ? batch->answers - first : 0;
+    int answers = part_of(batch->answers, first, count);
     *out = (struct batch){.tokens = count,
-                          .answers = answers < count ? answers : count,
+                          .answers = answers,
+                          .brief = part_of(batch->answers + batch->brief, first, count) - answers,
                           .token = batch->token + first,
                           .position = batch->position + first,
                           .sequence = cut};

@@ -28,9 +28,11 @@ int sequence_create(struct sequence **out, const struct engine_request *request,
     sequence->model = model;
     sequence->prompt_tokens = request->prompt_tokens;
     sequence->tokens_max = tokens_max;
-    sequence->salt = request->salt;
+    sequence->brief = ways->packed && request->prompt_tokens < SEQUENCE_BRIEF_TOKENS;
     sequence->client = request->client;
     sequence->keeps_answer = ways->keeps_answer;
+    // Keys and values of one arithmetic are not for a prompt of the other, but where those of answers are as well.
+    sequence->salt = sequence->brief && !ways->keeps_answer ? ~request->salt : request->salt;
     sequence->ignore_eos = request->ignore_eos;
     sequence->want_logprobs = request->want_logprobs;
     sequence->prompt_logprobs = request->prompt_logprobs;

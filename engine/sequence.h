@@ -32,6 +32,7 @@ struct sequence {
     size_t cached;     // of the prompt, so many of them computed by others
     size_t generated;  // tokens of the answer
     int32_t newest;    // the last of them, which the next decode step computes
+    bool brief;        // its prompt is short enough to be computed as answers are
     bool keeps_answer; // for others to go on from
     bool finished;     // nothing more will come, for this reason:
     enum finish_reason finish;
@@ -57,8 +58,14 @@ struct sequence {
     double submitted_at, admitted_at, answering_at; // clock_seconds(); 0: not yet
 };
 
+// Where weights are packed, prompts of fewer tokens are multiplied as answers are (engine/stages.h): more exactly, and
+// faster too, as unpacking weights for the arithmetic of many rows takes longer than reading them. A prompt's length
+// alone decides, so that what comes out does not depend on what is beside it.
+enum { SEQUENCE_BRIEF_TOKENS = KV_PAGE_TOKENS };
+
 struct sequence_ways { // of the engine that it runs in
     bool keeps_answer; // in the prefix cache
+    bool packed;       // its weights are
     bool speculates;
 };
 

@@ -113,37 +113,55 @@ static void add_run(struct engine *engine, struct batch *batch, int place, size_
     batch->tokens += count;
 }
 
-static void add_prompt(struct engine *engine, struct batch *batch, int place, int rows) {
+// What a step is made of: rows of answers, of how many, and rows of prompts.
+struct step_kind {
+    int answers, answer_rows, prompt_rows;
+};
+
+static void add_prompt(struct engine *engine, struct batch *batch, int place, int rows, struct step_kind *kind) {
     const struct sequence *sequence = engine->places[place];
     bool completes = (size_t)rows == sequence_prompt_left(sequence);
     add_run(engine, batch, place, sequence->computed, sequence->prompt + sequence->computed, rows,
             sequence->prompt_logprobs ? rows
             : completes               ? 1
                                       : 0);
+    batch->brief += sequence->brief ? rows : 0;
+    kind->prompt_rows += rows;
 }
 
 // The newest token, and those guessed behind it. Each is a run of its own, as one token of an answer always is, so that
 // it is computed in the same way as without guesses, to the bit; the keys of those before it are in the cache by then.
-static void add_answer(struct engine *engine, struct batch *batch, int place, int rows) {
+static void add_answer(struct engine *engine, struct batch *batch, int place, int rows, struct step_kind *kind) {
     const struct sequence *sequence = engine->places[place];
     add_run(engine, batch, place, sequence->computed, &sequence->newest, 1, 1);
     for (int i = 1; i < rows; i++)
         add_run(engine, batch, place, sequence->computed + (size_t)i, &sequence->speculator.guess[i - 1], 1, 1);
     batch->answers += rows;
+    kind->answers++;
+    kind->answer_rows += rows;
 }
 
-// Answers first.
-static struct batch gather(struct engine *engine) {
+// Answers first, then prompts that are computed in the same arithmetic.
+enum turn { TURN_ANSWERS, TURN_BRIEF_PROMPTS, TURN_PROMPTS, TURNS };
+
+static enum turn turn_of(const struct engine *engine, int place) {
+    return decodes(engine, place)         ? TURN_ANSWERS
+           : engine->places[place]->brief ? TURN_BRIEF_PROMPTS
+                                          : TURN_PROMPTS;
+}
+
+static struct batch gather(struct engine *engine, struct step_kind *kind) {
     struct batch batch = {
         .token = engine->token, .position = engine->position, .sequence = engine->run, .output = engine->output};
-    for (int prompts = 0; prompts <= 1; prompts++)
+    *kind = (struct step_kind){0};
+    for (enum turn turn = TURN_ANSWERS; turn < TURNS; turn++)
         for (int i = 0; i < engine->sequences_max; i++) {
-            if (engine->rows[i] == 0 || !engine->places[i] || decodes(engine, i) == prompts) continue;
+            if (engine->rows[i] == 0 || !engine->places[i] || turn_of(engine, i) != turn) continue;
             if (!take_pages(engine, i, engine->rows[i])) continue;
-            if (prompts)
-                add_prompt(engine, &batch, i, engine->rows[i]);
+            if (turn == TURN_ANSWERS)
+                add_answer(engine, &batch, i, engine->rows[i], kind);
             else
-                add_answer(engine, &batch, i, engine->rows[i]);
+                add_prompt(engine, &batch, i, engine->rows[i], kind);
         }
     return batch;
 }
@@ -207,20 +225,14 @@ static void conclude(struct engine *engine, int place, int rows, const float *lo
     if (code || sequence->finished) line_end(engine, place, code ? &error : NULL);
 }
 
-// What a step was made of: rows of answers, of how many, and rows of prompts.
-struct step_kind {
-    int answers, answer_rows, prompt_rows;
-};
-
 static struct step_kind run_step(struct engine *engine) {
-    struct batch batch = gather(engine);
-    struct step_kind kind = {.answer_rows = batch.answers, .prompt_rows = batch.tokens - batch.answers};
+    struct step_kind kind;
+    struct batch batch = gather(engine, &kind);
     if (batch.tokens == 0) return kind;
     run_forward(engine, &batch);
     const float *logits = engine->logits;
     for (int i = 0, output = 0, place; i < batch.sequences;) {
         int rows = 0, outputs = 0;
-        kind.answers += i < batch.answers; // runs of answers come first, and are a row each
         for (place = engine->place_of[i]; i < batch.sequences && engine->place_of[i] == place; i++)
             rows += engine->run[i].count;
         int end = i < batch.sequences ? engine->run[i].first : batch.tokens;

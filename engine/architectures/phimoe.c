@@ -291,9 +291,9 @@ struct span {
 };
 
 static int split(const struct batch *batch, struct span spans[2]) {
-    int count = 0, answers = batch->answers;
-    if (answers > 0) spans[count++] = (struct span){ROWS_OF_ANSWERS, 0, answers};
-    if (answers < batch->tokens) spans[count++] = (struct span){ROWS_OF_PROMPTS, answers, batch->tokens - answers};
+    int count = 0, first = batch->answers + batch->brief;
+    if (first > 0) spans[count++] = (struct span){ROWS_OF_ANSWERS, 0, first};
+    if (first < batch->tokens) spans[count++] = (struct span){ROWS_OF_PROMPTS, first, batch->tokens - first};
     return count;
 }
 
@@ -336,8 +336,15 @@ static struct routing routing_from(const struct forward *f, int first, int rows)
     return routing;
 }
 
-static void count(const struct forward *f, enum row_kind kind, int l, const struct routing *routing) {
-    expert_counts_add(f->counts, kind == ROWS_OF_ANSWERS ? ENGINE_ROWS_ANSWERS : ENGINE_ROWS_PROMPTS, l, routing);
+// The rows of a batch from `first` on; those of prompts count as such in whichever arithmetic they are.
+static void count(const struct forward *f, const struct batch *batch, int first, int l, const struct routing *routing) {
+    struct routing part = *routing;
+    int answers = batch->answers > first ? batch->answers - first : 0;
+    part.rows = answers < routing->rows ? answers : routing->rows;
+    if (part.rows > 0) expert_counts_add(f->counts, ENGINE_ROWS_ANSWERS, l, &part);
+    part.expert += part.rows * part.top_k;
+    part.rows = routing->rows - part.rows;
+    if (part.rows > 0) expert_counts_add(f->counts, ENGINE_ROWS_PROMPTS, l, &part);
 }
 
 static void mix_experts(struct forward *f, const struct batch *batch, int l) {
@@ -350,7 +357,7 @@ static void mix_experts(struct forward *f, const struct batch *batch, int l) {
         rows_are(f, spans[i].kind);
         f->stages->route(f->state, &layer->router, f->normed + at, spans[i].rows, &routing);
         f->stages->experts(f->state, layer, &routing, f->normed + at, f->x + at, spans[i].rows);
-        count(f, spans[i].kind, l, &routing);
+        count(f, batch, spans[i].first, l, &routing);
     }
 }
 
@@ -408,7 +415,7 @@ static void attend(struct forward *f, const struct part *part, const struct kv_c
 
 // Where a device computes the mixtures, a part is of one kind.
 static enum row_kind kind_of(const struct part *part) {
-    return part->batch.answers > 0 ? ROWS_OF_ANSWERS : ROWS_OF_PROMPTS;
+    return part->batch.answers + part->batch.brief > 0 ? ROWS_OF_ANSWERS : ROWS_OF_PROMPTS;
 }
 
 static void mix_begin(struct forward *f, const struct part *part, int l) {
@@ -426,7 +433,7 @@ static void mix_end(struct forward *f, const struct part *part, int l) {
     struct routing routing = routing_from(f, part->first, part->batch.tokens);
     float *x = f->x + (size_t)part->first * (size_t)f->model->config.hidden;
     f->stages->mixture_end(f->state, part->slot, x, &routing);
-    count(f, kind_of(part), l, &routing);
+    count(f, &part->batch, 0, l, &routing);
 }
 
 static void run_layers(struct forward *f, const struct batch *batch, const struct kv_cache *cache) {

@@ -60,7 +60,7 @@ enum { ECHO = 23, ECHO_WRONG = 12 };
 enum { STEPS_MAX = 1 << 16 };
 
 struct fake_step {
-    int rows, answers, sequences, outputs;
+    int rows, answers, brief, sequences, outputs;
 };
 
 static struct {
@@ -117,7 +117,8 @@ static inline void gate_await(int arrived) {
 static void gate_enter(const struct batch *batch) {
     pthread_mutex_lock(&fake.lock);
     if (fake.arrived < STEPS_MAX)
-        fake.steps[fake.arrived] = (struct fake_step){batch->tokens, batch->answers, batch->sequences, batch->outputs};
+        fake.steps[fake.arrived] = (struct fake_step){
+            batch->tokens, batch->answers, batch->brief, batch->sequences, batch->outputs};
     fake.arrived++;
     pthread_cond_broadcast(&fake.changed);
     while (fake.held && fake.permits == 0) pthread_cond_wait(&fake.changed, &fake.lock);

@@ -1,7 +1,7 @@
 // The engine on the built-in model, on both sets of stages: an answer alone is the answer in company, byte by byte
 // and log-probability by log-probability. (tests/unit/test_engine.c shows it of the engine; this, of the kernels.)
 // The company is larger than STAGE_STEADY_ROWS, and prompts are computed beside it in chunks, or found in the cache:
-// the arithmetic of a row depends on none of that.
+// the arithmetic of a row depends on none of that. Some prompts are brief (engine/sequence.h), others begin like them.
 #include "engine/engine.h"
 #include "tests/sanitized.h"
 
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { QUESTION_COUNT = 7, COMPANY = 24, ANSWER_TOKENS = SANITIZED ? 12 : 48, TEXT_BYTES = 4096 };
+enum { QUESTION_COUNT = 9, COMPANY = 24, ANSWER_TOKENS = SANITIZED ? 12 : 48, TEXT_BYTES = 4096 };
 
 static const char *const QUESTIONS[QUESTION_COUNT] = {
     "What is the capital of France?",
@@ -25,6 +25,8 @@ static const char *const QUESTIONS[QUESTION_COUNT] = {
     "Hello!",
     "What is Tandem?",
     "Give me a JSON object.",
+    "What is the capital of France? And what is the capital of Spain, of Portugal, of Italy and of Norway?",
+    "Tell me a short story. It should be about a cat, a dog, a house with a red door, and the sea.",
 };
 
 struct answer {
@@ -128,11 +130,23 @@ static void cpu_bf16(void **state) {
     check_company("cpu", WEIGHTS_BF16);
 }
 
+static void cpu_int8(void **state) {
+    (void)state;
+    check_company("cpu", WEIGHTS_INT8);
+}
+
+static void cpu_int4(void **state) {
+    (void)state;
+    check_company("cpu", WEIGHTS_INT4);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reference_f32),
         cmocka_unit_test(cpu_f32),
         cmocka_unit_test(cpu_bf16),
+        cmocka_unit_test(cpu_int8),
+        cmocka_unit_test(cpu_int4),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -255,6 +255,76 @@ static void what_runs_beside_bad_numbers_is_not_kept(void **state) {
     }
 }
 
+// With packed weights a prompt of less than a page is computed in the arithmetic of answers, a longer one in that of
+// prompts: so neither takes over what the other has left, but where an answer's is taken over too.
+static void prompts_share_with_their_own_kind(void **state) {
+    (void)state;
+    static struct visitor visitor;
+    static const int LENGTHS[] = {31, 33, 31, 20, 33, 32};
+    static const struct {
+        enum weight_format weights;
+        enum prefix_mode mode;
+        size_t cached[sizeof LENGTHS / sizeof *LENGTHS];
+    } CASES[] = {
+        {WEIGHTS_INT8, PREFIX_PROMPTS, {0, 0, 30, 19, 32, 31}},
+        {WEIGHTS_INT4, PREFIX_ANSWERS, {0, 31, 30, 19, 32, 31}},
+        {WEIGHTS_BF16, PREFIX_PROMPTS, {0, 31, 30, 19, 32, 31}},
+    };
+    for (size_t c = 0; c < sizeof CASES / sizeof *CASES; c++) {
+        struct engine *engine =
+            open_held((struct engine_options){.weights = CASES[c].weights, .prefix = CASES[c].mode});
+        bool packed = CASES[c].weights != WEIGHTS_BF16;
+        for (size_t i = 0; i < sizeof LENGTHS / sizeof *LENGTHS; i++) {
+            int length = LENGTHS[i], step = gate_arrived();
+            visitor = (struct visitor){.prompt_tokens = length, .tokens_max = 3};
+            letters(visitor.history, 0, length, 5);
+            fill_answer(&visitor);
+            assert_int_equal(run_alone(engine, &visitor).cached_tokens, CASES[c].cached[i]);
+            assert_int_equal(fake.steps[step].rows, (size_t)length - CASES[c].cached[i]);
+            assert_int_equal(fake.steps[step].brief, packed && length < 32 ? fake.steps[step].rows : 0);
+            assert_int_equal(fake.steps[step].answers, 0);
+        }
+        close_idle(engine);
+    }
+}
+
+// Behind those who answer, in front of longer prompts, wherever their places are.
+static void brief_prompts_go_with_answers(void **state) {
+    (void)state;
+    enum { N = 4 };
+    static struct visitor visitors[N];
+    static const int LENGTHS[N] = {40, 5, 100, 31};
+    struct engine_event *last = NULL;
+    struct error error;
+    struct engine *engine = open_held((struct engine_options){.weights = WEIGHTS_INT8, .prefix = PREFIX_OFF});
+    for (int i = 0; i < N; i++) {
+        visitors[i] = (struct visitor){.prompt_tokens = LENGTHS[i], .tokens_max = 4};
+        letters(visitors[i].history, 0, LENGTHS[i], 10 + (uint32_t)i);
+        fill_answer(&visitors[i]);
+        struct engine_request request = request_for(&visitors[i]);
+        assert_int_equal(engine_submit(engine, &request, &visitors[i].job, &error), 0);
+        if (i == 0) pass_step(engine, 0.01); // it answers when the others come
+    }
+    int step = gate_arrived();
+    for (int left = N; left > 0; pass_step(engine, 0.01))
+        for (int i = 0; i < N; i++) {
+            if (!visitors[i].job || !read_visitor(engine, &visitors[i], &last)) continue;
+            assert_int_equal(visitors[i].told, 4);
+            engine_event_destroy(last);
+            engine_job_release(visitors[i].job);
+            visitors[i].job = NULL;
+            left--;
+        }
+    int brief = 0, together = 0;
+    for (; step < gate_arrived(); step++) {
+        brief += fake.steps[step].brief;
+        together += fake.steps[step].brief == 36 && fake.steps[step].answers == 1 && fake.steps[step].rows == 137;
+    }
+    assert_int_equal(brief, 36);
+    assert_int_equal(together, 1);
+    close_idle(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_second_turn_reads_what_is_new),
@@ -264,6 +334,8 @@ int main(void) {
         cmocka_unit_test(cancelling_the_one_that_computes),
         cmocka_unit_test(what_runs_beside_bad_numbers_is_not_kept),
         cmocka_unit_test(a_short_prompt_does_not_wait_for_the_rest_of_a_long_one),
+        cmocka_unit_test(prompts_share_with_their_own_kind),
+        cmocka_unit_test(brief_prompts_go_with_answers),
     };
     return cmocka_run_group_tests(tests, fake_setup, fake_teardown);
 }
