@@ -328,30 +328,39 @@ void listener_peer(int fd, char out[LISTENER_PEER_BYTES]) {
         out[0] = '\0';
 }
 
+// Reads what has come: bytes that nobody has read make closing a reset, which takes the answer from the client. *seen:
+// how many there were so far. False: no more are to be waited for.
+static bool swallow(int fd, size_t *seen) {
+    char sink[16 * 1024];
+    for (int i = 0; i < 8; i++) { // bounded: a client that pours must not hold up the loop
+        ssize_t got = recv(fd, sink, sizeof sink, MSG_DONTWAIT);
+        if (got > 0) *seen += (size_t)got;
+        if (got > 0 && *seen < SWALLOWED_BYTES_MAX) continue;
+        return got < 0 && (errno == EAGAIN || errno == EINTR);
+    }
+    return true;
+}
+
 static void on_dismissed(void *user, int events) {
     (void)events;
     struct guest *guest = user;
-    char sink[16 * 1024];
-    for (int i = 0; i < 8; i++) { // bounded: a client that pours must not hold up the loop
-        ssize_t got = recv(guest->fd, sink, sizeof sink, MSG_DONTWAIT);
-        if (got > 0) guest->seen += (size_t)got;
-        if (got > 0 && guest->seen < SWALLOWED_BYTES_MAX) continue;
-        if (got >= 0 || (errno != EAGAIN && errno != EINTR)) close(guest_release(guest));
-        return; // released or drained
-    }
+    if (!swallow(guest->fd, &guest->seen)) close(guest_release(guest));
 }
 
 void listener_linger(struct listener *listener, int fd) {
+    size_t seen = 0;
     shutdown(fd, SHUT_WR);
+    bool more = swallow(fd, &seen);
     int one = 1;
     setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one);
     struct guest *guest = NULL;
-    if (listener->dismissed < DISMISSED_MAX)
+    if (more && listener->dismissed < DISMISSED_MAX)
         guest = guest_create(listener, fd, on_dismissed, listener->options.linger_ms);
     if (!guest) {
         close(fd);
         return;
     }
+    guest->seen = seen;
     guest->dismissed = true;
     listener->dismissed++;
 }
