@@ -26,7 +26,8 @@ struct request {                  // one that generates
     struct requests *requests;
     struct exchange *exchange; // NULL once it has finished
     const struct generation_kind *kind;
-    uint64_t key; // of whoever asks: the number of the API key, 0 where there are none
+    uint64_t key; // the number of the API key; 0 where there are none
+    uint64_t asker;
     struct buffer body;
 
     bool parsing;          // a thread of the pool works on it: `parsed` is that thread's until it is done
@@ -65,6 +66,11 @@ struct requests {
 
 // ---- Life of a request
 
+// Whoever asks: by the API key, or where there are none by the address.
+static uint64_t asker_of(uint64_t key, const char *client) {
+    return key ? key : client_number(client);
+}
+
 static struct request *request_create(struct requests *requests, struct exchange *exchange,
                                       const struct generation_kind *kind, uint64_t key) {
     struct request *request = calloc(1, sizeof *request);
@@ -74,6 +80,7 @@ static struct request *request_create(struct requests *requests, struct exchange
     request->kind = kind;
     http_client(exchange, request->client); // while it is there
     request->key = key;
+    request->asker = asker_of(key, request->client);
     stream_init(&request->stream, loop_now_ms(requests->options.loop));
     request->next = requests->live;
     request->link = &requests->live;
@@ -265,7 +272,7 @@ static void submit(struct request *request) {
         struct engine_request job;
         generation_job(request->generation, i, &job);
         job.salt = request->key;
-        job.client = request->key ? request->key : client_number(request->client);
+        job.client = request->asker;
         job.wake = wake;
         job.wake_user = request;
         error = (struct error){0};
@@ -321,11 +328,11 @@ static bool bears(const struct request *request, const char *id) {
 }
 
 // They end in the loop's next turn, and not under the feet of whoever asks for it.
-static bool cancel(void *user, uint64_t key, const struct generation_kind *kind, const char *id) {
+static bool cancel(void *user, uint64_t asker, const struct generation_kind *kind, const char *id) {
     struct requests *requests = user;
     bool found = false;
     for (struct request *request = requests->live; request; request = request->next) {
-        if (request->key != key || request->kind != kind || !request->exchange || request->exchange->failed) continue;
+        if (request->asker != asker || request->kind != kind || !request->exchange || request->exchange->failed) continue;
         if (!bears(request, id) || (request->answered && !request->streaming)) continue;
         if (request->generation && generation_complete(request->generation)) continue;
         request->cancelled = found = true;
@@ -392,8 +399,10 @@ static void on_header(void *user, struct exchange *exchange) {
         reply_error(exchange, &error, code == ERROR_METHOD ? route.allow : NULL);
     } else if (route.endpoint->answer) {
         struct api_reply reply;
+        char client[LISTENER_PEER_BYTES];
         api_reply_init(&reply);
-        requests->context.key = key;
+        http_client(exchange, client);
+        requests->context.asker = asker_of(key, client);
         route.endpoint->answer(&requests->context, route.parameter, &reply);
         http_reply(exchange, &reply, NULL);
     } else if (!request_create(requests, exchange, route.endpoint->generation, key)) {

@@ -159,15 +159,23 @@ static int setup_few_connections(void **state) {
 
 // ---- A client
 
-static int dial(const struct service *service, int receive_bytes) {
+// As a client of this address, which is of the loopback's.
+static int dial_as(const struct service *service, const char *client, int receive_bytes) {
+    struct sockaddr_in own = {.sin_family = AF_INET};
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     address.sin_port = htons((uint16_t)strtol(strrchr(service->socket.address, ':') + 1, NULL, 10));
     int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(inet_pton(AF_INET, client, &own.sin_addr), 1);
+    assert_int_equal(bind(fd, (struct sockaddr *)&own, sizeof own), 0);
     if (receive_bytes) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);
     struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
     return fd;
+}
+
+static int dial(const struct service *service, int receive_bytes) {
+    return dial_as(service, "127.0.0.1", receive_bytes);
 }
 
 static void say(int fd, const char *text) {

@@ -155,6 +155,31 @@ static void test_cancelled_before_an_answer(void **state) {
     answers(*state, LINE("DELETE", CHATS) CLOSE "\r\n", 405, "Allow: POST\r\n");
 }
 
+// Where there are no API keys, clients are told apart by their addresses, whatever they call their requests.
+static void test_others_are_not_cancelled(void **state) {
+    int mine = dial_as(*state, "127.0.0.2", 0), other = dial_as(*state, "127.0.0.3", 0);
+    say_chat(mine, "on", true, 100000, CLOSE "X-Request-Id: 1\r\n");
+    say_chat(other, "hi", true, 400, CLOSE "X-Request-Id: 1\r\n");
+    wait_for_load(*state, 2, 0);
+    cancel(*state, CHATS, "1", 404, "not_found"); // from 127.0.0.1
+    int fd = dial_as(*state, "127.0.0.2", 0);
+    say(fd, LINE("DELETE", CHATS "/1") CLOSE "\r\n");
+    char *answer = hear(fd, NULL);
+    expect_status(answer, 200);
+    free(answer);
+    close(fd);
+    answer = hear(mine, NULL);
+    expect(answer, "request_cancelled");
+    free(answer);
+    close(mine);
+    answer = hear(other, NULL); // to its last token
+    assert_int_equal(count(answer, "{\"content\":\"t"), 400);
+    expect(answer, "\"t399 \"");
+    expect(answer, "data: [DONE]\n\n");
+    free(answer);
+    close(other);
+}
+
 static void test_leaving_while_queued(void **state) {
     int fds[4];
     for (int i = 0; i < 4; i++) {
@@ -362,6 +387,7 @@ int main(void) {
         WITH(setup_impatient, test_more_than_places),
         WITH(setup, test_leaving),
         WITH(setup, test_cancelled),
+        WITH(setup, test_others_are_not_cancelled),
         WITH(setup_two_places, test_cancelled_before_an_answer),
         WITH(setup_impatient, test_leaving_while_queued),
         WITH(setup_impatient, test_slow_senders),
