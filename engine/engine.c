@@ -9,7 +9,6 @@
 #include "engine/architectures/architecture.h"
 #include "engine/kv_room.h"
 #include "engine/machine.h"
-#include "engine/quants/packed.h"
 
 #include <limits.h>
 #include <signal.h>
@@ -414,7 +413,7 @@ int engine_submit(struct engine *engine, const struct engine_request *request, s
     if (code) return code;
     struct sequence *sequence;
     const struct sequence_ways ways = {.keeps_answer = engine->prefix_mode == PREFIX_ANSWERS,
-                                       .packed = weight_format_packed(engine->weights),
+                                       .brief_tokens = engine->brief_tokens,
                                        .speculates = engine->speculates};
     code = sequence_create(&sequence, request, tokens_max, &ways, &engine->sequence_model, &engine->bell, error);
     if (code) return code;

@@ -53,6 +53,7 @@ struct engine {
     struct trace *trace;         // opened and closed with the engine; NULL: none is kept
     struct engine_placement placement_found; // set before anybody else sees the engine
     void *stages_state;
+    size_t brief_tokens;         // see struct sequence_ways; set before anybody else sees the engine
     struct profile *profile; // around the stages while somebody watches, else NULL
     struct forward *forward;
     struct kv_cache cache;

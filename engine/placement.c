@@ -310,7 +310,11 @@ static void plan(struct placement *placement) {
 }
 
 // Where the first start failed, only now it is known what the device is worth: it may be less than the CPU.
-static void retry(struct placement *placement) {
+bool placement_retry_due(const struct placement *placement) {
+    return placement->retry_at > 0 && clock_seconds() >= placement->retry_at;
+}
+
+void placement_retry(struct placement *placement) {
     struct engine_placement found = placement->found;
     struct error error;
     bool used = true;
@@ -332,10 +336,6 @@ static void retry(struct placement *placement) {
              opencl_describe(placement->opencl));
         drop_device(placement);
     }
-}
-
-void placement_tend(struct placement *placement) {
-    if (placement->retry_at > 0 && clock_seconds() >= placement->retry_at) retry(placement);
 }
 
 // ---- Opening and closing

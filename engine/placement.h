@@ -63,9 +63,11 @@ int placement_open(struct placement **out, const struct placement_options *optio
                    struct error *error);
 void placement_close(struct placement *placement); // takes NULL
 
-// Before a step: a device that has failed, and whose pause is over, is opened and tried again, which may take seconds.
-// It is measured only where it never was; then who has what is decided anew.
-void placement_tend(struct placement *placement);
+// Whether a device that has failed is to be tried again now, before the next step: its pause is over.
+bool placement_retry_due(const struct placement *placement);
+// Opens and tries it, which may take seconds, and a minute where a driver hangs. It is measured only where it never was;
+// then who has what is decided anew.
+void placement_retry(struct placement *placement);
 
 // What to run: the inner stages themselves where nothing else will ever run.
 const struct stages *placement_stages(const struct placement *placement);

@@ -18,6 +18,12 @@ static void inner_rows_are(const struct placement *placement, enum row_kind kind
     if (placement->inner->rows_are) placement->inner->rows_are(placement->state, kind);
 }
 
+// The CPU has all but the experts of those.
+static bool unpacks(const void *state, enum weight_format weights) {
+    const struct placement *placement = state;
+    return placement->inner->unpacks && placement->inner->unpacks(placement->state, weights);
+}
+
 static void rows_are(void *state, enum row_kind kind) {
     struct placement *placement = state;
     placement->kind = kind;
@@ -247,6 +253,7 @@ const struct stages placement_split_stages = {
     .describe = describe,
     .measure = measure_limits,
     .rows_are = rows_are,
+    .unpacks = unpacks,
     .embed = embed,
     .norm = norm,
     .linear = linear,

@@ -28,10 +28,10 @@ int sequence_create(struct sequence **out, const struct engine_request *request,
     sequence->model = model;
     sequence->prompt_tokens = request->prompt_tokens;
     sequence->tokens_max = tokens_max;
-    sequence->brief = ways->packed && request->prompt_tokens < SEQUENCE_BRIEF_TOKENS;
+    sequence->brief = request->prompt_tokens <= ways->brief_tokens;
     sequence->client = request->client;
     sequence->keeps_answer = ways->keeps_answer;
-    // Keys and values of one arithmetic are not for a prompt of the other, but where those of answers are as well.
+    // Keys and values of one arithmetic are not for a prompt of the other, unless those of answers are for all.
     sequence->salt = sequence->brief && !ways->keeps_answer ? ~request->salt : request->salt;
     sequence->ignore_eos = request->ignore_eos;
     sequence->want_logprobs = request->want_logprobs;

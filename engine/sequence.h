@@ -58,14 +58,10 @@ struct sequence {
     double submitted_at, admitted_at, answering_at; // clock_seconds(); 0: not yet
 };
 
-// Where weights are packed, prompts of fewer tokens are multiplied as answers are (engine/stages.h): more exactly, and
-// faster too, as unpacking weights for the arithmetic of many rows takes longer than reading them. A prompt's length
-// alone decides, so that what comes out does not depend on what is beside it.
-enum { SEQUENCE_BRIEF_TOKENS = KV_PAGE_TOKENS };
-
 struct sequence_ways { // of the engine that it runs in
     bool keeps_answer; // in the prefix cache
-    bool packed;       // its weights are
+    size_t brief_tokens; // prompts of up to so many are computed as answers are: their length alone decides, so that what
+                         // comes out does not depend on what is beside them
     bool speculates;
 };
 

@@ -142,23 +142,23 @@ static void add_answer(struct engine *engine, struct batch *batch, int place, in
 }
 
 // Answers first, then prompts that are computed in the same arithmetic.
-enum turn { TURN_ANSWERS, TURN_BRIEF_PROMPTS, TURN_PROMPTS, TURNS };
+enum order { ORDER_ANSWERS, ORDER_BRIEF_PROMPTS, ORDER_PROMPTS, ORDERS };
 
-static enum turn turn_of(const struct engine *engine, int place) {
-    return decodes(engine, place)         ? TURN_ANSWERS
-           : engine->places[place]->brief ? TURN_BRIEF_PROMPTS
-                                          : TURN_PROMPTS;
+static enum order order_of(const struct engine *engine, int place) {
+    return decodes(engine, place)         ? ORDER_ANSWERS
+           : engine->places[place]->brief ? ORDER_BRIEF_PROMPTS
+                                          : ORDER_PROMPTS;
 }
 
 static struct batch gather(struct engine *engine, struct step_kind *kind) {
     struct batch batch = {
         .token = engine->token, .position = engine->position, .sequence = engine->run, .output = engine->output};
     *kind = (struct step_kind){0};
-    for (enum turn turn = TURN_ANSWERS; turn < TURNS; turn++)
+    for (enum order order = ORDER_ANSWERS; order < ORDERS; order++)
         for (int i = 0; i < engine->sequences_max; i++) {
-            if (engine->rows[i] == 0 || !engine->places[i] || turn_of(engine, i) != turn) continue;
+            if (engine->rows[i] == 0 || !engine->places[i] || order_of(engine, i) != order) continue;
             if (!take_pages(engine, i, engine->rows[i])) continue;
-            if (turn == TURN_ANSWERS)
+            if (order == ORDER_ANSWERS)
                 add_answer(engine, &batch, i, engine->rows[i], kind);
             else
                 add_prompt(engine, &batch, i, engine->rows[i], kind);
@@ -177,21 +177,35 @@ static void show_placement(struct engine *engine) {
     pthread_mutex_unlock(&engine->lock);
 }
 
-static void run_forward(struct engine *engine, const struct batch *batch) {
+// What may hang: others see since when.
+static void begin_work(struct engine *engine) {
     pthread_mutex_lock(&engine->lock);
     engine->step_started_at = clock_seconds();
     line_count_pages(engine);
     pthread_mutex_unlock(&engine->lock);
+}
+
+static void end_work(struct engine *engine, unsigned steps) {
+    pthread_mutex_lock(&engine->lock);
+    engine->step_started_at = 0;
+    engine->stats.steps += steps;
+    pthread_mutex_unlock(&engine->lock);
+    show_placement(engine);
+}
+
+static void run_forward(struct engine *engine, const struct batch *batch) {
+    begin_work(engine);
 
     if (engine->profile) profile_begin(engine->profile, batch);
     forward_run(engine->forward, batch, &engine->cache, engine->logits);
     if (engine->profile) profile_end(engine->profile);
+    end_work(engine, 1);
+}
 
-    pthread_mutex_lock(&engine->lock);
-    engine->step_started_at = 0;
-    engine->stats.steps++;
-    pthread_mutex_unlock(&engine->lock);
-    show_placement(engine);
+static void retry_device(struct engine *engine) {
+    begin_work(engine);
+    placement_retry(engine->placement);
+    end_work(engine, 0);
 }
 
 // After numbers that are not finite: who knows since when, and in whose pages, there is nonsense. Nobody else goes on
@@ -307,7 +321,7 @@ static void run_steps(struct engine *engine) {
             continue;
         }
         if (rested && await_company(engine, &company_since)) continue;
-        placement_tend(engine->placement);
+        if (placement_retry_due(engine->placement)) retry_device(engine);
         rested = false;
         double began_at = clock_seconds(); // neither waiting nor trying a device is part of the step
         guess(engine);
@@ -351,6 +365,8 @@ static int open_devices(struct engine *engine, struct error *error) {
     show_placement(engine);
     const struct stages *stages = engine->stages;
     void *state = engine->stages_state;
+    // One alone reads so many tokens almost twice as fast, and of eight together none is slower (benchmarks/README.md).
+    if (stages->unpacks && stages->unpacks(state, engine->weights)) engine->brief_tokens = STAGE_STEADY_ROWS;
     if (engine->watch || engine->trace) {
         code = profile_create(&engine->profile, stages, state, &limits, engine->trace, error);
         if (code) return code;

@@ -129,6 +129,10 @@ static void rows_are(void *state, enum row_kind kind) {
     ((struct cpu *)state)->kind = kind;
 }
 
+static bool unpacks(const void *state, enum weight_format weights) {
+    return weight_format_packed(weights) && ((const struct cpu *)state)->tiles;
+}
+
 static void embed(void *state, const struct matrix *table, const int32_t *token, int rows, float *x) {
     const struct cpu *cpu = state;
     size_t width = (size_t)table->columns;
@@ -162,6 +166,7 @@ const struct stages cpu_stages = {
     .measure = cpu_measure,
     .measure_reading = cpu_measure_reading,
     .rows_are = rows_are,
+    .unpacks = unpacks,
     .embed = embed,
     .norm = norm,
     .linear = linear,

@@ -18,6 +18,7 @@
 // and int4 tokens that lead by less than the CPU's rounding costs may turn: 0.04 was found.
 #include "engine/engine.h"
 #include "engine/opencl/opencl.h"
+#include "engine/stages.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -36,7 +37,7 @@ enum {
     PROMPTS_MAX = 64,
     TOKENS_MAX = 1024,
     SHORT_TOKENS = 100,
-    PROMPT_TOKENS = 32, // from so many on, a prompt is computed in the arithmetic of prompts (engine/sequence.h)
+    PROMPT_TOKENS = STAGE_STEADY_ROWS + 1, // so few may be computed as answers are
     NEW_TOKENS = 64,
     SOME_TOKENS = 16,
     TURNED_MAX = 3,

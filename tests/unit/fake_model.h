@@ -287,7 +287,13 @@ static void close_stages(void *state) {
     free(state);
 }
 
-const struct stages cpu_stages = {"cpu", .describe = describe, .open = open_stages, .close = close_stages};
+static bool unpacks(const void *state, enum weight_format weights) {
+    (void)state;
+    return weights == WEIGHTS_INT8 || weights == WEIGHTS_INT4;
+}
+
+const struct stages cpu_stages = {
+    "cpu", .describe = describe, .open = open_stages, .close = close_stages, .unpacks = unpacks};
 const struct stages reference_stages = {"reference", .describe = describe, .open = open_stages, .close = close_stages};
 
 // ---- The tokenizer's files

@@ -144,7 +144,7 @@ static inline double mix(struct placement *placement, int rows) {
     struct routing routing = {.expert = expert, .weight = weight};
     fill_rows(x, rows);
     for (int i = 0; i < rows * 64; i++) y[i] = 1;
-    placement_tend(placement); // as before every step
+    if (placement_retry_due(placement)) placement_retry(placement); // as before every step
     if (stages->mixture_begin) {
         stages->mixture_begin(state, 0, &model->layers[1], x, rows);
         stages->mixture_end(state, 0, y, &routing);

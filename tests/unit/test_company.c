@@ -3,6 +3,7 @@
 // The company is larger than STAGE_STEADY_ROWS, and prompts are computed beside it in chunks, or found in the cache:
 // the arithmetic of a row depends on none of that. Some prompts are brief (engine/sequence.h), others begin like them.
 #include "engine/engine.h"
+#include "engine/stages.h"
 #include "tests/sanitized.h"
 
 #include <setjmp.h>
@@ -36,6 +37,8 @@ struct answer {
     int tokens;
 };
 
+static size_t lengths[QUESTION_COUNT]; // of prompts
+
 static struct engine *open_engine(const char *stages, enum weight_format weights, enum prefix_mode prefix) {
     struct engine *engine = NULL;
     struct error error = {0};
@@ -68,6 +71,7 @@ static struct engine_job *ask(struct engine *engine, int number) {
         .sampling = {.temperature = number % 2 ? 1 : 0, .top_p = 1, .repetition_penalty = 1, .seed = (uint64_t)number}};
     struct engine_job *job = NULL;
     if (engine_submit(engine, &request, &job, &error)) fail_msg("%s", error.message);
+    if (number < QUESTION_COUNT) lengths[number] = prompt.count;
     token_list_finish(&prompt);
     return job;
 }
@@ -101,6 +105,8 @@ static void check_company(const char *stages, enum weight_format weights) {
     struct engine *engine = open_engine(stages, weights, PREFIX_OFF);
     for (int i = 0; i < COMPANY; i++) read_answer(ask(engine, i), &alone[i]);
     for (int i = 0; i < COMPANY; i++) assert_true(alone[i].tokens > 0);
+    assert_in_range(lengths[0], 9, STAGE_STEADY_ROWS); // brief, and another one begins with its first tokens …
+    assert_true(lengths[QUESTION_COUNT - 2] > STAGE_STEADY_ROWS); // … and is not
     check_together(engine, alone);
     engine_close(engine);
 

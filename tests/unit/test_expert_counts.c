@@ -81,8 +81,9 @@ static void too_many_experts_are_not_counted(void **unused) {
     expert_counts_destroy(counts);
 }
 
-// A prompt of 40 tokens and an answer of 6 are 40 rows and 5 in every layer: the last token is not read again.
-static void check_engine(const char *placement) {
+// A prompt of 40 tokens and an answer of 6 are 40 rows and 5 in every layer: the last token is not read again. A brief
+// prompt's rows count as a prompt's, too, whatever they are computed as.
+static void check_engine(const char *placement, enum weight_format weights, int prompt_tokens) {
     struct engine *engine;
     struct engine_job *job;
     struct engine_choices choices;
@@ -90,8 +91,10 @@ static void check_engine(const char *placement) {
     int32_t prompt[40];
     for (int i = 0; i < 40; i++) prompt[i] = i * 31 % 512;
     const struct engine_options options = {
-        .synthetic = "phi-toy-moe", .placement = placement, .threads = 1, .kv_tokens = 256, .sequences_max = 1};
-    const struct engine_request request = {.prompt = prompt, .prompt_tokens = 40, .tokens_max = 6, .ignore_eos = true,
+        .synthetic = "phi-toy-moe", .weights = weights, .placement = placement, .threads = 1, .kv_tokens = 256,
+        .sequences_max = 1};
+    const struct engine_request request = {.prompt = prompt, .prompt_tokens = (size_t)prompt_tokens, .tokens_max = 6,
+                                           .ignore_eos = true,
                                            .sampling = {.top_p = 1, .repetition_penalty = 1}};
     if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
     assert_int_equal(engine_submit(engine, &request, &job, &error), 0);
@@ -103,14 +106,14 @@ static void check_engine(const char *placement) {
     for (int l = 0; l < LAYERS; l++) {
         uint64_t rows_of[EXPERTS], sum = 0;
         assert_int_equal(engine_choices_rows(&choices, ENGINE_ROWS_ANSWERS, l, rows_of), 5);
-        assert_int_equal(engine_choices_rows(&choices, ENGINE_ROWS_PROMPTS, l, rows_of), 40);
+        assert_int_equal(engine_choices_rows(&choices, ENGINE_ROWS_PROMPTS, l, rows_of), prompt_tokens);
         for (int e = 0; e < EXPERTS; e++) sum += rows_of[e];
-        assert_int_equal(sum, 80);
+        assert_int_equal(sum, 2 * prompt_tokens);
     }
     struct engine_balance balance;
     engine_balance(engine, &balance);
     assert_int_equal(balance.rows[ENGINE_ROWS_ANSWERS], 5 * LAYERS);
-    assert_int_equal(balance.rows[ENGINE_ROWS_PROMPTS], 40 * LAYERS);
+    assert_int_equal(balance.rows[ENGINE_ROWS_PROMPTS], prompt_tokens * LAYERS);
     assert_true(balance.evenness > 2.0 / EXPERTS && balance.evenness <= 1 && balance.busiest < 1);
     engine_choices_finish(&choices);
     engine_close(engine);
@@ -118,8 +121,12 @@ static void check_engine(const char *placement) {
 
 static void an_engine_counts(void **unused) {
     (void)unused;
-    check_engine("cpu");
-    check_engine("split"); // where there is no device, the CPU
+    static const char *const PLACEMENTS[] = {"cpu", "split"}; // where there is no device, the CPU
+    for (int i = 0; i < 2; i++) {
+        check_engine(PLACEMENTS[i], WEIGHTS_BF16, 40);
+        check_engine(PLACEMENTS[i], WEIGHTS_INT8, 40);
+        check_engine(PLACEMENTS[i], WEIGHTS_INT8, 12);
+    }
 }
 
 int main(void) {

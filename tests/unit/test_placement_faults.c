@@ -294,6 +294,40 @@ static void requests_survive(void **unused) {
     remove_all(directory);
 }
 
+// A device that has failed in one request is tried again before a step of a later one.
+static void an_engine_tries_again(void **unused) {
+    (void)unused;
+    need_device();
+    int32_t first[ANSWER], later[ANSWER];
+    struct engine *engine;
+    struct engine_stats stats;
+    struct error error;
+    const struct engine_options options = {.synthetic = "phi-toy-moe", .placement = "split", .threads = 1,
+                                           .kv_tokens = 256, .sequences_max = 1, .warn = note, .warn_user = &warnings};
+    warnings.count = 0;
+    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+    stop_clock();
+    opencl_inject(1, OPENCL_FAULT_ONWARDS);
+    ask(engine, first);
+    engine_stats(engine, &stats);
+    assert_true(stats.degraded[0]);
+    assert_int_equal(warnings.count, 1);
+    opencl_inject(0, OPENCL_FAULT_ONCE);
+    ask(engine, later); // not yet
+    assert_memory_equal(later, first, sizeof first);
+    engine_stats(engine, &stats);
+    assert_true(stats.degraded[0]);
+    clock_at += 11;
+    ask(engine, later);
+    assert_memory_equal(later, first, sizeof first);
+    engine_stats(engine, &stats);
+    assert_string_equal(stats.degraded, "");
+    assert_int_equal(warnings.count, 2);
+    assert_non_null(strstr(warnings.lines[1], "run on OpenCL now"));
+    assert_true(stats.step_running_seconds == 0);
+    engine_close(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         FAULT_TEST(a_failure_is_made_good),
@@ -304,6 +338,7 @@ int main(void) {
         FAULT_TEST(one_that_failed_at_first_is_measured),
         FAULT_TEST(figures_that_come_late_decide),
         FAULT_TEST(requests_survive),
+        FAULT_TEST(an_engine_tries_again),
     };
     return cmocka_run_group_tests_name("placement_faults", tests, open_model, close_model);
 }
