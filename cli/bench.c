@@ -42,7 +42,7 @@ static const struct setting ROWS[] = {
     {NULL, "--clients", NULL, SETTING_INT, AT(clients), 0, BENCH_SERVE_CLIENTS_MAX, NULL, "0", "",
      "with --serve: 1 and so many; 0: 1, 8, 32 and 128"},
     {NULL, "--rate", NULL, SETTING_NUMBER, AT(rate), 0, 1000, NULL, "0", "requests a second",
-     "with --serve: instead, as many requests as --clients says, evenly at this rate; 0: all of it"},
+     "with --serve: instead, as many requests as --clients says, at least 8, evenly at this rate; 0: all of it"},
     {NULL, "--token-gap", NULL, SETTING_SECONDS, AT(token_gap), 0, 3600, NULL, CONFIG_TOKEN_GAP, "seconds",
      "with --serve: as the server's setting of that name"},
     {NULL, "--guess", NULL, SETTING_SWITCH, AT(guess), 0, 0, NULL, "false", "",
@@ -62,7 +62,7 @@ static const struct example EXAMPLES[] = {
     {"tandem bench --synthetic phi-tiny-moe", "what this machine will do with Phi-tiny-MoE, before the download"},
     {"tandem bench --model Phi-tiny-MoE-instruct --json new.json --compare old.json", "is it faster than before?"},
     {"tandem bench --quick --profile", "the built-in model, and where the time goes"},
-    {"tandem bench --guess", "what guessing gains where a text is copied, and costs where it is not"},
+    {"tandem bench --guess", "what guessing gains where answers are foretold, and costs where they are not"},
     {"tandem bench --serve --synthetic phi-tiny-moe", "what many clients get, and how long they wait"},
     {NULL, NULL},
 };

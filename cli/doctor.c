@@ -29,7 +29,7 @@ static const struct setting ROWS[] = {
 static const struct setting_table TABLES[] = {{ROWS, &own}};
 static const struct example EXAMPLES[] = {
     {"tandem doctor", "is there a GPU that can be used? If not, what is missing?"},
-    {"docker run --rm --device /dev/dri tandem doctor", "the same inside a container"},
+    {"docker run --rm --device /dev/dri tandem-gpu doctor", "the same inside a container, whose image the first names"},
     {NULL, NULL},
 };
 
@@ -106,6 +106,7 @@ struct gpu {
     char node[TEXT_BYTES]; // "/dev/dri/renderD128"; "": there is none
     int known;             // row of KNOWN, or -1
     gid_t group;
+    bool usable; // this process may open the node
 };
 
 static void find_gpu(struct gpu *gpu) {
@@ -124,12 +125,19 @@ static void find_gpu(struct gpu *gpu) {
             if (strcmp(id, *known) == 0) gpu->known = k;
 }
 
-// What a user of a container runs instead.
+// The image that docker/Dockerfile makes on its own base has no OpenCL in it.
+static void tell_image(void) {
+    printf("      docker build -f docker/Dockerfile --build-arg BASE=ubuntu:24.04 -t tandem-gpu .\n");
+}
+
+// What makes a container that computes on the GPU. ~/models and the cache are as in README.md.
 static void tell_docker(const struct gpu *gpu) {
     char group[64] = "$(getent group render | cut -d: -f3)";
     if (gpu->node[0]) snprintf(group, sizeof group, "%u", (unsigned)gpu->group);
+    tell_image();
     printf("      docker run --rm --device /dev/dri --group-add %s \\\n"
-           "        -p 127.0.0.1:8080:8080 tandem\n",
+           "        -p 127.0.0.1:8080:8080 -v ~/models:/models:ro \\\n"
+           "        -v tandem-cache:/var/cache/tandem tandem-gpu\n",
            group);
 }
 
@@ -152,6 +160,7 @@ static void check_node(struct gpu *gpu) {
     if (access(path, R_OK | W_OK) == 0) {
         well("%s can be read and written%s%s.", gpu->node, gpu->known >= 0 ? ": " : "",
              gpu->known >= 0 ? KNOWN[gpu->known].name : "");
+        gpu->usable = true;
         return;
     }
     const struct group *group = getgrgid(status.st_gid);
@@ -195,9 +204,12 @@ static void check_icds(void) {
     char pattern[PATH_MAX], library[TEXT_BYTES];
     glob_t files = {0};
     path_of(pattern, "/etc/OpenCL/vendors/*.icd");
-    if (glob(pattern, 0, NULL, &files) != 0)
-        problem(
-            "/etc/OpenCL/vendors names no driver for OpenCL. For Intel's GPUs: `sudo apt install intel-opencl-icd`.");
+    if (glob(pattern, 0, NULL, &files) != 0) {
+        problem("/etc/OpenCL/vendors names no driver for OpenCL. %s",
+                is_container() ? "An image with Intel's is made from Tandem's sources like this:"
+                               : "For Intel's GPUs: `sudo apt install intel-opencl-icd`.");
+        if (is_container()) tell_image();
+    }
     for (size_t i = 0; i < files.gl_pathc; i++) {
         const char *path = files.gl_pathv[i] + strlen(own.root);
         read_line(path, library);
@@ -258,6 +270,16 @@ static void check_memory(void) {
 
 // ---- The command
 
+static void conclude(void) {
+    if (problems == 0)
+        printf("\nAll is well: --placement auto measures both devices at start and uses the GPU\n"
+               "where it is faster; `tandem inspect --placement` shows what it finds.\n");
+    else
+        printf("\n%d of these %s in the GPU's way. Without it the CPU computes everything:\n"
+               "requests are answered all the same.\n",
+               problems, plural_are((size_t)problems));
+}
+
 static int examine(void) {
     struct gpu gpu;
     find_gpu(&gpu);
@@ -266,15 +288,12 @@ static int examine(void) {
     check_icds();
     check_opencl(&gpu);
     check_memory();
-    if (problems == 0) {
-        printf("\nAll is well: --placement auto measures both devices at start and uses the GPU\n"
-               "where it is faster; `tandem inspect --placement` shows what it finds.\n");
-        return EXIT_WELL;
+    conclude();
+    if (gpu.usable && !is_container()) {
+        printf("\nIn a container, which brings its own driver, this GPU is used like this:\n");
+        tell_docker(&gpu);
     }
-    printf("\n%d of these %s in the GPU's way. Without it the CPU computes everything:\n"
-           "requests are answered all the same.\n",
-           problems, plural_are((size_t)problems));
-    return EXIT_OTHER;
+    return problems == 0 ? EXIT_WELL : EXIT_OTHER;
 }
 
 static int run(int count, char **arguments) {

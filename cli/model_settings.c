@@ -35,7 +35,8 @@ const struct setting MODEL_SETTINGS[] = {
     {"engine.kernels", "--kernels", "TANDEM_KERNELS", SETTING_CHOICE, AT(kernels), 0, 0, KERNELS, "cpu", "",
      "cpu is the best for this processor; reference is plain C, to compare with; the others are forced"},
     {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
-     "threads that compute; 0: one for each physical core"},
+     "threads that compute; 0: one for each physical core, but for a laptop's low-power ones that share no cache with "
+     "the others"},
     {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
     {.flag = NULL},

@@ -168,7 +168,7 @@ struct engine_options {
                             // measured
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
     const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
-    int threads;                // OpenMP threads; 0: one for each physical core this process may use
+    int threads;                // OpenMP threads; 0: one for each physical core (engine/machine.h)
     int sequences_max;          // sequences decoding at once; 0: ENGINE_SEQUENCES_STANDARD
     int queue_max;              // jobs waiting beyond those; 0: ENGINE_QUEUE_STANDARD
     size_t kv_tokens;           // capacity of the KV cache; 0: chosen as engine_kv_sizes tells. What does not fit the
@@ -409,7 +409,8 @@ struct engine_outline {
 int engine_inspect(struct engine_outline *out, const char *model_dir, enum kv_format kv, struct error *error);
 void engine_outline_finish(struct engine_outline *outline);
 
-// What this process may use: bytes of memory that are free (0: unknown), physical cores.
+// What this process may use: bytes of memory that are free (0: unknown), physical cores
+// (engine/machine.h says which).
 struct engine_machine {
     size_t memory_bytes;
     size_t cache_bytes; // of the processor's largest cache; 0: unknown

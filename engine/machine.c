@@ -62,12 +62,36 @@ static int quota(const char *root) {
     return cpus > 0 ? (int)cpus : 1;
 }
 
+// The level at which a CPU's caches end: 2 or 3; 0 where that is not to be read.
+static int last_cache(const char *root, int cpu) {
+    unsigned long long level, last = 0;
+    for (int index = 0; index < CACHES_MAX; index++) {
+        char path[96];
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/cache/index%d/level", cpu, index);
+        if (read_number(root, path, &level) && level > last && level < CACHES_MAX) last = level;
+    }
+    return (int)last;
+}
+
+// Takes the CPUs out whose caches end earlier than others' do.
+static void leave_islands_out(const char *root, cpu_set_t *cpus, size_t set_bytes) {
+    int last = 0;
+    for (int cpu = 0; cpu < CPUS_MAX; cpu++) {
+        int level = CPU_ISSET_S((size_t)cpu, set_bytes, cpus) ? last_cache(root, cpu) : 0;
+        if (level > last) last = level;
+    }
+    for (int cpu = 0; cpu < CPUS_MAX; cpu++)
+        if (CPU_ISSET_S((size_t)cpu, set_bytes, cpus) && last_cache(root, cpu) < last)
+            CPU_CLR_S((size_t)cpu, set_bytes, cpus);
+}
+
 int machine_cores(const char *root) {
     cpu_set_t *allowed = CPU_ALLOC(CPUS_MAX);
     long long *cores = calloc(CPUS_MAX, sizeof *cores);
     size_t set_bytes = CPU_ALLOC_SIZE(CPUS_MAX);
     int count = 0;
     if (allowed && cores && sched_getaffinity(0, set_bytes, allowed) == 0) {
+        leave_islands_out(root, allowed, set_bytes);
         for (int cpu = 0; cpu < CPUS_MAX; cpu++) {
             if (!CPU_ISSET_S((size_t)cpu, set_bytes, allowed)) continue;
             long long core = core_of(root, cpu);

@@ -6,8 +6,14 @@
 
 // root is put in front of every path: "" for the real machine, a directory for tests.
 
-// Physical cores among the CPUs that this thread may run on, within the control group's quota; at least 1. Where
-// the topology is not to be read, every CPU counts as a core.
+// How many threads compute best: physical cores among the CPUs that this thread may run on, within the control group's
+// quota; at least 1. Where the topology is not to be read, every CPU counts as a core.
+//
+// Performance and efficient cores count alike: work is dealt out in small shares, so that the slower ones take fewer.
+// Those of a low-power island do not count (two of a Core Ultra 9 185H's sixteen). They are known by their caches,
+// which end before the one that all others share: what the others have computed comes to them by way of memory, and
+// wherever threads meet, several times a layer, all would wait for that. It is reasoned, not measured: no such machine
+// was there.
 int machine_cores(const char *root);
 
 // Bytes of memory that can be taken without swapping, within the limits of the control group and of those around it (in

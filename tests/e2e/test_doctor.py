@@ -4,9 +4,11 @@ import re
 
 import pytest
 
+import tandem
 from test_settings import run
 
 METEOR_LAKE = "0x7d55"
+IMAGE = "docker build -f docker/Dockerfile --build-arg BASE=ubuntu:24.04 -t tandem-gpu ."
 
 
 @pytest.fixture
@@ -47,6 +49,24 @@ def test_no_gpu(root):
     put(root, ".dockerenv", "")
     _, problems = doctor(root)
     assert "docker run --rm --device /dev/dri --group-add $(getent group render" in problems[0]
+    assert IMAGE in problems[0]
+
+
+def test_the_line_for_a_container(root):
+    """A host with a GPU says it, with the group of its device; who is in a container already has no use for it."""
+    group = (root / "dev/dri/renderD128").stat().st_gid
+    said = re.sub(r"[\\\s]+", " ", run("doctor", "--root", root).stdout)
+    assert said.endswith(f"used like this: {IMAGE} docker run --rm --device /dev/dri --group-add {group} -p "
+                         "127.0.0.1:8080:8080 -v ~/models:/models:ro -v tandem-cache:/var/cache/tandem tandem-gpu ")
+    put(root, "run/.containerenv", "")
+    assert "docker run" not in run("doctor", "--root", root).stdout
+
+
+def test_the_image_is_the_one_of_dockerfile():
+    """Its base is an argument, and with Ubuntu's it has a driver; models and cache lie where the line puts them."""
+    text = (tandem.TOP / "docker/Dockerfile").read_text()
+    assert "ARG BASE=" in text and "echo intel-opencl-icd" in text and '"$ID" != ubuntu' in text
+    assert "mkdir /models" in text and "TANDEM_CACHE=/var/cache/tandem" in text
 
 
 def test_a_kernel_that_is_too_old(root):
@@ -64,6 +84,10 @@ def test_no_driver(root):
     _, problems = doctor(root, OCL_ICD_VENDORS="/nowhere")
     assert any("apt install intel-opencl-icd" in problem for problem in problems)
     assert any("no driver (ICD) is installed" in problem or "no libOpenCL" in problem for problem in problems)
+    put(root, ".dockerenv", "")  # where nobody can install anything
+    _, problems = doctor(root, OCL_ICD_VENDORS="/nowhere")
+    assert not any("apt install" in problem or "sudo" in problem for problem in problems)
+    assert any("names no driver" in problem and IMAGE in problem for problem in problems)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")

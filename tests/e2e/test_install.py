@@ -113,6 +113,27 @@ def test_containers_keep_converted_weights():
     assert {"name": "cache", "emptyDir": {}} in pod["volumes"]
 
 
+def test_compose_finds_what_it_changes_in_haproxys_settings():
+    """Each of its replacements, or the balancer would listen to itself, or ask nobody."""
+    deploy = tandem.TOP / "deploy"
+    compose = yaml.safe_load((deploy / "compose.yaml").read_text())
+    balancer = compose["services"]["balancer"]
+    (script,) = re.findall(r"sed '([^']*)' /deploy/haproxy.cfg", balancer["command"][2])
+    before = (deploy / "haproxy.cfg").read_text()
+
+    def sed(commands):
+        return subprocess.run(["sed", commands, deploy / "haproxy.cfg"], capture_output=True, text=True, check=True).stdout
+
+    for command in script.split("; "):
+        assert sed(command) != before, command
+    after = sed(script)
+    assert "127.0.0.1" not in re.sub(r"#.*", "", after)
+    (port,) = [ports.split(":")[-1] for ports in balancer["ports"]]
+    assert f"bind *:{port}\n" in after
+    for name in balancer["depends_on"]:
+        assert re.search(rf"^ *server {name} {name}:8080\b", after, re.MULTILINE) and name in compose["services"]
+
+
 # ---- tandem health: what containers ask
 
 def health(*arguments, **environment):

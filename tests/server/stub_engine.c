@@ -3,8 +3,9 @@
 // that pauses the job, wake calls, cancellation, ERROR_BUSY, ERROR_SHUTDOWN.
 //
 // A prompt is its bytes. An answer is "t0 t1 t2 …", tokens_max of them. What the prompt contains decides more:
-// "fail-now" fails before the first token, "fail-later" after the third, "silent" gives no token at all, and "<name>"
-// makes it "name.0 name.1 …". The environment's STUB_STEP_US is the time from token to token.
+// "fail-now" fails before the first token, "fail-later" after the third, "silent" gives no token at all, "together"
+// makes all tokens at once, before anybody is woken, and "<name>" makes it "name.0 name.1 …". The environment's
+// STUB_STEP_US is the time from token to token.
 #include "tests/server/stub_engine.h"
 
 #include <pthread.h>
@@ -19,7 +20,7 @@ struct engine_job {
     int tokens_max, made;
     size_t prompt_tokens;
     char name[16]; // "": none
-    bool fail_now, fail_later, silent;
+    bool fail_now, fail_later, silent, together;
     bool ended, cancelled, released;
     bool waking; // the engine's thread is in its wake call
     void (*wake)(void *user);
@@ -44,15 +45,22 @@ static const char *const WEIGHT_NAMES[] = {"f32", "bf16"};
 
 // ---- The engine's thread. The lock is held unless said otherwise.
 
-static void push(struct engine_job *job, struct engine_event *event) {
-    job->events[(job->head + job->count++) % (ENGINE_JOB_EVENTS_MAX + 1)] = event;
-    if (job->count > 1) return;
+static void wake(struct engine_job *job) {
     job->waking = true;
     pthread_mutex_unlock(&job->engine->lock); // wake may not be called with a lock that the loop wants
     job->wake(job->wake_user);
     pthread_mutex_lock(&job->engine->lock);
     job->waking = false;
     pthread_cond_broadcast(&job->engine->changed);
+}
+
+static void queue(struct engine_job *job, struct engine_event *event) {
+    job->events[(job->head + job->count++) % (ENGINE_JOB_EVENTS_MAX + 1)] = event;
+}
+
+static void push(struct engine_job *job, struct engine_event *event) {
+    queue(job, event);
+    if (job->count == 1) wake(job);
 }
 
 static struct engine_event *new_event(enum engine_event_type type) {
@@ -73,6 +81,18 @@ static void end(struct engine_job *job, int code) {
     push(job, event);
 }
 
+static struct engine_event *new_token(struct engine_job *job) {
+    struct engine_event *event = new_event(ENGINE_EVENT_TEXT);
+    char text[32];
+    event->text_bytes =
+        (size_t)snprintf(text, sizeof text, job->name[0] ? "%s.%d " : "%st%d ", job->name, job->made++);
+    event->text = strdup(text);
+    event->token_count = 1;
+    event->tokens = calloc(1, sizeof *event->tokens);
+    job->engine->stats.completion_tokens++;
+    return event;
+}
+
 static void step(struct engine_job *job) {
     if (job->ended) return;
     if (job->cancelled || job->engine->stop) {
@@ -84,15 +104,10 @@ static void step(struct engine_job *job) {
     } else if (!job->silent && job->made == job->tokens_max) {
         end(job, 0);
     } else if (!job->silent && job->count < ENGINE_JOB_EVENTS_MAX) {
-        struct engine_event *event = new_event(ENGINE_EVENT_TEXT);
-        char text[32];
-        event->text_bytes = (size_t)snprintf(text, sizeof text, job->name[0] ? "%s.%d " : "%st%d ", job->name,
-                                             job->made++);
-        event->text = strdup(text);
-        event->token_count = 1;
-        event->tokens = calloc(1, sizeof *event->tokens);
-        job->engine->stats.completion_tokens++;
-        push(job, event);
+        bool woken = job->count > 0;
+        do queue(job, new_token(job));
+        while (job->together && job->made < job->tokens_max && job->count < ENGINE_JOB_EVENTS_MAX);
+        if (!woken) wake(job);
     }
 }
 
@@ -253,6 +268,7 @@ int engine_submit(struct engine *engine, const struct engine_request *request, s
     job->fail_now = contains(request, "fail-now");
     job->fail_later = contains(request, "fail-later");
     job->silent = contains(request, "silent");
+    job->together = contains(request, "together");
     job->wake = request->wake;
     job->wake_user = request->wake_user;
     pthread_mutex_lock(&engine->lock);

@@ -36,6 +36,26 @@ static void test_chat(void **state) {
     close(fd);
 }
 
+// As many as fit a job's queue: they come in one piece, which is one chunk of HTTP's.
+static void test_tokens_that_are_ready_together_leave_together(void **state) {
+    enum { TOGETHER = 32 };
+    char piece[16 * 1024], last[8];
+    snprintf(last, sizeof last, "t%d ", TOGETHER - 1);
+    int fd = dial(*state, 0);
+    say_chat(fd, "together", true, TOGETHER, "");
+    for (const char *first = NULL; !first;) {
+        ssize_t got = recv(fd, piece, sizeof piece - 1, 0);
+        assert_true(got > 0);
+        piece[got] = '\0';
+        first = strstr(piece, "{\"content\":\"t0 ");
+        if (!first) continue; // the header may be out before
+        const char *end = strstr(first, last), *chunk_end = strstr(first, "\r\n");
+        if (!end || !chunk_end || chunk_end < end) fail_msg("`%s` is not in the same chunk: %s", last, piece);
+        assert_int_equal(count(first, "{\"content\":\"t"), TOGETHER);
+    }
+    close(fd);
+}
+
 static void test_failures(void **state) {
     char *request = chat("fail-now", true, 5, CLOSE);
     answers(*state, request, 500, "x-should-retry: false\r\n"); // a stream that has not begun has a status
@@ -383,6 +403,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         WITH(setup, test_plain),
         WITH(setup, test_chat),
+        WITH(setup, test_tokens_that_are_ready_together_leave_together),
         WITH(setup, test_failures),
         WITH(setup_impatient, test_more_than_places),
         WITH(setup, test_leaving),

@@ -81,6 +81,35 @@ static void cores_are_counted_once(void **state) {
     assert_in_range(machine_cores(root), 1, 2);
 }
 
+static void put_caches(int cpu, int last) {
+    char path[96], text[16];
+    for (int level = 1; level <= 3; level++) {
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/cache/index%d/level", cpu, level);
+        snprintf(text, sizeof text, "%d\n", level);
+        put(path, level <= last ? text : "");
+    }
+}
+
+// As on a Core Ultra, whose low-power cores have no third cache.
+static void cores_without_the_shared_cache_are_left_out(void **state) {
+    (void)state;
+    int cpus[CPU_SETSIZE];
+    int count = allowed_cpus(cpus, CPU_SETSIZE);
+    for (int i = 0; i < count; i++) put_cpu(cpus[i], 0, i);
+    for (int i = 0; i < count; i++) put_caches(cpus[i], 2); // nobody has one: all are alike
+    assert_int_equal(machine_cores(root), count);
+    put_caches(CPU_SETSIZE - 1, 3); // not ours
+    assert_int_equal(machine_cores(root), count);
+    for (int with = 1; with <= count; with++) {
+        put_caches(cpus[count - with], 3);
+        assert_int_equal(machine_cores(root), with);
+    }
+    put_caches(cpus[0], 0); // of one nothing is to be read
+    assert_int_equal(machine_cores(root), count > 1 ? count - 1 : 1);
+    for (int i = 0; i < count; i++) put_caches(cpus[i], 0);
+    assert_int_equal(machine_cores(root), count);
+}
+
 static void the_quota_of_a_container_counts(void **state) {
     (void)state;
     int cpus[CPU_SETSIZE];
@@ -181,6 +210,7 @@ static void the_real_machine_has_some_of_both(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cores_are_counted_once),
+        cmocka_unit_test(cores_without_the_shared_cache_are_left_out),
         cmocka_unit_test(the_quota_of_a_container_counts),
         cmocka_unit_test(memory_is_what_is_left),
         cmocka_unit_test(every_group_around_counts),
