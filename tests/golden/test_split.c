@@ -18,6 +18,7 @@
 // and int4 tokens that lead by less than the CPU's rounding costs may turn: 0.04 was found.
 #include "engine/engine.h"
 #include "engine/opencl/opencl.h"
+#include "tests/opencl_device.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -91,8 +92,8 @@ static void ask(struct engine *engine, const json_t *ids, size_t length, int new
     engine_job_release(job);
 }
 
-// All prompts of so many tokens, and a beginning of each longer one; how many. Skips where there is no device, or no CLBlast
-// where that is wanted.
+// All prompts of so many tokens, and a beginning of each longer one; how many. Skips where there is no device, or no
+// CLBlast where that is wanted.
 static int ask_all(const struct way *way, enum weight_format weights, size_t tokens_least, size_t tokens_most,
                    int new_tokens, struct answer out[PROMPTS_MAX]) {
     static const size_t BEGINNINGS[2] = {PROMPT_TOKENS, SHORT_TOKENS};
@@ -109,10 +110,12 @@ static int ask_all(const struct way *way, enum weight_format weights, size_t tok
     struct error error;
     struct engine_stats stats;
     json_error_t cause;
+    if (strcmp(way->placement, "split") == 0) need_opencl();
     if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
     engine_stats(engine, &stats);
     const char *device = engine_info(engine)->device;
-    if (stats.degraded[0] || strstr(device, "without CLBlast: there is no")) {
+    if (stats.degraded[0]) fail_msg("%s", stats.degraded);
+    if (strstr(device, "without CLBlast: there is no")) {
         engine_close(engine);
         skip();
     }
