@@ -3,6 +3,7 @@ import concurrent.futures
 import json
 import re
 import signal
+import struct
 import subprocess
 
 import pytest
@@ -179,6 +180,44 @@ def test_inspect(tmp_path):
     assert again == told  # the figures of the first time
     anew = run("inspect", "--placement", "--cache", "none").stdout
     assert "as measured now" in anew
+
+
+def checksum(data):
+    """base/checksum.h's."""
+    factor, whole, lanes, result = 0x9e3779b97f4a7c15, 2**64 - 1, list(range(8)), 0
+    end = len(data) // 64 * 64
+    for words in struct.iter_unpack("=8Q", data[:end]):
+        lanes = [(lane ^ word) * factor & whole ^ lane >> 47 for lane, word in zip(lanes, words)]
+    rest = data[end:].ljust(63, b"\0") + bytes([len(data) - end])
+    for lane, word in zip(lanes, struct.unpack("=8Q", rest)):
+        result = (result ^ lane) * factor & whole
+        result = (result ^ result >> 29 ^ word) * factor & whole
+    return result ^ result >> 32
+
+
+@pytest.mark.parametrize("device_ms, answers, prompts", [
+    (1, "OpenCL, as even 1 row takes 0.67 times as long with it as on the CPU alone.",
+     "OpenCL, as even 128 rows take 0.39 times as long with it as on the CPU alone."),
+    (1.8, "the CPU, as 1 row would take 0.93 times as long with OpenCL, too little to tell from noise.",
+     "OpenCL, as even 128 rows take 0.63 times as long with it as on the CPU alone."),
+    (2.1, "the CPU, as 1 row would take 1.03 times as long with OpenCL.",
+     "OpenCL, as even 128 rows take 0.73 times as long with it as on the CPU alone."),
+    (6, "the CPU, as 1 row would take 2.33 times as long with OpenCL.",
+     "the CPU, as 128 rows would take 2.03 times as long with OpenCL.")])
+def test_inspect_says_why(device_ms, answers, prompts, tmp_path):
+    """Where the CPU takes 2 ms for the experts of each of 6 layers, 1 ms for all else and 0.1 ms to hand over; a prompt's
+    pass beside the device's, but for half of a layer's at the ends."""
+    arguments = ["inspect", "--placement", "--cache", tmp_path]
+    assert run(*arguments).returncode == 0
+    file, = tmp_path.glob("placement-*")
+    head = file.read_text().split("\n")[:3]
+    points = [f"{rows} 2e-3 {device_ms * 1e-3:g} 1e-4 1e-3 0" for rows in (1, 8, 16, 32, 128, 512)]
+    text = "\n".join([*head, *points, ""])
+    file.write_text(f"{text}{checksum(text.encode()):016x}\n")
+    said = run(*arguments).stdout
+    assert f"\nAnswers: {answers}\nPrompts: {prompts}\n" in said
+    assert re.findall(r"^ +\d+ .* (CPU|OpenCL)$", said, re.M) == 4 * ["OpenCL" if answers[0] == "O" else "CPU"] + \
+        2 * ["OpenCL" if prompts[0] == "O" else "CPU"]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
