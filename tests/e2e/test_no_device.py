@@ -1,4 +1,4 @@
-"""OpenCL is asked for where it has no driver: everything starts, says why the CPU computes it all, and answers as it does."""
+"""OpenCL is asked for where it has no driver: all starts, says why the CPU has the experts, and answers as it does."""
 import json
 import re
 

@@ -40,7 +40,8 @@ def expected():
         assert server.stop() == 0
 
 
-MISSING = r"there is no libOpenCL|libOpenCL\S* has no|no driver \(ICD\)|none of OpenCL's \d+ (platforms here has a|devices here will do)"
+MISSING = (r"there is no libOpenCL|libOpenCL\S* has no|no driver \(ICD\)|"
+           r"none of OpenCL's \d+ (platforms here has a|devices here will do)")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -172,8 +173,8 @@ def test_inspect(tmp_path):
         slowest = max(points, key=lambda point: point["cpu_tokens_per_s"] / point["split_tokens_per_s"])
         rows, times = slowest["rows"], slowest["cpu_tokens_per_s"] / slowest["split_tokens_per_s"]
         assert slowest["on_opencl"] == (times <= 0.9)
-        assert re.search(rf"^{phase}: {'OpenCL' if times <= 0.9 else 'the CPU'}, as .*\b{rows} rows? .* {times:.2f} times",
-                         text, re.M)
+        who = "OpenCL" if times <= 0.9 else "the CPU"
+        assert re.search(rf"^{phase}: {who}, as .*\b{rows} rows? .* {times:.2f} times", text, re.M)
     assert re.search(r"as measured \d+ minutes? ago \(--cache none measures again\)", text)
     again = json.loads(run(*arguments, "--json").stdout)["placement"]
     assert again.pop("from_cache") and not told.pop("from_cache") and again.pop("age_s") < 600 and told.pop("age_s") == 0
@@ -205,8 +206,8 @@ def checksum(data):
     (6, "the CPU, as 1 row would take 2.33 times as long with OpenCL.",
      "the CPU, as 128 rows would take 2.03 times as long with OpenCL.")])
 def test_inspect_says_why(device_ms, answers, prompts, tmp_path):
-    """Where the CPU takes 2 ms for the experts of each of 6 layers, 1 ms for all else and 0.1 ms to hand over; a prompt's
-    pass beside the device's, but for half of a layer's at the ends."""
+    """In each of 6 layers the CPU takes 2 ms for the experts, 1 ms for all else and 0.1 ms to hand over. In a prompt
+    these pass beside the device's, but for half of a layer's at the ends."""
     arguments = ["inspect", "--placement", "--cache", tmp_path]
     assert run(*arguments).returncode == 0
     file, = tmp_path.glob("placement-*")
