@@ -40,6 +40,7 @@ static const struct example EXAMPLES[] = {
     {"tandem inspect --json Phi-tiny-MoE-instruct | jq .weights.bf16.kv_tokens",
      "how many tokens the KV cache could hold beside the weights"},
     {"tandem inspect --placement Phi-tiny-MoE-instruct", "would the GPU help, and how much?"},
+    {"tandem inspect --placement --experts-opencl 0-7 Phi-tiny-MoE-instruct", "and with half of the experts?"},
     {NULL, NULL},
 };
 

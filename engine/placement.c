@@ -142,7 +142,7 @@ static int try_devices(const struct placement *placement, struct engine_placemen
     int code = known ? placement_check(&devices, error) : placement_measure(&devices, found, error);
     if (code) return code;
     if (keeps && !known) placement_cache_write(placement->cache, key, time(NULL), found);
-    placement_conclude(found, &part);
+    placement_conclude(found, &part, options->halves_from);
     return 0;
 }
 

@@ -226,13 +226,13 @@ int placement_halves_from(const struct engine_placement *found, const struct pla
     return from;
 }
 
-void placement_conclude(struct engine_placement *found, const struct placement_part *part) {
-    found->halves_from = placement_halves_from(found, part);
+void placement_conclude(struct engine_placement *found, const struct placement_part *part, int halves_from) {
+    found->halves_from = halves_from > 0 ? halves_from : placement_halves_from(found, part);
     for (int i = 0; i < found->point_count; i++) {
         struct engine_placement_point *point = &found->points[i];
         const struct placement_costs costs = costs_of(point, 1);
         bool answers = point->rows <= ENGINE_PLACEMENT_ANSWERS;
-        bool halved = answers && found->halves_from > 0 && point->rows >= found->halves_from;
+        bool halved = answers && found->halves_from > 0 && point->rows >= found->halves_from && point->rows > 1;
         double split = halved                                                ? halved_seconds(found, part, point->rows)
                        : !answers && point->rows >= ENGINE_PLACEMENT_HALVES ? passing_seconds(&costs, part)
                                                                              : whole_seconds(&costs, part);

@@ -41,8 +41,9 @@ struct placement_part {
 // while the device has the other half's experts, but both read their weights twice. 0: it never is.
 int placement_halves_from(const struct engine_placement *found, const struct placement_part *part);
 
-// What follows from what was measured: how fast the model will be, and from where on in halves.
-void placement_conclude(struct engine_placement *found, const struct placement_part *part);
+// What follows from what was measured: how fast the model will be, with answers in halves from so many at once on; 0:
+// from where on they are the faster way.
+void placement_conclude(struct engine_placement *found, const struct placement_part *part, int halves_from);
 // Whether `auto` gives answers, or prompts, to the device, after placement_conclude: where calls of all measured sizes
 // make the whole model clearly faster. Where none was measured they do.
 bool placement_worth(const struct engine_placement *found, bool answers);

@@ -196,6 +196,19 @@ def checksum(data):
     return result ^ result >> 32
 
 
+def inspect_made_up(directory, device_ms, *arguments):
+    """What `inspect` says where in each of 6 layers the device takes so long for all experts, and the CPU 2 ms for them,
+    1 ms for all else and 0.1 ms to hand over."""
+    arguments = ["inspect", "--placement", "--cache", directory, *arguments]
+    assert run(*arguments).returncode == 0
+    file, = directory.glob("placement-*")
+    head = file.read_text().split("\n")[:3]
+    points = [f"{rows} 2e-3 {device_ms * 1e-3:g} 1e-4 1e-3 0" for rows in (1, 8, 16, 32, 128, 512)]
+    text = "\n".join([*head, *points, ""])
+    file.write_text(f"{text}{checksum(text.encode()):016x}\n")
+    return run(*arguments).stdout
+
+
 @pytest.mark.parametrize("device_ms, answers, prompts", [
     (1, "OpenCL, as even 1 row takes 0.67 times as long with it as on the CPU alone.",
      "OpenCL, as even 128 rows take 0.39 times as long with it as on the CPU alone."),
@@ -206,19 +219,22 @@ def checksum(data):
     (6, "the CPU, as 1 row would take 2.33 times as long with OpenCL.",
      "the CPU, as 128 rows would take 2.03 times as long with OpenCL.")])
 def test_inspect_says_why(device_ms, answers, prompts, tmp_path):
-    """In each of 6 layers the CPU takes 2 ms for the experts, 1 ms for all else and 0.1 ms to hand over. In a prompt
-    these pass beside the device's, but for half of a layer's at the ends."""
-    arguments = ["inspect", "--placement", "--cache", tmp_path]
-    assert run(*arguments).returncode == 0
-    file, = tmp_path.glob("placement-*")
-    head = file.read_text().split("\n")[:3]
-    points = [f"{rows} 2e-3 {device_ms * 1e-3:g} 1e-4 1e-3 0" for rows in (1, 8, 16, 32, 128, 512)]
-    text = "\n".join([*head, *points, ""])
-    file.write_text(f"{text}{checksum(text.encode()):016x}\n")
-    said = run(*arguments).stdout
+    """In a prompt the CPU's work passes beside the device's, but for half of a layer's at the ends."""
+    said = inspect_made_up(tmp_path, device_ms)
     assert f"\nAnswers: {answers}\nPrompts: {prompts}\n" in said
     assert re.findall(r"^ +\d+ .* (CPU|OpenCL)$", said, re.M) == 4 * ["OpenCL" if answers[0] == "O" else "CPU"] + \
         2 * ["OpenCL" if prompts[0] == "O" else "CPU"]
+
+
+@pytest.mark.parametrize("arguments, answers, prompts", [
+    (["--experts-opencl", "0-3"], "1 row takes 0.70", "128 rows take 0.71"),
+    (["--experts-layers", "0-1"], "1 row takes 0.89", "128 rows take 0.80"),
+    (["--halves-from", "8"], "8 rows take 0.73", "128 rows take 0.39")])
+def test_inspect_goes_by_settings(arguments, answers, prompts, tmp_path):
+    """Half of the experts; those of two layers in six; answers in halves, where the CPU's 1.1 ms are the longer part."""
+    said = inspect_made_up(tmp_path, 1, *arguments)
+    assert f"\nAnswers: OpenCL, as even {answers} times" in said and f"\nPrompts: OpenCL, as even {prompts} times" in said
+    assert ("8 answers at once and more are split in two halves" in said) == ("8" in arguments)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -147,7 +147,7 @@ static void what_a_part_of_the_experts_gives(void **unused) {
                                                               .device_seconds = CASES[i].device,
                                                               .rest_seconds = CASES[i].rest,
                                                               .head_seconds = 1};
-        placement_conclude(&found, &part);
+        placement_conclude(&found, &part, 0);
         assert_int_equal(found.halves_from, 0);
         for (int p = 0; p < 3; p++) {
             close_to(found.points[p].cpu_rate, ROWS[p] / (2 * (CASES[i].cpu + CASES[i].rest) + 1));
@@ -176,9 +176,25 @@ static void handing_over_is_the_cpus(void **unused) {
                                                               .device_seconds = 3,
                                                               .handing_seconds = 1,
                                                               .rest_seconds = 1};
-        placement_conclude(&found, &part);
+        placement_conclude(&found, &part, 0);
         close_to(1 / found.points[0].split_rate, CASES[i].answer);
         close_to(128 / found.points[1].split_rate, CASES[i].prompt);
+    }
+}
+
+// Where somebody says from how many answers on, whether it pays or not; a single one has no halves.
+static void halves_as_they_are_asked_for(void **unused) {
+    (void)unused;
+    static const double OF[][3] = {{1, 3, 1}, {8, 3, 1}, {16, 3, 1}}; // halves take 6 seconds, the whole 4
+    static const struct {
+        int from;
+        double seconds[3];
+    } CASES[] = {{0, {4, 4, 4}}, {1, {4, 6, 6}}, {9, {4, 4, 6}}, {17, {4, 4, 4}}};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct engine_placement found = figures(3, OF);
+        placement_conclude(&found, &ALL, CASES[i].from);
+        assert_int_equal(found.halves_from, CASES[i].from);
+        for (int p = 0; p < 3; p++) close_to(found.points[p].rows / found.points[p].split_rate, CASES[i].seconds[p]);
     }
 }
 
@@ -209,7 +225,7 @@ static void the_whole_decides(void **unused) {
                                                               .device_seconds = CASES[i].device[p],
                                                               .rest_seconds = CASES[i].rest,
                                                               .head_seconds = CASES[i].head};
-        placement_conclude(&found, &ALL);
+        placement_conclude(&found, &ALL, 0);
         if (placement_worth(&found, true) != CASES[i].answers) fail_msg("answers of case %zu", i);
         if (placement_worth(&found, false) != CASES[i].prompts) fail_msg("prompts of case %zu", i);
     }
@@ -225,7 +241,7 @@ static void a_few_experts_are_worth_less(void **unused) {
         const uint64_t mask = (UINT64_C(1) << experts) - 1;
         const struct placement_part part = {1, 16, &mask};
         struct engine_placement found = figures(1, OF);
-        placement_conclude(&found, &part);
+        placement_conclude(&found, &part, 0);
         assert_true(placement_worth(&found, true) == (experts >= 2)); // one of sixteen is not a tenth
     }
 }
@@ -237,6 +253,7 @@ int main(void) {
         cmocka_unit_test(halves_that_pay),
         cmocka_unit_test(what_a_part_of_the_experts_gives),
         cmocka_unit_test(handing_over_is_the_cpus),
+        cmocka_unit_test(halves_as_they_are_asked_for),
         cmocka_unit_test(the_whole_decides),
         cmocka_unit_test(a_few_experts_are_worth_less),
     };
