@@ -40,6 +40,7 @@ static const struct example EXAMPLES[] = {
     {"tandem inspect --json Phi-tiny-MoE-instruct | jq .weights.bf16.kv_tokens",
      "how many tokens the KV cache could hold beside the weights"},
     {"tandem inspect --placement Phi-tiny-MoE-instruct", "would the GPU help, and how much?"},
+    {"tandem inspect --placement --experts-opencl 0-7 Phi-tiny-MoE-instruct", "and with half of the experts?"},
     {NULL, NULL},
 };
 
@@ -128,6 +129,28 @@ static void print_age(const struct engine_placement *placement) {
         print_ago(hours / 24, "day");
 }
 
+// Who has the experts of answers, or of prompts, and by which of the sizes that is so: the slowest one decides.
+static void print_reason(const struct engine_placement *placement, bool answers) {
+    const struct engine_placement_point *slowest = NULL;
+    double most = 0;
+    for (int i = 0; i < placement->point_count; i++) {
+        const struct engine_placement_point *point = &placement->points[i];
+        if ((point->rows <= ENGINE_PLACEMENT_ANSWERS) != answers || !(point->split_rate > 0)) continue;
+        double times = point->cpu_rate / point->split_rate;
+        if (slowest && times <= most) continue;
+        slowest = point;
+        most = times;
+    }
+    if (!slowest) return;
+    const char *rows = plural((size_t)slowest->rows), *phase = answers ? "Answers" : "Prompts";
+    if (slowest->on_device)
+        printf("%s: OpenCL, as even %d row%s take%s %.2f times as long with it as on the CPU alone.\n", phase, slowest->rows, rows,
+               rows[0] ? "" : "s", most);
+    else
+        printf("%s: the CPU, as %d row%s would take %.2f times as long with OpenCL%s.\n", phase, slowest->rows, rows, most,
+               most < 1 ? ", too little to tell from noise" : "");
+}
+
 static void print_placement(const struct engine_placement *placement) {
     printf("\nWho computes the experts, as measured ");
     print_age(placement);
@@ -149,11 +172,14 @@ static void print_placement(const struct engine_placement *placement) {
             printf("%8s", "-");
         printf("   %s\n", point->on_device ? "OpenCL" : "CPU");
     }
+    if (placement->device[0]) printf("\n");
+    print_reason(placement, true);
+    print_reason(placement, false);
     if (placement->halves_from > 0)
-        printf("\n%d answers at once and more are split in two halves, so that both devices have work.\n",
+        printf("%d answers at once and more are split in two halves, so that both devices have work.\n",
                placement->halves_from);
     else if (placement->device[0])
-        printf("\nAnswers at once are not split in halves: both would read all weights, for too little.\n");
+        printf("Answers at once are not split in halves: both would read all weights, for too little.\n");
     if (placement->read_bytes > 0) printf("The CPU reads %.1f GB/s of memory.\n", placement->read_bytes / 1e9);
     printf("\nOpenCL: %s\n", placement->device[0] ? placement->device : placement->why);
     if (placement->device[0] && placement->why[0]) printf("not used: %s\n", placement->why);

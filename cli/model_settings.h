@@ -20,7 +20,7 @@ struct model_settings {
     char *trace;
 };
 
-extern const struct setting MODEL_SETTINGS[];     // which model, and how it is held
+extern const struct setting MODEL_SETTINGS[];     // which model, how it is held, what of it OpenCL may have
 extern const struct setting PLACEMENT_SETTINGS[]; // who computes what: for commands that let it run, behind the others
 
 // The directory of the model that is named, or of the built-in one, which `place` may be used for. ERROR_NOT_FOUND

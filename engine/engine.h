@@ -359,7 +359,7 @@ struct engine_placement {
     const char *why;    // why there is none, or why it is not used; "" otherwise
     int point_count;    // 0: nothing was measured
     struct engine_placement_point points[ENGINE_PLACEMENT_POINTS];
-    int halves_from;    // from so many answers at once on, two halves of them are faster than all at once; 0: never
+    int halves_from;    // so many answers at once and more go in two halves, as options say or for speed; 0: none do
     double read_bytes;  // a second, that the CPU reads from memory; 0: not measured
     bool from_cache;    // the figures are of an earlier start; `cache` in engine_options has kept them
     double age_seconds; // then, so old

@@ -15,7 +15,7 @@
 #include <time.h>
 
 static const double RETRY_SECONDS = 10, RETRY_SECONDS_MAX = 600; // each pause is twice the last one
-static const double WORTH = 0.9; // what the device has to save, so that noise does not decide
+static const double WORTH = 0.9; // of the time is what it may take at most, so that noise does not decide
 
 bool placement_parse(const char *name, enum placement_way *out) {
 #define PLACEMENT_MATCH(way, text, meaning) \
@@ -142,7 +142,7 @@ static int try_devices(const struct placement *placement, struct engine_placemen
     int code = known ? placement_check(&devices, error) : placement_measure(&devices, found, error);
     if (code) return code;
     if (keeps && !known) placement_cache_write(placement->cache, key, time(NULL), found);
-    placement_conclude(found, &part);
+    placement_conclude(found, &part, options->halves_from);
     return 0;
 }
 
@@ -239,17 +239,12 @@ static enum placement_phase phase_of_point(const struct engine_placement_point *
     return point->rows <= ENGINE_PLACEMENT_ANSWERS ? PLACEMENT_DECODE : PLACEMENT_PREFILL;
 }
 
-// Who has a phase's experts when both devices are well. All sizes of calls that were measured have to pay.
+// Who has a phase's experts when both devices are well.
 static bool decide(const struct placement *placement, enum placement_phase phase) {
     const struct placement_options *options = &placement->options;
     if (options->experts[phase] != EXPERTS_AUTO) return options->experts[phase] == EXPERTS_OPENCL;
     if (options->way != PLACEMENT_AUTO) return options->way == PLACEMENT_SPLIT;
-    for (int i = 0; i < placement->found.point_count; i++) {
-        const struct engine_placement_point *point = &placement->found.points[i];
-        if (phase_of_point(point) != phase) continue;
-        if (!(point->device_seconds > 0 && placement_pays(point->cpu_seconds, point->device_seconds))) return false;
-    }
-    return true; // also where nothing could be measured: it is worth trying when it comes back
+    return placement_worth(&placement->found, phase == PLACEMENT_DECODE);
 }
 
 static bool wants_device(const struct placement *placement) {

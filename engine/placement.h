@@ -16,7 +16,8 @@ enum placement_way { // see engine/engine.h
 };
 bool placement_parse(const char *name, enum placement_way *out);
 
-// What rows belong to: answers, where a row's result may not depend on how many there are, or prompts.
+// What rows belong to: answers, where a row's result may not depend on how many there are, or prompts. A phase is one
+// device's as a whole: where a single answer is faster on the CPU, `auto` leaves it 32 at once as well.
 enum placement_phase { PLACEMENT_DECODE, PLACEMENT_PREFILL, PLACEMENT_PHASES };
 enum placement_experts { EXPERTS_AUTO, EXPERTS_CPU, EXPERTS_OPENCL }; // auto: as the way says
 bool placement_parse_phase(const char *name, enum placement_experts *out); // "auto", "cpu", "opencl"
@@ -83,7 +84,7 @@ const char *placement_degraded(const struct placement *placement);
 // then, it is measured once it works.
 const struct engine_placement *placement_found(const struct placement *placement);
 
-// Whether `auto` gives calls to the device, given how long each takes for them.
+// Whether work is worth the device, given how long it takes with the CPU alone and with the device.
 bool placement_pays(double cpu_seconds, double device_seconds);
 
 #endif

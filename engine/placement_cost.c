@@ -149,8 +149,8 @@ static int try_rows(const struct placement_devices *devices, int rows, bool time
 // ---- What follows
 
 static struct placement_costs costs_of(const struct engine_placement_point *point, double times) {
-    return (struct placement_costs){times * point->device_seconds, times * point->cpu_seconds,
-                                    times * point->rest_seconds};
+    return (struct placement_costs){times * point->device_seconds, times * point->handing_seconds,
+                                    times * point->cpu_seconds, times * point->rest_seconds};
 }
 
 struct placement_costs placement_costs_at(const struct engine_placement *found, bool answers, int rows) {
@@ -161,23 +161,24 @@ struct placement_costs placement_costs_at(const struct engine_placement *found, 
         if (point->rows <= rows) below = point;
         if (point->rows >= rows && !above) above = point;
     }
-    if (!below && !above) return (struct placement_costs){0, 0, 0};
+    if (!below && !above) return (struct placement_costs){0};
     if (!below) return costs_of(above, 1);
     if (!above) return costs_of(below, (double)rows / below->rows);
     if (below == above) return costs_of(below, 1);
     double share = (double)(rows - below->rows) / (above->rows - below->rows);
     const struct placement_costs low = costs_of(below, 1 - share), high = costs_of(above, share);
-    return (struct placement_costs){low.device + high.device, low.cpu + high.cpu, low.rest + high.rest};
+    return (struct placement_costs){low.device + high.device, low.handing + high.handing, low.cpu + high.cpu,
+                                    low.rest + high.rest};
 }
 
 // A layer's seconds, on each side.
 struct sides {
-    double device, cpu; // the device's experts; the CPU's own, while the device is at work
+    double device, cpu; // the device's experts; the CPU's own, while the device is at work, and handing over the others
 };
 
 static struct sides sides_of(const struct placement_costs *costs, const struct placement_part *part, int layer) {
     double share = (double)__builtin_popcountll(part->of_layer[layer]) / part->experts;
-    return (struct sides){share * costs->device, (1 - share) * costs->cpu};
+    return (struct sides){share * costs->device, (1 - share) * costs->cpu + (share > 0 ? costs->handing : 0)};
 }
 
 // All layers, one part after the other: the experts wait for all else, and all else for the experts.
@@ -225,19 +226,28 @@ int placement_halves_from(const struct engine_placement *found, const struct pla
     return from;
 }
 
-void placement_conclude(struct engine_placement *found, const struct placement_part *part) {
-    found->halves_from = placement_halves_from(found, part);
+void placement_conclude(struct engine_placement *found, const struct placement_part *part, int halves_from) {
+    found->halves_from = halves_from > 0 ? halves_from : placement_halves_from(found, part);
     for (int i = 0; i < found->point_count; i++) {
         struct engine_placement_point *point = &found->points[i];
         const struct placement_costs costs = costs_of(point, 1);
         bool answers = point->rows <= ENGINE_PLACEMENT_ANSWERS;
-        bool halved = answers && found->halves_from > 0 && point->rows >= found->halves_from;
+        bool halved = answers && found->halves_from > 0 && point->rows >= found->halves_from && point->rows > 1;
         double split = halved                                                ? halved_seconds(found, part, point->rows)
                        : !answers && point->rows >= ENGINE_PLACEMENT_HALVES ? passing_seconds(&costs, part)
                                                                              : whole_seconds(&costs, part);
         point->cpu_rate = point->rows / (part->layers * (costs.rest + costs.cpu) + point->head_seconds);
         point->split_rate = costs.device > 0 ? point->rows / (split + point->head_seconds) : 0;
     }
+}
+
+bool placement_worth(const struct engine_placement *found, bool answers) {
+    for (int i = 0; i < found->point_count; i++) {
+        const struct engine_placement_point *point = &found->points[i];
+        if ((point->rows <= ENGINE_PLACEMENT_ANSWERS) != answers) continue;
+        if (!(point->split_rate > 0 && placement_pays(1 / point->cpu_rate, 1 / point->split_rate))) return false;
+    }
+    return true;
 }
 
 // ---- What is no expert

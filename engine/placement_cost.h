@@ -23,10 +23,10 @@ int placement_measure(const struct placement_devices *devices, struct engine_pla
 // Whether the device still computes as the CPU does, in a call of answers and in one of prompts. As placement_measure.
 int placement_check(const struct placement_devices *devices, struct error *error);
 
-// How long a layer takes in such a call: all its experts on the device, or on the CPU, and all else. Between the sizes
-// that were measured a straight line; 0: nothing was.
+// How long a layer takes in such a call: all its experts on the device, of which the CPU is busy handing over, or on the
+// CPU, and all else. Between the sizes that were measured a straight line; 0: nothing was.
 struct placement_costs {
-    double device, cpu, rest;
+    double device, handing, cpu, rest;
 };
 struct placement_costs placement_costs_at(const struct engine_placement *found, bool answers, int rows);
 
@@ -41,7 +41,11 @@ struct placement_part {
 // while the device has the other half's experts, but both read their weights twice. 0: it never is.
 int placement_halves_from(const struct engine_placement *found, const struct placement_part *part);
 
-// What follows from what was measured: how fast the model will be, and from where on in halves.
-void placement_conclude(struct engine_placement *found, const struct placement_part *part);
+// What follows from what was measured: how fast the model will be, with answers in halves from so many at once on; 0:
+// from where on they are the faster way.
+void placement_conclude(struct engine_placement *found, const struct placement_part *part, int halves_from);
+// Whether `auto` gives answers, or prompts, to the device, after placement_conclude: where calls of all measured sizes
+// make the whole model clearly faster. Where none was measured they do.
+bool placement_worth(const struct engine_placement *found, bool answers);
 
 #endif

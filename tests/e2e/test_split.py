@@ -3,6 +3,7 @@ import concurrent.futures
 import json
 import re
 import signal
+import struct
 import subprocess
 
 import pytest
@@ -39,16 +40,21 @@ def expected():
         assert server.stop() == 0
 
 
+MISSING = (r"there is no libOpenCL|libOpenCL\S* has no|no driver \(ICD\)|"
+           r"none of OpenCL's \d+ (platforms here has a|devices here will do)")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def device():
-    """Skips where the device is missing altogether, which is no failure of it."""
+    """Skips where the device is missing altogether, which is no failure of it; one that is there works."""
     server = start("--placement", "split")
     try:
-        missing = re.search(r"the experts run on the CPU: (.*)", server.log)
-        if missing:
-            pytest.skip(missing[1])
+        failed = re.search(r"the experts run on the CPU: (.*)", server.log)
     finally:
         server.stop()
+    if failed and re.search(MISSING, failed[1]):
+        pytest.skip(failed[1])
+    assert not failed, failed[1]
 
 
 def test_answers_are_the_cpus(expected):
@@ -163,12 +169,72 @@ def test_inspect(tmp_path):
     assert told["read_gbps"] >= 0 and told["halves_from"] in (0, 8, 16, 32) and not told["from_cache"]
     text = run(*arguments).stdout
     assert told["device"] in text and len(re.findall(r"^ +\d+ .*(?:CPU|OpenCL)$", text, re.M)) == 6
+    for phase, points in ("Answers", told["points"][:4]), ("Prompts", told["points"][4:]):
+        slowest = max(points, key=lambda point: point["cpu_tokens_per_s"] / point["split_tokens_per_s"])
+        rows, times = slowest["rows"], slowest["cpu_tokens_per_s"] / slowest["split_tokens_per_s"]
+        assert slowest["on_opencl"] == (times <= 0.9)
+        who = "OpenCL" if times <= 0.9 else "the CPU"
+        assert re.search(rf"^{phase}: {who}, as .*\b{rows} rows? .* {times:.2f} times", text, re.M)
     assert re.search(r"as measured \d+ minutes? ago \(--cache none measures again\)", text)
     again = json.loads(run(*arguments, "--json").stdout)["placement"]
     assert again.pop("from_cache") and not told.pop("from_cache") and again.pop("age_s") < 600 and told.pop("age_s") == 0
     assert again == told  # the figures of the first time
     anew = run("inspect", "--placement", "--cache", "none").stdout
     assert "as measured now" in anew
+
+
+def checksum(data):
+    """base/checksum.h's."""
+    factor, whole, lanes, result = 0x9e3779b97f4a7c15, 2**64 - 1, list(range(8)), 0
+    end = len(data) // 64 * 64
+    for words in struct.iter_unpack("=8Q", data[:end]):
+        lanes = [(lane ^ word) * factor & whole ^ lane >> 47 for lane, word in zip(lanes, words)]
+    rest = data[end:].ljust(63, b"\0") + bytes([len(data) - end])
+    for lane, word in zip(lanes, struct.unpack("=8Q", rest)):
+        result = (result ^ lane) * factor & whole
+        result = (result ^ result >> 29 ^ word) * factor & whole
+    return result ^ result >> 32
+
+
+def inspect_made_up(directory, device_ms, *arguments):
+    """What `inspect` says where in each of 6 layers the device takes so long for all experts, and the CPU 2 ms for them,
+    1 ms for all else and 0.1 ms to hand over."""
+    arguments = ["inspect", "--placement", "--cache", directory, *arguments]
+    assert run(*arguments).returncode == 0
+    file, = directory.glob("placement-*")
+    head = file.read_text().split("\n")[:3]
+    points = [f"{rows} 2e-3 {device_ms * 1e-3:g} 1e-4 1e-3 0" for rows in (1, 8, 16, 32, 128, 512)]
+    text = "\n".join([*head, *points, ""])
+    file.write_text(f"{text}{checksum(text.encode()):016x}\n")
+    return run(*arguments).stdout
+
+
+@pytest.mark.parametrize("device_ms, answers, prompts", [
+    (1, "OpenCL, as even 1 row takes 0.67 times as long with it as on the CPU alone.",
+     "OpenCL, as even 128 rows take 0.39 times as long with it as on the CPU alone."),
+    (1.8, "the CPU, as 1 row would take 0.93 times as long with OpenCL, too little to tell from noise.",
+     "OpenCL, as even 128 rows take 0.63 times as long with it as on the CPU alone."),
+    (2.1, "the CPU, as 1 row would take 1.03 times as long with OpenCL.",
+     "OpenCL, as even 128 rows take 0.73 times as long with it as on the CPU alone."),
+    (6, "the CPU, as 1 row would take 2.33 times as long with OpenCL.",
+     "the CPU, as 128 rows would take 2.03 times as long with OpenCL.")])
+def test_inspect_says_why(device_ms, answers, prompts, tmp_path):
+    """In a prompt the CPU's work passes beside the device's, but for half of a layer's at the ends."""
+    said = inspect_made_up(tmp_path, device_ms)
+    assert f"\nAnswers: {answers}\nPrompts: {prompts}\n" in said
+    assert re.findall(r"^ +\d+ .* (CPU|OpenCL)$", said, re.M) == 4 * ["OpenCL" if answers[0] == "O" else "CPU"] + \
+        2 * ["OpenCL" if prompts[0] == "O" else "CPU"]
+
+
+@pytest.mark.parametrize("arguments, answers, prompts", [
+    (["--experts-opencl", "0-3"], "1 row takes 0.70", "128 rows take 0.71"),
+    (["--experts-layers", "0-1"], "1 row takes 0.89", "128 rows take 0.80"),
+    (["--halves-from", "8"], "8 rows take 0.73", "128 rows take 0.39")])
+def test_inspect_goes_by_settings(arguments, answers, prompts, tmp_path):
+    """Half of the experts; those of two layers in six; answers in halves, where the CPU's 1.1 ms are the longer part."""
+    said = inspect_made_up(tmp_path, 1, *arguments)
+    assert f"\nAnswers: OpenCL, as even {answers} times" in said and f"\nPrompts: OpenCL, as even {prompts} times" in said
+    assert ("8 answers at once and more are split in two halves" in said) == ("8" in arguments)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -349,7 +349,7 @@ static void what_others_left(void **unused) {
     (void)unused;
     static const int POSITIONS[] = {5, 0, 40, 95, 31, 32, 700, 0}, COUNTS[] = {1, 20, 1, 33, 2, 1, 1, 1};
     struct random random = {17};
-    for (int shape = 0; shape < SHAPE_COUNT; shape++) {
+    for (int shape = 0; shape < SHAPE_COUNT; shape += SANITIZED ? 2 : 1) {
         struct setting s =
             setting_of(&random, SHAPES[shape], shape % 2 ? 50 : CONTEXT, SEQUENCES_MAX, POSITIONS, COUNTS);
         struct stage_limits limits = limits_of(&s);
@@ -386,7 +386,7 @@ static void chunks(void **unused) {
     static const int CHUNKS[] = {7, 17, 70, 599};
     struct random random = {15};
     const int nothing = 0, all = ALL;
-    for (int shape = 0; shape < SHAPE_COUNT; shape++) {
+    for (int shape = 0; shape < SHAPE_COUNT; shape += SANITIZED ? 3 : 1) {
         struct setting s = setting_of(&random, SHAPES[shape], shape % 2 ? 290 : CONTEXT, 1, &nothing, &all);
         struct stage_limits limits = limits_of(&s);
         float *whole = allocate(s.q_count, sizeof *whole), *pieces = allocate(s.q_count, sizeof *pieces);

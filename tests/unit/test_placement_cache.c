@@ -126,6 +126,7 @@ static void figures_decide(void **unused) {
         {{{1, 3}, {2, 2}, 0.1}, true, false},
         {{{3, 1}, {2, 2}, 0.1}, false, true},
         {{{1.9, 1.9}, {2, 2}, 0.1}, false, false}, // too little to tell from noise
+        {{{2.1, 2.1}, {2, 2}, 1}, false, true},    // a prompt's pass beside all else
     };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         char directory[] = "/tmp/tandem-cache-XXXXXX";

@@ -147,12 +147,102 @@ static void what_a_part_of_the_experts_gives(void **unused) {
                                                               .device_seconds = CASES[i].device,
                                                               .rest_seconds = CASES[i].rest,
                                                               .head_seconds = 1};
-        placement_conclude(&found, &part);
+        placement_conclude(&found, &part, 0);
         assert_int_equal(found.halves_from, 0);
         for (int p = 0; p < 3; p++) {
             close_to(found.points[p].cpu_rate, ROWS[p] / (2 * (CASES[i].cpu + CASES[i].rest) + 1));
             close_to(ROWS[p] / found.points[p].split_rate, CASES[i].seconds[p]);
         }
+    }
+}
+
+// The CPU hands over before it does anything beside the device, and only where that has experts.
+static void handing_over_is_the_cpus(void **unused) {
+    (void)unused;
+    static const struct {
+        uint64_t of_layer[1];
+        double answer, prompt; // seconds
+    } CASES[] = {
+        {{0xf}, 4, 4},    // 3 of the device; a prompt: half of the CPU's 2 at the ends
+        {{0x3}, 5, 5.75}, // 1.5 of the device; the CPU has 3 of its own as well
+        {{0x0}, 7, 7},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        const struct placement_part part = {1, 4, CASES[i].of_layer};
+        struct engine_placement found = {.point_count = 2};
+        for (int p = 0; p < 2; p++)
+            found.points[p] = (struct engine_placement_point){.rows = p ? 128 : 1,
+                                                              .cpu_seconds = 6,
+                                                              .device_seconds = 3,
+                                                              .handing_seconds = 1,
+                                                              .rest_seconds = 1};
+        placement_conclude(&found, &part, 0);
+        close_to(1 / found.points[0].split_rate, CASES[i].answer);
+        close_to(128 / found.points[1].split_rate, CASES[i].prompt);
+    }
+}
+
+// Where somebody says from how many answers on, whether it pays or not; a single one has no halves.
+static void halves_as_they_are_asked_for(void **unused) {
+    (void)unused;
+    static const double OF[][3] = {{1, 3, 1}, {8, 3, 1}, {16, 3, 1}}; // halves take 6 seconds, the whole 4
+    static const struct {
+        int from;
+        double seconds[3];
+    } CASES[] = {{0, {4, 4, 4}}, {1, {4, 6, 6}}, {9, {4, 4, 6}}, {17, {4, 4, 4}}};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct engine_placement found = figures(3, OF);
+        placement_conclude(&found, &ALL, CASES[i].from);
+        assert_int_equal(found.halves_from, CASES[i].from);
+        for (int p = 0; p < 3; p++) close_to(found.points[p].rows / found.points[p].split_rate, CASES[i].seconds[p]);
+    }
+}
+
+// What counts is the whole: what passes beside the CPU's work costs nothing, and what the device saves has to be a tenth
+// of all there is, in calls of all sizes.
+static void the_whole_decides(void **unused) {
+    (void)unused;
+    static const struct {
+        double device[3], cpu[3], rest, head; // 1 answer, 32, and 128 rows of a prompt, in one layer
+        bool answers, prompts;
+    } CASES[] = {
+        {{1, 1, 1}, {2, 2, 2}, 1, 0, true, true},
+        {{2.1, 2.1, 2.1}, {2, 2, 2}, 1, 0, false, true}, // slower than the CPU, but beside its rest: 2.6 for 3
+        {{2.3, 2.3, 2.3}, {2, 2, 2}, 1, 0, false, false}, // 2.8 for 3
+        {{1, 1, 1}, {2, 2, 2}, 9, 0, false, true},       // 10 for 11; 9.5 for 11
+        {{1, 1, 1}, {2, 2, 2}, 20, 0, false, false},     // 21 for 22; 20.5 for 22
+        {{1, 1, 1}, {2, 2, 2}, 1, 8, false, true},       // the same of the head
+        {{1, 3, 1}, {2, 2, 2}, 1, 0, false, true},
+        {{3, 1, 1}, {2, 2, 2}, 1, 0, false, true}, // one answer is the phase's, too
+        {{1, 1, 0}, {2, 2, 2}, 1, 0, true, false}, // not measured
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        static const int ROWS[] = {1, 32, 128};
+        struct engine_placement found = {.point_count = 3};
+        for (int p = 0; p < 3; p++)
+            found.points[p] = (struct engine_placement_point){.rows = ROWS[p],
+                                                              .cpu_seconds = CASES[i].cpu[p],
+                                                              .device_seconds = CASES[i].device[p],
+                                                              .rest_seconds = CASES[i].rest,
+                                                              .head_seconds = CASES[i].head};
+        placement_conclude(&found, &ALL, 0);
+        if (placement_worth(&found, true) != CASES[i].answers) fail_msg("answers of case %zu", i);
+        if (placement_worth(&found, false) != CASES[i].prompts) fail_msg("prompts of case %zu", i);
+    }
+    const struct engine_placement none = {0};
+    assert_true(placement_worth(&none, true) && placement_worth(&none, false));
+}
+
+// A part of the experts saves a part of the time.
+static void a_few_experts_are_worth_less(void **unused) {
+    (void)unused;
+    static const double OF[][3] = {{1, 0.2, 0.1}};
+    for (int experts = 0; experts <= 4; experts++) {
+        const uint64_t mask = (UINT64_C(1) << experts) - 1;
+        const struct placement_part part = {1, 16, &mask};
+        struct engine_placement found = figures(1, OF);
+        placement_conclude(&found, &part, 0);
+        assert_true(placement_worth(&found, true) == (experts >= 2)); // one of sixteen is not a tenth
     }
 }
 
@@ -162,6 +252,10 @@ int main(void) {
         cmocka_unit_test(costs_between_what_was_measured),
         cmocka_unit_test(halves_that_pay),
         cmocka_unit_test(what_a_part_of_the_experts_gives),
+        cmocka_unit_test(handing_over_is_the_cpus),
+        cmocka_unit_test(halves_as_they_are_asked_for),
+        cmocka_unit_test(the_whole_decides),
+        cmocka_unit_test(a_few_experts_are_worth_less),
     };
     return cmocka_run_group_tests_name("placement_cost", tests, NULL, NULL);
 }

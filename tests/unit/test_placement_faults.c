@@ -194,6 +194,7 @@ static void figures_that_come_late_decide(void **unused) {
         {{{1, 3}, {2, 2}, 1}, true, false},
         {{{3, 1}, {2, 2}, 1}, false, true},
         {{{3, 3}, {2, 2}, 1}, false, false},
+        {{{2.1, 2.1}, {2, 2}, 1}, false, true}, // a prompt's pass beside all else
     };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         char directory[] = "/tmp/tandem-cache-XXXXXX";
