@@ -5,7 +5,7 @@
 enum { LANES = 8 }; // words of which each has a sum of its own
 
 uint64_t checksum(uint64_t sum, const void *data, size_t bytes) {
-    static const uint64_t FACTOR = 0x9e3779b97f4a7c15u; // odd: no step loses anything
+    static const uint64_t FACTOR = 0x9e3779b97f4a7c15u; // odd
     uint64_t lane[LANES];
     const unsigned char *from = data;
     for (int i = 0; i < LANES; i++) lane[i] = sum + (uint64_t)i;

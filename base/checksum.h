@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Changes with any single change of the bytes, and with almost any other. Goes on from `sum`.
+// Changes with any change of the bytes, but for one in 2^64 or so. Goes on from `sum`.
 uint64_t checksum(uint64_t sum, const void *data, size_t bytes);
 
 #endif

@@ -498,7 +498,8 @@ struct engine_request {
     bool one_by_one;         // never more than one token a step, whatever engine_options say
 
     uint64_t salt;        // whose, as a number. Prompts are found in the cache only where the same one has sent
-                          // them: how fast an answer comes tells nobody else what was asked
+                          // them: how fast an answer comes tells nobody else what was asked. (No two may be each
+                          // other's complement: that keeps brief prompts apart.)
     uint64_t client;      // who asks, as a number: places to run and places in the line are shared out among those
                           // who ask, not among what they ask
 

@@ -63,7 +63,8 @@ struct stages {
     // What the device reaches at best, with matrices held in `weights`; see engine_measure. NULL: not to be measured.
     void (*measure)(void *state, enum weight_format weights, const void *memory, size_t bytes,
                     struct engine_limits *out);
-    // Bytes a second that it reads from memory at best: of `measure`, what takes no time. NULL: not to be measured.
+    // Bytes a second that it reads from memory at best: `measure` without the arithmetic's peaks, which take longest.
+    // NULL: not to be measured.
     double (*measure_reading)(void *state, const void *memory, size_t bytes);
 
     // What the rows of `linear`, `linears`, `route` and `experts` are, from now on. NULL: there is one arithmetic for

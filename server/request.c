@@ -205,7 +205,7 @@ static void pump(struct request *request) {
     settle(request);
 }
 
-// From the engine's thread: puts the request on the stack, once.
+// From any thread, the engine's above all: puts the request on the stack, once.
 static void wake(void *user) {
     struct request *request = user;
     struct requests *requests = request->requests;

@@ -169,7 +169,7 @@ static void few_gated(const struct call *call, const struct expert_rows *rows) {
                     0, 1);
 }
 
-// Some strips of down of all experts, whose results are added to the tokens' rows, slots in their order.
+// Some strips of down of all experts, whose results are added up slot by slot, and then to the tokens' rows.
 static void few_down(const struct call *call, int experts, struct share strips, float *y) {
     struct cpu *cpu = call->cpu;
     struct share outputs = {strips.first * STRIP, smaller(strips.last * STRIP, call->hidden)};

@@ -223,7 +223,7 @@ static int parts_of(int count, int most) {
             dot_tile((struct tile){ROWS <= tile_rows ? ROWS : 1, strips, kind}, chunk, strip, row, fetched); \
         break;
 
-// All rows of one strip, or two, in tiles that are as high as each other, give or take a row.
+// One tile of one strip, or two.
 INLINE void dot_rows(const int strips, const enum kind kind, const struct chunk *chunk, int strip, int row, int rows,
                      size_t fetched) {
     const int tile_rows = strips == 1 ? TILE_ROWS : PAIR_ROWS;
