@@ -1,5 +1,6 @@
 // What happens when a device fails: its work is done by the CPU, and it is tried again later. The clock is the test's
 // where pauses count.
+#include "tests/sanitized.h"
 #include "tests/unit/placement_rig.h"
 #include "tests/unit/stopped_clock.h"
 
@@ -284,7 +285,7 @@ static void requests_survive(void **unused) {
     for (size_t e = 0; e < sizeof EXPERTS / sizeof *EXPERTS; e++) {
         opencl_inject(0, OPENCL_FAULT_ONCE);
         check_request(EXPERTS[e], directory, expected);
-        long calls = opencl_inject(0, OPENCL_FAULT_ONCE), step = getenv("TANDEM_EVERY_FAULT") ? 1 : 29;
+        long calls = opencl_inject(0, OPENCL_FAULT_ONCE), step = getenv("TANDEM_EVERY_FAULT") ? 1 : SANITIZED ? 97 : 29;
         assert_true(calls > 500);
         for (int kind = OPENCL_FAULT_ONCE; kind <= OPENCL_FAULT_ONWARDS; kind++)
             for (long n = 1; n <= calls; n += step) {
