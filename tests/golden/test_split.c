@@ -40,7 +40,7 @@ enum {
     SHORT_TOKENS = 100,
     PROMPT_TOKENS = STAGE_STEADY_ROWS + 1, // so few may be computed as answers are
     NEW_TOKENS = 64,
-    SOME_TOKENS = 16,
+    SOME_TOKENS = 8,
     TURNED_MAX = 3,
     LAST_CALLS = 100, // of OpenCL, behind which the device fails: in the middle of the first prompt
 };
