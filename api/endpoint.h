@@ -11,11 +11,10 @@ struct api_context { // what an immediate answer may look at; owned by the serve
     bool shutting_down;                                    // draining: /ready says no
     void (*write_metrics)(void *user, struct buffer *out); // what the server counts, as Prometheus reads it
     void *write_metrics_user;
-    uint64_t asker; // a number for whoever asks, by the API key, or where there are none by the address
 
-    // Ends all answers of one kind that bear this id, their own or their request's, and that this one has asked for.
-    // False: there is none.
-    bool (*cancel)(void *user, uint64_t asker, const struct generation_kind *kind, const char *id);
+    // Ends all answers of one kind that bear this id, their own or their request's, and that whoever is answered now has
+    // asked for. False: there is none.
+    bool (*cancel)(void *user, const struct generation_kind *kind, const char *id);
     void *cancel_user;
 };
 

@@ -56,6 +56,8 @@ struct request {                  // one that generates
 struct requests {
     struct requests_options options;
     struct api_context context;
+    const struct exchange *asking; // who is answered at once now, and his API key: for `cancel`
+    uint64_t asking_key;
     struct request *live;
     size_t body_bytes; // memory of all the bodies that wait to be parsed
     struct loop_wake *wake;
@@ -328,11 +330,15 @@ static bool bears(const struct request *request, const char *id) {
 }
 
 // They end in the loop's next turn, and not under the feet of whoever asks for it.
-static bool cancel(void *user, uint64_t asker, const struct generation_kind *kind, const char *id) {
+static bool cancel(void *user, const struct generation_kind *kind, const char *id) {
     struct requests *requests = user;
+    char client[LISTENER_PEER_BYTES];
     bool found = false;
+    http_client(requests->asking, client);
+    uint64_t asker = asker_of(requests->asking_key, client);
     for (struct request *request = requests->live; request; request = request->next) {
-        if (request->asker != asker || request->kind != kind || !request->exchange || request->exchange->failed) continue;
+        if (request->asker != asker || request->kind != kind) continue;
+        if (!request->exchange || request->exchange->failed) continue;
         if (!bears(request, id) || (request->answered && !request->streaming)) continue;
         if (request->generation && generation_complete(request->generation)) continue;
         request->cancelled = found = true;
@@ -399,10 +405,9 @@ static void on_header(void *user, struct exchange *exchange) {
         reply_error(exchange, &error, code == ERROR_METHOD ? route.allow : NULL);
     } else if (route.endpoint->answer) {
         struct api_reply reply;
-        char client[LISTENER_PEER_BYTES];
         api_reply_init(&reply);
-        http_client(exchange, client);
-        requests->context.asker = asker_of(key, client);
+        requests->asking = exchange;
+        requests->asking_key = key;
         route.endpoint->answer(&requests->context, route.parameter, &reply);
         http_reply(exchange, &reply, NULL);
     } else if (!request_create(requests, exchange, route.endpoint->generation, key)) {

@@ -6,7 +6,7 @@
 static void cancel(const struct api_context *context, const struct generation_kind *kind, const char *object,
                    const char *id, struct api_reply *reply) {
     struct error error;
-    if (!context->cancel(context->cancel_user, context->asker, kind, id)) {
+    if (!context->cancel(context->cancel_user, kind, id)) {
         error_set(&error, ERROR_NOT_FOUND,
                   "nothing under way here has this id, neither as an answer's own nor as its request's x-request-id");
         api_reply_error(reply, &error);
