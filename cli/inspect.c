@@ -144,11 +144,11 @@ static void print_reason(const struct engine_placement *placement, bool answers)
     if (!slowest) return;
     const char *rows = plural((size_t)slowest->rows), *phase = answers ? "Answers" : "Prompts";
     if (slowest->on_device)
-        printf("%s: OpenCL, as even %d row%s take%s %.2f times as long with it as on the CPU alone.\n", phase, slowest->rows, rows,
-               rows[0] ? "" : "s", most);
+        printf("%s: OpenCL, as even %d row%s take%s %.2f times as long with it as on the CPU alone.\n", phase,
+               slowest->rows, rows, rows[0] ? "" : "s", most);
     else
-        printf("%s: the CPU, as %d row%s would take %.2f times as long with OpenCL%s.\n", phase, slowest->rows, rows, most,
-               most < 1 ? ", too little to tell from noise" : "");
+        printf("%s: the CPU, as %d row%s would take %.2f times as long with OpenCL%s.\n", phase, slowest->rows, rows,
+               most, most < 1 ? ", too little to tell from noise" : "");
 }
 
 static void print_placement(const struct engine_placement *placement) {

@@ -20,6 +20,18 @@ struct model_config { // from config.json and generation_config.json, every valu
     int eos_count;
 };
 
+// What stages have to know of a model's shapes. How many rows, sequences and threads is the caller's to say.
+static inline struct stage_limits model_stage_limits(const struct model_config *config) {
+    return (struct stage_limits){.context_max = config->context,
+                                 .hidden = config->hidden,
+                                 .heads = config->heads,
+                                 .kv_heads = config->kv_heads,
+                                 .head_dim = config->head_dim,
+                                 .intermediate = config->intermediate,
+                                 .experts = config->experts,
+                                 .vocab = config->vocab};
+}
+
 struct architecture;
 
 struct model {

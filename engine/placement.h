@@ -66,8 +66,8 @@ void placement_close(struct placement *placement); // takes NULL
 
 // Whether a device that has failed is to be tried again now, before the next step: its pause is over.
 bool placement_retry_due(const struct placement *placement);
-// Opens and tries it, which may take seconds, and a minute where a driver hangs. It is measured only where it never was;
-// then who has what is decided anew.
+// Opens and tries it, which may take seconds, and a minute where a driver hangs. It is measured only where it never
+// was; then who has what is decided anew.
 void placement_retry(struct placement *placement);
 
 // What to run: the inner stages themselves where nothing else will ever run.

@@ -60,8 +60,8 @@ struct sequence {
 
 struct sequence_ways { // of the engine that it runs in
     bool keeps_answer; // in the prefix cache
-    size_t brief_tokens; // prompts of up to so many are computed as answers are: their length alone decides, so that what
-                         // comes out does not depend on what is beside them
+    size_t brief_tokens; // prompts of up to so many are computed as answers are: their length alone decides, so that
+                         // what comes out does not depend on what is beside them
     bool speculates;
 };
 

@@ -71,8 +71,8 @@ struct stages {
     // all. `attention` sees it in its batch.
     void (*rows_are)(void *state, enum row_kind kind);
 
-    // Whether rows of prompts are multiplied in weights that are unpacked for them, which a few rows do not pay for: then
-    // brief prompts are computed as answers are (engine/sequence.h). NULL: no.
+    // Whether rows of prompts are multiplied in weights that are unpacked for them, which a few rows do not pay for:
+    // then brief prompts are computed as answers are (engine/sequence.h). NULL: no.
     bool (*unpacks)(const void *state, enum weight_format weights);
 
     // x[r] = table[token[r]]

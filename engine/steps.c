@@ -338,20 +338,11 @@ static void run_steps(struct engine *engine) {
 
 static int open_devices(struct engine *engine, struct error *error) {
     const struct model_config *config = &engine->model->config;
-    struct stage_limits limits = {
-        .tokens_max = engine->rows_max,
-        .sequences_max = engine->answer_rows_max,
-        .context_max = config->context,
-        .hidden = config->hidden,
-        .heads = config->heads,
-        .kv_heads = config->kv_heads,
-        .head_dim = config->head_dim,
-        .intermediate = config->intermediate,
-        .experts = config->experts,
-        .vocab = config->vocab,
-        .threads = engine->threads,
-        .kernels = engine->kernels,
-    };
+    struct stage_limits limits = model_stage_limits(config);
+    limits.tokens_max = engine->rows_max;
+    limits.sequences_max = engine->answer_rows_max;
+    limits.threads = engine->threads;
+    limits.kernels = engine->kernels;
     engine->placement_options.inner = engine->stages;
     engine->placement_options.weights = engine->weights;
     engine->placement_options.layers = engine->model->layers;

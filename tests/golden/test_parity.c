@@ -111,17 +111,10 @@ static void session_open(struct session *s, const char *dir, enum weight_format 
     *s = (struct session){.stages = stages, .random = 12345};
     check(model_open(&s->model, &options, &error), &error);
     const struct model_config *config = &s->model->config;
-    const struct stage_limits limits = {.tokens_max = PROMPT_MAX,
-                                        .sequences_max = PROMPTS_MAX,
-                                        .context_max = config->context,
-                                        .hidden = config->hidden,
-                                        .heads = config->heads,
-                                        .kv_heads = config->kv_heads,
-                                        .head_dim = config->head_dim,
-                                        .intermediate = config->intermediate,
-                                        .experts = config->experts,
-                                        .vocab = config->vocab,
-                                        .threads = 2};
+    struct stage_limits limits = model_stage_limits(config);
+    limits.tokens_max = PROMPT_MAX;
+    limits.sequences_max = PROMPTS_MAX;
+    limits.threads = 2;
     if (split)
         open_split(s, weights, &limits);
     else

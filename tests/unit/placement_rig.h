@@ -77,17 +77,11 @@ static inline int close_model(void **unused) {
 
 static inline int open_with(struct placement_options options, struct placement **out, struct error *error) {
     const struct model_config *config = &model->config;
-    const struct stage_limits limits = {.tokens_max = ROWS_MAX,
-                                        .sequences_max = 4,
-                                        .context_max = 256,
-                                        .hidden = config->hidden,
-                                        .heads = config->heads,
-                                        .kv_heads = config->kv_heads,
-                                        .head_dim = config->head_dim,
-                                        .intermediate = config->intermediate,
-                                        .experts = config->experts,
-                                        .vocab = config->vocab,
-                                        .threads = 1};
+    struct stage_limits limits = model_stage_limits(config);
+    limits.tokens_max = ROWS_MAX;
+    limits.sequences_max = 4;
+    limits.context_max = 256;
+    limits.threads = 1;
     options.inner = &reference_stages;
     options.weights = WEIGHTS_BF16;
     options.layers = model->layers;

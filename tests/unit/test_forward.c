@@ -67,17 +67,10 @@ static int open_all(void **unused) {
     const struct model_options options = {.synthetic = "phi-toy-moe", .weights = WEIGHTS_F32};
     if (model_open(&model, &options, &error)) return -1;
     const struct model_config *config = &model->config;
-    const struct stage_limits limits = {.tokens_max = TOKENS,
-                                        .sequences_max = SEQUENCES,
-                                        .context_max = config->context,
-                                        .hidden = config->hidden,
-                                        .heads = config->heads,
-                                        .kv_heads = config->kv_heads,
-                                        .head_dim = config->head_dim,
-                                        .intermediate = config->intermediate,
-                                        .experts = config->experts,
-                                        .vocab = config->vocab,
-                                        .threads = 1};
+    struct stage_limits limits = model_stage_limits(config);
+    limits.tokens_max = TOKENS;
+    limits.sequences_max = SEQUENCES;
+    limits.threads = 1;
     noting = reference_stages;
     noting.rows_are = rows_are;
     noting.experts = experts;
