@@ -181,11 +181,12 @@ static const float *row_logits(const struct session *s, int row) {
     return s->logits + (size_t)row * (size_t)s->model->config.vocab;
 }
 
-static double logprob(const struct session *s, const float *logits, int32_t token) {
+// What is to be taken off a row's logits to make them log-probabilities.
+static double log_sum(const struct session *s, const float *logits) {
     double max = -INFINITY, sum = 0;
     for (int i = 0; i < s->model->config.vocab; i++) max = fmax(max, (double)logits[i]);
     for (int i = 0; i < s->model->config.vocab; i++) sum += exp((double)logits[i] - max);
-    return (double)logits[token] - max - log(sum);
+    return max + log(sum);
 }
 
 static int32_t best(const struct session *s, const float *logits) {
@@ -231,9 +232,7 @@ static void close_to(double found, double expected, double tolerance, const char
         fail_msg("prompt %d, %s %d: expected %.6f, found %.6f", prompt, what, at, expected, found);
 }
 
-static void compare(struct session *s, const float *logits, int32_t token, double expected, const char *what,
-                    int prompt, int at) {
-    double found = logprob(s, logits, token);
+static void compare(struct session *s, double found, double expected, const char *what, int prompt, int at) {
     if (!s->differences) {
         close_to(found, expected, TOLERANCE_EXACT, what, prompt, at);
         s->largest = fmax(s->largest, fabs(found - expected));
@@ -257,7 +256,15 @@ static void check_first(struct session *s, const float *logits, const struct pro
     int count = tokens_of(json_object_get(prompt->golden, "first_ids"), ids, FIRST_MAX);
     assert_int_equal(numbers(json_object_get(prompt->golden, "first_logprobs"), expected, FIRST_MAX), count);
     assert_true(count >= 64);
-    for (int i = 0; i < count; i++) compare(s, logits, ids[i], expected[i], "first new token, id", number, ids[i]);
+    double sum = log_sum(s, logits);
+    for (int i = 0; i < count; i++)
+        compare(s, (double)logits[ids[i]] - sum, expected[i], "first new token, id", number, ids[i]);
+}
+
+static void compare_row(struct session *s, int row, int32_t token, double expected, const char *what, int prompt,
+                        int at) {
+    const float *logits = row_logits(s, row);
+    compare(s, (double)logits[token] - log_sum(s, logits), expected, what, prompt, at);
 }
 
 // The prompt in chunks of so many rows: each of its tokens, then the first new one.
@@ -270,7 +277,7 @@ static void check_prompt(struct session *s, const struct prompt *prompt, const i
         count = prompt->count - at < rows ? prompt->count - at : rows;
         run_rows(s, prompt->tokens + at, count, at, pages, count);
         for (int i = at; i < at + count && i < scored; i++)
-            compare(s, row_logits(s, i - at), prompt->tokens[i + 1], expected[i], "prompt token", number, i + 1);
+            compare_row(s, i - at, prompt->tokens[i + 1], expected[i], "prompt token", number, i + 1);
     }
     const float *logits = row_logits(s, count - 1);
     check_first(s, logits, prompt, number);
@@ -312,8 +319,7 @@ static void check_group(struct session *s, const struct prompt *prompts, int fir
         for (int i = 0; i < count; i++) {
             const struct prompt *prompt = &prompts[first + i];
             compare_token(s, row_logits(s, i), prompt->greedy[step], first + i, step);
-            compare(s, row_logits(s, i), prompt->greedy[step], prompt->greedy_logprobs[step], "new token", first + i,
-                    step);
+            compare_row(s, i, prompt->greedy[step], prompt->greedy_logprobs[step], "new token", first + i, step);
         }
     }
 }
@@ -384,7 +390,8 @@ static void equals_transformers(void **state) {
         check_chunks(&session, parity, &prompts[p], p);
     }
     check_answers(&session, prompts, count, STAGE_STEADY_ROWS);
-    if (parity->stages != &reference_stages) check_answers(&session, prompts, count, 1); // plain C knows no groups
+    // Plain C knows no groups, and of OpenCL's kernels test_opencl.c asks that a row be the same in each.
+    if (parity->stages == &cpu_stages && !parity->split) check_answers(&session, prompts, count, 1);
     if (parity->usual)
         check_usual(&session, parity);
     else
@@ -509,6 +516,12 @@ enum {
     TESTS_MAX = MODEL_COUNT * (3 * STAGE_COUNT + 2) + STAGE_COUNT,
 };
 
+#ifdef __clang__
+static const int EVERY = 3; // prompt: what gcc has built goes through them all
+#else
+static const int EVERY = 1;
+#endif
+
 static struct CMUnitTest tests[TESTS_MAX];
 static struct parity parities[TESTS_MAX];
 static char names[TESTS_MAX][96];
@@ -540,7 +553,7 @@ int main(void) {
             parity.chunk_count = slow ? 1 : sizeof ALL_CHUNKS / sizeof *ALL_CHUNKS;
             // With OpenCL, test_split.c goes on from each prompt; of these, some are short, one has 500 tokens, and one
             // is longer than the window.
-            parity.stride = slow || (large && parity.split) ? 3 : 1;
+            parity.stride = slow || (large && parity.split) ? 3 : EVERY;
             parity.usual = false;
             parity.kv = KV_F32;
             add_test(equals_transformers, &parity, "f32");

@@ -1,6 +1,6 @@
 // The experts on an OpenCL device beside all of it on the CPU, in each format of weights, through the whole engine: the
 // golden prompts of the built-in model, and beginnings of the longer ones, as most are brief (engine/sequence.h); each
-// continued greedily and freely for 64 tokens. The tokens are the same.
+// continued greedily and freely for 64 tokens, eight at once. The tokens are the same.
 //
 // In int8 and int4 the device computes what the CPU's kernels for bytes do, to the bit (cl_kernels/README.md), so
 // log-probabilities have the same bits too, and no token can turn; nor where the device fails in the middle, or has
@@ -37,10 +37,13 @@
 enum {
     PROMPTS_MAX = 64,
     TOKENS_MAX = 1024,
-    SHORT_TOKENS = 100,
+    SHORT_TOKENS = 60,
+    LONG_TOKENS = 512,
     PROMPT_TOKENS = STAGE_STEADY_ROWS + 1, // so few may be computed as answers are
     NEW_TOKENS = 64,
+    BYTE_TOKENS = 16,
     SOME_TOKENS = 8,
+    COMPANY = 8, // answered at once
     TURNED_MAX = 3,
     LAST_CALLS = 100, // of OpenCL, behind which the device fails: in the middle of the first prompt
 };
@@ -63,7 +66,7 @@ struct way {
 };
 
 // The first `length` tokens of a prompt.
-static void ask(struct engine *engine, const json_t *ids, size_t length, int new_tokens, struct answer *out) {
+static struct engine_job *ask(struct engine *engine, const json_t *ids, size_t length, int new_tokens) {
     int32_t tokens[TOKENS_MAX];
     assert_in_range(length, 1, TOKENS_MAX);
     for (size_t i = 0; i < length; i++) tokens[i] = (int32_t)json_integer_value(json_array_get(ids, i));
@@ -76,8 +79,12 @@ static void ask(struct engine *engine, const json_t *ids, size_t length, int new
                                            .ignore_eos = true};
     struct engine_job *job;
     struct error error;
-    int count = 0;
     if (engine_submit(engine, &request, &job, &error)) fail_msg("%s", error.message);
+    return job;
+}
+
+static void hear(struct engine_job *job, int new_tokens, struct answer *out) {
+    int count = 0;
     for (struct engine_event *event; (event = engine_job_wait(job)); engine_event_destroy(event)) {
         if (event->type == ENGINE_EVENT_ERROR) fail_msg("%s", event->error.message);
         for (int i = 0; i < event->token_count; i++, count++) {
@@ -105,8 +112,10 @@ static int ask_all(const struct way *way, enum weight_format weights, size_t tok
                                            .cl_products = way->products,
                                            .experts_opencl = way->experts,
                                            .threads = 2,
-                                           .sequences_max = 1,
+                                           .sequences_max = COMPANY,
+                                           .queue_max = PROMPTS_MAX,
                                            .prefix = PREFIX_OFF};
+    struct engine_job *jobs[PROMPTS_MAX];
     struct engine *engine;
     struct error error;
     struct engine_stats stats;
@@ -131,9 +140,11 @@ static int ask_all(const struct way *way, enum weight_format weights, size_t tok
     for (size_t i = 0; i < all; i++) {
         const json_t *ids = json_object_get(json_array_get(prompts, i), "tokens");
         size_t length = json_array_size(ids);
-        if (length >= tokens_least && length <= tokens_most) ask(engine, ids, length, new_tokens, &out[count++]);
-        if (length > SHORT_TOKENS) ask(engine, ids, BEGINNINGS[cut++ % 2], new_tokens, &out[count++]);
+        assert_in_range(count, 0, PROMPTS_MAX - 2);
+        if (length >= tokens_least && length <= tokens_most) jobs[count++] = ask(engine, ids, length, new_tokens);
+        if (length > SHORT_TOKENS) jobs[count++] = ask(engine, ids, BEGINNINGS[cut++ % 2], new_tokens);
     }
+    for (int i = 0; i < count; i++) hear(jobs[i], new_tokens, &out[i]);
     json_decref(golden);
     engine_stats(engine, &stats);
     assert_true((stats.degraded[0] != 0) == way->fails); // else the device has computed all of it
@@ -197,8 +208,8 @@ static void bits_are_the_cpus(void **state) {
     if (weights != WEIGHTS_INT8 && weights != WEIGHTS_INT4) skip();
     const char *kernels = byte_kernels();
     const struct way cpu = {"cpu", "own", kernels, NULL, false}, both = {"split", "own", kernels, NULL, false};
-    int count = ask_all(&both, weights, 1, TOKENS_MAX, NEW_TOKENS, split);
-    assert_int_equal(ask_all(&cpu, weights, 1, TOKENS_MAX, NEW_TOKENS, on_cpu), count);
+    int count = ask_all(&both, weights, 1, LONG_TOKENS, BYTE_TOKENS, split);
+    assert_int_equal(ask_all(&cpu, weights, 1, LONG_TOKENS, BYTE_TOKENS, on_cpu), count);
     check_same(weights, count, kernels);
 }
 
@@ -222,8 +233,8 @@ static void clblasts_tokens(void **state) {
     static const struct way cpu = {"cpu", "own", "cpu", NULL, false}, both = {"split", "clblast", "cpu", NULL, false};
     enum weight_format weights = *(const enum weight_format *)*state;
     double tie = weights == WEIGHTS_F32 ? -1 : weights == WEIGHTS_BF16 ? TIE : CLBLAST_TIE;
-    int count = ask_all(&both, weights, 1, TOKENS_MAX, SOME_TOKENS, split); // skips before anything else is computed
-    assert_int_equal(ask_all(&cpu, weights, 1, TOKENS_MAX, SOME_TOKENS, on_cpu), count);
+    int count = ask_all(&both, weights, 1, LONG_TOKENS, SOME_TOKENS, split); // skips before anything else is computed
+    assert_int_equal(ask_all(&cpu, weights, 1, LONG_TOKENS, SOME_TOKENS, on_cpu), count);
     assert_in_range(count_turned(weights, count, SOME_TOKENS, tie), 0, TURNED_MAX);
 }
 
