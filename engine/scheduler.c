@@ -118,12 +118,13 @@ int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence 
 }
 
 // The known step may have been held up by something else, a process that was stopped: so there is a bound beside.
-double scheduler_patience(const struct scheduler *scheduler) {
+double scheduler_patience(const struct scheduler *scheduler, double since_first, double since_last) {
     if (!scheduler->planned_alone || scheduler->alone_rows == 0) return 0;
     if (scheduler->planned >= rows_together(scheduler)) return 0;
     double times = pow((double)scheduler->planned / scheduler->alone_rows, SCHEDULER_ROWS_EXPONENT);
-    double seconds = SCHEDULER_WAIT_SHARE * times * scheduler->alone_seconds;
-    return seconds < SCHEDULER_WAIT_SECONDS_MAX ? seconds : SCHEDULER_WAIT_SECONDS_MAX;
+    double seconds = times * scheduler->alone_seconds;
+    double whole = fmin(SCHEDULER_WAIT_SHARE * seconds, SCHEDULER_WAIT_SECONDS_MAX) - since_first;
+    return fmax(0, fmin(whole, SCHEDULER_GAP_SHARE * seconds - since_last));
 }
 
 // A step of more rows tells more, for a row costs less in it. One of fewer rows is news where the larger one does not

@@ -30,8 +30,9 @@ enum {
 };
 #define SCHEDULER_TOGETHER_SECONDS 5 // and no more than take so long, if the last ones tell: nothing else happens then
 #define SCHEDULER_ROWS_EXPONENT 0.75   // of the time of such a step: twice the rows take 1.7 times as long
-#define SCHEDULER_WAIT_SHARE 0.02      // of the time that the prompts at hand take: so long others are waited for …
-#define SCHEDULER_WAIT_SECONDS_MAX 0.1 // … and no longer than this, whatever the last ones took
+#define SCHEDULER_GAP_SHARE 0.02       // of the time that the prompts at hand take: so long the next one is waited for …
+#define SCHEDULER_WAIT_SHARE 0.1       // … and so long all that come, one behind the other …
+#define SCHEDULER_WAIT_SECONDS_MAX 0.1 // … or this, whatever the last ones took
 
 struct scheduler_sequence { // what the scheduler needs to know of a sequence
     size_t prompt_left;     // prompt tokens not yet computed; 0: it decodes
@@ -58,10 +59,12 @@ int scheduler_rows_max(int prefill_tokens_max);
 // same sequences get the same rows again.
 int scheduler_next(struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count, int *rows);
 
-// For how many seconds after a rest the step that was planned last may be put off, so that more prompts come along: the
-// more there are, the longer, and SCHEDULER_WAIT_SECONDS_MAX at most. 0: somebody decodes, there is no room for more, or
-// nothing is known of what prompts take.
-double scheduler_patience(const struct scheduler *scheduler);
+// For how many seconds the step that was planned last may still be put off after a rest, so that more prompts come
+// along: since_first seconds after the first of its prompts came, and since_last after the last did. One that is alone
+// is put off for SCHEDULER_GAP_SHARE of its time; many that come together are, as long as they come, for
+// SCHEDULER_WAIT_SHARE. 0: it is time to go, for somebody decodes, there is no room for more, or nothing is known of
+// what prompts take.
+double scheduler_patience(const struct scheduler *scheduler, double since_first, double since_last);
 
 // Tells that the step that was planned last was carried out, and how long that took.
 void scheduler_measured(struct scheduler *scheduler, double seconds);

@@ -297,19 +297,26 @@ static void show_step(struct engine *engine, double began_at, const struct step_
     if (step && engine->watch) engine->watch(engine->watch_user, step);
 }
 
-// Waits for more prompts to come along with those that the next step has. *since: when that began, 0: now. False: nobody
-// else has come in time, or nobody is waited for.
-static bool await_company(struct engine *engine, double *since) {
+// The prompts that the next step after a rest has so far.
+struct company {
+    int rows; // 0: none yet
+    double first_at, last_at;
+};
+
+// Waits for more prompts to come along with those that the next step has. False: it is time to go.
+static bool await_company(struct engine *engine, struct company *company) {
     double now = clock_seconds();
     if (engine->stats.running == engine->sequences_max) return false; // nobody could come in
-    if (*since == 0) *since = now;
-    double left = *since + scheduler_patience(&engine->scheduler) - now;
+    if (company->rows == 0) company->first_at = now;
+    if (company->rows != engine->scheduler.planned) company->last_at = now;
+    company->rows = engine->scheduler.planned;
+    double left = scheduler_patience(&engine->scheduler, now - company->first_at, now - company->last_at);
     return left > 0 && job_bell_wait_for(&engine->bell, left);
 }
 
 static void run_steps(struct engine *engine) {
     bool rested = true;
-    double company_since = 0;
+    struct company company = {0};
     while (!is_closing(engine)) {
         measure(engine);
         line_end_leaving(engine);
@@ -317,10 +324,10 @@ static void run_steps(struct engine *engine) {
         if (plan(engine) == 0) {
             line_sleep(engine);
             rested = true;
-            company_since = 0;
+            company = (struct company){0};
             continue;
         }
-        if (rested && await_company(engine, &company_since)) continue;
+        if (rested && await_company(engine, &company)) continue;
         if (placement_retry_due(engine->placement)) retry_device(engine);
         rested = false;
         double began_at = clock_seconds(); // neither waiting nor trying a device is part of the step

@@ -158,43 +158,48 @@ static void rows_in_a_step(void **state) {
     assert_int_equal(scheduler_rows_max(65536), 65536);
 }
 
-// Others are waited for while nobody decodes and there is room, for a fiftieth of the time that what is at hand takes.
+// Others are waited for while nobody decodes and there is room: the next one for a fiftieth of the time that what is at
+// hand takes, all of them for a tenth.
 static void a_moment_for_others(void **state) {
     (void)state;
     struct scheduler scheduler = {.prefill_tokens_max = 64};
     struct scheduler_sequence sequences[] = {{.prompt_left = 32}, {.paused = true}};
     int rows[2];
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(scheduler_patience(&scheduler) == 0); // nothing is known
+    assert_true(scheduler_patience(&scheduler, 0, 0) == 0); // nothing is known
     scheduler_measured(&scheduler, 0.5);
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
+    assert_true(fabs(scheduler_patience(&scheduler, 0, 0) - 0.01) < 1e-12);
+    assert_true(fabs(scheduler_patience(&scheduler, 0.03, 0.004) - 0.006) < 1e-12); // the last came a moment ago
+    assert_true(fabs(scheduler_patience(&scheduler, 0.045, 0.004) - 0.005) < 1e-12); // the first, a while
+    assert_true(scheduler_patience(&scheduler, 0.045, 0.0101) == 0);
+    assert_true(scheduler_patience(&scheduler, 0.0501, 0) == 0);
     sequences[0].prompt_left = 2; // a sixteenth of the rows takes an eighth of the time
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(fabs(scheduler_patience(&scheduler) - 0.00125) < 1e-12);
+    assert_true(fabs(scheduler_patience(&scheduler, 0, 0) - 0.00125) < 1e-12);
     sequences[0].prompt_left = 64; // a whole chunk: three more could go along
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(fabs(scheduler_patience(&scheduler) - 0.0168179) < 1e-7);
+    assert_true(fabs(scheduler_patience(&scheduler, 0, 0) - 0.0168179) < 1e-7);
     struct scheduler_sequence full[4];
     int full_rows[4];
     for (int i = 0; i < 4; i++) full[i] = sequences[0];
     for (int less = 0; less < 2; less++) {
         full[3].prompt_left = 64 - (size_t)less;
         scheduler_next(&scheduler, full, 4, full_rows);
-        assert_true((scheduler_patience(&scheduler) == 0) == !less);
+        assert_true((scheduler_patience(&scheduler, 0, 0) == 0) == !less);
     }
     sequences[0].prompt_left = 32;
     sequences[1].paused = false; // who decodes, waits for nobody
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(scheduler_patience(&scheduler) == 0);
+    assert_true(scheduler_patience(&scheduler, 0, 0) == 0);
     scheduler_measured(&scheduler, 100); // and what such a step takes is not what prompts take
     sequences[1].paused = true;
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(fabs(scheduler_patience(&scheduler) - 0.01) < 1e-12);
+    assert_true(fabs(scheduler_patience(&scheduler, 0, 0) - 0.01) < 1e-12);
     sequences[1].paused = true;
     scheduler_measured(&scheduler, 3600); // who was stopped for an hour does not wait for a minute
     scheduler_next(&scheduler, sequences, 2, rows);
-    assert_true(scheduler_patience(&scheduler) == 0.1);
+    assert_true(scheduler_patience(&scheduler, 0, 0) == 0.1);
 }
 
 // Random arrivals, ends, pauses, bounds and chunks. Who decodes has a row in every step. The chunk is used up while
