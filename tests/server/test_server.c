@@ -185,8 +185,7 @@ static void test_slow_reader_of_one_answer(void **state) {
     close(fd);
 }
 
-// One that reads little but goes on reading gets it all, however long it takes: here, twice as long as it may read
-// nothing. Its window stays open: a sender who finds one closed asks again at doubled intervals, soon of seconds.
+// One that reads little but goes on reading gets it all, however long it takes: here, longer than it may read nothing. Its window stays open: a sender who finds one closed asks again at doubled intervals, soon of seconds.
 static void test_steady_reader(void **state) {
     int fd = ask_for_much(*state, 64 * 1024);
     char piece[16 * 1024], last[16] = "";
@@ -196,7 +195,7 @@ static void test_steady_reader(void **state) {
         if (got <= 0) break;
         all += (size_t)got;
         last[0] = piece[got - 1];
-        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = 60000000}, NULL);
     }
     assert_true(all > 8 * (size_t)LARGE_BYTES);
     assert_string_equal(last, "}");
