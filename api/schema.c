@@ -3,6 +3,7 @@
 #include "api/json.h"
 #include "api/model_names.h"
 #include "api/ranges.h"
+#include "base/nearest.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -50,7 +51,8 @@ _Static_assert(SCHEMA_BIASES_MAX == 1024, "what BIAS_SCHEMA says");
 #define PREDICTION_SCHEMA \
     "\"type\": [\"object\", \"null\"], \"required\": [\"type\", \"content\"], \"properties\": " \
     "{\"type\": {\"const\": \"content\"}, \"content\": {\"anyOf\": [{\"type\": \"string\"}, " \
-    "{\"type\": \"array\", \"minItems\": 1, \"items\": {\"$ref\": \"#/components/schemas/TextPart\"}}]}}"
+    "{\"type\": \"array\", \"minItems\": 1, \"items\": {\"$ref\": \"#/components/schemas/TextPart\"}}]}}, " \
+    "\"additionalProperties\": {\"type\": \"null\"}"
 
 #define AT(member) USE_STORE, .offset = offsetof(struct parameters, member)
 #define BOOLEAN(member, ...) AT(member), .type = FIELD_BOOLEAN, .help = __VA_ARGS__
@@ -190,6 +192,27 @@ int schema_mismatch(struct error *error, const char *field, const char *expected
     return error_set_param(error, ERROR_ARGUMENT, field, "'%s' must be %s, got %s", field, expected, found);
 }
 
+static int unrecognized(struct error *error, const char *field, const struct nearest *nearest) {
+    bool like = nearest->word[0];
+    return error_set_param(error, ERROR_ARGUMENT, field, "Unrecognized request argument supplied: %.64s%s%s%s", field,
+                           like ? "; did you mean " : "", nearest->word, like ? "?" : "");
+}
+
+int schema_check_members(struct error *error, const char *field, const json_t *object, const char *const known[2]) {
+    for (void *at = json_object_iter((json_t *)object); at; at = json_object_iter_next((json_t *)object, at)) {
+        const char *key = json_object_iter_key(at);
+        if (json_is_null(json_object_iter_value(at)) || strcmp(key, known[0]) == 0 || strcmp(key, known[1]) == 0)
+            continue;
+        char name[ERROR_PARAM_BYTES];
+        struct nearest nearest;
+        snprintf(name, sizeof name, "%s.%.40s", field, key);
+        nearest_init(&nearest, key, strlen(key));
+        for (int i = 0; i < 2; i++) nearest_consider(&nearest, known[i], strlen(known[i]));
+        return unrecognized(error, name, &nearest);
+    }
+    return ERROR_NONE;
+}
+
 // ---- Fields that a function reads
 
 static int read_model(const struct schema_reading *reading, const json_t *value, struct error *error) {
@@ -282,19 +305,18 @@ static int read_logit_bias(const struct schema_reading *reading, const json_t *v
 }
 
 static int read_stream_options(const struct schema_reading *reading, const json_t *value, struct error *error) {
+    static const char *const names[] = {"include_usage", "include_obfuscation"};
     if (!json_is_object(value)) return schema_mismatch(error, "stream_options", "an object", value);
-    for (void *at = json_object_iter((json_t *)value); at; at = json_object_iter_next((json_t *)value, at)) {
-        const char *key = json_object_iter_key(at);
-        const json_t *option = json_object_iter_value(at);
-        char name[ERROR_PARAM_BYTES];
-        snprintf(name, sizeof name, "stream_options.%.40s", key);
-        bool usage = strcmp(key, "include_usage") == 0;
-        if (json_is_null(option)) continue;
-        if (!usage && strcmp(key, "include_obfuscation") != 0)
-            return error_set_param(error, ERROR_ARGUMENT, name, "Unrecognized request argument supplied: %s", name);
-        if (!json_is_boolean(option)) return schema_mismatch(error, name, "true or false", option);
-        if (usage) reading->out->include_usage = json_is_true(option);
+    int code = schema_check_members(error, "stream_options", value, names);
+    if (code != 0) return code;
+    for (int i = 0; i < 2; i++) {
+        const json_t *option = json_object_get(value, names[i]);
+        char field[ERROR_PARAM_BYTES];
+        if (!option || json_is_null(option) || json_is_boolean(option)) continue;
+        snprintf(field, sizeof field, "stream_options.%s", names[i]);
+        return schema_mismatch(error, field, "true or false", option);
     }
+    reading->out->include_usage = json_is_true(json_object_get(value, names[0]));
     if (reading->out->include_usage && !reading->out->stream)
         return error_set_param(error, ERROR_ARGUMENT, "stream_options",
                                "'stream_options.include_usage' is only allowed when 'stream' is true");
@@ -402,6 +424,19 @@ static const struct schema_field *find(unsigned endpoint, const char *name) {
     return NULL;
 }
 
+static int check_names(unsigned endpoint, const json_t *body, struct error *error) {
+    for (void *at = json_object_iter((json_t *)body); at; at = json_object_iter_next((json_t *)body, at)) {
+        const char *name = json_object_iter_key(at);
+        if (find(endpoint, name) || json_is_null(json_object_iter_value(at))) continue;
+        struct nearest nearest;
+        nearest_init(&nearest, name, strlen(name));
+        for (const struct schema_field *field = SCHEMA_FIELDS; field->name; field++)
+            if (field->endpoints & endpoint) nearest_consider(&nearest, field->name, strlen(field->name));
+        return unrecognized(error, name, &nearest);
+    }
+    return ERROR_NONE;
+}
+
 // What one field means beside another.
 static int merge(unsigned endpoint, struct parameters *p, struct error *error) {
     if (p->tokens_max == PARAMETER_ABSENT) p->tokens_max = p->max_completion_tokens;
@@ -440,16 +475,13 @@ int schema_read(unsigned endpoint, const json_t *body, const struct engine_info 
         if (field->endpoints & endpoint && field->use == USE_STORE) store_standard(field, out);
 
     // Unknown names first: a slip of the pen is the likelier cause of whatever else is wrong.
-    for (void *at = json_object_iter((json_t *)body); at; at = json_object_iter_next((json_t *)body, at)) {
-        const char *name = json_object_iter_key(at);
-        if (!find(endpoint, name) && !json_is_null(json_object_iter_value(at)))
-            return error_set_param(error, ERROR_ARGUMENT, name, "Unrecognized request argument supplied: %.64s", name);
-    }
+    int code = check_names(endpoint, body, error);
+    if (code != 0) return code;
     // In the table's order: stream comes before stream_options.
     for (const struct schema_field *field = SCHEMA_FIELDS; field->name; field++) {
         const json_t *value = field->endpoints & endpoint ? json_object_get(body, field->name) : NULL;
         if (!value || json_is_null(value)) continue;
-        int code = read_field(field, &reading, value, error);
+        code = read_field(field, &reading, value, error);
         if (code != 0) return code;
     }
     return merge(endpoint, out, error);

@@ -46,6 +46,9 @@ int schema_read(unsigned endpoint, const json_t *body, const struct engine_info 
 // An error that says what was found: "'field' must be <expected>, got <value>". Returns ERROR_ARGUMENT.
 int schema_mismatch(struct error *error, const char *field, const char *expected, const json_t *value);
 
+// An error where an object has a member beside the two that are known, and not null: which one was meant, perhaps.
+int schema_check_members(struct error *error, const char *field, const json_t *object, const char *const known[2]);
+
 // The table for people: plain text, lines of 90 columns at most.
 void schema_text(struct buffer *out);
 

@@ -34,7 +34,7 @@ static const struct setting ROWS[] = {
     {NULL, "--runs", NULL, SETTING_INT, AT(runs), 1, BENCH_RUNS_MAX, NULL, "5", "",
      "how often each is measured, after a warm-up"},
     {NULL, "--quick", NULL, SETTING_SWITCH, AT(quick), 0, 0, NULL, "false", "",
-     "fewer of everything: two runs, whatever --runs says, and no long contexts"},
+     "less of everything: two runs, whatever --runs says, no long contexts, less memory to read"},
     {NULL, "--profile", NULL, SETTING_SWITCH, AT(profile), 0, 0, NULL, "false", "",
      "say where the time went, stage by stage"},
     {NULL, "--serve", NULL, SETTING_SWITCH, AT(serve), 0, 0, NULL, "false", "",
@@ -195,7 +195,7 @@ static int measure(struct bench *bench, const json_t *old) {
     report.load_rss_bytes = status_bytes("VmRSS");
     size_t loading_rss_bytes = status_bytes("VmHWM");
     bool points = !own.serve && !own.guess;
-    int code = points ? bench_take_memory(bench, &error) : 0;
+    int code = points ? bench_take_memory(bench, own.quick, &error) : 0;
     if (!code) {
         bench_print_head(bench, points);
         code = own.serve   ? bench_serve(bench, own.clients, own.rate, own.quick, &report.served, &error)

@@ -71,8 +71,8 @@ struct bench {
 
 void bench_watch(void *bench, const struct engine_step *step); // engine_options.watch
 
-// Takes memory to read: as much as is useful and free. ERROR_MEMORY.
-int bench_take_memory(struct bench *bench, struct error *error);
+// Takes memory to read: as much as is useful and free; quick: less of it. ERROR_MEMORY.
+int bench_take_memory(struct bench *bench, bool quick, struct error *error);
 
 // Measures the machine's limits once more. No error for kernels that have none.
 int bench_measure(struct bench *bench, struct error *error);

@@ -207,7 +207,9 @@ static int generate(struct engine *engine, const struct engine_request *request,
     struct error ignored;
     int code = answer_follow(engine, request, take, generation, &answer, error);
     if (!code && own.json) code = print_json(generation, request, &answer, error);
-    if (generation->output.terminal && generation->output.within_line) // what comes next begins a line
+    // What comes next begins a line; but behind a text that goes on from another, only on a terminal: who puts the two
+    // together wants nothing in between or behind.
+    if ((generation->output.terminal || own.chat) && generation->output.within_line)
         output_text(&generation->output, "\n", 1, code ? &ignored : error);
     if (!code && (own.verbose || isatty(STDERR_FILENO))) print_timings(&answer);
     return code;
@@ -278,8 +280,8 @@ const struct command generate_command = {
     .description =
         "The text comes from --prompt, --file or --tokens, else from standard input. Without --chat it goes to the "
         "model as it stands, with no chat format around it. What the model writes goes to standard output as it "
-        "comes, and nothing else does; on a terminal, control characters in it are made visible. Ctrl-C ends it, a "
-        "reader that goes away ends it without a word.\n\n"
+        "comes, and nothing else does, but with --chat the end of its last line; on a terminal, control characters in "
+        "it are made visible. Ctrl-C ends it, a reader that goes away ends it without a word.\n\n"
         "Settings mean what the parameters of the same name mean over the API, with the same ranges and defaults, "
         "but for --max-tokens: the same seed gives the same text here and there.",
     .tables = TABLES,

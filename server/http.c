@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { TICK_MS = 250 };
@@ -36,10 +37,6 @@ static void reply_error(struct exchange *exchange, int status, const struct erro
     if (status) reply.status = status;
     note_cause(exchange, error);
     http_reply(exchange, &reply, allow);
-}
-
-void http_reply_error(struct exchange *exchange, const struct error *error, const char *allow) {
-    reply_error(exchange, 0, error, allow);
 }
 
 struct header_scan {
@@ -91,7 +88,6 @@ static void begin(struct connection *connection, const char *target, const char 
     }
     connection->chunked = scan.facts.encodings > 0;
     bool has_body = scan.facts.encodings > 0 || scan.facts.content_length > 0;
-    if (has_body) connection_set_phase(connection, PHASE_BODY, http->options.body_ms);
 
     http->handler.header(http->handler.user, exchange);
     if (!exchange->status && scan.facts.content_length > http->options.body_bytes_max) {
@@ -100,6 +96,7 @@ static void begin(struct connection *connection, const char *target, const char 
                   (unsigned long long)scan.facts.content_length, http->options.body_bytes_max);
         reply_error(exchange, 0, &error, NULL);
     }
+    if (has_body) connection_set_phase(connection, PHASE_BODY, http->options.body_ms);
     if (!exchange->status) return;
     connection->discard = has_body;
     connection->refuse_early =
@@ -111,8 +108,19 @@ void http_refuse_body(struct connection *connection, const struct error *error) 
     exchange->status = api_error_status(error->code);
     note_cause(exchange, error);
     refusal_send(connection->fd, exchange->status, exchange->id, error);
+    shutdown(connection->fd, SHUT_WR); // nothing comes behind that
     connection->linger = true;
-    connection->fate = FATE_REFUSED; // whatever libmicrohttpd asks next is answered by closing
+    connection->fate = FATE_REFUSED;                         // whatever libmicrohttpd asks next is answered by closing
+    connection_set_phase(connection, PHASE_IDLE, LINGER_MS); // time to read the answer; then it is cut off
+    connection_resume(connection);                           // where it was kept from reading on
+}
+
+void http_reply_error(struct exchange *exchange, const struct error *error, const char *allow) {
+    struct connection *connection = connection_of(exchange);
+    if (connection->phase == PHASE_BODY)
+        http_refuse_body(connection, error);
+    else
+        reply_error(exchange, 0, error, allow);
 }
 
 static enum MHD_Result take_body(struct connection *connection, const char *data, size_t bytes) {

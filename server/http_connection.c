@@ -295,7 +295,6 @@ static void on_complaint(void *user, const char *format, va_list arguments) {
     struct error error;
     error_set(&error, ERROR_ARGUMENT, "the body is not properly divided into chunks");
     http_refuse_body(connection, &error);
-    shutdown(connection->fd, SHUT_WR); // nothing comes behind that
 }
 
 // Twice where libmicrohttpd asks for it: one that was suspended behind an answer it only finds ready to be read the
@@ -392,8 +391,6 @@ static void check_deadline(struct connection *connection) {
     case PHASE_BODY:
         error_set(&error, ERROR_TIMEOUT, "the request's body did not arrive in time");
         http_refuse_body(connection, &error);
-        shutdown(connection->fd, SHUT_WR);
-        connection_set_phase(connection, PHASE_IDLE, LINGER_MS); // time to read the answer; then it is cut off
         break;
     case PHASE_WORK:
         break; // the engine takes the time it takes; disconnects are watched for

@@ -46,7 +46,7 @@ struct request {                  // one that generates
 
     struct stream stream;
     bool answered, streaming; // the answer has begun; it is a stream
-    bool cancelled;           // by a DELETE: it ends as soon as its turn comes
+    bool cancelled;           // by a DELETE, once: it ends as soon as its turn comes
     struct error failure;     // of a job, before the answer began
 
     atomic_bool woken;          // it is in requests->woken or ->pending
@@ -337,7 +337,7 @@ static bool cancel(void *user, const struct generation_kind *kind, const char *i
     http_client(requests->asking, client);
     uint64_t asker = asker_of(requests->asking_key, client);
     for (struct request *request = requests->live; request; request = request->next) {
-        if (request->asker != asker || request->kind != kind) continue;
+        if (request->asker != asker || request->kind != kind || request->cancelled) continue;
         if (!request->exchange || request->exchange->failed) continue;
         if (!bears(request, id) || (request->answered && !request->streaming)) continue;
         if (request->generation && generation_complete(request->generation)) continue;

@@ -154,16 +154,19 @@ static size_t certain_bytes(const struct chat_message *messages, size_t count) {
 // What the answer is expected to be, as a text of its own.
 static int read_prediction(struct generation *generation, struct prompt *prompt, struct error *error) {
     const json_t *prediction = generation->parameters.prediction;
+    static const char *const members[] = {"type", "content"};
     struct chat_message expected = {.role = ""};
     if (!prediction) return ERROR_NONE;
     if (!json_is_object(prediction))
         return schema_mismatch(error, "prediction", "an object of type content", prediction);
+    int code = schema_check_members(error, "prediction", prediction, members);
+    if (code != 0) return code;
     const json_t *type = json_object_get(prediction, "type");
     if (!type)
         return error_set_param(error, ERROR_ARGUMENT, "prediction.type", "'prediction.type' is required");
     if (!json_is_string(type) || strcmp(json_string_value(type), "content") != 0)
         return schema_mismatch(error, "prediction.type", "\"content\"", type);
-    int code = read_content(generation->arena, prediction, "prediction", &expected, error);
+    code = read_content(generation->arena, prediction, "prediction", &expected, error);
     if (code == 0)
         code = generation_check_bytes(
             generation, "prediction",

@@ -248,6 +248,8 @@ static void streaming(void **state) {
     generation_destroy(parse_good(&chat_generation, CHAT("\"stream_options\":{\"include_usage\":false}")));
     REFUSED_CHAT("\"stream_options\":{\"other\":true},\"stream\":true", "stream_options.other",
                  "Unrecognized request argument supplied: stream_options.other");
+    REFUSED_CHAT("\"stream_options\":{\"include_usgae\":true},\"stream\":true", "stream_options.include_usgae",
+                 "Unrecognized request argument supplied: stream_options.include_usgae; did you mean include_usage?");
     REFUSED_CHAT("\"stream\":true,\"stream_options\":{\"include_usage\":1}", "stream_options.include_usage",
                  "'stream_options.include_usage' must be true or false, got 1");
     REFUSED_CHAT("\"stream\":\"true\"", "stream", "'stream' must be true or false, got \"true\"");
@@ -342,6 +344,10 @@ static void predictions(void **state) {
     REFUSED_CHAT("\"prediction\":{\"type\":\"x\"}", "prediction.type",
                  "'prediction.type' must be \"content\", got \"x\"");
     REFUSED_CHAT("\"prediction\":{\"type\":\"content\"}", "prediction.content", "'prediction.content' is required");
+    REFUSED_CHAT("\"prediction\":{\"type\":\"content\",\"contents\":\"x\"}", "prediction.contents",
+                 "Unrecognized request argument supplied: prediction.contents; did you mean content?");
+    REFUSED_CHAT("\"prediction\":{\"type\":\"content\",\"content\":\"\",\"strict\":true}", "prediction.strict",
+                 "Unrecognized request argument supplied: prediction.strict");
     REFUSED_CHAT("\"prediction\":{\"type\":\"content\",\"content\":7}", "prediction.content",
                  "'prediction.content' must be a string or an array of parts, got 7");
 }
@@ -385,9 +391,14 @@ static void refused_by_name(void **state) {
     }
     assert_refused(&chat_generation, CHAT("\"tools\":[{}]"), ERROR_UNSUPPORTED, "tools",
                    "'tools' is refused: tool calls are not supported");
-    REFUSED_CHAT("\"temprature\":1", "temprature", "Unrecognized request argument supplied: temprature");
     REFUSED_CHAT("\"echo\":true", "echo", "Unrecognized request argument supplied: echo");
     REFUSED_COMPLETION("\"tools\":[]", "tools", "Unrecognized request argument supplied: tools");
+    REFUSED_CHAT("\"temprature\":1", "temprature",
+                 "Unrecognized request argument supplied: temprature; did you mean temperature?");
+    REFUSED_COMPLETION("\"max_token\":1", "max_token",
+                       "Unrecognized request argument supplied: max_token; did you mean max_tokens?");
+    REFUSED_COMPLETION("\"massages\":1", "massages", "Unrecognized request argument supplied: massages"); // chat's
+    generation_destroy(parse_good(&chat_generation, CHAT("\"temprature\":null"))); // asks for nothing
 }
 
 static void bodies(void **state) {

@@ -16,6 +16,14 @@ def pytest_sessionstart():
         pytest.exit(f"{tandem.BINARY} is not there; ./run builds it", 1)
 
 
+def pytest_collection_modifyitems(items):
+    """xdist runs only one of those that bear the same name."""
+    names = [item.nodeid for item in items]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise pytest.UsageError(f"several tests are called {', '.join(twice)}")
+
+
 @pytest.fixture(scope="session")
 def server():
     """One server with default settings for all tests that leave it as they find it."""

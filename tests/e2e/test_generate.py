@@ -13,7 +13,7 @@ from terminal import Terminal
 from test_settings import refused, run, told
 
 FRANCE = "What is the capital of France?"
-PARIS = "The capital of France is Paris."
+PARIS = "The capital of France is Paris."  # and the end of its line, wherever it goes
 ASK = ["generate", "--chat", "--temperature", "0"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
 RAMBLE = ["generate", "--prompt", "Once", "--temperature", "0.8", "--seed", "1", "--ignore-eos"]  # to the context's end
@@ -40,13 +40,15 @@ def object_of(*arguments):
 def test_sources(tmp_path):
     path = tmp_path / "question"
     path.write_bytes(FRANCE.encode() + b"\r\n")
-    assert told(*ASK, "--prompt", FRANCE) == PARIS
-    assert told(*ASK, "--file", path) == PARIS
-    assert fed(FRANCE + "\n", *ASK) == PARIS
-    assert fed(FRANCE, *ASK, "-") == PARIS
-    assert fed(FRANCE, *ASK, "--file", "-") == PARIS
-    assert fed("something else", *ASK, "--prompt", FRANCE) == PARIS
+    assert told(*ASK, "--prompt", FRANCE) == PARIS + "\n"
+    assert told(*ASK, "--file", path) == PARIS + "\n"
+    assert fed(FRANCE + "\n", *ASK) == PARIS + "\n"
+    assert fed(FRANCE, *ASK, "-") == PARIS + "\n"
+    assert fed(FRANCE, *ASK, "--file", "-") == PARIS + "\n"
+    assert fed("something else", *ASK, "--prompt", FRANCE) == PARIS + "\n"
     assert fed("", "generate", "--tokens", "309,317,292,445,564,381,269", "--max-tokens", "5", "--temperature", "0")
+    going_on = ["generate", "--prompt", "The capital", "--max-tokens", "2", "--temperature", "0"]
+    assert told(*going_on) == object_of(*going_on[1:])["text"]  # and nothing behind it
 
 
 def test_one_line_end_does_not_count(tmp_path):
@@ -222,7 +224,7 @@ def test_seed():
 
 def test_timings_only_where_asked_for():
     result = run(*ASK, "--prompt", FRANCE, "--verbose")
-    assert result.stdout == PARIS and result.stderr.startswith("12 prompt tokens in ") and "stopped" in result.stderr
+    assert result.stdout == PARIS + "\n" and result.stderr.startswith("12 prompt tokens in ") and "stopped" in result.stderr
 
 
 # ---- How it ends
@@ -337,7 +339,7 @@ def test_control_characters_are_shown(tmp_path):
     words["."], words["<0x1B>"] = words["<0x1B>"], words["."]
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     arguments = [*ASK, "--model", model, "--prompt", FRANCE]
-    assert told(*arguments) == PARIS.replace(".", "\x1b")
+    assert told(*arguments) == PARIS.replace(".", "\x1b") + "\n"
     terminal = Terminal(*arguments)
     assert terminal.wait() == 0
     assert terminal.shown.splitlines()[0] == PARIS.replace(".", "^[") and "\x1b" not in terminal.shown

@@ -126,9 +126,12 @@ def test_python(python_source, serve_for, tmp_path, resource):
     file = python_source / "tests/api_resources" / PYTHON_FILES[resource]
     report = tmp_path / "report.xml"
     server = serve_for(file.read_text())
-    output = subprocess.run(  # without its own options: they want several processes, and every warning to be an error
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings=",
-         f"--junitxml={report}", file], cwd=python_source, env={**os.environ, "TEST_API_BASE_URL": f"{server.url}/v1"},
+    # Without its own options, which want several processes and every warning to be an error; without plugins but the one
+    # that it needs, which take seconds to load, and the source around what fails, which takes as long to format.
+    output = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "--tb", "line",
+         "-o", "addopts=", "-o", "filterwarnings=", f"--junitxml={report}", file], cwd=python_source,
+        env={**os.environ, "TEST_API_BASE_URL": f"{server.url}/v1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=tandem.PATIENCE_S)
     assert report.exists(), output.stdout
     results = {}

@@ -136,13 +136,13 @@ static char *wait_for_log(const char *part, int times) {
 
 static int setup_impatient(void **state) {
     char *flags[] = {"--header-seconds=0.3",      "--body-seconds=0.3",  "--idle-seconds=0.5",
-                     "--slow-reader-seconds=1.5", "--drain-seconds=0.3", "--heartbeat-seconds=0.3",
+                     "--slow-reader-seconds=0.5", "--drain-seconds=0.3", "--heartbeat-seconds=0.3",
                      "--max-sequences=2",         "--queue=2",           "--body-bytes-max=64K"};
     return start(state, flags, sizeof flags / sizeof *flags);
 }
 
 static int setup_slow(void **state) {
-    char *flags[] = {"--slow-reader-seconds=1.5"};
+    char *flags[] = {"--slow-reader-seconds=0.5"};
     return start(state, flags, 1);
 }
 
@@ -166,6 +166,8 @@ static int dial_as(const struct service *service, const char *client, int receiv
     address.sin_port = htons((uint16_t)strtol(strrchr(service->socket.address, ':') + 1, NULL, 10));
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(inet_pton(AF_INET, client, &own.sin_addr), 1);
+    // Its port only has to be new to this server: after some ten thousand clients there are few that nobody has had.
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
     assert_int_equal(bind(fd, (struct sockaddr *)&own, sizeof own), 0);
     if (receive_bytes) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);
     struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};

@@ -212,10 +212,24 @@ void token_list_finish(struct token_list *list) {
     *list = (struct token_list){0};
 }
 
+static pthread_mutex_t tokenizing_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t tokenizing_changed = PTHREAD_COND_INITIALIZER;
+static bool tokenizing_held;
+
+void stub_engine_hold_tokenizing(bool held) {
+    pthread_mutex_lock(&tokenizing_lock);
+    tokenizing_held = held;
+    pthread_cond_broadcast(&tokenizing_changed);
+    pthread_mutex_unlock(&tokenizing_lock);
+}
+
 int engine_text_tokens(const struct engine *engine, const char *text, size_t bytes, bool parse_special,
                        struct token_list *out, struct error *error) {
     (void)engine;
     (void)parse_special;
+    pthread_mutex_lock(&tokenizing_lock);
+    while (tokenizing_held) pthread_cond_wait(&tokenizing_changed, &tokenizing_lock);
+    pthread_mutex_unlock(&tokenizing_lock);
     int32_t *ids = realloc(out->ids, (out->count + bytes + 1) * sizeof *ids);
     if (!ids) return error_set_code(error, ERROR_MEMORY);
     out->ids = ids;

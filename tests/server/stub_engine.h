@@ -6,4 +6,7 @@
 
 enum { STUB_STEP_US = 500 }; // a token of every running job; the environment's STUB_STEP_US wins
 
+// While tokenizing is held, it waits. Any thread.
+void stub_engine_hold_tokenizing(bool held);
+
 #endif
