@@ -1,5 +1,6 @@
 // A device that fails, at every call of the library in turn, and from one on; one that never answers; kernels from a
-// directory; what is refused. Whatever goes wrong, the rows are right or as they were, and a cause is told.
+// directory; what is refused. Whatever goes wrong, the rows are right or as they were, a cause is told, and nothing is
+// left on the device.
 #include "engine/opencl/mixture.h"
 #include "engine/opencl/sources.h"
 #include "tests/kernels/opencl_data.h"
@@ -48,6 +49,7 @@ static void every_call_fails_once(void) {
             opencl_inject(n, (enum opencl_fault)kind);
             int code = whole_life(&m, &right, 0, &error);
             if (code && (error.code != code || !error.message[0])) fail_msg("call %ld: no cause is told", n);
+            nothing_is_left(n);
             survived += code == 0;
         }
     opencl_inject(0, OPENCL_FAULT_ONCE);
@@ -67,6 +69,7 @@ static void a_silent_device_is_given_up(void) {
     assert_int_equal(whole_life(&m, &right, 0.05, &error), ERROR_TIMEOUT);
     opencl_inject(0, OPENCL_FAULT_ONCE);
     answer_free(&right);
+    some_is_left();
     usleep(200000); // what it was about to write, it writes: its memory was left to it
     mixture_free(&m);
 }

@@ -10,6 +10,7 @@
 #include "engine/placement.h"
 #include "engine/placement_cache.h"
 #include "tests/opencl_device.h"
+#include "tests/opencl_objects.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -61,6 +62,7 @@ static inline void note(void *user, const char *line) {
 static inline int open_model(void **unused) {
     (void)unused;
     struct error error;
+    count_objects();
     const struct model_options options = {.synthetic = "phi-toy-moe", .weights = WEIGHTS_BF16};
     if (model_open(&model, &options, &error) == 0) return 0;
     printf("# %s\n", error.message);
@@ -118,6 +120,7 @@ static inline void need_device(void) {
 static inline int no_faults(void **unused) {
     (void)unused;
     opencl_inject(0, OPENCL_FAULT_ONCE);
+    nothing_is_left(0);
     return 0;
 }
 #define DEVICE_TEST(function) cmocka_unit_test_teardown(function, no_faults)
