@@ -129,9 +129,9 @@ static void run_cpu(struct trial *trial, const struct placement_devices *devices
     if (is_best(run, seconds, point->cpu_seconds)) point->cpu_seconds = seconds;
 }
 
-// Both devices, once, or for the time.
+// Both devices, once, or for the time. same_bits becomes false if answers have others.
 static int try_rows(const struct placement_devices *devices, int rows, bool timed,
-                    struct engine_placement_point *point, struct error *error) {
+                    struct engine_placement_point *point, bool *same_bits, struct error *error) {
     struct trial trial;
     int code = trial_create(&trial, rows, devices->layers, error);
     if (code) return code;
@@ -142,6 +142,8 @@ static int try_rows(const struct placement_devices *devices, int rows, bool time
         if (!code) run_cpu(&trial, devices, run, point);
     }
     if (!code && devices->opencl) code = trial_compare(&trial, error);
+    if (!code && kind_of(rows) == ROWS_OF_ANSWERS)
+        *same_bits &= memcmp(trial.expected, trial.found, (size_t)rows * (size_t)trial.hidden * sizeof(float)) == 0;
     trial_finish(&trial);
     return code;
 }
@@ -241,13 +243,17 @@ void placement_conclude(struct engine_placement *found, const struct placement_p
     }
 }
 
-bool placement_worth(const struct engine_placement *found, bool answers) {
+int placement_worth_from(const struct engine_placement *found, bool answers, bool by_number) {
+    int from = 1;
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
         if ((point->rows <= ENGINE_PLACEMENT_ANSWERS) != answers) continue;
-        if (!(point->split_rate > 0 && placement_pays(1 / point->cpu_rate, 1 / point->split_rate))) return false;
+        if (!(point->split_rate > 0 && placement_pays(1 / point->cpu_rate, 1 / point->split_rate)))
+            from = 0;
+        else if (from == 0)
+            from = point->rows;
     }
-    return true;
+    return by_number || from == 1 ? from : 0;
 }
 
 // ---- What is no expert
@@ -305,12 +311,13 @@ int placement_measure(const struct placement_devices *devices, struct engine_pla
     static const int ROWS[ENGINE_PLACEMENT_POINTS] = {1, 8, 16, ENGINE_PLACEMENT_ANSWERS, 128, 512};
     int code = 0;
     found->point_count = 0;
+    found->same_bits = devices->opencl;
     for (int i = 0; !code && i < ENGINE_PLACEMENT_POINTS; i++) {
         struct engine_placement_point *point = &found->points[found->point_count];
         int most = devices->rows_max, rows = ROWS[i] < most ? ROWS[i] : most;
         if (i > 0 && rows <= found->points[found->point_count - 1].rows) break;
         *point = (struct engine_placement_point){.rows = rows};
-        code = try_rows(devices, rows, true, point, error);
+        code = try_rows(devices, rows, true, point, &found->same_bits, error);
         if (!code) code = time_rest(devices, point, error);
         if (!code) found->point_count++;
     }
@@ -321,12 +328,14 @@ int placement_measure(const struct placement_devices *devices, struct engine_pla
     return code;
 }
 
-int placement_check(const struct placement_devices *devices, struct error *error) {
+int placement_check(const struct placement_devices *devices, struct engine_placement *found, struct error *error) {
     static const int ROWS[] = {ENGINE_PLACEMENT_ANSWERS / 4, ENGINE_PLACEMENT_ANSWERS + 8};
     int code = 0;
+    found->same_bits = devices->opencl;
     for (size_t i = 0; !code && i < sizeof ROWS / sizeof *ROWS; i++) {
         struct engine_placement_point ignored = {0};
-        code = try_rows(devices, ROWS[i] < devices->rows_max ? ROWS[i] : devices->rows_max, false, &ignored, error);
+        int rows = ROWS[i] < devices->rows_max ? ROWS[i] : devices->rows_max;
+        code = try_rows(devices, rows, false, &ignored, &found->same_bits, error);
     }
     rows_are(devices, ROWS_BY_NUMBER);
     return code;

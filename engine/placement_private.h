@@ -27,7 +27,7 @@ struct placement {
     struct stage_limits limits;
     uint64_t *experts; // [layer_count] those that the device may have, a bit each
     struct placement_share *share;
-    bool used[PLACEMENT_PHASES]; // by the device, when it is well
+    int from[PLACEMENT_PHASES]; // so many rows at once, and more, are the device's when it is well; 0: none are
     struct opencl *opencl; // NULL: there is none, or it has failed
     enum row_kind kind; // what rows are at the moment
     struct mixture mixture[STAGE_SLOTS];

@@ -259,6 +259,11 @@ bool opencl_shares_memory(const struct opencl *opencl) {
     return opencl->device.gpu && opencl->device.shared_memory;
 }
 
+// Where the host routes, and if the device has IEEE's division.
+bool opencl_has_cpus_bits(const struct opencl *opencl) {
+    return opencl->route && opencl_uses_dot(opencl->device.level, opencl->weights) && opencl->device.exact_division;
+}
+
 struct opencl_counts opencl_counts(const struct opencl *opencl) {
     return opencl->counts;
 }

@@ -79,6 +79,9 @@ bool opencl_is_done(const struct opencl *opencl, int slot);
 // Whether the device reads the host's memory while it computes.
 bool opencl_shares_memory(const struct opencl *opencl);
 
+// Whether what it makes of answers is made to have the bits of the CPU's kernels for bytes (cl_kernels/README.md).
+bool opencl_has_cpus_bits(const struct opencl *opencl);
+
 // Since opening.
 struct opencl_counts {
     uint64_t mixtures; // begun

@@ -143,7 +143,7 @@ static inline double mix(struct placement *placement, int rows) {
     for (int i = 0; i < rows * 64; i++) y[i] = 1;
     if (placement_retry_due(placement)) placement_retry(placement); // as before every step
     if (stages->mixture_begin) {
-        stages->mixture_begin(state, 0, &model->layers[1], x, rows);
+        stages->mixture_begin(state, 0, &model->layers[1], x, rows, rows);
         stages->mixture_end(state, 0, y, &routing);
     } else {
         stages->route(state, &model->layers[1].router, x, rows, &routing);

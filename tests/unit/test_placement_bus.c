@@ -42,7 +42,7 @@ static float x[ROWS_MAX * 64], y[ROWS_MAX * 64];
 
 static void begin(struct placement *placement, int slot, int rows) {
     fill_rows(x, rows);
-    placement_stages(placement)->mixture_begin(placement_state(placement), slot, &model->layers[1], x, rows);
+    placement_stages(placement)->mixture_begin(placement_state(placement), slot, &model->layers[1], x, rows, rows);
 }
 
 static void end(struct placement *placement, int slot) {

@@ -226,11 +226,35 @@ static void the_whole_decides(void **unused) {
                                                               .rest_seconds = CASES[i].rest,
                                                               .head_seconds = CASES[i].head};
         placement_conclude(&found, &ALL, 0);
-        if (placement_worth(&found, true) != CASES[i].answers) fail_msg("answers of case %zu", i);
-        if (placement_worth(&found, false) != CASES[i].prompts) fail_msg("prompts of case %zu", i);
+        if (placement_worth_from(&found, true, false) != CASES[i].answers) fail_msg("answers of case %zu", i);
+        if (placement_worth_from(&found, false, false) != CASES[i].prompts) fail_msg("prompts of case %zu", i);
     }
     const struct engine_placement none = {0};
-    assert_true(placement_worth(&none, true) && placement_worth(&none, false));
+    assert_int_equal(placement_worth_from(&none, true, false), 1);
+    assert_int_equal(placement_worth_from(&none, false, false), 1);
+}
+
+// Where few answers may be the CPU's and many the device's: from the least size on from which on all sizes pay.
+static void how_many_answers_are_worth_it(void **unused) {
+    (void)unused;
+    static const struct {
+        double device[5]; // seconds for 1, 8, 16, 32 answers and for 128 rows of a prompt, where the CPU takes one
+        int from;
+    } CASES[] = {
+        {{0.5, 0.5, 0.5, 0.5, 2}, 1}, {{2, 0.5, 0.5, 0.5, 2}, 8}, {{2, 2, 2, 0.5, 2}, 32},
+        {{2, 0.5, 2, 0.5, 2}, 32}, // not from 8 on, as 16 do not pay
+        {{0.5, 0.5, 0.5, 2, 0.5}, 0}, {{2, 0.95, 0.5, 0.5, 2}, 16}, {{2, 0.5, 0.5, 0, 2}, 0},
+    };
+    static const int ROWS[] = {1, 8, 16, 32, 128};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct engine_placement found = {.point_count = 5};
+        for (int p = 0; p < 5; p++)
+            found.points[p] = (struct engine_placement_point){
+                .rows = ROWS[p], .cpu_seconds = 1, .device_seconds = CASES[i].device[p]};
+        placement_conclude(&found, &ALL, ENGINE_SEQUENCES_MAX);
+        if (placement_worth_from(&found, true, true) != CASES[i].from) fail_msg("case %zu", i);
+        assert_int_equal(placement_worth_from(&found, true, false), CASES[i].from == 1);
+    }
 }
 
 // A part of the experts saves a part of the time.
@@ -242,7 +266,7 @@ static void a_few_experts_are_worth_less(void **unused) {
         const struct placement_part part = {1, 16, &mask};
         struct engine_placement found = figures(1, OF);
         placement_conclude(&found, &part, 0);
-        assert_true(placement_worth(&found, true) == (experts >= 2)); // one of sixteen is not a tenth
+        assert_true(placement_worth_from(&found, true, false) == (experts >= 2)); // one of sixteen is not a tenth
     }
 }
 
@@ -255,6 +279,7 @@ int main(void) {
         cmocka_unit_test(handing_over_is_the_cpus),
         cmocka_unit_test(halves_as_they_are_asked_for),
         cmocka_unit_test(the_whole_decides),
+        cmocka_unit_test(how_many_answers_are_worth_it),
         cmocka_unit_test(a_few_experts_are_worth_less),
     };
     return cmocka_run_group_tests_name("placement_cost", tests, NULL, NULL);
