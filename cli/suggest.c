@@ -4,9 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-// How much less time it has to take.
-static const double WORTH = 0.95;
-
 enum {
     EXPERTS_MAX = 64, // of a layer, that a device takes
     CHOICES = 2,      // of a row
@@ -232,7 +229,7 @@ static int answers_from(const struct sharing *sharing, const struct engine_place
         make_plan(&alone, 0, 1, NULL, &cpu);
         make_plan(&alone, 1u << KIND, 1, NULL, &device);
         one.calls[KIND][rows] = 0;
-        if (!(device.seconds[KIND] < WORTH * cpu.seconds[KIND])) return from;
+        if (!engine_placement_pays(cpu.seconds[KIND], device.seconds[KIND])) return from;
         from = rows;
     }
     return from > 0;
@@ -250,12 +247,12 @@ static void choose(const struct sharing *sharing, const struct engine_placement 
     const int from = many > 0 ? many : 1;
     make_plan(sharing, ALL_KINDS, 1, NULL, &other);
     for (int kind = 0; kind < ENGINE_ROWS_KINDS; kind++)
-        if (other.seconds[kind] < WORTH * cpu->seconds[kind]) kinds |= 1u << kind;
+        if (engine_placement_pays(cpu->seconds[kind], other.seconds[kind])) kinds |= 1u << kind;
     if (many > 0) kinds |= 1u << ENGINE_ROWS_ANSWERS;
     make_plan(sharing, kinds, from, NULL, best);
     for (kinds = 1; kinds <= ALL_KINDS; kinds++) {
         make_plan(sharing, kinds, from, room + layers, &other);
-        if (!(total(&other) < WORTH * total(best))) continue;
+        if (!engine_placement_pays(total(best), total(&other))) continue;
         memcpy(room, other.experts, layers * sizeof *room);
         *best = other;
         best->experts = room;

@@ -370,6 +370,11 @@ struct engine_placement {
 };
 const struct engine_placement *engine_placement(const struct engine *engine); // lives as long as the engine
 
+// Whether a way that takes so long is worth leaving the plainer one for, the CPU for a device or all experts on it for
+// some: it has to be clearly faster, so that noise in what was measured does not decide. Who plans by figures asks this:
+// `auto` for calls of each size, `tandem profile` for all calls of a text.
+bool engine_placement_pays(double plain_seconds, double seconds);
+
 // What OpenCL has here. Loads its drivers into the process; any thread, one at a time, while no engine is open.
 struct engine_opencl_device {
     char name[128], platform[128], driver[64];

@@ -15,7 +15,6 @@
 #include <time.h>
 
 static const double RETRY_SECONDS = 10, RETRY_SECONDS_MAX = 600; // each pause is twice the last one
-static const double WORTH = 0.9; // of the time is what it may take at most, so that noise does not decide
 
 bool placement_parse(const char *name, enum placement_way *out) {
 #define PLACEMENT_MATCH(way, text, meaning) \
@@ -185,10 +184,6 @@ static int open_device(struct placement *placement, struct engine_placement *fou
 }
 
 // ---- Planning
-
-bool placement_pays(double cpu_seconds, double device_seconds) {
-    return device_seconds <= WORTH * cpu_seconds;
-}
 
 // Whether anything says that there is a GPU: loading OpenCL's drivers takes time and memory, and where there is none,
 // all that they could find is the CPU.

@@ -85,7 +85,4 @@ const char *placement_degraded(const struct placement *placement);
 // then, it is measured once it works.
 const struct engine_placement *placement_found(const struct placement *placement);
 
-// Whether work is worth the device, given how long it takes with the CPU alone and with the device.
-bool placement_pays(double cpu_seconds, double device_seconds);
-
 #endif

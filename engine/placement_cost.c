@@ -150,6 +150,12 @@ static int try_rows(const struct placement_devices *devices, int rows, bool time
 
 // ---- What follows
 
+static const double WORTH = 0.9; // of the time is what it may take at most
+
+bool engine_placement_pays(double plain_seconds, double seconds) {
+    return plain_seconds > 0 && seconds <= WORTH * plain_seconds;
+}
+
 static struct placement_costs costs_of(const struct engine_placement_point *point, double times) {
     return (struct placement_costs){times * point->device_seconds, times * point->handing_seconds,
                                     times * point->cpu_seconds, times * point->rest_seconds};
@@ -222,7 +228,7 @@ int placement_halves_from(const struct engine_placement *found, const struct pla
         if (point->rows > ENGINE_PLACEMENT_ANSWERS) continue;
         if (point->rows < 2 || !(point->device_seconds > 0)) break;
         const struct placement_costs costs = costs_of(point, 1);
-        if (!placement_pays(whole_seconds(&costs, part), halved_seconds(found, part, point->rows))) break;
+        if (!engine_placement_pays(whole_seconds(&costs, part), halved_seconds(found, part, point->rows))) break;
         from = point->rows;
     }
     return from;
@@ -248,7 +254,7 @@ int placement_worth_from(const struct engine_placement *found, bool answers, boo
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
         if ((point->rows <= ENGINE_PLACEMENT_ANSWERS) != answers) continue;
-        if (!(point->split_rate > 0 && placement_pays(1 / point->cpu_rate, 1 / point->split_rate)))
+        if (!(point->split_rate > 0 && engine_placement_pays(1 / point->cpu_rate, 1 / point->split_rate)))
             from = 0;
         else if (from == 0)
             from = point->rows;

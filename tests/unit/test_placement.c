@@ -16,9 +16,10 @@ static void names(void **unused) {
 
 static void what_pays(void **unused) {
     (void)unused;
-    assert_true(placement_pays(10, 5));
-    assert_false(placement_pays(10, 9.5)); // too little to tell from noise
-    assert_false(placement_pays(10, 20));
+    assert_true(engine_placement_pays(10, 5));
+    assert_false(engine_placement_pays(10, 9.5)); // too little to tell from noise
+    assert_false(engine_placement_pays(10, 20));
+    assert_false(engine_placement_pays(0, 0)); // there is no such work
 }
 
 static void cpu_is_the_stages_themselves(void **unused) {
