@@ -196,6 +196,9 @@ static void print_placement(const struct engine_placement *placement) {
             printf("%8s", "-");
         printf("   %s\n", point->on_device ? "OpenCL" : "CPU");
     }
+    if (placement->contradictory)
+        printf("\nThese figures contradict themselves: a size takes longer than a larger one, also when it was measured\n"
+               "again. Is the machine busy? They are not kept, and the next start measures anew.\n");
     if (placement->device[0]) printf("\n");
     print_reason(placement, true);
     print_reason(placement, false);
@@ -218,10 +221,11 @@ static json_t *json_placement(const struct engine_placement *placement) {
                                         point->rest_seconds * 1e3, "on_opencl", point->on_device, "cpu_tokens_per_s",
                                         point->cpu_rate, "split_tokens_per_s", point->split_rate));
     }
-    return json_pack("{s:s, s:s, s:b, s:f, s:i, s:b, s:i, s:f, s:o}", "device", placement->device, "why",
-                     placement->why, "from_cache", placement->from_cache, "age_s", placement->age_seconds,
-                     "halves_from", placement->halves_from, "same_bits", placement->same_bits, "answers_from",
-                     placement->answers_from, "read_gbps", placement->read_bytes / 1e9, "points", points);
+    return json_pack("{s:s, s:s, s:b, s:b, s:f, s:i, s:b, s:i, s:f, s:o}", "device", placement->device, "why",
+                     placement->why, "contradictory", placement->contradictory, "from_cache", placement->from_cache,
+                     "age_s", placement->age_seconds, "halves_from", placement->halves_from, "same_bits",
+                     placement->same_bits, "answers_from", placement->answers_from, "read_gbps",
+                     placement->read_bytes / 1e9, "points", points);
 }
 
 static json_t *json_weights(const struct engine_outline *model, const struct engine_machine *machine) {

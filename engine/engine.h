@@ -365,6 +365,7 @@ struct engine_placement {
     bool same_bits;     // of answers on both devices: so few may be the CPU's and many the OpenCL device's
     int answers_from;   // so many at once and more are that one's, as options say or for speed; 0: all are the CPU's
     double read_bytes;  // a second, that the CPU reads from memory; 0: not measured
+    bool contradictory; // a size takes longer than a larger one, though it was tried again: they are not kept
     bool from_cache;    // the figures are of an earlier start; `cache` in engine_options has kept them
     double age_seconds; // then, so old
 };

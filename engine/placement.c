@@ -141,7 +141,7 @@ static int try_devices(const struct placement *placement, struct engine_placemen
     int code = known ? placement_check(&devices, found, error) : placement_measure(&devices, found, error);
     if (code) return code;
     found->same_bits = found->same_bits && opencl_has_cpus_bits(placement->opencl);
-    if (keeps && !known) placement_cache_write(placement->cache, key, time(NULL), found);
+    if (keeps && !known && !found->contradictory) placement_cache_write(placement->cache, key, time(NULL), found);
     placement_conclude(found, &part, options->halves_from);
     return 0;
 }
@@ -227,7 +227,9 @@ static void describe_split(struct placement *placement) {
         at += snprintf(at, (size_t)(end - at), "%s%.1f ms for %d rows, on the CPU %.1f", i ? "; " : " (a layer's ",
                        point->device_seconds * 1e3, point->rows, point->cpu_seconds * 1e3);
     }
-    if (at < end && placement->found.point_count > 0) snprintf(at, (size_t)(end - at), ")");
+    if (at < end && placement->found.point_count > 0)
+        snprintf(at, (size_t)(end - at),
+                 placement->found.contradictory ? "; these contradict each other and are not kept)" : ")");
 }
 
 enum placement_phase placement_phase_of(enum row_kind kind, int rows) {

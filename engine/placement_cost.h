@@ -17,8 +17,9 @@ struct placement_devices {
     int rows_max;              // in one call
 };
 
-// How long calls of all sizes take, the best of several tries: a second or two in all. ERROR_INTERNAL: the device
-// computes wrongly; whatever else opencl_begin and opencl_end say.
+// How long calls of all sizes take, the best of several tries: a second or two in all. Sizes that take longer than a
+// larger one are tried again; found->contradictory: all the same, one does. ERROR_INTERNAL: the device computes wrongly;
+// whatever else opencl_begin and opencl_end say.
 int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error);
 // Whether the device still computes as the CPU does, in a call of answers and in one of prompts. As placement_measure.
 // Both also tell in found->same_bits whether answers had the same bits.

@@ -159,11 +159,22 @@ def test_timeline(tmp_path):
     assert any(work[2] < span[3] and span[2] < work[3] for span in device for work in at_work)
 
 
+def run_until_kept(directory, *arguments):
+    """Figures that contradict each other are not kept, and a machine that runs tests is busy."""
+    for _ in range(10):
+        result = run(*arguments)
+        if list(directory.glob("placement-*")):
+            break
+        assert "contradict" in result.stdout
+    return result
+
+
 def test_inspect(tmp_path):
     arguments = ["inspect", "--placement", "--cache", tmp_path]
-    result = run(*arguments, "--json")
+    result = run_until_kept(tmp_path, *arguments, "--json")
     assert result.returncode == 0 and result.stderr == ""
     told = json.loads(result.stdout)["placement"]
+    assert not told["contradictory"]
     assert told["device"] and [point["rows"] for point in told["points"]] == [1, 8, 16, 32, 128, 512]
     assert all(point["opencl_ms"] > 0 and point["split_tokens_per_s"] > 0 for point in told["points"])
     assert told["read_gbps"] >= 0 and told["halves_from"] in (0, 8, 16, 32) and not told["from_cache"]
@@ -201,7 +212,7 @@ def inspect_made_up(directory, device_ms, *arguments):
     two numbers, and all other calls'), and the CPU 2 ms for them, 1 ms for all else and 0.1 ms to hand over."""
     one, more = device_ms if isinstance(device_ms, tuple) else (device_ms, device_ms)
     arguments = ["inspect", "--placement", "--cache", directory, *arguments]
-    assert run(*arguments).returncode == 0
+    assert run_until_kept(directory, *arguments).returncode == 0
     file, = directory.glob("placement-*")
     head = file.read_text().split("\n")[:3]
     points = [f"{rows} 2e-3 {(one if rows == 1 else more) * 1e-3:g} 1e-4 1e-3 0" for rows in (1, 8, 16, 32, 128, 512)]

@@ -2,7 +2,6 @@
 // and whether the device is done.
 #include "engine/stage_bytes.h"
 #include "tests/unit/placement_rig.h"
-#include "tests/unit/stopped_clock.h"
 
 static const double STEP = 1e-5, SLACK = 30 * 1e-5; // of the clock, and what asking it takes
 
