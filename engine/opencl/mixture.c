@@ -181,9 +181,10 @@ static void describe(struct opencl *opencl) {
 
 void opencl_identify(const struct opencl *opencl, char *out, size_t bytes) {
     const struct opencl_device *device = &opencl->device;
-    snprintf(out, bytes, "%s (%s %s), %s%s%s%s", device->name, device->platform, device->driver, device->level->name,
-             opencl->staging.on ? ", staged" : "", opencl->gemm.on ? ", CLBlast" : "",
-             opencl->gemm.on && opencl->gemm.library.half ? " f16" : "");
+    const struct opencl_gemm *gemm = &opencl->gemm;
+    snprintf(out, bytes, "%s (%s %s), %s%s%s%s%s", device->name, device->platform, device->driver,
+             device->level->name, opencl->staging.on ? ", staged" : "", gemm->on ? ", CLBlast " : "",
+             gemm->on ? gemm->library.build : "", gemm->on && gemm->library.half ? " f16" : "");
 }
 
 // Staged weights go through our own kernels, as they are.

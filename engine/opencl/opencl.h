@@ -56,7 +56,8 @@ struct opencl_options {
 int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error);
 void opencl_close(struct opencl *opencl); // takes NULL
 
-// What it is and how it computes, without what was measured: the same text for the same device, driver and ways.
+// What it is and how it computes, without what was measured: the same text for the same device, driver, library of
+// products and ways.
 void opencl_identify(const struct opencl *opencl, char *out, size_t bytes);
 const char *
 opencl_describe(const struct opencl *opencl); // one line: "NAME (PLATFORM), portable kernels"; lives as long
