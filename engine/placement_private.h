@@ -40,8 +40,8 @@ struct placement {
     double retry_at; // 0: it is not tried again
     char degraded[ERROR_MESSAGE_BYTES];
     char why[ERROR_MESSAGE_BYTES]; // found.why
-    char device[384];              // found.device
-    char description[1024];
+    char device[640];              // found.device
+    char description[1536];
     struct engine_placement found;
 };
 

@@ -13,6 +13,8 @@
 
 #include <cmocka.h>
 
+#include <stdbool.h>
+
 #define OBJECT_KINDS(X) X(context) X(queue) X(program) X(kernel) X(buffer) X(mapping) X(event)
 
 enum object_kind {
@@ -23,6 +25,7 @@ enum object_kind {
 };
 
 static long objects_left[OBJECT_KIND_COUNT];
+static bool host_pages_are_refused; // as a driver may, whose device shares the host's memory
 static struct opencl_api uncounted;
 
 // ---- The functions
@@ -58,9 +61,6 @@ COUNTED_MAKER(program, CreateProgramWithSource, cl_program,
               (cl_context context, cl_uint count, const char **texts, const size_t *bytes, cl_int *rc), context, count,
               texts, bytes, rc)
 COUNTED_MAKER(kernel, CreateKernel, cl_kernel, (cl_program program, const char *name, cl_int *rc), program, name, rc)
-COUNTED_MAKER(buffer, CreateBuffer, cl_mem,
-              (cl_context context, cl_mem_flags flags, size_t bytes, void *host, cl_int *rc), context, flags, bytes,
-              host, rc)
 COUNTED_RELEASE(context, ReleaseContext, cl_context)
 COUNTED_RELEASE(queue, ReleaseCommandQueue, cl_command_queue)
 COUNTED_RELEASE(program, ReleaseProgram, cl_program)
@@ -82,6 +82,17 @@ COUNTED_ENQUEUE(EnqueueNDRangeKernel,
                 (cl_command_queue queue, cl_kernel kernel, cl_uint dimensions, const size_t *from, const size_t *items,
                  const size_t *group, cl_uint count, const cl_event *after, cl_event *event),
                 queue, kernel, dimensions, from, items, group, count, after, event)
+
+static inline cl_mem counted_CreateBuffer(cl_context context, cl_mem_flags flags, size_t bytes, void *host,
+                                          cl_int *rc) {
+    if (host_pages_are_refused && (flags & CL_MEM_USE_HOST_PTR)) {
+        *rc = CL_INVALID_HOST_PTR;
+        return NULL;
+    }
+    cl_mem made = uncounted.CreateBuffer(context, flags, bytes, host, rc);
+    objects_left[OBJECT_buffer] += made != NULL;
+    return made;
+}
 
 static inline cl_int counted_RetainEvent(cl_event event) {
     cl_int rc = uncounted.RetainEvent(event);

@@ -81,6 +81,24 @@ static void split_takes_whatever_there_is(void **unused) {
     placement_close(placement);
 }
 
+// What takes memory that nobody asked for is told with the device.
+static void copies_are_told(void **unused) {
+    (void)unused;
+    need_device();
+    const struct engine_options options = {.model_dir = "models/demo", .placement = "split", .threads = 1};
+    static const char *const TOLD = "weights copied, which takes ";
+    for (int refused = 0; refused < 2; refused++) {
+        struct engine *engine;
+        struct error error;
+        host_pages_are_refused = refused;
+        if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+        host_pages_are_refused = false;
+        assert_true((strstr(engine_info(engine)->device, TOLD) != NULL) == refused);
+        assert_true((strstr(engine_placement(engine)->device, TOLD) != NULL) == refused);
+        engine_close(engine);
+    }
+}
+
 static void phases_and_layers(void **unused) {
     (void)unused;
     need_device();
@@ -379,6 +397,7 @@ int main(void) {
         cmocka_unit_test(auto_without_a_gpu_does_not_look_for_opencl),
         DEVICE_TEST(auto_does_not_take_a_cpu),
         DEVICE_TEST(split_takes_whatever_there_is),
+        DEVICE_TEST(copies_are_told),
         DEVICE_TEST(phases_and_layers),
         DEVICE_TEST(experts_are_shared_out),
         cmocka_unit_test(experts_that_are_none),
