@@ -1,5 +1,6 @@
 #include "engine/placement_private.h"
 
+#include "base/buffer.h"
 #include "base/build_id.h"
 #include "base/clock.h"
 #include "engine/opencl/opencl.h"
@@ -208,28 +209,28 @@ static void describe_cpu(struct placement *placement, const char *why) {
              why);
 }
 
-// "experts in decode on OpenCL: DEVICE (a layer's 1.2 ms for 16 rows; on the CPU 0.8)"
+// "…; experts in decode on OpenCL: DEVICE; ms for a layer's, there/on the CPU: 1.2/0.8 for 1 row, 2.3/2.0 for 8, …"
 static void describe_split(struct placement *placement) {
     static const char *const WHAT[1 << PLACEMENT_PHASES] = {"nothing", "experts in decode", "experts in prefill",
                                                             "experts"};
     const int *from = placement->from;
-    const char *some = placement->share ? "some " : "";
-    char many[64] = "";
-    if (from[PLACEMENT_DECODE] > 1)
-        snprintf(many, sizeof many, ", answers from %d at once on", from[PLACEMENT_DECODE]);
-    char *at = placement->description, *end = at + sizeof placement->description;
-    at += snprintf(at, sizeof placement->description, "%.300s; %s%s on OpenCL%s: %s",
-                   placement->inner->describe(placement->state), some,
-                   WHAT[(from[PLACEMENT_DECODE] ? 1 : 0) + (from[PLACEMENT_PREFILL] ? 2 : 0)], many,
-                   placement->device);
-    for (int i = 0; i < placement->found.point_count && at < end; i++) {
-        const struct engine_placement_point *point = &placement->found.points[i];
-        at += snprintf(at, (size_t)(end - at), "%s%.1f ms for %d rows, on the CPU %.1f", i ? "; " : " (a layer's ",
-                       point->device_seconds * 1e3, point->rows, point->cpu_seconds * 1e3);
+    const struct engine_placement *found = &placement->found;
+    struct buffer text;
+    buffer_init(&text, sizeof placement->description);
+    buffer_format(&text, "%.300s; %s%s on OpenCL", placement->inner->describe(placement->state),
+                  placement->share ? "some " : "",
+                  WHAT[(from[PLACEMENT_DECODE] ? 1 : 0) + (from[PLACEMENT_PREFILL] ? 2 : 0)]);
+    if (from[PLACEMENT_DECODE] > 1) buffer_format(&text, ", answers from %d at once on", from[PLACEMENT_DECODE]);
+    buffer_format(&text, ": %s", placement->device);
+    for (int i = 0; i < found->point_count; i++) {
+        const struct engine_placement_point *point = &found->points[i];
+        buffer_format(&text, "%s%.2g/%.2g for %d%s", i ? ", " : "; ms for a layer's, there/on the CPU: ",
+                      point->device_seconds * 1e3, point->cpu_seconds * 1e3, point->rows,
+                      i ? "" : point->rows > 1 ? " rows" : " row");
     }
-    if (at < end && placement->found.point_count > 0)
-        snprintf(at, (size_t)(end - at),
-                 placement->found.contradictory ? "; these contradict each other and are not kept)" : ")");
+    if (found->contradictory) buffer_text(&text, "; these figures contradict each other, and are not kept");
+    snprintf(placement->description, sizeof placement->description, "%s", text.data ? text.data : "");
+    buffer_finish(&text);
 }
 
 enum placement_phase placement_phase_of(enum row_kind kind, int rows) {

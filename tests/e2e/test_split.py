@@ -60,6 +60,9 @@ def device():
 def test_answers_are_the_cpus(expected):
     server = start("--placement", "split")
     try:
+        lines = re.search(r"^  devices  (.*\n(?:           .*\n)*)", server.log, re.M)[1].splitlines()
+        assert len(lines) >= 3 and max(map(len, lines)) < 160 and lines[1].startswith("           experts on OpenCL: ")
+        assert re.search(r"^ {11}ms for a layer's, there/on the CPU: [\d.]+/[\d.]+ for 1 row, .* for 512", lines[2])
         assert "experts on OpenCL" in server.log
         assert [ask(server, question) for question in QUESTIONS] == expected
         status, told = health(server)
