@@ -1,5 +1,5 @@
-// Which build of the program this is, or of a library that it has loaded: what the linker made of all that is in it. Any
-// thread.
+// Which build of the program this is, or of a library that it has loaded: what the linker made of all that is in it.
+// Any thread.
 #ifndef BASE_BUILD_ID_H
 #define BASE_BUILD_ID_H
 

@@ -146,7 +146,7 @@ static const struct engine_placement_point *slowest_of(const struct engine_place
     return slowest;
 }
 
-// Who has the experts of answers, or of prompts, and why; OpenCL those of many answers, maybe, and the CPU those of few.
+// Who has the experts of answers, or of prompts, and why; maybe OpenCL those of many answers and the CPU those of few.
 static void print_reason(const struct engine_placement *placement, bool answers) {
     const struct engine_placement_point *device = slowest_of(placement, answers, true);
     const struct engine_placement_point *cpu = slowest_of(placement, answers, false);
@@ -197,8 +197,8 @@ static void print_placement(const struct engine_placement *placement) {
         printf("   %s\n", point->on_device ? "OpenCL" : "CPU");
     }
     if (placement->contradictory)
-        printf("\nThese figures contradict themselves: a size takes longer than a larger one, also when it was measured\n"
-               "again. Is the machine busy? They are not kept, and the next start measures anew.\n");
+        printf("\nThese figures contradict each other: a size takes longer than a larger one, also when it was\n"
+               "measured again. Is the machine busy? They are not kept, and the next start measures anew.\n");
     if (placement->device[0]) printf("\n");
     print_reason(placement, true);
     print_reason(placement, false);

@@ -25,8 +25,8 @@ struct suggestion {
 
 // Takes the fastest of: the CPU; the device for one kind of rows, or for both; and both devices sharing out each
 // layer's experts. What does not pay clearly (engine_placement_pays) is left to the simpler one. Where both devices
-// give answers the same bits, the device has them from so many at once on as `auto` would find it, if it would; else all
-// or none, as they are in this text. ERROR_MEMORY.
+// give answers the same bits, the device has them from so many at once on as `auto` would find it, if it would; else
+// all or none, as they are in this text. ERROR_MEMORY.
 int suggest_placement(const struct engine_placement *found, const struct engine_choices *choices,
                       const struct suggest_work *work, struct suggestion *out, struct error *error);
 void suggestion_finish(struct suggestion *suggestion);

@@ -16,8 +16,8 @@ enum placement_way { // see engine/engine.h
 };
 bool placement_parse(const char *name, enum placement_way *out);
 
-// What rows belong to: answers, where a row's result may not depend on how many there are, or prompts. So a phase is one
-// device's as a whole, unless both have the same bits: then the device may have many answers, and the CPU few.
+// What rows belong to: answers, where a row's result may not depend on how many there are, or prompts. So a phase is
+// one device's as a whole, unless both have the same bits: then the device may have many answers, and the CPU few.
 enum placement_phase { PLACEMENT_DECODE, PLACEMENT_PREFILL, PLACEMENT_PHASES };
 enum placement_experts { EXPERTS_AUTO, EXPERTS_CPU, EXPERTS_OPENCL }; // auto: as the way says
 bool placement_parse_phase(const char *name, enum placement_experts *out); // "auto", "cpu", "opencl"

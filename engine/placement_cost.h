@@ -18,8 +18,8 @@ struct placement_devices {
 };
 
 // How long calls of all sizes take, the best of several tries: a second or two in all. Sizes that take longer than a
-// larger one are tried again; found->contradictory: all the same, one does. ERROR_INTERNAL: the device computes wrongly;
-// whatever else opencl_begin and opencl_end say.
+// larger one are tried again; found->contradictory: all the same, one does. ERROR_INTERNAL: the device computes
+// wrongly; whatever else opencl_begin and opencl_end say.
 int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error);
 // Whether the device still computes as the CPU does, in a call of answers and in one of prompts. As placement_measure.
 // Both also tell in found->same_bits whether answers had the same bits.
@@ -47,8 +47,8 @@ int placement_halves_from(const struct engine_placement *found, const struct pla
 // from where on they are the faster way.
 void placement_conclude(struct engine_placement *found, const struct placement_part *part, int halves_from);
 // From how many rows on `auto` gives answers, or prompts, to the device, after placement_conclude: from the least of
-// the measured sizes from which on all of them make the whole model clearly faster. 0: not even the largest does; 1: all
-// do, or none was measured. by_number false: all of them or none, so that it is 0 or 1.
+// the measured sizes from which on all of them make the whole model clearly faster. 0: not even the largest does; 1:
+// all do, or none was measured. by_number false: all of them or none, so that it is 0 or 1.
 int placement_worth_from(const struct engine_placement *found, bool answers, bool by_number);
 
 #endif

@@ -12,7 +12,7 @@ struct clblast {
     __typeof__(CLBlastSgemmBatched) *sgemm;
     __typeof__(CLBlastHgemmBatched) *hgemm;
     bool half; // numbers are f16, not f32
-    char build[BUILD_ID_BYTES]; // which one it is: its interface for C tells no version. "": its linker has left nothing
+    char build[BUILD_ID_BYTES]; // which one it is, as its interface for C tells no version; "": nothing tells
 };
 
 // c[b] = a[b] times the transposed of b[b], all of them row by row: [rows][outputs] = [rows][columns],

@@ -322,8 +322,8 @@ static struct engine *open_from(enum weight_format weights, const char *stages, 
     return engine;
 }
 
-// In int8 and int4 the devices' bits are the same: an answer is alone, on the CPU, what it is in company, on the device,
-// to the bit. Those in halves are the device's as well, though a half has too few for it. The last ones end alone.
+// In int8 and int4 the devices' bits are the same: an answer is alone, on the CPU, what it is in company, on the
+// device, to the bit. Those in halves are the device's as well, though a half has too few for it. The last ones end alone.
 static void few_answers_are_the_cpus(void **unused) {
     (void)unused;
     need_device();

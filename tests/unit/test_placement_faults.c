@@ -1,5 +1,5 @@
-// What happens when a device fails: its work is done by the CPU, it is tried again later, and nothing is left on it. The
-// clock is the test's where pauses count.
+// What happens when a device fails: its work is done by the CPU, it is tried again later, and nothing is left on it.
+// The clock is the test's where pauses count.
 #include "tests/sanitized.h"
 #include "tests/unit/placement_rig.h"
 
