@@ -91,7 +91,8 @@ static cl_mem copy(struct opencl *opencl, const void *from, size_t bytes, const 
     return NULL;
 }
 
-// Whole pages are always there, and start as devices want it that share memory without a copy.
+// Whole pages are always there, and start as devices want it that share memory without a copy. Were the host to have no
+// access (CL_MEM_HOST_NO_ACCESS), a driver might copy what it can not share, and not tell.
 static cl_mem share_span(struct opencl *opencl, const struct layer *layer, int count, struct span span, cl_ulong *start,
                          struct error *error) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = span.first / page * page;
