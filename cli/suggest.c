@@ -210,8 +210,8 @@ static void make_plan(const struct sharing *sharing, unsigned kinds, int from, u
 }
 
 static bool was_measured(const struct engine_placement *found, int answers) {
-    for (int i = 0; i < found->point_count; i++)
-        if (found->points[i].rows == answers && answers <= ENGINE_PLACEMENT_ANSWERS) return true;
+    for (int i = 0; i < found->point_count && answers <= ENGINE_PLACEMENT_ANSWERS; i++)
+        if (found->points[i].rows == answers) return true;
     return false;
 }
 

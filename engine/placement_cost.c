@@ -313,8 +313,8 @@ static double measure_bus(const struct placement_devices *devices) {
 
 // ---- All sizes of calls
 
-// What takes longer than a larger call of its kind, by more than this, was measured while somebody else had the
-// machine: other calls only ever look longer than they are. (Less is noise, or a number of rows that suits better.)
+// What takes longer than a larger call of its kind, by more than this, was measured while somebody else had the machine:
+// that only ever makes a call longer. (Less than this is noise, or a number of rows that suits better.)
 static const double LONGER = 1.25;
 enum { AGAIN_MOST = 6 }; // so often a size is measured once more, whichever it is
 

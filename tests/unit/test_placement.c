@@ -198,90 +198,14 @@ static void what_is_found_is_told(void **unused) {
 
 // ---- Whole requests
 
-// Answers at once in two halves: the tokens of all at once.
 enum { PROMPT = 40, ANSWER = 6, TOGETHER = 6 };
-
-struct seen {
-    uint64_t mixtures, halves;
-    double beside_seconds;
-};
-
-static void see(void *user, const struct engine_step *step) {
-    struct seen *seen = user;
-    if (step->prefill) return;
-    seen->mixtures += step->device.mixtures;
-    seen->halves += step->device.halves;
-    seen->beside_seconds += step->device.beside_seconds;
-}
-
-static void ask_together(const char *placement, int halves_from, int32_t out[TOGETHER][ANSWER], struct seen *seen) {
-    struct engine *engine;
-    struct engine_job *jobs[TOGETHER];
-    struct error error;
-    const struct engine_options options = {.synthetic = "phi-toy-moe", .placement = placement, .threads = 1,
-                                           .halves_from = halves_from, .kv_tokens = 1024, .sequences_max = TOGETHER,
-                                           .watch = see, .watch_user = seen};
-    *seen = (struct seen){0};
-    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
-    for (int j = 0; j < TOGETHER; j++) {
-        int32_t prompt[PROMPT];
-        for (int i = 0; i < PROMPT; i++) prompt[i] = (i * 31 + 77 * j) % 512;
-        const struct engine_request request = {.prompt = prompt, .prompt_tokens = PROMPT, .tokens_max = ANSWER,
-                                               .ignore_eos = true, .one_by_one = true,
-                                               .sampling = {.top_p = 1, .repetition_penalty = 1}};
-        if (engine_submit(engine, &request, &jobs[j], &error)) fail_msg("%s", error.message);
-    }
-    for (int j = 0; j < TOGETHER; j++) {
-        int count = 0;
-        for (struct engine_event *event; (event = engine_job_wait(jobs[j])); engine_event_destroy(event)) {
-            if (event->type == ENGINE_EVENT_ERROR) fail_msg("%s", event->error.message);
-            for (int i = 0; i < event->token_count; i++) out[j][count++] = event->tokens[i].token;
-        }
-        assert_int_equal(count, ANSWER);
-        engine_job_release(jobs[j]);
-    }
-    engine_close(engine);
-}
-
-static void answers_in_halves(void **unused) {
-    (void)unused;
-    need_device();
-    int32_t expected[TOGETHER][ANSWER], whole[TOGETHER][ANSWER], halves[TOGETHER][ANSWER];
-    struct seen seen;
-    ask_together("cpu", 0, expected, &seen);
-    assert_int_equal(seen.mixtures, 0);
-    ask_together("split", ENGINE_SEQUENCES_MAX, whole, &seen);
-    assert_int_equal(seen.halves, 0);
-    ask_together("split", 2, halves, &seen);
-    assert_true(seen.halves > 0 && seen.halves % 2 == 0 && seen.halves <= seen.mixtures);
-    assert_true(seen.beside_seconds > 0);
-    assert_memory_equal(whole, expected, sizeof expected);
-    assert_memory_equal(halves, expected, sizeof expected);
-}
-
-// ---- Few answers on the CPU, many on the device
-
-enum { FROM = 4 };
 
 struct told {
     int32_t token[ANSWER];
     float logprob[ANSWER];
 };
 
-struct watched {
-    int few, many; // steps of answers only
-    bool wrong;    // the device had few, or not many
-};
-
-static void watch(void *user, const struct engine_step *step) {
-    struct watched *watched = user;
-    if (step->prefill) return;
-    bool many = step->tokens >= FROM;
-    *(many ? &watched->many : &watched->few) += 1;
-    watched->wrong |= (step->device.mixtures > 0) != many;
-}
-
-// Answers `first` to `last`, at once.
+// Answers `first` to `last`, at once; each has a token more than the one before it.
 static void ask_at_once(struct engine *engine, int first, int last, struct told out[TOGETHER]) {
     struct engine_job *jobs[TOGETHER];
     struct error error;
@@ -306,6 +230,67 @@ static void ask_at_once(struct engine *engine, int first, int last, struct told 
         assert_int_equal(count, ANSWER + j);
         engine_job_release(jobs[j]);
     }
+}
+
+// Answers at once in two halves: the tokens of all at once.
+struct seen {
+    uint64_t mixtures, halves;
+    double beside_seconds;
+};
+
+static void see(void *user, const struct engine_step *step) {
+    struct seen *seen = user;
+    if (step->prefill) return;
+    seen->mixtures += step->device.mixtures;
+    seen->halves += step->device.halves;
+    seen->beside_seconds += step->device.beside_seconds;
+}
+
+static void ask_together(const char *placement, int halves_from, struct told out[TOGETHER], struct seen *seen) {
+    struct engine *engine;
+    struct error error;
+    const struct engine_options options = {.synthetic = "phi-toy-moe", .placement = placement, .threads = 1,
+                                           .halves_from = halves_from, .kv_tokens = 1024, .sequences_max = TOGETHER,
+                                           .watch = see, .watch_user = seen};
+    *seen = (struct seen){0};
+    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+    ask_at_once(engine, 0, TOGETHER - 1, out);
+    engine_close(engine);
+}
+
+static void answers_in_halves(void **unused) {
+    (void)unused;
+    need_device();
+    struct told expected[TOGETHER], whole[TOGETHER], halves[TOGETHER];
+    struct seen seen;
+    ask_together("cpu", 0, expected, &seen);
+    assert_int_equal(seen.mixtures, 0);
+    ask_together("split", ENGINE_SEQUENCES_MAX, whole, &seen);
+    assert_int_equal(seen.halves, 0);
+    ask_together("split", 2, halves, &seen);
+    assert_true(seen.halves > 0 && seen.halves % 2 == 0 && seen.halves <= seen.mixtures);
+    assert_true(seen.beside_seconds > 0);
+    for (int j = 0; j < TOGETHER; j++) {
+        assert_memory_equal(whole[j].token, expected[j].token, sizeof whole[j].token);
+        assert_memory_equal(halves[j].token, expected[j].token, sizeof halves[j].token);
+    }
+}
+
+// ---- Few answers on the CPU, many on the device
+
+enum { FROM = 4 };
+
+struct watched {
+    int few, many; // steps of answers only
+    bool wrong;    // the device had few, or not many
+};
+
+static void watch(void *user, const struct engine_step *step) {
+    struct watched *watched = user;
+    if (step->prefill) return;
+    bool many = step->tokens >= FROM;
+    *(many ? &watched->many : &watched->few) += 1;
+    watched->wrong |= (step->device.mixtures > 0) != many;
 }
 
 static struct engine *open_from(enum weight_format weights, const char *stages, struct watched *watched) {
