@@ -1,6 +1,7 @@
 #include "base/build_id.h"
 
 #include <link.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,18 +25,35 @@ static void read_notes(const unsigned char *at, size_t left, char out[BUILD_ID_B
     }
 }
 
-// The program itself is the first that is told of; its libraries follow.
-static int read_program(struct dl_phdr_info *info, size_t bytes, void *out) {
+struct search {
+    uintptr_t address;
+    char *out;
+};
+
+// One object after the other, the program or a library, until it is the one.
+static int read_object(struct dl_phdr_info *info, size_t bytes, void *user) {
+    const struct search *search = user;
+    bool here = false;
     (void)bytes;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
-        if (segment->p_type == PT_NOTE)
-            read_notes((const unsigned char *)(info->dlpi_addr + segment->p_vaddr), segment->p_memsz, out);
+        uintptr_t at = search->address - (uintptr_t)(info->dlpi_addr + segment->p_vaddr);
+        here |= segment->p_type == PT_LOAD && at < segment->p_memsz;
     }
-    return 1;
+    for (int i = 0; here && i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
+        if (segment->p_type == PT_NOTE)
+            read_notes((const unsigned char *)(info->dlpi_addr + segment->p_vaddr), segment->p_memsz, search->out);
+    }
+    return here;
+}
+
+void build_id_of(uintptr_t address, char out[BUILD_ID_BYTES]) {
+    struct search search = {address, out};
+    out[0] = '\0';
+    dl_iterate_phdr(read_object, &search);
 }
 
 void build_id(char out[BUILD_ID_BYTES]) {
-    out[0] = '\0';
-    dl_iterate_phdr(read_program, out);
+    build_id_of((uintptr_t)build_id, out);
 }

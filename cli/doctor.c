@@ -43,6 +43,19 @@ static const struct {
 };
 enum { KNOWN_COUNT = sizeof KNOWN / sizeof *KNOWN };
 
+// Releases whose package of Intel's driver, intel-opencl-icd, is of this version; 0: there is none. Later ones have one
+// that knows all of these GPUs.
+static const struct {
+    const char *id; // as in /etc/os-release
+    int version[2], driver[2];
+} RELEASES[] = {
+    {"debian", {12, 0}, {22, 43}},
+    {"debian", {13, 0}, {0, 0}},
+    {"ubuntu", {22, 4}, {22, 14}},
+    {"ubuntu", {24, 4}, {23, 43}},
+};
+enum { RELEASE_COUNT = sizeof RELEASES / sizeof *RELEASES };
+
 // ---- Telling
 
 static int problems;
@@ -88,6 +101,21 @@ static void read_line(const char *path, char out[TEXT_BYTES]) {
     if (!fgets(out, TEXT_BYTES, file)) out[0] = 0;
     out[strcspn(out, "\n")] = 0;
     fclose(file);
+}
+
+// What /etc/os-release says of a key, without quotes; "": nothing.
+static void read_release(const char *key, char out[TEXT_BYTES]) {
+    char path[PATH_MAX], line[TEXT_BYTES];
+    size_t length = strlen(key);
+    path_of(path, "/etc/os-release");
+    out[0] = 0;
+    FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file)) {
+        if (strncmp(line, key, length) != 0 || line[length] != '=') continue;
+        const char *at = line + length + 1 + (line[length + 1] == '"');
+        snprintf(out, TEXT_BYTES, "%.*s", (int)strcspn(at, "\"\n"), at);
+    }
+    if (file) fclose(file);
 }
 
 static bool exists(const char *path) {
@@ -200,14 +228,47 @@ static void check_kernel(const struct gpu *gpu) {
 
 // ---- OpenCL
 
-static void check_icds(void) {
+// "12" is 12.0.
+static bool is_version(const char *text, const int version[2]) {
+    int major = 0, minor = 0;
+    return sscanf(text, "%d.%d", &major, &minor) >= 1 && major == version[0] && minor == version[1];
+}
+
+static bool is_older(const int version[2], const int than[2]) {
+    return version[0] != than[0] ? version[0] < than[0] : version[1] < than[1];
+}
+
+// How to get a driver of Intel's here that knows the GPU.
+static void write_remedy(const struct gpu *gpu, char out[2 * TEXT_BYTES]) {
+    static const char ELSEWHERE[] = "Take Intel's own, from github.com/intel/compute-runtime/releases, or a container "
+                                    "of Ubuntu 24.04";
+    char id[TEXT_BYTES], version[TEXT_BYTES], name[TEXT_BYTES];
+    int release = -1;
+    read_release("ID", id);
+    read_release("VERSION_ID", version);
+    read_release("PRETTY_NAME", name);
+    for (int r = 0; r < RELEASE_COUNT; r++)
+        if (strcmp(id, RELEASES[r].id) == 0 && is_version(version, RELEASES[r].version)) release = r;
+    if (strcmp(id, "debian") != 0 && strcmp(id, "ubuntu") != 0)
+        snprintf(out, 2 * TEXT_BYTES, "Intel's driver is called intel-opencl-icd, or intel-compute-runtime.");
+    else if (release >= 0 && RELEASES[release].driver[0] == 0)
+        snprintf(out, 2 * TEXT_BYTES, "%.60s has no package of Intel's driver. %s.", name, ELSEWHERE);
+    else if (release >= 0 && gpu->known >= 0 && is_older(RELEASES[release].driver, KNOWN[gpu->known].driver))
+        snprintf(out, 2 * TEXT_BYTES, "%.60s's intel-opencl-icd, %d.%d, does not know this GPU. %s.", name,
+                 RELEASES[release].driver[0], RELEASES[release].driver[1], ELSEWHERE);
+    else
+        snprintf(out, 2 * TEXT_BYTES, "For Intel's GPUs: `sudo apt install intel-opencl-icd`.");
+}
+
+static void check_icds(const struct gpu *gpu) {
     char pattern[PATH_MAX], library[TEXT_BYTES];
     glob_t files = {0};
+    char remedy[2 * TEXT_BYTES];
+    write_remedy(gpu, remedy);
     path_of(pattern, "/etc/OpenCL/vendors/*.icd");
     if (glob(pattern, 0, NULL, &files) != 0) {
         problem("/etc/OpenCL/vendors names no driver for OpenCL. %s",
-                is_container() ? "An image with Intel's is made from Tandem's sources like this:"
-                               : "For Intel's GPUs: `sudo apt install intel-opencl-icd`.");
+                is_container() ? "An image with Intel's is made from Tandem's sources like this:" : remedy);
         if (is_container()) tell_image();
     }
     for (size_t i = 0; i < files.gl_pathc; i++) {
@@ -220,12 +281,14 @@ static void check_icds(void) {
 
 static void check_device(const struct engine_opencl_device *device, const struct gpu *gpu) {
     bool intel = strstr(device->platform, "Intel") != NULL;
+    char remedy[2 * TEXT_BYTES];
+    write_remedy(gpu, remedy);
     const int *least = gpu->known >= 0 ? KNOWN[gpu->known].driver : NULL;
     if (device->refused)
         problem("%s (%s %s) %s.", device->name, device->platform, device->driver, device->refused);
     else if (device->gpu && intel && least && !is_at_least(device->driver, least))
-        problem("The driver of %s is %s; its GPU needs %d.%d or newer (Ubuntu 24.04's does).", device->name,
-                device->driver, least[0], least[1]);
+        problem("The driver of %s is %s; its GPU needs %d.%d or newer. %s", device->name, device->driver, least[0],
+                least[1], remedy);
     else if (device->gpu)
         well("%s (%s %s) gets the %s kernels.", device->name, device->platform, device->driver, device->kernels);
     else
@@ -246,13 +309,13 @@ static void check_opencl(const struct gpu *gpu) {
         gpus += devices[i].gpu && !devices[i].refused;
     }
     if (gpus > 0) return;
+    char remedy[2 * TEXT_BYTES] = "";
+    if (gpu->node[0] && !is_container()) write_remedy(gpu, remedy);
     if (gpu->known >= 0)
-        problem(
-            "OpenCL does not see the GPU. Its driver has to be %d.%d or newer: Debian 12's is too old for %s, Ubuntu "
-            "24.04's will do.",
-            KNOWN[gpu->known].driver[0], KNOWN[gpu->known].driver[1], KNOWN[gpu->known].name);
+        problem("OpenCL does not see the GPU, %s, whose driver has to be %d.%d or newer.%s%s", KNOWN[gpu->known].name,
+                KNOWN[gpu->known].driver[0], KNOWN[gpu->known].driver[1], remedy[0] ? " " : "", remedy);
     else
-        problem("OpenCL sees no GPU.");
+        problem("OpenCL sees no GPU.%s%s", remedy[0] ? " " : "", remedy);
 }
 
 static void check_memory(void) {
@@ -285,7 +348,7 @@ static int examine(void) {
     find_gpu(&gpu);
     check_node(&gpu);
     check_kernel(&gpu);
-    check_icds();
+    check_icds(&gpu);
     check_opencl(&gpu);
     check_memory();
     conclude();

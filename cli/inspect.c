@@ -129,26 +129,50 @@ static void print_age(const struct engine_placement *placement) {
         print_ago(hours / 24, "day");
 }
 
-// Who has the experts of answers, or of prompts, and by which of the sizes that is so: the slowest one decides.
-static void print_reason(const struct engine_placement *placement, bool answers) {
+// How many times as long as on the CPU alone it takes with OpenCL.
+static double times_of(const struct engine_placement_point *point) {
+    return point->cpu_rate / point->split_rate;
+}
+
+// The slowest of the sizes of answers, or of prompts, that one of the devices has: the one that decides.
+static const struct engine_placement_point *slowest_of(const struct engine_placement *placement, bool answers,
+                                                       bool on_device) {
     const struct engine_placement_point *slowest = NULL;
-    double most = 0;
     for (int i = 0; i < placement->point_count; i++) {
         const struct engine_placement_point *point = &placement->points[i];
         if ((point->rows <= ENGINE_PLACEMENT_ANSWERS) != answers || !(point->split_rate > 0)) continue;
-        double times = point->cpu_rate / point->split_rate;
-        if (slowest && times <= most) continue;
-        slowest = point;
-        most = times;
+        if (point->on_device == on_device && (!slowest || times_of(point) > times_of(slowest))) slowest = point;
     }
-    if (!slowest) return;
-    const char *rows = plural((size_t)slowest->rows), *phase = answers ? "Answers" : "Prompts";
-    if (slowest->on_device)
-        printf("%s: OpenCL, as even %d row%s take%s %.2f times as long with it as on the CPU alone.\n", phase,
-               slowest->rows, rows, rows[0] ? "" : "s", most);
+    return slowest;
+}
+
+// Who has the experts of answers, or of prompts, and why; maybe OpenCL those of many answers and the CPU those of few.
+static void print_reason(const struct engine_placement *placement, bool answers) {
+    const struct engine_placement_point *device = slowest_of(placement, answers, true);
+    const struct engine_placement_point *cpu = slowest_of(placement, answers, false);
+    if (device || cpu) printf("%s: ", answers ? "Answers" : "Prompts");
+    if (device) {
+        const char *rows = plural((size_t)device->rows);
+        printf("OpenCL");
+        if (cpu) printf(" from %d at once on", placement->answers_from);
+        printf(", as even %d row%s take%s %.2f times as long with it as on the CPU alone%s", device->rows, rows,
+               rows[0] ? "" : "s", times_of(device), cpu ? "; fewer: " : ".\n");
+    }
+    if (cpu && device && placement->answers_from == opened.experts_decode_from)
+        printf("the CPU, as was asked for.\n");
+    else if (cpu)
+        printf("the CPU, as %d row%s would take %.2f times as long with OpenCL%s.\n", cpu->rows,
+               plural((size_t)cpu->rows), times_of(cpu), times_of(cpu) < 1 ? ", too little to tell from noise" : "");
+}
+
+// The size of answers from which on they go in halves, of those that OpenCL has.
+static void print_halves(const struct engine_placement *placement) {
+    int from = placement->halves_from > placement->answers_from ? placement->halves_from : placement->answers_from;
+    if (placement->answers_from == 0) return;
+    if (placement->halves_from > 0)
+        printf("%d answers at once and more are split in two halves, so that both devices have work.\n", from);
     else
-        printf("%s: the CPU, as %d row%s would take %.2f times as long with OpenCL%s.\n", phase, slowest->rows, rows,
-               most, most < 1 ? ", too little to tell from noise" : "");
+        printf("Answers at once are not split in halves: both would read all weights, for too little.\n");
 }
 
 static void print_placement(const struct engine_placement *placement) {
@@ -172,14 +196,13 @@ static void print_placement(const struct engine_placement *placement) {
             printf("%8s", "-");
         printf("   %s\n", point->on_device ? "OpenCL" : "CPU");
     }
+    if (placement->contradictory)
+        printf("\nThese figures contradict each other: a size takes longer than a larger one, also when it was\n"
+               "measured again. Is the machine busy? They are not kept, and the next start measures anew.\n");
     if (placement->device[0]) printf("\n");
     print_reason(placement, true);
     print_reason(placement, false);
-    if (placement->halves_from > 0)
-        printf("%d answers at once and more are split in two halves, so that both devices have work.\n",
-               placement->halves_from);
-    else if (placement->device[0])
-        printf("Answers at once are not split in halves: both would read all weights, for too little.\n");
+    print_halves(placement);
     if (placement->read_bytes > 0) printf("The CPU reads %.1f GB/s of memory.\n", placement->read_bytes / 1e9);
     printf("\nOpenCL: %s\n", placement->device[0] ? placement->device : placement->why);
     if (placement->device[0] && placement->why[0]) printf("not used: %s\n", placement->why);
@@ -198,9 +221,11 @@ static json_t *json_placement(const struct engine_placement *placement) {
                                         point->rest_seconds * 1e3, "on_opencl", point->on_device, "cpu_tokens_per_s",
                                         point->cpu_rate, "split_tokens_per_s", point->split_rate));
     }
-    return json_pack("{s:s, s:s, s:b, s:f, s:i, s:f, s:o}", "device", placement->device, "why", placement->why,
-                     "from_cache", placement->from_cache, "age_s", placement->age_seconds, "halves_from",
-                     placement->halves_from, "read_gbps", placement->read_bytes / 1e9, "points", points);
+    return json_pack("{s:s, s:s, s:b, s:b, s:f, s:i, s:b, s:i, s:f, s:o}", "device", placement->device, "why",
+                     placement->why, "contradictory", placement->contradictory, "from_cache", placement->from_cache,
+                     "age_s", placement->age_seconds, "halves_from", placement->halves_from, "same_bits",
+                     placement->same_bits, "answers_from", placement->answers_from, "read_gbps",
+                     placement->read_bytes / 1e9, "points", points);
 }
 
 static json_t *json_weights(const struct engine_outline *model, const struct engine_machine *machine) {

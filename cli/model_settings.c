@@ -48,6 +48,9 @@ const struct setting MODEL_SETTINGS[] = {
      "", "", "the layers whose experts OpenCL may have, such as 0-15,20; all of them otherwise"},
     {"engine.experts.opencl", "--experts-opencl", "TANDEM_EXPERTS_OPENCL", SETTING_LIST, AT(experts_opencl), 0, 1,
      NULL, "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
+    {"engine.experts.decode_from", "--experts-decode-from", "TANDEM_EXPERTS_DECODE_FROM", SETTING_INT,
+     AT(experts_decode_from), 0, ENGINE_SEQUENCES_MAX, NULL, "0", "",
+     "OpenCL has the experts of no fewer answers at once than these, where its bits are the CPU's; 0: it is measured"},
     {"engine.halves_from", "--halves-from", "TANDEM_HALVES_FROM", SETTING_INT, AT(halves_from), 0, ENGINE_SEQUENCES_MAX,
      NULL, "0", "", "so many answers at once go through OpenCL and CPU in two halves; 0: where that is faster"},
     {.flag = NULL},
@@ -165,6 +168,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
     options.cl_weights = settings->cl_weights;
     options.bus_share = settings->bus_share;
     options.halves_from = settings->halves_from;
+    options.experts_decode_from = settings->experts_decode_from;
     options.trace = settings->trace;
     if (settings->speculate)
         speculate_mode_parse(settings->speculate, &options.speculate); // inspect has none

@@ -16,7 +16,7 @@ struct model_settings {
     char *placement, *experts_prefill, *experts_decode;
     struct setting_sourced experts_layers, experts_opencl;
     char *bus_share;
-    int halves_from;
+    int halves_from, experts_decode_from;
     char *trace;
 };
 

@@ -96,6 +96,15 @@ static bool describe_access(char out[ACCESS_BYTES], const struct listener_socket
     return keys.count == 0 && !socket->loopback && !socket->path[0];
 }
 
+// Clause by clause: with a GPU and what was measured of it there is a lot to say.
+static void print_devices(const char *devices) {
+    const char *label = "devices";
+    for (const char *at = devices, *end; at; at = end ? end + 2 : NULL, label = "") {
+        end = strstr(at, "; ");
+        printf("  %-8s %.*s\n", label, end ? (int)(end - at) : (int)strlen(at), at);
+    }
+}
+
 static void announce(const struct engine_info *info, const struct listener_socket *socket) {
     char access[ACCESS_BYTES];
     describe_access(access, socket);
@@ -111,7 +120,7 @@ static void announce(const struct engine_info *info, const struct listener_socke
     if (info->cache_note[0]) printf("  cache    %s\n", info->cache_note);
     printf("  settings %s\n", settings_read());
     printf("  access   %s\n", access);
-    printf("  devices  %s\n", info->device);
+    print_devices(info->device);
     print_context(info);
     printf("Try:\n  curl %s%s%s-N http://%s/v1/chat/completions %s\\\n"
            "    -d '{\"model\": \"%s\", \"stream\": true, \"temperature\": 0, \"messages\": [{\"role\": \"user\", "

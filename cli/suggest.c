@@ -4,9 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-// How much less time it has to take.
-static const double WORTH = 0.95;
-
 enum {
     EXPERTS_MAX = 64, // of a layer, that a device takes
     CHOICES = 2,      // of a row
@@ -99,6 +96,17 @@ static double cpu_layer_seconds(const struct costs *costs, int rows, double cpu)
     return between(costs->rest, costs->count, rows) + cpu;
 }
 
+struct plan {
+    unsigned kinds; // of rows that the device has a part in, a bit each
+    int from;       // so many answers at once, and more, are the device's
+    double seconds[ENGINE_ROWS_KINDS];
+    uint64_t *experts; // [layers] the device's, a bit each; NULL: all
+};
+
+static bool is_devices(const struct plan *plan, int kind, int rows) {
+    return (plan->kinds >> kind & 1) && (kind != ENGINE_ROWS_ANSWERS || rows >= plan->from);
+}
+
 struct ranked {
     int expert;
     double cpu, device; // seconds, of all calls
@@ -113,15 +121,16 @@ static int compare_ranked(const void *a, const void *b) {
     return x->expert - y->expert;
 }
 
-// How the device would have them, for the kinds of rows in `kinds`, a bit each.
-static void rank(const struct sharing *sharing, unsigned kinds, int layer, struct ranked ranked[EXPERTS_MAX]) {
+// How the device would have them, for the calls that it has a part in.
+static void rank(const struct sharing *sharing, const struct plan *plan, int layer,
+                 struct ranked ranked[EXPERTS_MAX]) {
     int experts = sharing->choices->experts;
     double cpu[EXPERTS_MAX], device[EXPERTS_MAX];
     for (int e = 0; e < experts; e++) ranked[e] = (struct ranked){.expert = e};
     for (int kind = 0; kind < ENGINE_ROWS_KINDS; kind++)
-        for (int rows = 1; (kinds >> kind & 1) && rows <= SUGGEST_ROWS_MAX; rows++) {
+        for (int rows = 1; rows <= SUGGEST_ROWS_MAX; rows++) {
             double times = sharing->work->calls[kind][rows];
-            if (times <= 0) continue;
+            if (times <= 0 || !is_devices(plan, kind, rows)) continue;
             expert_costs(sharing, kind, layer, rows, cpu, device);
             for (int e = 0; e < experts; e++) {
                 ranked[e].cpu += times * cpu[e];
@@ -131,9 +140,10 @@ static void rank(const struct sharing *sharing, unsigned kinds, int layer, struc
     qsort(ranked, (size_t)experts, sizeof *ranked, compare_ranked);
 }
 
-// Adds to out[n] the seconds of a kind's calls in a layer where the device has the first n of those ranked.
-static void add_seconds(const struct sharing *sharing, int kind, int layer, const struct ranked *ranked,
-                        double out[EXPERTS_MAX + 1]) {
+// Adds to out[n] the seconds of a kind's calls in a layer where the device has the first n of those ranked, if it has a
+// part in them.
+static void add_seconds(const struct sharing *sharing, const struct plan *plan, int kind, int layer,
+                        const struct ranked *ranked, double out[EXPERTS_MAX + 1]) {
     int experts = sharing->choices->experts;
     double cpu[EXPERTS_MAX], device[EXPERTS_MAX];
     for (int rows = 1; rows <= SUGGEST_ROWS_MAX; rows++) {
@@ -141,8 +151,13 @@ static void add_seconds(const struct sharing *sharing, int kind, int layer, cons
         if (times <= 0) continue;
         expert_costs(sharing, kind, layer, rows, cpu, device);
         for (int e = 0; e < experts; e++) left += cpu[e];
-        out[0] += times * cpu_layer_seconds(sharing->costs, rows, left);
+        double alone = cpu_layer_seconds(sharing->costs, rows, left);
+        out[0] += times * alone;
         for (int n = 1; n <= experts; n++) {
+            if (!is_devices(plan, kind, rows)) {
+                out[n] += times * alone;
+                continue;
+            }
             left = fmax(left - cpu[ranked[n - 1].expert], 0);
             taken += device[ranked[n - 1].expert];
             out[n] += times * layer_seconds(sharing->costs, kind, rows, left, taken);
@@ -151,12 +166,6 @@ static void add_seconds(const struct sharing *sharing, int kind, int layer, cons
 }
 
 // ---- All layers
-
-struct plan {
-    unsigned kinds; // of rows that the device has a part in, a bit each
-    double seconds[ENGINE_ROWS_KINDS];
-    uint64_t *experts; // [layers] the device's, a bit each; NULL: all
-};
 
 static double total(const struct plan *plan) {
     return plan->seconds[ENGINE_ROWS_ANSWERS] + plan->seconds[ENGINE_ROWS_PROMPTS];
@@ -178,9 +187,9 @@ static int split_layer(int experts, double seconds[ENGINE_ROWS_KINDS][EXPERTS_MA
 }
 
 // experts: room for those of each layer, which are to be shared out; NULL: the device has all or none.
-static void make_plan(const struct sharing *sharing, unsigned kinds, uint64_t *experts, struct plan *plan) {
+static void make_plan(const struct sharing *sharing, unsigned kinds, int from, uint64_t *experts, struct plan *plan) {
     const struct engine_choices *choices = sharing->choices;
-    *plan = (struct plan){.kinds = kinds, .experts = experts};
+    *plan = (struct plan){.kinds = kinds, .from = from, .experts = experts};
     for (int kind = 0; kind < ENGINE_ROWS_KINDS; kind++) {
         const double *calls = sharing->work->calls[kind];
         for (int rows = 1; rows <= SUGGEST_ROWS_MAX; rows++)
@@ -189,31 +198,61 @@ static void make_plan(const struct sharing *sharing, unsigned kinds, uint64_t *e
     for (int layer = 0; layer < choices->layers; layer++) {
         struct ranked ranked[EXPERTS_MAX];
         double seconds[ENGINE_ROWS_KINDS][EXPERTS_MAX + 1] = {{0}};
-        rank(sharing, kinds, layer, ranked);
-        for (int kind = 0; kind < ENGINE_ROWS_KINDS; kind++) add_seconds(sharing, kind, layer, ranked, seconds[kind]);
-        int taken = experts ? split_layer(choices->experts, seconds, kinds) : choices->experts;
+        rank(sharing, plan, layer, ranked);
         for (int kind = 0; kind < ENGINE_ROWS_KINDS; kind++)
-            plan->seconds[kind] += seconds[kind][kinds >> kind & 1 ? taken : 0];
+            add_seconds(sharing, plan, kind, layer, ranked, seconds[kind]);
+        int taken = experts ? split_layer(choices->experts, seconds, kinds) : choices->experts;
+        for (int kind = 0; kind < ENGINE_ROWS_KINDS; kind++) plan->seconds[kind] += seconds[kind][taken];
         if (!experts) continue;
         experts[layer] = 0;
         for (int n = 0; n < taken; n++) experts[layer] |= UINT64_C(1) << ranked[n].expert;
     }
 }
 
+static bool was_measured(const struct engine_placement *found, int answers) {
+    for (int i = 0; i < found->point_count && answers <= ENGINE_PLACEMENT_ANSWERS; i++)
+        if (found->points[i].rows == answers) return true;
+    return false;
+}
+
+// From how many answers at once on the device pays with all of their experts, as placement_worth_from() has it: of the
+// sizes that were measured, and of the text's, from the least on from which on all do. 0: it never does.
+static int answers_from(const struct sharing *sharing, const struct engine_placement *found) {
+    enum { KIND = ENGINE_ROWS_ANSWERS };
+    struct suggest_work one = {0};
+    const struct sharing alone = {sharing->costs, sharing->choices, &one, sharing->share};
+    int from = 0;
+    for (int rows = SUGGEST_ROWS_MAX; rows > 0; rows--) {
+        struct plan cpu, device;
+        if (!was_measured(found, rows) && !(sharing->work->calls[KIND][rows] > 0)) continue;
+        one.calls[KIND][rows] = 1;
+        make_plan(&alone, 0, 1, NULL, &cpu);
+        make_plan(&alone, 1u << KIND, 1, NULL, &device);
+        one.calls[KIND][rows] = 0;
+        if (!engine_placement_pays(cpu.seconds[KIND], device.seconds[KIND])) return from;
+        from = rows;
+    }
+    return from > 0;
+}
+
 // The best, of which others have to be better by more than what may be noise. room: [2][layers] for its experts, and
 // for those of one that is tried.
-static void choose(const struct sharing *sharing, const struct plan *cpu, uint64_t *room, struct plan *best) {
+static void choose(const struct sharing *sharing, const struct engine_placement *found, const struct plan *cpu,
+                   uint64_t *room, struct plan *best) {
     enum { ALL_KINDS = (1 << ENGINE_ROWS_KINDS) - 1 };
     size_t layers = (size_t)sharing->choices->layers;
     struct plan other;
     unsigned kinds = 0;
-    make_plan(sharing, ALL_KINDS, NULL, &other);
+    int many = found->same_bits && cpu->seconds[ENGINE_ROWS_ANSWERS] > 0 ? answers_from(sharing, found) : 0;
+    const int from = many > 0 ? many : 1;
+    make_plan(sharing, ALL_KINDS, 1, NULL, &other);
     for (int kind = 0; kind < ENGINE_ROWS_KINDS; kind++)
-        if (other.seconds[kind] < WORTH * cpu->seconds[kind]) kinds |= 1u << kind;
-    make_plan(sharing, kinds, NULL, best);
+        if (engine_placement_pays(cpu->seconds[kind], other.seconds[kind])) kinds |= 1u << kind;
+    if (many > 0) kinds |= 1u << ENGINE_ROWS_ANSWERS;
+    make_plan(sharing, kinds, from, NULL, best);
     for (kinds = 1; kinds <= ALL_KINDS; kinds++) {
-        make_plan(sharing, kinds, room + layers, &other);
-        if (!(total(&other) < WORTH * total(best))) continue;
+        make_plan(sharing, kinds, from, room + layers, &other);
+        if (!engine_placement_pays(total(best), total(&other))) continue;
         memcpy(room, other.experts, layers * sizeof *room);
         *best = other;
         best->experts = room;
@@ -255,6 +294,7 @@ static char *write_lists(const uint64_t *experts, const struct engine_choices *c
 bool suggestion_yaml(const struct suggestion *suggestion, struct buffer *out) {
     buffer_format(out, "engine:\n  experts:\n    prefill: %s\n    decode: %s\n", suggestion->who[ENGINE_ROWS_PROMPTS],
                   suggestion->who[ENGINE_ROWS_ANSWERS]);
+    if (suggestion->decode_from) buffer_format(out, "    decode_from: %d\n", suggestion->decode_from);
     if (suggestion->experts) buffer_format(out, "    opencl: \"%s\"\n", suggestion->experts);
     return !out->failed;
 }
@@ -295,9 +335,9 @@ int suggest_placement(const struct engine_placement *found, const struct engine_
     int code = room ? read_shares(&sharing, error) : error_set_code(error, ERROR_MEMORY);
     struct plan cpu, best;
     if (!code) {
-        make_plan(&sharing, 0, NULL, &cpu);
+        make_plan(&sharing, 0, 1, NULL, &cpu);
         best = cpu;
-        if (device_is_known(found)) choose(&sharing, &cpu, room, &best);
+        if (device_is_known(found)) choose(&sharing, found, &cpu, room, &best);
         if (best.experts && !(out->experts = write_lists(best.experts, choices)))
             code = error_set_code(error, ERROR_MEMORY);
     }
@@ -306,6 +346,7 @@ int suggest_placement(const struct engine_placement *found, const struct engine_
         out->seconds[kind] = best.seconds[kind];
         if (cpu.seconds[kind] > 0) out->who[kind] = best.kinds >> kind & 1 ? "opencl" : "cpu";
     }
+    if (!code && best.from > 1) out->decode_from = best.from;
     free(sharing.share);
     free(room);
     return code;

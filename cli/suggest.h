@@ -16,6 +16,7 @@ void suggest_add(struct suggest_work *work, enum engine_rows kind, long rows, do
 
 struct suggestion {
     const char *who[ENGINE_ROWS_KINDS];    // "cpu", "opencl"; "auto": there were no such rows, or nothing was measured
+    int decode_from;                       // so many answers at once, and more, are OpenCL's; 0: any number
     char *experts;                         // for --experts-opencl; NULL: all of a layer's are one device's
     double cpu_seconds[ENGINE_ROWS_KINDS]; // that all of this work would take on the CPU alone, but for what is
                                            // attended to
@@ -23,7 +24,9 @@ struct suggestion {
 };
 
 // Takes the fastest of: the CPU; the device for one kind of rows, or for both; and both devices sharing out each
-// layer's experts. What gains less than a twentieth is left to the simpler one. ERROR_MEMORY.
+// layer's experts. What does not pay clearly (engine_placement_pays) is left to the simpler one. Where both devices
+// give answers the same bits, the device has them from so many at once on as `auto` would find it, if it would; else
+// all or none, as they are in this text. ERROR_MEMORY.
 int suggest_placement(const struct engine_placement *found, const struct engine_choices *choices,
                       const struct suggest_work *work, struct suggestion *out, struct error *error);
 void suggestion_finish(struct suggestion *suggestion);

@@ -88,6 +88,9 @@ static int read_placement(struct engine *engine, const struct engine_options *op
     if (!bus_share_parse(bus_share, &out->bus_share))
         return error_set_param(error, ERROR_ARGUMENT, "bus_share", "the bus can not be shared \"%s\"", bus_share);
     int code = pick(options->halves_from, 0, ENGINE_SEQUENCES_MAX, "halves_from", &out->halves_from, error);
+    if (!code)
+        code = pick(options->experts_decode_from, 0, ENGINE_SEQUENCES_MAX, "experts_decode_from", &out->decode_from,
+                    error);
     if (code) return code;
     out->explain = options->explain_placement;
     out->warn = options->warn;

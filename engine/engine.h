@@ -158,6 +158,8 @@ struct engine_options {
     const char *placement;      // one of PLACEMENTS; NULL: "auto"
     const char *experts_prefill; // "auto", as placement says (also for NULL), or "cpu" or "opencl", whatever it says
     const char *experts_decode;  // the same, for answers
+    int experts_decode_from; // OpenCL has the experts of no fewer answers at once than these, if its bits are the
+                             // CPU's; 0: of any number, or with "auto" of as many as was measured to be faster
     const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
     const char *experts_opencl;  // which of them: "0-7", or by layers "0-3:0-7;4:2,5"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
@@ -360,11 +362,19 @@ struct engine_placement {
     int point_count;    // 0: nothing was measured
     struct engine_placement_point points[ENGINE_PLACEMENT_POINTS];
     int halves_from;    // so many answers at once and more go in two halves, as options say or for speed; 0: none do
+    bool same_bits;     // of answers on both devices: so few may be the CPU's and many the OpenCL device's
+    int answers_from;   // so many at once and more are that one's, as options say or for speed; 0: all are the CPU's
     double read_bytes;  // a second, that the CPU reads from memory; 0: not measured
+    bool contradictory; // a size takes longer than a larger one, though it was tried again: they are not kept
     bool from_cache;    // the figures are of an earlier start; `cache` in engine_options has kept them
     double age_seconds; // then, so old
 };
 const struct engine_placement *engine_placement(const struct engine *engine); // lives as long as the engine
+
+// Whether a way that takes so long is worth leaving the plainer one for, the CPU for a device or all experts on it for
+// some: it has to be clearly faster, so that noise in what was measured does not decide. Whoever plans by figures asks
+// this: `auto` for calls of each size, `tandem profile` for all calls of a text.
+bool engine_placement_pays(double plain_seconds, double seconds);
 
 // What OpenCL has here. Loads its drivers into the process; any thread, one at a time, while no engine is open.
 struct engine_opencl_device {

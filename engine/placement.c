@@ -1,5 +1,6 @@
 #include "engine/placement_private.h"
 
+#include "base/buffer.h"
 #include "base/build_id.h"
 #include "base/clock.h"
 #include "engine/opencl/opencl.h"
@@ -15,7 +16,6 @@
 #include <time.h>
 
 static const double RETRY_SECONDS = 10, RETRY_SECONDS_MAX = 600; // each pause is twice the last one
-static const double WORTH = 0.9; // of the time is what it may take at most, so that noise does not decide
 
 bool placement_parse(const char *name, enum placement_way *out) {
 #define PLACEMENT_MATCH(way, text, meaning) \
@@ -139,9 +139,10 @@ static int try_devices(const struct placement *placement, struct engine_placemen
         describe_figures(placement, key, sizeof key);
         known = placement_cache_read(placement->cache, key, time(NULL), found);
     }
-    int code = known ? placement_check(&devices, error) : placement_measure(&devices, found, error);
+    int code = known ? placement_check(&devices, found, error) : placement_measure(&devices, found, error);
     if (code) return code;
-    if (keeps && !known) placement_cache_write(placement->cache, key, time(NULL), found);
+    found->same_bits = found->same_bits && opencl_has_cpus_bits(placement->opencl);
+    if (keeps && !known && !found->contradictory) placement_cache_write(placement->cache, key, time(NULL), found);
     placement_conclude(found, &part, options->halves_from);
     return 0;
 }
@@ -185,10 +186,6 @@ static int open_device(struct placement *placement, struct engine_placement *fou
 
 // ---- Planning
 
-bool placement_pays(double cpu_seconds, double device_seconds) {
-    return device_seconds <= WORTH * cpu_seconds;
-}
-
 // Whether anything says that there is a GPU: loading OpenCL's drivers takes time and memory, and where there is none,
 // all that they could find is the CPU.
 static bool may_have_gpu(const char *root) {
@@ -212,22 +209,28 @@ static void describe_cpu(struct placement *placement, const char *why) {
              why);
 }
 
-// "experts in decode on OpenCL: DEVICE (a layer's 1.2 ms for 16 rows; on the CPU 0.8)"
+// "…; experts in decode on OpenCL: DEVICE; ms for a layer's, there/on the CPU: 1.2/0.8 for 1 row, 2.3/2.0 for 8, …"
 static void describe_split(struct placement *placement) {
     static const char *const WHAT[1 << PLACEMENT_PHASES] = {"nothing", "experts in decode", "experts in prefill",
                                                             "experts"};
-    const bool *used = placement->used;
-    const char *some = placement->share ? "some " : "";
-    char *at = placement->description, *end = at + sizeof placement->description;
-    at += snprintf(at, sizeof placement->description, "%.300s; %s%s on OpenCL: %s",
-                   placement->inner->describe(placement->state), some,
-                   WHAT[(used[PLACEMENT_DECODE] ? 1 : 0) + (used[PLACEMENT_PREFILL] ? 2 : 0)], placement->device);
-    for (int i = 0; i < placement->found.point_count && at < end; i++) {
-        const struct engine_placement_point *point = &placement->found.points[i];
-        at += snprintf(at, (size_t)(end - at), "%s%.1f ms for %d rows, on the CPU %.1f", i ? "; " : " (a layer's ",
-                       point->device_seconds * 1e3, point->rows, point->cpu_seconds * 1e3);
+    const int *from = placement->from;
+    const struct engine_placement *found = &placement->found;
+    struct buffer text;
+    buffer_init(&text, sizeof placement->description);
+    buffer_format(&text, "%.300s; %s%s on OpenCL", placement->inner->describe(placement->state),
+                  placement->share ? "some " : "",
+                  WHAT[(from[PLACEMENT_DECODE] ? 1 : 0) + (from[PLACEMENT_PREFILL] ? 2 : 0)]);
+    if (from[PLACEMENT_DECODE] > 1) buffer_format(&text, ", answers from %d at once on", from[PLACEMENT_DECODE]);
+    buffer_format(&text, ": %s", placement->device);
+    for (int i = 0; i < found->point_count; i++) {
+        const struct engine_placement_point *point = &found->points[i];
+        buffer_format(&text, "%s%.2g/%.2g for %d%s", i ? ", " : "; ms for a layer's, there/on the CPU: ",
+                      point->device_seconds * 1e3, point->cpu_seconds * 1e3, point->rows,
+                      i ? "" : point->rows > 1 ? " rows" : " row");
     }
-    if (at < end && placement->found.point_count > 0) snprintf(at, (size_t)(end - at), ")");
+    if (found->contradictory) buffer_text(&text, "; these figures contradict each other, and are not kept");
+    snprintf(placement->description, sizeof placement->description, "%s", text.data ? text.data : "");
+    buffer_finish(&text);
 }
 
 enum placement_phase placement_phase_of(enum row_kind kind, int rows) {
@@ -239,12 +242,18 @@ static enum placement_phase phase_of_point(const struct engine_placement_point *
     return point->rows <= ENGINE_PLACEMENT_ANSWERS ? PLACEMENT_DECODE : PLACEMENT_PREFILL;
 }
 
-// Who has a phase's experts when both devices are well.
-static bool decide(const struct placement *placement, enum placement_phase phase) {
+// From how many rows on the device has a phase's experts when both are well; 0: it has none.
+static int decide(const struct placement *placement, enum placement_phase phase) {
     const struct placement_options *options = &placement->options;
-    if (options->experts[phase] != EXPERTS_AUTO) return options->experts[phase] == EXPERTS_OPENCL;
-    if (options->way != PLACEMENT_AUTO) return options->way == PLACEMENT_SPLIT;
-    return placement_worth(&placement->found, phase == PLACEMENT_DECODE);
+    const bool answers = phase == PLACEMENT_DECODE, by_number = answers && placement->found.same_bits;
+    const int least = by_number && options->decode_from > 1 ? options->decode_from : 1;
+    const enum placement_experts way = options->way == PLACEMENT_AUTO    ? EXPERTS_AUTO
+                                       : options->way == PLACEMENT_SPLIT ? EXPERTS_OPENCL
+                                                                         : EXPERTS_CPU;
+    const enum placement_experts who = options->experts[phase] == EXPERTS_AUTO ? way : options->experts[phase];
+    if (who != EXPERTS_AUTO) return who == EXPERTS_OPENCL ? least : 0;
+    int from = placement_worth_from(&placement->found, answers, by_number);
+    return from > 0 && from < least ? least : from;
 }
 
 static bool wants_device(const struct placement *placement) {
@@ -275,12 +284,23 @@ static void drop_device(struct placement *placement) {
 // What follows from the figures, or from their absence. True: the device has something to do when it is well.
 static bool decide_all(struct placement *placement) {
     struct engine_placement *found = &placement->found;
-    for (int i = 0; i < PLACEMENT_PHASES; i++) placement->used[i] = decide(placement, (enum placement_phase)i);
-    for (int i = 0; i < found->point_count; i++)
-        found->points[i].on_device = placement->used[phase_of_point(&found->points[i])];
+    for (int i = 0; i < PLACEMENT_PHASES; i++) placement->from[i] = decide(placement, (enum placement_phase)i);
+    for (int i = 0; i < found->point_count; i++) {
+        int from = placement->from[phase_of_point(&found->points[i])];
+        found->points[i].on_device = from > 0 && found->points[i].rows >= from;
+    }
+    found->answers_from = placement->from[PLACEMENT_DECODE];
     placement->halves_from =
         placement->options.halves_from > 0 ? placement->options.halves_from : found->halves_from;
-    return placement->used[PLACEMENT_DECODE] || placement->used[PLACEMENT_PREFILL];
+    return placement->from[PLACEMENT_DECODE] || placement->from[PLACEMENT_PREFILL];
+}
+
+// What was asked for and can not be, so that an answer stays the same alone and in company.
+static void warn_of_other_bits(const struct placement *placement) {
+    if (placement->options.decode_from > 1 && placement->opencl && !placement->found.same_bits)
+        warn(placement, "OpenCL has all answers or none, not those of %d at once and more alone: its bits are not the "
+             "CPU's in %s with these kernels", placement->options.decode_from,
+             weight_format_name(placement->options.weights));
 }
 
 static void plan(struct placement *placement) {
@@ -301,7 +321,9 @@ static void plan(struct placement *placement) {
         drop_device(placement);
     if (code && placement->options.explain && try_devices(placement, &placement->found, &other))
         placement->found = (struct engine_placement){0};
-    if (!code) describe_split(placement);
+    if (code) return;
+    warn_of_other_bits(placement);
+    describe_split(placement);
 }
 
 // Where the first start failed, only now it is known what the device is worth: it may be less than the CPU.

@@ -16,8 +16,8 @@ enum placement_way { // see engine/engine.h
 };
 bool placement_parse(const char *name, enum placement_way *out);
 
-// What rows belong to: answers, where a row's result may not depend on how many there are, or prompts. A phase is one
-// device's as a whole: where a single answer is faster on the CPU, `auto` leaves it 32 at once as well.
+// What rows belong to: answers, where a row's result may not depend on how many there are, or prompts. So a phase is
+// one device's as a whole, unless both have the same bits: then the device may have many answers, and the CPU few.
 enum placement_phase { PLACEMENT_DECODE, PLACEMENT_PREFILL, PLACEMENT_PHASES };
 enum placement_experts { EXPERTS_AUTO, EXPERTS_CPU, EXPERTS_OPENCL }; // auto: as the way says
 bool placement_parse_phase(const char *name, enum placement_experts *out); // "auto", "cpu", "opencl"
@@ -34,6 +34,7 @@ struct placement;
 struct placement_options {
     enum placement_way way;
     enum placement_experts experts[PLACEMENT_PHASES];
+    int decode_from; // the device has no fewer answers at once than these; 0: what else is said decides
     const char *experts_layers; // "0-15,20": whose experts the device may have; NULL: all
     const char *experts_opencl; // which of them, "0-7" or by layers "0-3:0-7;4:2,5"; NULL: all
     enum bus_share bus_share;
@@ -83,8 +84,5 @@ const char *placement_degraded(const struct placement *placement);
 // What was measured, and what follows. As long as the placement, and as it was at opening; but where the device failed
 // then, it is measured once it works.
 const struct engine_placement *placement_found(const struct placement *placement);
-
-// Whether work is worth the device, given how long it takes with the CPU alone and with the device.
-bool placement_pays(double cpu_seconds, double device_seconds);
 
 #endif

@@ -64,6 +64,7 @@ static bool take_figures(const char *at, const char *key, int64_t now, struct en
     found.age_seconds = (double)now - measured_at;
     if (!(found.age_seconds >= 0 && found.age_seconds <= PLACEMENT_CACHE_DAYS_MAX * SECONDS_A_DAY)) return false;
     found.from_cache = true;
+    found.contradictory = false;
     *out = found;
     return true;
 }

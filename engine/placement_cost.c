@@ -129,9 +129,9 @@ static void run_cpu(struct trial *trial, const struct placement_devices *devices
     if (is_best(run, seconds, point->cpu_seconds)) point->cpu_seconds = seconds;
 }
 
-// Both devices, once, or for the time.
+// Both devices, once, or for the time. same_bits becomes false if answers have others.
 static int try_rows(const struct placement_devices *devices, int rows, bool timed,
-                    struct engine_placement_point *point, struct error *error) {
+                    struct engine_placement_point *point, bool *same_bits, struct error *error) {
     struct trial trial;
     int code = trial_create(&trial, rows, devices->layers, error);
     if (code) return code;
@@ -142,11 +142,19 @@ static int try_rows(const struct placement_devices *devices, int rows, bool time
         if (!code) run_cpu(&trial, devices, run, point);
     }
     if (!code && devices->opencl) code = trial_compare(&trial, error);
+    if (!code && kind_of(rows) == ROWS_OF_ANSWERS)
+        *same_bits &= memcmp(trial.expected, trial.found, (size_t)rows * (size_t)trial.hidden * sizeof(float)) == 0;
     trial_finish(&trial);
     return code;
 }
 
 // ---- What follows
+
+static const double WORTH = 0.9; // of the time is what it may take at most
+
+bool engine_placement_pays(double plain_seconds, double seconds) {
+    return plain_seconds > 0 && seconds <= WORTH * plain_seconds;
+}
 
 static struct placement_costs costs_of(const struct engine_placement_point *point, double times) {
     return (struct placement_costs){times * point->device_seconds, times * point->handing_seconds,
@@ -220,7 +228,7 @@ int placement_halves_from(const struct engine_placement *found, const struct pla
         if (point->rows > ENGINE_PLACEMENT_ANSWERS) continue;
         if (point->rows < 2 || !(point->device_seconds > 0)) break;
         const struct placement_costs costs = costs_of(point, 1);
-        if (!placement_pays(whole_seconds(&costs, part), halved_seconds(found, part, point->rows))) break;
+        if (!engine_placement_pays(whole_seconds(&costs, part), halved_seconds(found, part, point->rows))) break;
         from = point->rows;
     }
     return from;
@@ -241,13 +249,17 @@ void placement_conclude(struct engine_placement *found, const struct placement_p
     }
 }
 
-bool placement_worth(const struct engine_placement *found, bool answers) {
+int placement_worth_from(const struct engine_placement *found, bool answers, bool by_number) {
+    int from = 1;
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
         if ((point->rows <= ENGINE_PLACEMENT_ANSWERS) != answers) continue;
-        if (!(point->split_rate > 0 && placement_pays(1 / point->cpu_rate, 1 / point->split_rate))) return false;
+        if (!(point->split_rate > 0 && engine_placement_pays(1 / point->cpu_rate, 1 / point->split_rate)))
+            from = 0;
+        else if (from == 0)
+            from = point->rows;
     }
-    return true;
+    return by_number || from == 1 ? from : 0;
 }
 
 // ---- What is no expert
@@ -301,19 +313,59 @@ static double measure_bus(const struct placement_devices *devices) {
 
 // ---- All sizes of calls
 
+// What takes longer than a larger call of its kind, by more than this, was measured while somebody else had the machine:
+// that only ever makes a call longer. (Less than this is noise, or a number of rows that suits better.)
+static const double LONGER = 1.25;
+enum { AGAIN_MOST = 6 }; // so often a size is measured once more, whichever it is
+
+static bool is_longer(const struct engine_placement_point *less, const struct engine_placement_point *more) {
+    return less->cpu_seconds > LONGER * more->cpu_seconds || less->device_seconds > LONGER * more->device_seconds ||
+           less->rest_seconds > LONGER * more->rest_seconds;
+}
+
+// The first of such sizes; NULL: there is none.
+static struct engine_placement_point *find_contradiction(struct engine_placement *found) {
+    for (int i = 0; i < found->point_count; i++)
+        for (int j = i + 1; j < found->point_count; j++)
+            if (kind_of(found->points[i].rows) == kind_of(found->points[j].rows) &&
+                is_longer(&found->points[i], &found->points[j]))
+                return &found->points[i];
+    return NULL;
+}
+
+static int measure_point(const struct placement_devices *devices, int rows, struct engine_placement_point *out,
+                         bool *same_bits, struct error *error) {
+    *out = (struct engine_placement_point){.rows = rows};
+    int code = try_rows(devices, rows, true, out, same_bits, error);
+    return code ? code : time_rest(devices, out, error);
+}
+
+static void keep_less(struct engine_placement_point *point, const struct engine_placement_point *other) {
+    point->cpu_seconds = fmin(point->cpu_seconds, other->cpu_seconds);
+    point->rest_seconds = fmin(point->rest_seconds, other->rest_seconds);
+    point->head_seconds = fmin(point->head_seconds, other->head_seconds);
+    if (other->device_seconds >= point->device_seconds) return;
+    point->device_seconds = other->device_seconds;
+    point->handing_seconds = other->handing_seconds;
+}
+
 int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error) {
     static const int ROWS[ENGINE_PLACEMENT_POINTS] = {1, 8, 16, ENGINE_PLACEMENT_ANSWERS, 128, 512};
+    struct engine_placement_point *at, again;
     int code = 0;
     found->point_count = 0;
+    found->same_bits = devices->opencl;
     for (int i = 0; !code && i < ENGINE_PLACEMENT_POINTS; i++) {
-        struct engine_placement_point *point = &found->points[found->point_count];
         int most = devices->rows_max, rows = ROWS[i] < most ? ROWS[i] : most;
         if (i > 0 && rows <= found->points[found->point_count - 1].rows) break;
-        *point = (struct engine_placement_point){.rows = rows};
-        code = try_rows(devices, rows, true, point, error);
-        if (!code) code = time_rest(devices, point, error);
+        code = measure_point(devices, rows, &found->points[found->point_count], &found->same_bits, error);
         if (!code) found->point_count++;
     }
+    for (int i = 0; !code && i < AGAIN_MOST && (at = find_contradiction(found)); i++) {
+        code = measure_point(devices, at->rows, &again, &found->same_bits, error);
+        if (!code) keep_less(at, &again);
+    }
+    found->contradictory = !code && find_contradiction(found);
     found->read_bytes = measure_bus(devices);
     found->from_cache = false;
     found->age_seconds = 0;
@@ -321,12 +373,14 @@ int placement_measure(const struct placement_devices *devices, struct engine_pla
     return code;
 }
 
-int placement_check(const struct placement_devices *devices, struct error *error) {
+int placement_check(const struct placement_devices *devices, struct engine_placement *found, struct error *error) {
     static const int ROWS[] = {ENGINE_PLACEMENT_ANSWERS / 4, ENGINE_PLACEMENT_ANSWERS + 8};
     int code = 0;
+    found->same_bits = devices->opencl;
     for (size_t i = 0; !code && i < sizeof ROWS / sizeof *ROWS; i++) {
         struct engine_placement_point ignored = {0};
-        code = try_rows(devices, ROWS[i] < devices->rows_max ? ROWS[i] : devices->rows_max, false, &ignored, error);
+        int rows = ROWS[i] < devices->rows_max ? ROWS[i] : devices->rows_max;
+        code = try_rows(devices, rows, false, &ignored, &found->same_bits, error);
     }
     rows_are(devices, ROWS_BY_NUMBER);
     return code;

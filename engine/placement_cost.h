@@ -17,11 +17,13 @@ struct placement_devices {
     int rows_max;              // in one call
 };
 
-// How long calls of all sizes take, the best of several tries: a second or two in all. ERROR_INTERNAL: the device
-// computes wrongly; whatever else opencl_begin and opencl_end say.
+// How long calls of all sizes take, the best of several tries: a second or two in all. Sizes that take longer than a
+// larger one are tried again; found->contradictory: all the same, one does. ERROR_INTERNAL: the device computes
+// wrongly; whatever else opencl_begin and opencl_end say.
 int placement_measure(const struct placement_devices *devices, struct engine_placement *found, struct error *error);
 // Whether the device still computes as the CPU does, in a call of answers and in one of prompts. As placement_measure.
-int placement_check(const struct placement_devices *devices, struct error *error);
+// Both also tell in found->same_bits whether answers had the same bits.
+int placement_check(const struct placement_devices *devices, struct engine_placement *found, struct error *error);
 
 // How long a layer takes in such a call: all its experts on the device, of which the CPU is busy handing over, or on the
 // CPU, and all else. Between the sizes that were measured a straight line; 0: nothing was.
@@ -44,8 +46,9 @@ int placement_halves_from(const struct engine_placement *found, const struct pla
 // What follows from what was measured: how fast the model will be, with answers in halves from so many at once on; 0:
 // from where on they are the faster way.
 void placement_conclude(struct engine_placement *found, const struct placement_part *part, int halves_from);
-// Whether `auto` gives answers, or prompts, to the device, after placement_conclude: where calls of all measured sizes
-// make the whole model clearly faster. Where none was measured they do.
-bool placement_worth(const struct engine_placement *found, bool answers);
+// From how many rows on `auto` gives answers, or prompts, to the device, after placement_conclude: from the least of
+// the measured sizes from which on all of them make the whole model clearly faster. 0: not even the largest does; 1:
+// all do, or none was measured. by_number false: all of them or none, so that it is 0 or 1.
+int placement_worth_from(const struct engine_placement *found, bool answers, bool by_number);
 
 #endif

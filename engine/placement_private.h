@@ -27,7 +27,7 @@ struct placement {
     struct stage_limits limits;
     uint64_t *experts; // [layer_count] those that the device may have, a bit each
     struct placement_share *share;
-    bool used[PLACEMENT_PHASES]; // by the device, when it is well
+    int from[PLACEMENT_PHASES]; // so many rows at once, and more, are the device's when it is well; 0: none are
     struct opencl *opencl; // NULL: there is none, or it has failed
     enum row_kind kind; // what rows are at the moment
     struct mixture mixture[STAGE_SLOTS];
@@ -40,8 +40,8 @@ struct placement {
     double retry_at; // 0: it is not tried again
     char degraded[ERROR_MESSAGE_BYTES];
     char why[ERROR_MESSAGE_BYTES]; // found.why
-    char device[384];              // found.device
-    char description[1024];
+    char device[640];              // found.device
+    char description[1536];
     struct engine_placement found;
 };
 

@@ -95,17 +95,18 @@ static void leave(struct placement *placement, double entered_at) {
 
 // ---- Mixtures
 
-// The device's experts for such a call.
-static uint64_t experts_for(const struct placement *placement, const struct layer *layer, int rows) {
-    bool used = placement->used[placement_phase_of(placement->kind, rows)];
-    return used ? placement->experts[layer - placement->options.layers] : 0;
+// Whether so many rows at once are the device's, when it is well.
+static bool is_devices(const struct placement *placement, enum row_kind kind, int rows) {
+    int from = placement->from[placement_phase_of(kind, rows)];
+    return from > 0 && rows >= from;
 }
 
-static void mixture_begin(void *state, int slot, const struct layer *layer, const float *x, int rows) {
+static void mixture_begin(void *state, int slot, const struct layer *layer, const float *x, int rows, int whole) {
     struct placement *placement = state;
     struct mixture *mixture = &placement->mixture[slot];
     *mixture = (struct mixture){.layer = layer, .x = x, .rows = rows, .kind = placement->kind};
-    uint64_t experts = experts_for(placement, layer, rows);
+    bool devices = is_devices(placement, placement->kind, whole);
+    uint64_t experts = devices ? placement->experts[layer - placement->options.layers] : 0;
     mixture->wanted = experts != 0;
     if (!experts || !placement->opencl) return;
     struct error error;
@@ -191,7 +192,7 @@ _Static_assert(ENGINE_PLACEMENT_HALVES / 2 > (int)STAGE_STEADY_ROWS, "a half of 
 // on what the devices were measured to take.
 static int parts(const void *state, enum row_kind kind, int rows) {
     const struct placement *placement = state;
-    if (!placement->opencl || !placement->used[placement_phase_of(kind, rows)]) return 1;
+    if (!placement->opencl || !is_devices(placement, kind, rows)) return 1;
     if (kind != ROWS_OF_ANSWERS) return rows >= ENGINE_PLACEMENT_HALVES ? 2 : 1;
     return placement->halves_from > 0 && rows >= placement->halves_from && rows > 1 ? 2 : 1;
 }

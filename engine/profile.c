@@ -213,11 +213,11 @@ static void experts(void *state, const struct layer *layer, const struct routing
 }
 
 // Of the time that another device takes, what counts is the caller's: for handing over, and for waiting at the end.
-static void mixture_begin(void *state, int slot, const struct layer *layer, const float *x, int rows) {
+static void mixture_begin(void *state, int slot, const struct layer *layer, const float *x, int rows, int whole) {
     struct profile *profile = state;
     double began_at = clock_seconds();
     profile->mixture[slot] = (struct profile_mixture){layer, x, rows};
-    if (profile->inner->mixture_begin) profile->inner->mixture_begin(profile->state, slot, layer, x, rows);
+    if (profile->inner->mixture_begin) profile->inner->mixture_begin(profile->state, slot, layer, x, rows, whole);
     add_as(profile, ENGINE_STAGE_EXPERTS, "handing over", rows, began_at, 0, 0);
 }
 

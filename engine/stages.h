@@ -97,8 +97,8 @@ struct stages {
 
     // All three or none. Both of these stages as one, which another device computes while the caller goes on: begun in
     // a slot that is free, ended in the order of beginning. x stays as it is until then. A layer lives as long as the
-    // state.
-    void (*mixture_begin)(void *state, int slot, const struct layer *layer, const float *x, int rows);
+    // state. whole: so many rows there are with those of the other part, where `parts` says two.
+    void (*mixture_begin)(void *state, int slot, const struct layer *layer, const float *x, int rows, int whole);
     void (*mixture_end)(void *state, int slot, float *y, struct routing *routing);
     // Into how many parts, 1 or 2, so many rows of a kind are best cut, so that both devices have work.
     int (*parts)(const void *state, enum row_kind kind, int rows);

@@ -366,6 +366,7 @@ static void mix_experts(struct forward *f, const struct batch *batch, int l) {
 // there is no prompt to pass them.
 struct part {
     int slot, first;
+    int whole; // rows of all parts of this kind
     struct batch batch;
 };
 
@@ -383,7 +384,7 @@ static int cut(struct forward *f, const struct batch *batch, struct part parts[S
         for (int p = 0; p < pieces; p++, count++) {
             int first = (int)((int64_t)spans[s].rows * p / pieces),
                 end = (int)((int64_t)spans[s].rows * (p + 1) / pieces);
-            parts[count] = (struct part){.slot = count, .first = spans[s].first + first};
+            parts[count] = (struct part){.slot = count, .first = spans[s].first + first, .whole = spans[s].rows};
             forward_cut(f, batch, parts[count].first, end - first, &parts[count].batch);
         }
     }
@@ -425,7 +426,7 @@ static void mix_begin(struct forward *f, const struct part *part, int l) {
     }
     rows_are(f, kind_of(part));
     const float *x = f->normed + (size_t)part->first * (size_t)f->model->config.hidden;
-    f->stages->mixture_begin(f->state, part->slot, &f->model->layers[l], x, part->batch.tokens);
+    f->stages->mixture_begin(f->state, part->slot, &f->model->layers[l], x, part->batch.tokens, part->whole);
 }
 
 static void mix_end(struct forward *f, const struct part *part, int l) {

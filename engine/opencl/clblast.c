@@ -18,6 +18,7 @@ int clblast_load(struct clblast *out, const char *path, struct error *error) {
                          path ? path : LIBRARY);
     *(void **)&out->sgemm = dlsym(library, "CLBlastSgemmBatched");
     *(void **)&out->hgemm = dlsym(library, "CLBlastHgemmBatched");
+    if (out->sgemm) build_id_of((uintptr_t)out->sgemm, out->build);
     return out->sgemm && out->hgemm ? 0 : error_set(error, ERROR_UNSUPPORTED, LIBRARY " lacks functions");
 }
 

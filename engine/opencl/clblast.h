@@ -3,6 +3,7 @@
 #ifndef ENGINE_OPENCL_CLBLAST_H
 #define ENGINE_OPENCL_CLBLAST_H
 
+#include "base/build_id.h"
 #include "engine/opencl/api.h"
 
 #include <clblast_c.h>
@@ -11,6 +12,7 @@ struct clblast {
     __typeof__(CLBlastSgemmBatched) *sgemm;
     __typeof__(CLBlastHgemmBatched) *hgemm;
     bool half; // numbers are f16, not f32
+    char build[BUILD_ID_BYTES]; // which one it is, as its interface for C tells no version; "": nothing tells
 };
 
 // c[b] = a[b] times the transposed of b[b], all of them row by row: [rows][outputs] = [rows][columns],

@@ -6,6 +6,7 @@
 #include "engine/quants/f16.h"
 #include "engine/quants/packed.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -90,7 +91,8 @@ static cl_mem copy(struct opencl *opencl, const void *from, size_t bytes, const 
     return NULL;
 }
 
-// Whole pages are always there, and start as devices want it that share memory without a copy.
+// Whole pages are always there, and start as devices want it that share memory without a copy. Were the host to have no
+// access (CL_MEM_HOST_NO_ACCESS), a driver might copy what it can not share, and not tell.
 static cl_mem share_span(struct opencl *opencl, const struct layer *layer, int count, struct span span, cl_ulong *start,
                          struct error *error) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = span.first / page * page;
@@ -100,7 +102,7 @@ static cl_mem share_span(struct opencl *opencl, const struct layer *layer, int c
         start[i] = ((uintptr_t)matrix->data - first) / unit_of(matrix->format);
     }
     return opencl_buffer(opencl, CL_MEM_READ_ONLY | CL_MEM_USE_HOST_PTR, bytes, (void *)first,
-                         "a layer's weights where they are", error);
+                         "the pages that they lie in", error);
 }
 
 static cl_mem copy_span(struct opencl *opencl, const struct layer *layer, int count, struct span span, cl_ulong *start,
@@ -120,6 +122,15 @@ static cl_mem copy_span(struct opencl *opencl, const struct layer *layer, int co
     return buffer;
 }
 
+// One layer is told of for all: they lie alike.
+static void tell_copy(struct opencl *opencl, size_t bytes, const char *why) {
+    double all = (double)bytes * (opencl->model_layers > 1 ? opencl->model_layers : 1);
+    if (opencl->copied[0]) return;
+    snprintf(opencl->copied, sizeof opencl->copied, "weights copied, which takes %.1f %cB more (%.300s)",
+             all < 1e9 ? all / 1e6 : all / 1e9, all < 1e9 ? 'M' : 'G', why);
+    opencl_describe_anew(opencl);
+}
+
 static cl_mem place_weights(struct opencl *opencl, const struct layer *layer, int count, cl_ulong *start,
                             struct error *error) {
     struct span span = span_of(layer, count);
@@ -127,10 +138,18 @@ static cl_mem place_weights(struct opencl *opencl, const struct layer *layer, in
     bool aligned = true;
     for (int i = 0; i < count; i++) aligned &= (uintptr_t)matrix_of(layer, i)->data % alignment == 0;
     bool dense = extent <= span.bytes + span.bytes / SPREAD_MAX;
-    cl_mem shared = NULL; // a driver may refuse, as for files that are mapped for reading only
-    if (opencl->device.shared_memory && aligned && dense && !opencl->half_weights)
-        shared = share_span(opencl, layer, count, span, start, error);
-    return shared ? shared : copy_span(opencl, layer, count, span, start, error);
+    if (!opencl->device.shared_memory || opencl->half_weights)
+        return copy_span(opencl, layer, count, span, start, error);
+    struct error refused; // by a driver, maybe, as for files that are mapped for reading only
+    cl_mem shared = NULL;
+    if (aligned && dense)
+        shared = share_span(opencl, layer, count, span, start, &refused);
+    else
+        error_set(&refused, ERROR_UNSUPPORTED, aligned ? "they lie scattered" : "they are not aligned");
+    if (shared) return shared;
+    cl_mem copied = copy_span(opencl, layer, count, span, start, error);
+    if (copied) tell_copy(opencl, span.bytes, refused.message);
+    return copied;
 }
 
 static void release(const struct opencl_api *api, cl_mem buffer) {
@@ -200,5 +219,6 @@ void opencl_layers_finish(struct opencl *opencl) {
     }
     free(opencl->layers);
     opencl->layers = NULL;
+    opencl->copied[0] = 0;
     opencl->layer_count = opencl->layer_capacity = opencl->layer_next = 0;
 }

@@ -167,23 +167,25 @@ static int build_kernels(struct opencl *opencl, struct error *error) {
     return opencl_program_build(opencl->api, opencl->context, &opencl->device, &wanted, &opencl->program, error);
 }
 
-static void describe(struct opencl *opencl) {
+void opencl_describe_anew(struct opencl *opencl) {
     const struct opencl_device *device = &opencl->device;
     const struct opencl_gemm *gemm = &opencl->gemm;
     const char *library = !gemm->on            ? ""
                           : gemm->library.half ? ", prompts by CLBlast in f16"
                                                : ", prompts by CLBlast in f32";
-    snprintf(opencl->description, sizeof opencl->description, "%s (%s %s), %s kernels%s%s%s%s%s%s", device->name,
+    snprintf(opencl->description, sizeof opencl->description, "%s (%s %s), %s kernels%s%s%s%s%s%s%s%s", device->name,
              device->platform, device->driver, device->level->name, opencl->kernels ? " of " : "",
              opencl->kernels ? opencl->kernels : "", opencl->staging.on ? ", weights staged" : "", library,
-             gemm->why_not[0] ? ", without CLBlast: " : "", gemm->why_not);
+             gemm->why_not[0] ? ", without CLBlast: " : "", gemm->why_not, opencl->copied[0] ? ", " : "",
+             opencl->copied);
 }
 
 void opencl_identify(const struct opencl *opencl, char *out, size_t bytes) {
     const struct opencl_device *device = &opencl->device;
-    snprintf(out, bytes, "%s (%s %s), %s%s%s%s", device->name, device->platform, device->driver, device->level->name,
-             opencl->staging.on ? ", staged" : "", opencl->gemm.on ? ", CLBlast" : "",
-             opencl->gemm.on && opencl->gemm.library.half ? " f16" : "");
+    const struct opencl_gemm *gemm = &opencl->gemm;
+    snprintf(out, bytes, "%s (%s %s), %s%s%s%s%s", device->name, device->platform, device->driver,
+             device->level->name, opencl->staging.on ? ", staged" : "", gemm->on ? ", CLBlast " : "",
+             gemm->on ? gemm->library.build : "", gemm->on && gemm->library.half ? " f16" : "");
 }
 
 // Staged weights go through our own kernels, as they are.
@@ -204,6 +206,7 @@ static int open_all(struct opencl *opencl, const struct opencl_options *options,
     opencl->limits = *options->limits;
     opencl->weights = options->weights;
     opencl->half_weights = options->half_weights && options->weights == WEIGHTS_BF16;
+    opencl->model_layers = options->layers;
     opencl->kernels = options->kernels;
     opencl->wait_seconds = options->wait_seconds > 0 ? options->wait_seconds : WAIT_SECONDS;
     opencl->route = options->route;
@@ -239,7 +242,7 @@ int opencl_open(struct opencl **out, const struct opencl_options *options, struc
         snprintf(opencl->gemm.why_not, sizeof opencl->gemm.why_not, "%s", why_not);
         int code = open_all(opencl, &wanted, error);
         if (!code) {
-            describe(opencl);
+            opencl_describe_anew(opencl);
             *out = opencl;
             return 0;
         }
@@ -257,6 +260,11 @@ const char *opencl_describe(const struct opencl *opencl) {
 
 bool opencl_shares_memory(const struct opencl *opencl) {
     return opencl->device.gpu && opencl->device.shared_memory;
+}
+
+// Where the host routes, and if the device has IEEE's division.
+bool opencl_has_cpus_bits(const struct opencl *opencl) {
+    return opencl->route && opencl_uses_dot(opencl->device.level, opencl->weights) && opencl->device.exact_division;
 }
 
 struct opencl_counts opencl_counts(const struct opencl *opencl) {
@@ -313,7 +321,7 @@ static bool launch_gemm(struct opencl *opencl, const struct opencl_layer *layer,
     snprintf(gemm->why_not, sizeof gemm->why_not, "%s", error->message);
     snprintf(line, sizeof line, "our own kernels multiply prompts from now on: %s", error->message);
     if (opencl->warn) opencl->warn(opencl->warn_user, line);
-    describe(opencl);
+    opencl_describe_anew(opencl);
     forget_spans(opencl, slot);
     return opencl_launch_all(opencl, layer, slot, error);
 }

@@ -93,6 +93,8 @@ struct opencl {
     enum weight_format weights;
     bool half_weights; // the device has them in f16
     bool beyond_half;  // one has turned out not to be in its range
+    int model_layers;
+    char copied[384]; // why weights are, though the device reads the host's memory; "": they are not
     const char *kernels;
     double wait_seconds;
     // On the host; NULL: routing is the device's.
@@ -119,8 +121,11 @@ struct opencl {
     struct opencl_layer *layers; // [layer_count]
     int layer_count, layer_capacity, layer_next; // layer_next: the one that is likely to be asked for
     struct opencl_counts counts;
-    char description[1280];
+    char description[1792];
 };
+
+// Writes description, of which something has changed.
+void opencl_describe_anew(struct opencl *opencl);
 
 // A buffer; NULL, and the cause in error: there is none. host: what it holds at first, or NULL.
 cl_mem opencl_buffer(struct opencl *opencl, cl_mem_flags flags, size_t bytes, void *host, const char *what,

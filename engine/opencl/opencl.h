@@ -56,7 +56,8 @@ struct opencl_options {
 int opencl_open(struct opencl **out, const struct opencl_options *options, struct error *error);
 void opencl_close(struct opencl *opencl); // takes NULL
 
-// What it is and how it computes, without what was measured: the same text for the same device, driver and ways.
+// What it is and how it computes, without what was measured: the same text for the same device, driver, library of
+// products and ways.
 void opencl_identify(const struct opencl *opencl, char *out, size_t bytes);
 const char *
 opencl_describe(const struct opencl *opencl); // one line: "NAME (PLATFORM), portable kernels"; lives as long
@@ -78,6 +79,9 @@ bool opencl_is_done(const struct opencl *opencl, int slot);
 
 // Whether the device reads the host's memory while it computes.
 bool opencl_shares_memory(const struct opencl *opencl);
+
+// Whether what it makes of answers is made to have the bits of the CPU's kernels for bytes (cl_kernels/README.md).
+bool opencl_has_cpus_bits(const struct opencl *opencl);
 
 // Since opening.
 struct opencl_counts {

@@ -27,11 +27,12 @@ struct figures {
 };
 
 static int halves_from; // answers; 0: never
+static bool same_bits;  // of answers on both
 
 static struct engine_placement placement_of(const struct figures *figures) {
     static const int ROWS[POINTS] = {1, 16, 128, 512};
     struct engine_placement placement = {
-        .device = "a device", .why = "", .point_count = POINTS, .halves_from = halves_from};
+        .device = "a device", .why = "", .point_count = POINTS, .halves_from = halves_from, .same_bits = same_bits};
     for (int i = 0; i < POINTS; i++) {
         struct engine_placement_point *point = &placement.points[i];
         *point = (struct engine_placement_point){.rows = ROWS[i],
@@ -200,6 +201,20 @@ static void equals_share_evenly(void **state) {
     suggestion_finish(&found);
 }
 
+// What a device gains has to be a tenth of all there is, as for `auto`: here it takes next to no time for the experts.
+static void the_margin_is_autos(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        const double cpu = i ? 1.5 : 0.8, rest = 10; // 0.87 and 0.93 of the time without the first
+        const struct figures figures = {{cpu, 16, 40, 90}, {1e-3, 1e-2, 400, 900}, {rest, rest, rest, rest}, 0};
+        struct suggest_work work = {0};
+        suggest_add(&work, ENGINE_ROWS_ANSWERS, 1, 100);
+        struct suggestion found = suggest(&figures, &work);
+        expect(&found, "auto", i ? "opencl" : "cpu", NULL);
+        suggestion_finish(&found);
+    }
+}
+
 // What nobody calls for stays where it is.
 static void experts_without_rows(void **state) {
     (void)state;
@@ -227,7 +242,8 @@ static void count_unevenly(void) {
 
 static void the_busiest_go_to_whom_they_suit(void **state) {
     (void)state;
-    const struct suggest_work work = some_work();
+    struct suggest_work work = some_work();
+    suggest_add(&work, ENGINE_ROWS_PROMPTS, 512, 10);
     count_unevenly();
     struct suggestion found = suggest(&BETTER_AT_MANY, &work);
     count_evenly(&counted);
@@ -254,7 +270,8 @@ static void as_a_settings_file(void **state) {
         {.flag = NULL},
     };
     const struct setting_table table = {ROWS, &settings};
-    const struct suggest_work work = some_work();
+    struct suggest_work work = some_work();
+    suggest_add(&work, ENGINE_ROWS_PROMPTS, 512, 10);
     uint64_t experts[LAYERS];
     char path[] = "/tmp/tandem-suggest-XXXXXX";
     struct error error;
@@ -297,6 +314,43 @@ static void answers_in_halves(void **state) {
     assert_true(whole.seconds[ENGINE_ROWS_ANSWERS] > halves.seconds[ENGINE_ROWS_ANSWERS]);
     suggestion_finish(&halves);
     suggestion_finish(&whole);
+}
+
+// One answer is the CPU's and sixteen the device's, where that changes no bit; of the text's are so many at once that
+// either may have them.
+static void few_answers_and_many(void **state) {
+    (void)state;
+    static const struct {
+        struct figures figures;
+        int at_once;
+        const char *answers;
+        int from;
+    } CASES[] = {
+        {{{1, 8, 8, 20}, {4, 2, 100, 200}, {1, 2, 4, 10}, 0.2}, 1, "opencl", 16},
+        {{{1, 8, 8, 20}, {4, 2, 100, 200}, {1, 2, 4, 10}, 0.2}, 20, "opencl", 16},
+        {{{1, 8, 8, 20}, {4, 2, 100, 200}, {1, 2, 4, 10}, 0.2}, 14, "opencl", 14}, // the text's, as sixteen
+        {{{1, 8, 8, 20}, {0.2, 2, 100, 200}, {1, 2, 4, 10}, 0.1}, 1, "opencl", 0}, // one, too
+        {{{1, 8, 8, 20}, {0.2, 9, 100, 200}, {1, 2, 4, 10}, 0.1}, 1, "opencl", 0}, // as few as the text has
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct suggest_work work = {0};
+        struct buffer yaml;
+        char line[64];
+        suggest_add(&work, ENGINE_ROWS_ANSWERS, CASES[i].at_once, 100);
+        same_bits = true;
+        struct suggestion found = suggest(&CASES[i].figures, &work);
+        same_bits = false;
+        if (strcmp(found.who[ENGINE_ROWS_ANSWERS], CASES[i].answers) != 0 || found.decode_from != CASES[i].from)
+            fail_msg("case %zu: %s from %d", i, found.who[ENGINE_ROWS_ANSWERS], found.decode_from);
+        bool gains = found.seconds[ENGINE_ROWS_ANSWERS] < found.cpu_seconds[ENGINE_ROWS_ANSWERS];
+        assert_true(gains == (CASES[i].at_once >= 14 || i >= 3));
+        buffer_init(&yaml, 4096);
+        assert_true(suggestion_yaml(&found, &yaml));
+        snprintf(line, sizeof line, "\n    decode_from: %d\n", CASES[i].from);
+        assert_true((strstr(yaml.data, line) != NULL) == (CASES[i].from > 0));
+        buffer_finish(&yaml);
+        suggestion_finish(&found);
+    }
 }
 
 // Whatever was measured and counted: nothing is suggested that takes longer than the CPU alone, and lists can be read.
@@ -359,10 +413,12 @@ int main(void) {
         cmocka_unit_test(what_was_not_measured_is_not_free),
         cmocka_unit_test(rows_that_there_were_none_of),
         cmocka_unit_test(equals_share_evenly),
+        cmocka_unit_test(the_margin_is_autos),
         cmocka_unit_test(experts_without_rows),
         cmocka_unit_test(the_busiest_go_to_whom_they_suit),
         cmocka_unit_test(as_a_settings_file),
         cmocka_unit_test(answers_in_halves),
+        cmocka_unit_test(few_answers_and_many),
         cmocka_unit_test(whatever_the_figures),
     };
     return cmocka_run_group_tests_name("suggest", tests, setup, NULL);

@@ -18,12 +18,17 @@ def root(tmp_path):
     put(tmp_path, "sys/class/drm/renderD128/device/device", METEOR_LAKE + "\n")
     put(tmp_path, "proc/sys/kernel/osrelease", "6.8.0-31-generic\n")
     put(tmp_path, "etc/OpenCL/vendors/intel.icd", "/usr/lib/libigdrcl.so\n")
+    put_release(tmp_path, "ubuntu", "24.04", "Ubuntu 24.04.1 LTS")
     return tmp_path
 
 
 def put(root, path, text):
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_text(text)
+
+
+def put_release(root, name, version, pretty):
+    put(root, "etc/os-release", f'PRETTY_NAME="{pretty}"\nVERSION_ID="{version}"\nID={name}\nID_LIKE=x\n')
 
 
 def doctor(root, **environment):
@@ -84,10 +89,41 @@ def test_no_driver(root):
     _, problems = doctor(root, OCL_ICD_VENDORS="/nowhere")
     assert any("apt install intel-opencl-icd" in problem for problem in problems)
     assert any("no driver (ICD) is installed" in problem or "no libOpenCL" in problem for problem in problems)
+    assert not any("does not know" in problem or "no package" in problem for problem in problems)
     put(root, ".dockerenv", "")  # where nobody can install anything
     _, problems = doctor(root, OCL_ICD_VENDORS="/nowhere")
     assert not any("apt install" in problem or "sudo" in problem for problem in problems)
     assert any("names no driver" in problem and IMAGE in problem for problem in problems)
+
+
+ELSEWHERE = "Take Intel's own, from github.com/intel/compute-runtime/releases, or a container of Ubuntu 24.04."
+INSTALL = "For Intel's GPUs: `sudo apt install intel-opencl-icd`."
+
+
+@pytest.mark.parametrize("release, known, said", [
+    (("ubuntu", "24.04", "Ubuntu 24.04.1 LTS"), True, INSTALL),
+    (("ubuntu", "22.04", "Ubuntu 22.04.5 LTS"), True,
+     f"Ubuntu 22.04.5 LTS's intel-opencl-icd, 22.14, does not know this GPU. {ELSEWHERE}"),
+    (("debian", "12", "Debian GNU/Linux 12 (bookworm)"), True,
+     f"Debian GNU/Linux 12 (bookworm)'s intel-opencl-icd, 22.43, does not know this GPU. {ELSEWHERE}"),
+    (("debian", "12", "Debian GNU/Linux 12 (bookworm)"), False, INSTALL),
+    (("debian", "13", "Debian GNU/Linux 13 (trixie)"), False,
+     f"Debian GNU/Linux 13 (trixie) has no package of Intel's driver. {ELSEWHERE}"),
+    (("debian", "14", "Debian GNU/Linux 14 (forky)"), True, INSTALL),
+    (("debian", "", "Debian GNU/Linux forky/sid"), True, INSTALL),
+    (("fedora", "42", "Fedora Linux 42"), True,
+     "Intel's driver is called intel-opencl-icd, or intel-compute-runtime.")])
+def test_the_package_with_the_driver(root, release, known, said):
+    """What a distribution's package can not do has another way; with no driver, and with one that sees no GPU."""
+    put_release(root, *release)
+    if not known:
+        put(root, "sys/class/drm/renderD128/device/device", "0x1234\n")
+    _, problems = doctor(root)
+    sees_none = [problem for problem in problems if problem.startswith(("OpenCL sees no", "OpenCL does not see"))]
+    assert not sees_none or sees_none[0].endswith(said)  # this machine may have one, or no OpenCL at all
+    (root / "etc/OpenCL/vendors/intel.icd").unlink()
+    _, problems = doctor(root)
+    assert f"/etc/OpenCL/vendors names no driver for OpenCL. {said}" in problems
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")

@@ -4,6 +4,7 @@
 
 #include "engine/opencl/opencl.h"
 #include "tests/kernels/stage_data.h"
+#include "tests/opencl_objects.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -180,7 +181,7 @@ struct device_test {
     const char *level; // of the kernels; NULL: the best
 };
 
-// Runs a test, unless there is no device, or none for kernels of this level.
+// Runs a test, unless there is no device, or none for kernels of this level; it leaves nothing on it.
 static inline void on_device(void **state) {
     const struct device_test *test = *state;
     const struct mixture m = {.hidden = 8, .inner = 8, .experts = 2, .rows = 2};
@@ -189,6 +190,7 @@ static inline void on_device(void **state) {
     const struct opencl_options options = {.limits = &limits, .weights = WEIGHTS_F32, .level = level};
     struct opencl *opencl;
     struct error error = {0};
+    count_objects();
     int code = opencl_open(&opencl, &options, &error);
     bool half_a_library = level && strstr(error.message, "in kernel library"); // PoCL 5.0 lacks what it promises
     if (code == ERROR_UNSUPPORTED || (code && half_a_library)) {
@@ -198,6 +200,7 @@ static inline void on_device(void **state) {
     if (code) fail_msg("%s", error.message);
     opencl_close(opencl);
     test->run();
+    nothing_is_left(0);
 }
 
 static inline void tell_device(void) {

@@ -2,7 +2,10 @@
 // host and can be told to be wrong. Values are held against those of opencl_expected.h, which allow sums in any order;
 // in f16, where each number that is stored is rounded by 2^-11 of itself three times over, a row may be off by 2^-7 of
 // its size.
+#include "engine/opencl/clblast.h"
 #include "tests/kernels/opencl_expected.h"
+
+#include <dlfcn.h>
 
 static const char LIBRARY[] = FAKE_CLBLAST;
 
@@ -64,6 +67,18 @@ static double distance(const struct mixture *m, const struct answer *found, cons
         off += difference * difference;
     }
     return sqrt(off / square);
+}
+
+// The library's events, which are ours to give back.
+int __real_clblast_multiply(const struct clblast *clblast, const struct clblast_product *product,
+                            cl_command_queue queue, cl_event *done, struct error *error);
+int __wrap_clblast_multiply(const struct clblast *clblast, const struct clblast_product *product,
+                            cl_command_queue queue, cl_event *done, struct error *error);
+int __wrap_clblast_multiply(const struct clblast *clblast, const struct clblast_product *product,
+                            cl_command_queue queue, cl_event *done, struct error *error) {
+    int code = __real_clblast_multiply(clblast, product, queue, done, error);
+    objects_left[OBJECT_event] += done && *done;
+    return code;
 }
 
 // ---- Right answers
@@ -232,6 +247,26 @@ static void no_library(void) {
     mixture_free(&m);
 }
 
+// What is measured of one library is not another one's: its build is in the key of the figures.
+static void the_library_is_told(void) {
+    struct random random = {61};
+    struct mixture m = mixture_of(&random, WEIGHTS_BF16, 64, 48, 4, 40, 0);
+    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    char build[BUILD_ID_BYTES], own[BUILD_ID_BYTES], words[512];
+    assert_non_null(library);
+    build_id_of((uintptr_t)dlsym(library, "CLBlastSgemmBatched"), build);
+    build_id(own);
+    assert_true(strlen(build) >= 16 && strcmp(build, own) != 0);
+    for (int with = 0; with < 2; with++) {
+        struct opened opened = open_clblast(&m, "", with ? OPENCL_PRODUCTS_CLBLAST : OPENCL_PRODUCTS_OWN, false);
+        opencl_identify(opened.opencl, words, sizeof words);
+        if ((strstr(words, build) != NULL) != with) fail_msg("%s", words);
+        close_all(&opened);
+    }
+    dlclose(library);
+    mixture_free(&m);
+}
+
 // Rows that are floats give other tokens than the CPU's integers do: whoever wants that asks for it.
 static void integers_stay_the_cpus(void) {
     struct random random = {60};
@@ -315,6 +350,7 @@ static void every_call_fails_once(enum opencl_products products) {
             opencl_close(opencl);
         }
         if (code && (error.code != code || !error.message[0])) fail_msg("call %ld: no cause is told", n);
+        nothing_is_left(n);
         if (n == 0) calls = opencl_inject(0, OPENCL_FAULT_ONCE);
     }
     opencl_inject(0, OPENCL_FAULT_ONCE);
@@ -342,6 +378,7 @@ int main(void) {
         CLBLAST_TEST(values_beyond_f16),
         CLBLAST_TEST(known_answers),
         CLBLAST_TEST(no_library),
+        CLBLAST_TEST(the_library_is_told),
         CLBLAST_TEST(integers_stay_the_cpus),
         CLBLAST_TEST(failure_at_work),
         CLBLAST_TEST(faults_where_it_is_asked_for),

@@ -1,5 +1,6 @@
 // A device that fails, at every call of the library in turn, and from one on; one that never answers; kernels from a
-// directory; what is refused. Whatever goes wrong, the rows are right or as they were, and a cause is told.
+// directory; what is refused. Whatever goes wrong, the rows are right or as they were, a cause is told, and nothing is
+// left on the device.
 #include "engine/opencl/mixture.h"
 #include "engine/opencl/sources.h"
 #include "tests/kernels/opencl_data.h"
@@ -48,6 +49,7 @@ static void every_call_fails_once(void) {
             opencl_inject(n, (enum opencl_fault)kind);
             int code = whole_life(&m, &right, 0, &error);
             if (code && (error.code != code || !error.message[0])) fail_msg("call %ld: no cause is told", n);
+            nothing_is_left(n);
             survived += code == 0;
         }
     opencl_inject(0, OPENCL_FAULT_ONCE);
@@ -67,6 +69,7 @@ static void a_silent_device_is_given_up(void) {
     assert_int_equal(whole_life(&m, &right, 0.05, &error), ERROR_TIMEOUT);
     opencl_inject(0, OPENCL_FAULT_ONCE);
     answer_free(&right);
+    some_is_left();
     usleep(200000); // what it was about to write, it writes: its memory was left to it
     mixture_free(&m);
 }
@@ -213,6 +216,43 @@ static void what_is_refused_is_known(void) {
     rmdir(directory);
 }
 
+// Weights are read where they lie, or copied where a driver does not want their pages, or they lie too far apart; that
+// is told, with the memory that it takes. The rows are the same.
+static void weights_that_are_copied(void) {
+    static const struct {
+        bool refused;
+        size_t gap;
+        const char *told;
+    } CASES[] = {
+        {false, 0, NULL},
+        {true, 0, "weights copied, which takes 3.0 GB more (the pages that they lie in: CL_INVALID_HOST_PTR (-37))"},
+        {false, 2000, "weights copied, which takes 3.0 GB more (they lie scattered)"},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct random random = {46};
+        struct mixture m = mixture_of(&random, WEIGHTS_BF16, 32, 16, 4, 5, CASES[i].gap);
+        struct stage_limits limits = limits_of(&m);
+        const struct opencl_options options = { // as many layers as make 3 GB of 12 matrices
+            .limits = &limits, .weights = WEIGHTS_BF16, .layers = 3000000000 / (12 * 32 * 16 * 2)};
+        struct answer a = answer_for(&m);
+        static float expected[5 * 32];
+        struct opencl *opencl;
+        struct error error;
+        host_pages_are_refused = CASES[i].refused;
+        if (opencl_open(&opencl, &options, &error)) fail_msg("%s", error.message);
+        assert_null(strstr(opencl_describe(opencl), "copied")); // not yet
+        run(opencl, &m, &a);
+        host_pages_are_refused = false;
+        bool told = strstr(opencl_describe(opencl), CASES[i].told ? CASES[i].told : "copied");
+        if (told != (CASES[i].told != NULL)) fail_msg("case %zu: %s", i, opencl_describe(opencl));
+        if (i == 0) memcpy(expected, a.y, sizeof expected);
+        assert_memory_equal(a.y, expected, sizeof expected);
+        opencl_close(opencl);
+        answer_free(&a);
+        mixture_free(&m);
+    }
+}
+
 static void too_much_is_refused(void) {
     struct random random = {43};
     struct mixture m = mixture_of(&random, WEIGHTS_BF16, 8, 8, 4, 2, 0);
@@ -239,7 +279,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         FAULT_TEST(every_call_fails_once),  FAULT_TEST(a_silent_device_is_given_up),
         FAULT_TEST(kernels_of_a_directory), FAULT_TEST(a_compiler_that_refuses_a_level),
-        FAULT_TEST(what_is_refused_is_known), FAULT_TEST(too_much_is_refused),
+        FAULT_TEST(what_is_refused_is_known), FAULT_TEST(weights_that_are_copied), FAULT_TEST(too_much_is_refused),
     };
     tell_device();
     return cmocka_run_group_tests_name("opencl_faults", tests, NULL, NULL);

@@ -198,6 +198,7 @@ static void every_call_fails(void) {
             opencl_inject(n, (enum opencl_fault)kind);
             int code = whole_life(&m, &right, reference, &error);
             if (code && (error.code != code || !error.message[0])) fail_msg("call %ld: no cause is told", n);
+            nothing_is_left(n);
             survived += code == 0;
         }
     opencl_inject(0, OPENCL_FAULT_ONCE);

@@ -10,6 +10,8 @@
 #include "engine/placement.h"
 #include "engine/placement_cache.h"
 #include "tests/opencl_device.h"
+#include "tests/opencl_objects.h"
+#include "tests/unit/stopped_clock.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -61,6 +63,7 @@ static inline void note(void *user, const char *line) {
 static inline int open_model(void **unused) {
     (void)unused;
     struct error error;
+    count_objects();
     const struct model_options options = {.synthetic = "phi-toy-moe", .weights = WEIGHTS_BF16};
     if (model_open(&model, &options, &error) == 0) return 0;
     printf("# %s\n", error.message);
@@ -118,6 +121,7 @@ static inline void need_device(void) {
 static inline int no_faults(void **unused) {
     (void)unused;
     opencl_inject(0, OPENCL_FAULT_ONCE);
+    nothing_is_left(0);
     return 0;
 }
 #define DEVICE_TEST(function) cmocka_unit_test_teardown(function, no_faults)
@@ -140,7 +144,7 @@ static inline double mix(struct placement *placement, int rows) {
     for (int i = 0; i < rows * 64; i++) y[i] = 1;
     if (placement_retry_due(placement)) placement_retry(placement); // as before every step
     if (stages->mixture_begin) {
-        stages->mixture_begin(state, 0, &model->layers[1], x, rows);
+        stages->mixture_begin(state, 0, &model->layers[1], x, rows, rows);
         stages->mixture_end(state, 0, y, &routing);
     } else {
         stages->route(state, &model->layers[1].router, x, rows, &routing);
@@ -222,11 +226,13 @@ static inline struct engine_placement figures_of(const struct pace *pace) {
 }
 
 // Makes a directory (from a template of mkdtemp's) whose figures the next start believes. A start writes the key that
-// they have to have.
+// they have to have; it measures by a clock that stands still, for what contradicts itself is not kept.
 static inline void keep_figures(char *directory, const struct pace *pace) {
     char path[512], text[4096];
     assert_non_null(mkdtemp(directory));
+    stop_clock();
     placement_close(open_well((struct placement_options){.way = PLACEMENT_SPLIT, .cache = directory}));
+    clock_stopped = false;
     load_only_file(directory, path, text, sizeof text);
     char *key = strchr(text, '\n');
     assert_non_null(key);

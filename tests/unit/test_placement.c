@@ -16,9 +16,10 @@ static void names(void **unused) {
 
 static void what_pays(void **unused) {
     (void)unused;
-    assert_true(placement_pays(10, 5));
-    assert_false(placement_pays(10, 9.5)); // too little to tell from noise
-    assert_false(placement_pays(10, 20));
+    assert_true(engine_placement_pays(10, 5));
+    assert_false(engine_placement_pays(10, 9.5)); // too little to tell from noise
+    assert_false(engine_placement_pays(10, 20));
+    assert_false(engine_placement_pays(0, 0)); // there is no such work
 }
 
 static void cpu_is_the_stages_themselves(void **unused) {
@@ -78,6 +79,24 @@ static void split_takes_whatever_there_is(void **unused) {
     same_sum(mix(placement, 5), mix_on_cpu(5));
     same_sum(mix(placement, 40), mix_on_cpu(40));
     placement_close(placement);
+}
+
+// What takes memory that nobody asked for is told with the device.
+static void copies_are_told(void **unused) {
+    (void)unused;
+    need_device();
+    const struct engine_options options = {.model_dir = "models/demo", .placement = "split", .threads = 1};
+    static const char *const TOLD = "weights copied, which takes ";
+    for (int refused = 0; refused < 2; refused++) {
+        struct engine *engine;
+        struct error error;
+        host_pages_are_refused = refused;
+        if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+        host_pages_are_refused = false;
+        assert_true((strstr(engine_info(engine)->device, TOLD) != NULL) == refused);
+        assert_true((strstr(engine_placement(engine)->device, TOLD) != NULL) == refused);
+        engine_close(engine);
+    }
 }
 
 static void phases_and_layers(void **unused) {
@@ -179,9 +198,41 @@ static void what_is_found_is_told(void **unused) {
 
 // ---- Whole requests
 
-// Answers at once in two halves: the tokens of all at once.
 enum { PROMPT = 40, ANSWER = 6, TOGETHER = 6 };
 
+struct told {
+    int32_t token[ANSWER];
+    float logprob[ANSWER];
+};
+
+// Answers `first` to `last`, at once; each has a token more than the one before it.
+static void ask_at_once(struct engine *engine, int first, int last, struct told out[TOGETHER]) {
+    struct engine_job *jobs[TOGETHER];
+    struct error error;
+    for (int j = first; j <= last; j++) {
+        int32_t prompt[PROMPT];
+        for (int i = 0; i < PROMPT; i++) prompt[i] = (i * 31 + 77 * j) % 512;
+        const struct engine_request request = {.prompt = prompt, .prompt_tokens = PROMPT, .tokens_max = ANSWER + j,
+                                               .ignore_eos = true, .one_by_one = true, .want_logprobs = true,
+                                               .sampling = {.top_p = 1, .repetition_penalty = 1}};
+        if (engine_submit(engine, &request, &jobs[j], &error)) fail_msg("%s", error.message);
+    }
+    for (int j = first; j <= last; j++) {
+        int count = 0;
+        for (struct engine_event *event; (event = engine_job_wait(jobs[j])); engine_event_destroy(event)) {
+            if (event->type == ENGINE_EVENT_ERROR) fail_msg("%s", event->error.message);
+            for (int i = 0; i < event->token_count; i++, count++) {
+                if (count >= ANSWER) continue;
+                out[j].token[count] = event->tokens[i].token;
+                out[j].logprob[count] = event->tokens[i].logprob;
+            }
+        }
+        assert_int_equal(count, ANSWER + j);
+        engine_job_release(jobs[j]);
+    }
+}
+
+// Answers at once in two halves: the tokens of all at once.
 struct seen {
     uint64_t mixtures, halves;
     double beside_seconds;
@@ -195,39 +246,22 @@ static void see(void *user, const struct engine_step *step) {
     seen->beside_seconds += step->device.beside_seconds;
 }
 
-static void ask_together(const char *placement, int halves_from, int32_t out[TOGETHER][ANSWER], struct seen *seen) {
+static void ask_together(const char *placement, int halves_from, struct told out[TOGETHER], struct seen *seen) {
     struct engine *engine;
-    struct engine_job *jobs[TOGETHER];
     struct error error;
     const struct engine_options options = {.synthetic = "phi-toy-moe", .placement = placement, .threads = 1,
                                            .halves_from = halves_from, .kv_tokens = 1024, .sequences_max = TOGETHER,
                                            .watch = see, .watch_user = seen};
     *seen = (struct seen){0};
     if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
-    for (int j = 0; j < TOGETHER; j++) {
-        int32_t prompt[PROMPT];
-        for (int i = 0; i < PROMPT; i++) prompt[i] = (i * 31 + 77 * j) % 512;
-        const struct engine_request request = {.prompt = prompt, .prompt_tokens = PROMPT, .tokens_max = ANSWER,
-                                               .ignore_eos = true, .one_by_one = true,
-                                               .sampling = {.top_p = 1, .repetition_penalty = 1}};
-        if (engine_submit(engine, &request, &jobs[j], &error)) fail_msg("%s", error.message);
-    }
-    for (int j = 0; j < TOGETHER; j++) {
-        int count = 0;
-        for (struct engine_event *event; (event = engine_job_wait(jobs[j])); engine_event_destroy(event)) {
-            if (event->type == ENGINE_EVENT_ERROR) fail_msg("%s", event->error.message);
-            for (int i = 0; i < event->token_count; i++) out[j][count++] = event->tokens[i].token;
-        }
-        assert_int_equal(count, ANSWER);
-        engine_job_release(jobs[j]);
-    }
+    ask_at_once(engine, 0, TOGETHER - 1, out);
     engine_close(engine);
 }
 
 static void answers_in_halves(void **unused) {
     (void)unused;
     need_device();
-    int32_t expected[TOGETHER][ANSWER], whole[TOGETHER][ANSWER], halves[TOGETHER][ANSWER];
+    struct told expected[TOGETHER], whole[TOGETHER], halves[TOGETHER];
     struct seen seen;
     ask_together("cpu", 0, expected, &seen);
     assert_int_equal(seen.mixtures, 0);
@@ -236,8 +270,85 @@ static void answers_in_halves(void **unused) {
     ask_together("split", 2, halves, &seen);
     assert_true(seen.halves > 0 && seen.halves % 2 == 0 && seen.halves <= seen.mixtures);
     assert_true(seen.beside_seconds > 0);
-    assert_memory_equal(whole, expected, sizeof expected);
-    assert_memory_equal(halves, expected, sizeof expected);
+    for (int j = 0; j < TOGETHER; j++) {
+        assert_memory_equal(whole[j].token, expected[j].token, sizeof whole[j].token);
+        assert_memory_equal(halves[j].token, expected[j].token, sizeof halves[j].token);
+    }
+}
+
+// ---- Few answers on the CPU, many on the device
+
+enum { FROM = 4 };
+
+struct watched {
+    int few, many; // steps of answers only
+    bool wrong;    // the device had few, or not many
+};
+
+static void watch(void *user, const struct engine_step *step) {
+    struct watched *watched = user;
+    if (step->prefill) return;
+    bool many = step->tokens >= FROM;
+    *(many ? &watched->many : &watched->few) += 1;
+    watched->wrong |= (step->device.mixtures > 0) != many;
+}
+
+static struct engine *open_from(enum weight_format weights, const char *stages, struct watched *watched) {
+    struct engine *engine;
+    struct error error;
+    const struct engine_options options = {.synthetic = "phi-toy-moe", .weights = weights, .placement = "split",
+                                           .stages = stages, .threads = 1, .experts_decode_from = FROM,
+                                           .halves_from = FROM + 1, .kv_tokens = 1024, .sequences_max = TOGETHER,
+                                           .prefix = PREFIX_OFF, .watch = watch, .watch_user = watched, .warn = note,
+                                           .warn_user = &warnings};
+    *watched = (struct watched){0};
+    warnings.count = 0;
+    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+    return engine;
+}
+
+// In int8 and int4 the devices' bits are the same: an answer is alone, on the CPU, what it is in company, on the
+// device, to the bit. Those in halves are the device's as well, though a half has too few for it. The last ones end alone.
+static void few_answers_are_the_cpus(void **unused) {
+    (void)unused;
+    need_device();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) skip(); // plain C has other bits
+    for (enum weight_format weights = WEIGHTS_INT8; weights <= WEIGHTS_INT4; weights++) {
+        struct told alone[TOGETHER], together[TOGETHER];
+        struct watched watched;
+        struct engine *engine = open_from(weights, NULL, &watched);
+        assert_true(engine_placement(engine)->same_bits);
+        assert_int_equal(engine_placement(engine)->answers_from, FROM);
+        assert_non_null(strstr(engine_info(engine)->device, "answers from 4 at once on"));
+        for (int j = 0; j < TOGETHER; j++) ask_at_once(engine, j, j, alone);
+        ask_at_once(engine, 0, TOGETHER - 1, together);
+        engine_close(engine);
+        assert_true(watched.few > TOGETHER && watched.many > 0 && !watched.wrong);
+        assert_int_equal(warnings.count, 0);
+        assert_memory_equal(alone, together, sizeof alone);
+    }
+}
+
+// Where the bits are others, in other formats or with plain C, the device has all answers, which is told.
+static void other_bits_keep_answers_together(void **unused) {
+    (void)unused;
+    need_device();
+    static const struct {
+        enum weight_format weights;
+        const char *stages;
+    } CASES[] = {{WEIGHTS_BF16, NULL}, {WEIGHTS_INT8, "reference"}, {WEIGHTS_INT8, "plain"}};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct watched watched;
+        struct told told[TOGETHER];
+        struct engine *engine = open_from(CASES[i].weights, CASES[i].stages, &watched);
+        assert_false(engine_placement(engine)->same_bits);
+        assert_int_equal(engine_placement(engine)->answers_from, 1);
+        ask_at_once(engine, 0, 0, told);
+        engine_close(engine);
+        assert_true(watched.few > 0 && watched.wrong); // the device's
+        assert_int_equal(warnings.count, 1);
+        assert_non_null(strstr(warnings.lines[0], "all answers or none"));
+    }
 }
 
 static void an_unknown_placement_is_refused(void **unused) {
@@ -271,12 +382,15 @@ int main(void) {
         cmocka_unit_test(auto_without_a_gpu_does_not_look_for_opencl),
         DEVICE_TEST(auto_does_not_take_a_cpu),
         DEVICE_TEST(split_takes_whatever_there_is),
+        DEVICE_TEST(copies_are_told),
         DEVICE_TEST(phases_and_layers),
         DEVICE_TEST(experts_are_shared_out),
         cmocka_unit_test(experts_that_are_none),
         cmocka_unit_test(layers_that_are_none),
         cmocka_unit_test(what_is_found_is_told),
         DEVICE_TEST(answers_in_halves),
+        DEVICE_TEST(few_answers_are_the_cpus),
+        DEVICE_TEST(other_bits_keep_answers_together),
         cmocka_unit_test(an_unknown_placement_is_refused),
         DEVICE_TEST(what_has_no_limits_says_so),
     };

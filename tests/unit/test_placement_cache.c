@@ -1,7 +1,7 @@
 // What was measured, kept in a file for the next start: as it was, or not believed; and what follows from it.
 #include "base/build_id.h"
+#include "engine/placement_cost.h"
 #include "tests/unit/placement_rig.h"
-#include "tests/unit/stopped_clock.h"
 
 // ---- Files
 
@@ -75,6 +75,7 @@ static void the_next_start_does_not_measure(void **unused) {
     char directory[] = "/tmp/tandem-cache-XXXXXX";
     assert_non_null(mkdtemp(directory));
     long calls[3];
+    stop_clock(); // nothing takes longer than anything else
     for (int i = 0; i < 3; i++) {
         const struct placement_options options = {
             .way = PLACEMENT_SPLIT, .cache = directory, .kernels = i == 2 ? "cl_kernels" : NULL};
@@ -89,7 +90,6 @@ static void the_next_start_does_not_measure(void **unused) {
     }
     assert_true(calls[1] < calls[0]);
 
-    stop_clock();
     clock_step = 0.1;
     opencl_inject(1, OPENCL_FAULT_SILENCE); // which only a wait for what was begun notices
     struct placement *placement = open_well((struct placement_options){.way = PLACEMENT_SPLIT, .cache = directory});
@@ -97,7 +97,41 @@ static void the_next_start_does_not_measure(void **unused) {
     clock_stopped = false;
     assert_non_null(strstr(placement_degraded(placement), "has not answered"));
     placement_close(placement);
+    some_is_left();
     usleep(100000); // what it was about to write, it writes
+    remove_all(directory);
+}
+
+static bool contradictory;
+
+int __real_placement_measure(const struct placement_devices *devices, struct engine_placement *found,
+                             struct error *error);
+int __wrap_placement_measure(const struct placement_devices *devices, struct engine_placement *found,
+                             struct error *error);
+int __wrap_placement_measure(const struct placement_devices *devices, struct engine_placement *found,
+                             struct error *error) {
+    int code = __real_placement_measure(devices, found, error);
+    found->contradictory |= contradictory;
+    return code;
+}
+
+// What contradicts itself decides, for there is nothing better, but not for the next start; that is told.
+static void contradictory_figures_are_not_kept(void **unused) {
+    (void)unused;
+    need_device();
+    char directory[] = "/tmp/tandem-cache-XXXXXX";
+    assert_non_null(mkdtemp(directory));
+    stop_clock();
+    for (int i = 0; i < 3; i++) {
+        contradictory = i == 0;
+        struct placement *placement =
+            open_well((struct placement_options){.way = PLACEMENT_SPLIT, .cache = directory});
+        assert_true(placement_found(placement)->contradictory == (i == 0));
+        assert_true(placement_found(placement)->from_cache == (i == 2));
+        assert_true((strstr(placement_describe(placement), "contradict") != NULL) == (i == 0));
+        placement_close(placement);
+    }
+    clock_stopped = false;
     remove_all(directory);
 }
 
@@ -150,6 +184,7 @@ int main(void) {
         cmocka_unit_test(figures_are_kept),
         cmocka_unit_test(damaged_figures_are_not_believed),
         DEVICE_TEST(the_next_start_does_not_measure),
+        DEVICE_TEST(contradictory_figures_are_not_kept),
         DEVICE_TEST(a_build_has_its_own),
         DEVICE_TEST(figures_decide),
     };
