@@ -312,7 +312,7 @@ static void parsed(void *user) {
     if (request->parsed.code == 0) request->generation = request->parsed.generation;
     if (!request->exchange) {
         release(request);
-    } else if (request->exchange->failed || request->answered) {
+    } else if (request->exchange->failed || request->answered || request->cancelled) {
         return; // it is on its way out
     } else if (request->parsed.code) {
         request->answered = true;
@@ -420,6 +420,7 @@ static void on_request(void *user, struct exchange *exchange) {
     struct requests *requests = user;
     struct request *request = exchange->user;
     struct error error;
+    if (request->cancelled) return; // it is on its way out
     http_take_body(exchange, &request->body);
     requests->body_bytes += request->body.capacity;
     metrics_add(requests->options.metrics, METRIC_BODY_BYTES, (double)request->body.bytes);
