@@ -382,8 +382,10 @@ static int refuse_host(const char *bound, struct error *error) {
 // *key: the number of the API key that it came with; 0: none.
 static int admit(struct requests *requests, struct exchange *exchange, struct route *route, size_t *key,
                  struct error *error) {
+    char absolute[ROUTE_PARAMETER_BYTES];
     const char *bound = requests->options.local_host;
-    if (bound && exchange->host && !route_host_is_local(exchange->host, bound)) return refuse_host(bound, error);
+    const char *host = route_target_host(exchange->target, absolute) ? absolute : exchange->host;
+    if (bound && host && !route_host_is_local(host, bound)) return refuse_host(bound, error);
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (!code) exchange->endpoint = route->endpoint;
     if (!code && !route->endpoint->open) code = check_key(requests, exchange, key, error);

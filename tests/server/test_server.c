@@ -7,6 +7,7 @@
 static void test_plain(void **state) {
     answers(*state, HEALTH CLOSE "\r\n", 200, "Content-Type: application/json\r\n");
     answers(*state, "GET /health HTTP/1.0\r\n\r\n", 200, "\"status\":\"ok\"");
+    answers(*state, "GET http://localhost:1/health HTTP/1.1\r\n" CLOSE "Host: a\r\n\r\n", 200, "\"status\":\"ok\"");
     answers(*state, LINE("GET", "/ready") CLOSE "\r\n", 200, "{");
     answers(*state, LINE("GET", "/v1/models/stub") CLOSE "\r\n", 200, "\"id\":\"stub\"");
     answers(*state, HEALTH CLOSE "X-Request-Id: my.own_id-1\r\n\r\n", 200, "x-request-id: my.own_id-1\r\n");
