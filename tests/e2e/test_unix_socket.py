@@ -94,10 +94,11 @@ def test_answers(unix):
 
 
 def test_curl_and_health(unix):
-    server = unix()
+    server = unix("--log-format", "json")
     answer = subprocess.run(["curl", "-sS", "--unix-socket", server.path, "http://localhost/v1/chat/completions", "-d",
                              json.dumps(tandem.chat("Hello!"))], capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["choices"][0]["message"]["content"]
+    server.wait_until(lambda: f'"client":"uid {os.getuid()}"' in server.log)
     health = [tandem.BINARY, "health", "--config", "none", "--unix-socket", server.path]
     assert '"ready"' in subprocess.run(health, capture_output=True, text=True, check=True).stdout
     assert server.stop() == 0
