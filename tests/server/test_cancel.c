@@ -145,7 +145,7 @@ static void test_cancelled_while_it_is_tokenized(void **state) {
         say_chat(fds[i], "hi", i % 2, 5, CLOSE "X-Request-Id: mine\r\n");
     }
     char *request = chat("hi", false, 5, "");
-    double bytes = ALL / 2 * (2 * (double)strlen(strstr(request, "\r\n\r\n") + 4) - 1); // "true" is shorter than "false"
+    double each = (double)strlen(strstr(request, "\r\n\r\n") + 4), bytes = ALL / 2 * (each + each - 1); // "true", "false"
     free(request);
     wait_for_metric(*state, "tandem_request_body_bytes_total", bytes);
     cancel(*state, CHATS, "mine", 200, "\"mine\"");
@@ -157,8 +157,8 @@ static void test_cancelled_while_it_is_tokenized(void **state) {
     assert_int_equal((int)metric(*state, "tandem_completion_tokens_total"), 0);
 }
 
-// Where a DELETE and the end of the tokenizing come in one turn of the loop, the first to come decides what both are told:
-// here one that there is no place for, again and again, since nobody can choose the turn.
+// Where a DELETE and the end of the tokenizing come in one turn of the loop, the first to come decides what both are
+// told: here one that there is no place for, again and again, since nobody can choose the turn.
 static void test_cancelled_as_it_is_refused(void **state) {
     int fds[4];
     for (int i = 0; i < 4; i++) {

@@ -186,7 +186,8 @@ static void test_slow_reader_of_one_answer(void **state) {
     close(fd);
 }
 
-// One that reads little but goes on reading gets it all, however long it takes: here, longer than it may read nothing. Its window stays open: a sender who finds one closed asks again at doubled intervals, soon of seconds.
+// One that reads little but goes on reading gets it all, however long it takes: here, longer than it may read nothing.
+// Its window stays open: a sender who finds one closed asks again at doubled intervals, soon of seconds.
 static void test_steady_reader(void **state) {
     int fd = ask_for_much(*state, 64 * 1024);
     char piece[16 * 1024], last[16] = "";

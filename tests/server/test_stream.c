@@ -1,5 +1,5 @@
-// The bytes of a stream between the engine and the socket: all of them, once, in order, in whatever pieces they come and
-// go; and when there are too many of them.
+// The bytes of a stream between the engine and the socket: all of them, once, in order, in whatever pieces they come
+// and go; and when there are too many of them.
 #include "server/stream.h"
 
 #include <setjmp.h>
