@@ -220,8 +220,7 @@ static int read_model(const struct schema_reading *reading, const json_t *value,
     return model_names_check(reading->info, json_string_value(value), error);
 }
 
-// A whole number, whether written 3 or 3.0.
-static bool whole_number(const json_t *value, int64_t *out) {
+bool schema_whole_number(const json_t *value, int64_t *out) {
     if (json_is_integer(value)) {
         *out = json_integer_value(value);
         return true;
@@ -235,7 +234,7 @@ static bool whole_number(const json_t *value, int64_t *out) {
 }
 
 static int read_seed(const struct schema_reading *reading, const json_t *value, struct error *error) {
-    if (!whole_number(value, &reading->out->seed))
+    if (!schema_whole_number(value, &reading->out->seed))
         return schema_mismatch(error, "seed", "an integer of 64 bits", value);
     reading->out->seed_given = true;
     return ERROR_NONE;
@@ -351,7 +350,7 @@ static bool type_fits(const struct schema_field *field, const json_t *value) {
     case FIELD_BOOLEAN:
         return json_is_boolean(value);
     case FIELD_INTEGER:
-        return whole_number(value, &whole) && (double)whole >= field->min && (double)whole <= field->max;
+        return schema_whole_number(value, &whole) && (double)whole >= field->min && (double)whole <= field->max;
     case FIELD_NUMBER:
         return json_is_number(value) && json_number_value(value) >= field->min &&
                json_number_value(value) <= field->max;
@@ -371,7 +370,7 @@ static void store(const struct schema_field *field, const json_t *value, struct 
         *(bool *)place(field, out) = json_is_true(value);
         break;
     case FIELD_INTEGER:
-        whole_number(value, place(field, out));
+        schema_whole_number(value, place(field, out));
         break;
     case FIELD_NUMBER:
         *(double *)place(field, out) = json_number_value(value);

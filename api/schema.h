@@ -43,6 +43,9 @@ struct parameters {
 int schema_read(unsigned endpoint, const json_t *body, const struct engine_info *info, struct arena *arena,
                 struct parameters *out, struct error *error);
 
+// A whole number, whether written 3 or 3.0. False: it is none.
+bool schema_whole_number(const json_t *value, int64_t *out);
+
 // An error that says what was found: "'field' must be <expected>, got <value>". Returns ERROR_ARGUMENT.
 int schema_mismatch(struct error *error, const char *field, const char *expected, const json_t *value);
 

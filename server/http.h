@@ -97,8 +97,8 @@ void http_take_body(struct exchange *exchange, struct buffer *out);
 // Answers a browser that asks whether a page may send what it wants to, where pages may. False: nothing is asked.
 bool http_preflight(struct exchange *exchange);
 
-// Answers, from `header` or once `request` was called. Takes the reply's body over. allow: the Allow header of a 405, or
-// NULL. An error may come in between too: the rest of the body is then not waited for.
+// Answers, from `header` or once `request` was called. Takes the reply's body over. allow: the Allow header of a 405,
+// or NULL. An error may come in between too: the rest of the body is then not waited for.
 void http_reply(struct exchange *exchange, struct api_reply *reply, const char *allow);
 void http_reply_error(struct exchange *exchange, const struct error *error, const char *allow);
 

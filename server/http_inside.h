@@ -100,8 +100,8 @@ enum MHD_Result http_on_request(void *user, struct MHD_Connection *mhd, const ch
                                 const char *version, const char *data, size_t *data_bytes, void **context);
 void http_on_completed(void *user, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode code);
 
-// In mid-body libmicrohttpd takes no answer, and has sent nothing: the error is written to the socket, and the connection
-// ends.
+// In mid-body libmicrohttpd takes no answer, and has sent nothing: the error is written to the socket, and the
+// connection ends.
 void http_refuse_body(struct connection *connection, const struct error *error);
 
 #endif

@@ -312,7 +312,7 @@ static void parsed(void *user) {
     if (request->parsed.code == 0) request->generation = request->parsed.generation;
     if (!request->exchange) {
         release(request);
-    } else if (request->exchange->failed || request->answered) {
+    } else if (request->exchange->failed || request->answered || request->cancelled) {
         return; // it is on its way out
     } else if (request->parsed.code) {
         request->answered = true;
@@ -382,8 +382,10 @@ static int refuse_host(const char *bound, struct error *error) {
 // *key: the number of the API key that it came with; 0: none.
 static int admit(struct requests *requests, struct exchange *exchange, struct route *route, size_t *key,
                  struct error *error) {
+    char absolute[ROUTE_PARAMETER_BYTES];
     const char *bound = requests->options.local_host;
-    if (bound && exchange->host && !route_host_is_local(exchange->host, bound)) return refuse_host(bound, error);
+    const char *host = route_target_host(exchange->target, absolute) ? absolute : exchange->host;
+    if (bound && host && !route_host_is_local(host, bound)) return refuse_host(bound, error);
     int code = route_find(route, ENDPOINTS, ENDPOINT_COUNT, exchange->method, exchange->target, error);
     if (!code) exchange->endpoint = route->endpoint;
     if (!code && !route->endpoint->open) code = check_key(requests, exchange, key, error);
@@ -420,6 +422,7 @@ static void on_request(void *user, struct exchange *exchange) {
     struct requests *requests = user;
     struct request *request = exchange->user;
     struct error error;
+    if (request->cancelled) return; // it is on its way out
     http_take_body(exchange, &request->body);
     requests->body_bytes += request->body.capacity;
     metrics_add(requests->options.metrics, METRIC_BODY_BYTES, (double)request->body.bytes);

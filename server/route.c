@@ -46,13 +46,30 @@ static bool serves(const struct endpoint *endpoint, const char *method) {
            (strcmp(endpoint->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
 }
 
+static const char SCHEME[] = "http://"; // of an absolute target
+enum { SCHEME_BYTES = sizeof SCHEME - 1 };
+
+static bool is_absolute(const char *target) {
+    return strncasecmp(target, SCHEME, SCHEME_BYTES) == 0;
+}
+
+bool route_target_host(const char *target, char out[ROUTE_PARAMETER_BYTES]) {
+    if (!is_absolute(target)) return false;
+    size_t bytes = strcspn(target + SCHEME_BYTES, "/?#");
+    if (bytes >= ROUTE_PARAMETER_BYTES) bytes = 0;
+    memcpy(out, target + SCHEME_BYTES, bytes);
+    out[bytes] = '\0';
+    return true;
+}
+
 static const char BASE[] = "/v1"; // what a client's base URL lacks, most often
 
 int route_find(struct route *out, const struct endpoint *table, size_t count, const char *method, const char *target,
                struct error *error) {
-    if (strncasecmp(target, "http://", 7) == 0) {
-        target = strchr(target + 7, '/');
-        if (!target) target = "/";
+    if (is_absolute(target)) {
+        target += SCHEME_BYTES;
+        target += strcspn(target, "/?#");
+        if (*target != '/') target = "/";
     }
     size_t bytes = strcspn(target, "?#"), used = 0;
     if (bytes > 1 && target[bytes - 1] == '/') bytes--; // a slash too many does no harm

@@ -19,6 +19,10 @@ struct route {
 int route_find(struct route *out, const struct endpoint *table, size_t count, const char *method, const char *target,
                struct error *error);
 
+// The host in an absolute target, which counts in place of the Host header; "" where it is too long to be anybody's.
+// False: the target has none.
+bool route_target_host(const char *target, char out[ROUTE_PARAMETER_BYTES]);
+
 // Whether a Host header may reach a server that is bound to a loopback address as `bound`. Browsers send the
 // name that the page used: a foreign one that resolves to this machine (DNS rebinding) must not get through.
 bool route_host_is_local(const char *host, const char *bound);

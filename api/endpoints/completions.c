@@ -4,6 +4,7 @@
 #include "api/json.h"
 #include "api/logprobs.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -56,13 +57,13 @@ static int read_ids(struct generation *generation, const json_t *ids, struct pro
     int32_t *tokens = ARENA_ARRAY(generation->arena, int32_t, count);
     if (!tokens) return error_set_code(error, ERROR_MEMORY);
     for (size_t i = 0; i < count; i++) {
-        const json_t *id = json_array_get(ids, i);
-        if (!json_is_integer(id)) return schema_mismatch(error, "prompt", PROMPT_KINDS, id);
-        if (json_integer_value(id) < 0 || json_integer_value(id) >= vocab_size)
+        int64_t id;
+        if (!schema_whole_number(json_array_get(ids, i), &id))
+            return schema_mismatch(error, "prompt", PROMPT_KINDS, json_array_get(ids, i));
+        if (id < 0 || id >= vocab_size)
             return error_set_param(error, ERROR_ARGUMENT, "prompt",
-                                   "'prompt' must have token ids between 0 and %d, got %" JSON_INTEGER_FORMAT,
-                                   vocab_size - 1, json_integer_value(id));
-        tokens[i] = (int32_t)json_integer_value(id);
+                                   "'prompt' must have token ids between 0 and %d, got %" PRId64, vocab_size - 1, id);
+        tokens[i] = (int32_t)id;
     }
     out->tokens = tokens;
     out->token_count = count;

@@ -10,7 +10,7 @@ static void prompts(void **state) {
     assert_true(request.prompt[0] == FAKE_THE && request.prompt[1] == FAKE_CAT);
     generation_destroy(generation);
 
-    generation = parse_good(&completion_generation, "{\"prompt\":[7,299,0]}");
+    generation = parse_good(&completion_generation, "{\"prompt\":[7,299.0,0]}");
     assert_int_equal(generation_jobs(generation), 1);
     generation_job(generation, 0, &request);
     assert_int_equal(request.prompt_tokens, 3);

@@ -91,7 +91,7 @@ def is_paused(server):
 
 def test_slow_reader_gets_everything(server):
     """Back-pressure loses nothing: a stream that is read late is the stream that is read at once."""
-    options = {"max_tokens": 120, "ignore_eos": True, "temperature": 1, "seed": 9, "logprobs": True, "top_logprobs": 20}
+    options = {"max_tokens": 200, "ignore_eos": True, "temperature": 1, "seed": 9, "logprobs": True, "top_logprobs": 20}
     whole = stream_text(server, PROMPTS[0], **options)
     connection, stream = server.open_stream(PROMPTS[0], receive_bytes=2048, **options)
     server.wait_until(lambda: is_paused(server))

@@ -4,6 +4,7 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -93,10 +94,11 @@ def test_answers(unix):
 
 
 def test_curl_and_health(unix):
-    server = unix()
+    server = unix("--log-format", "json")
     answer = subprocess.run(["curl", "-sS", "--unix-socket", server.path, "http://localhost/v1/chat/completions", "-d",
                              json.dumps(tandem.chat("Hello!"))], capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["choices"][0]["message"]["content"]
+    server.wait_until(lambda: f'"client":"uid {os.getuid()}"' in server.log)
     health = [tandem.BINARY, "health", "--config", "none", "--unix-socket", server.path]
     assert '"ready"' in subprocess.run(health, capture_output=True, text=True, check=True).stdout
     assert server.stop() == 0
@@ -109,9 +111,10 @@ def test_curl_and_health(unix):
 
 @pytest.mark.parametrize("mode", ["600", "660", "666"])
 def test_permissions(unix, mode):
-    """As asked for, whatever the umask."""
+    """As asked for, whatever the umask, which is as before afterwards: other files are written later."""
     server = unix("--unix-socket-mode", mode, preexec_fn=lambda: os.umask(0o027))
     assert stat.S_IMODE(os.stat(server.path).st_mode) == int(mode, 8)
+    assert "\nUmask:\t0027\n" in open(f"/proc/{server.process.pid}/status").read()
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 0), (signal.SIGINT, 0)])
@@ -237,20 +240,23 @@ def test_a_header_in_pieces(unix):
 
 def test_slow_readers(unix):
     """One that reads nothing is dropped; one that reads little by little gets all."""
-    server = unix("--slow-reader-seconds", "1", "--max-sequences", "1")
+    server = unix("--slow-reader-seconds", "0.5", "--max-sequences", "1")
     options = {"max_tokens": 400, "ignore_eos": True, "logprobs": True, "top_logprobs": 20, "temperature": 0}
     stuck, _ = server.open_stream(**options)
     assert server.say("Hello!")  # the only place is free again
     assert "reads too slowly" in server.log
     stuck.close()
-    reader, start = server.open_stream(**options)
-    reader.settimeout(tandem.PATIENCE_S)
-    received = start
-    while more := reader.recv(16384):
-        received += more
-        time.sleep(0.02)
-    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    reader.close()
+    for stream in (True, False):
+        reader = server.connect()
+        reader.sendall(tandem.http_post("/v1/chat/completions", tandem.chat("Hello!", stream=stream, **options),
+                                        extra="Connection: close\r\n"))
+        received = b""
+        while more := reader.recv(16384):
+            received += more
+            time.sleep(0.05)
+        assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream else b"}}")
+        assert len(received) > 1.5 / 0.05 * 16384  # so it was given longer than one that reads nothing
+        reader.close()
 
 
 def test_two_requests_in_one_piece(unix):
@@ -267,7 +273,9 @@ def test_leaving_frees_the_place(unix):
     for stream in (True, False):
         leaver = server.connect()
         leaver.sendall(tandem.http_post("/v1/chat/completions", tandem.chat(
-            "Hello!", stream=stream, max_tokens=400, ignore_eos=True, logprobs=True, top_logprobs=20)))
+            "Hello!", stream=stream, max_tokens=1900, ignore_eos=True)))
         server.wait_until(lambda: server.health()["running"] == 1)
         leaver.close()
         server.wait_for_idle()
+    metrics = server.request("GET", "/metrics")[2].decode()
+    assert int(re.search(r"^tandem_completion_tokens_total (\d+)$", metrics, re.M)[1]) < 1900  # neither to its end

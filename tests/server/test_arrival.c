@@ -50,6 +50,7 @@ static void test_refusals(void **state) {
         {400, "\x16\x03\x01"},
         {400, "GET /health HTTP/1.1\r\n\r\n"},
         {403, "GET /health HTTP/1.1\r\n" CLOSE "Host: evil.example\r\n\r\n"},
+        {403, LINE("GET", "http://evil.example/health") CLOSE "\r\n"}, // what counts then is not the header
         {404, LINE("GET", "/nothing") CLOSE "\r\n"},
         {404, LINE("GET", "/v1/models/a%00b") CLOSE "\r\n"},
         {405, LINE("DELETE", "/health") CLOSE "\r\n"},
@@ -68,7 +69,7 @@ static void test_refusals(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         answers(*state, cases[i].request, cases[i].status, "\"type\":\"");
-    answers(*state, cases[5].request, 405, "Allow: GET, HEAD\r\n");
+    answers(*state, cases[6].request, 405, "Allow: GET, HEAD\r\n");
 }
 
 // The same rules hold for a later request on a connection, however it arrives: one answer of ours, and then the end.

@@ -145,7 +145,7 @@ static void test_cancelled_while_it_is_tokenized(void **state) {
         say_chat(fds[i], "hi", i % 2, 5, CLOSE "X-Request-Id: mine\r\n");
     }
     char *request = chat("hi", false, 5, "");
-    double bytes = ALL / 2 * (2 * (double)strlen(strstr(request, "\r\n\r\n") + 4) - 1); // "true" is shorter than "false"
+    double each = (double)strlen(strstr(request, "\r\n\r\n") + 4), bytes = ALL / 2 * (each + each - 1); // "true", "false"
     free(request);
     wait_for_metric(*state, "tandem_request_body_bytes_total", bytes);
     cancel(*state, CHATS, "mine", 200, "\"mine\"");
@@ -155,6 +155,39 @@ static void test_cancelled_while_it_is_tokenized(void **state) {
     wait_for_metric(*state, "tandem_request_body_memory_bytes", 0);
     wait_for_load(*state, 0, 0);
     assert_int_equal((int)metric(*state, "tandem_completion_tokens_total"), 0);
+}
+
+// Where a DELETE and the end of the tokenizing come in one turn of the loop, the first to come decides what both are
+// told: here one that there is no place for, again and again, since nobody can choose the turn.
+static void test_cancelled_as_it_is_refused(void **state) {
+    int fds[4];
+    for (int i = 0; i < 4; i++) {
+        fds[i] = dial(*state, 0);
+        say_chat(fds[i], "silent", true, 5, "");
+    }
+    wait_for_load(*state, 2, 2);
+    double bytes = metric(*state, "tandem_request_body_bytes_total");
+    char *request = chat("hi", false, 5, CLOSE "X-Request-Id: mine\r\n");
+    for (int i = 0; i < 100; i++) {
+        int fd = dial(*state, 0), other = dial(*state, 0);
+        stub_engine_hold_tokenizing(true);
+        say(fd, request);
+        wait_for_metric(*state, "tandem_request_body_bytes_total",
+                        bytes += (double)strlen(strstr(request, "\r\n\r\n") + 4));
+        if (i % 2) stub_engine_hold_tokenizing(false);
+        say(other, LINE("DELETE", CHATS "/mine") CLOSE "\r\n");
+        stub_engine_hold_tokenizing(false);
+        char *told = hear(other, NULL), *answer = hear(fd, NULL);
+        bool deleted = strncmp(told, "HTTP/1.1 200 ", 13) == 0;
+        if (!deleted) expect_status(told, 404);
+        expect_status(answer, deleted ? 499 : 429);
+        free(told);
+        free(answer);
+        close(fd);
+        close(other);
+    }
+    free(request);
+    for (int i = 0; i < 4; i++) close(fds[i]);
 }
 
 // All answers of a request end with it, those that have begun and those that wait, and a stream says so once.
@@ -259,6 +292,7 @@ int main(void) {
         WITH(setup, test_others_are_not_cancelled),
         WITH(setup, test_cancelled_while_its_body_arrives),
         WITH(setup, test_cancelled_while_it_is_tokenized),
+        WITH(setup_two_places, test_cancelled_as_it_is_refused),
         WITH(setup_two_places, test_cancelled_with_several_answers),
         WITH(setup_impatient, test_cancelled_behind_a_heartbeat),
         WITH(setup, test_cancelled_twice_at_once),

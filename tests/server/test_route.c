@@ -128,6 +128,24 @@ static void test_host(void **state) {
     assert_true(route_host_is_local("[::ffff:1]:80", "::ffff:1"));
 }
 
+static void test_target_host(void **state) {
+    (void)state;
+    static const struct {
+        const char *target, *host;
+    } cases[] = {{"http://a.b:80/health", "a.b:80"}, {"HTTP://a", "a"}, {"http://a?b/c", "a"}, {"http:///health", ""}};
+    char host[ROUTE_PARAMETER_BYTES], target[ROUTE_PARAMETER_BYTES + 8] = "http://";
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_true(route_target_host(cases[i].target, host));
+        assert_string_equal(host, cases[i].host);
+    }
+    assert_false(route_target_host("/health", host));
+    assert_false(route_target_host("*", host));
+    memset(target + 7, 'a', ROUTE_PARAMETER_BYTES - 1);
+    assert_true(route_target_host(target, host) && strlen(host) == ROUTE_PARAMETER_BYTES - 1);
+    target[7 + ROUTE_PARAMETER_BYTES - 1] = 'a';
+    assert_true(route_target_host(target, host) && !host[0]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_found),
@@ -135,6 +153,7 @@ int main(void) {
         cmocka_unit_test(test_base_left_out),
         cmocka_unit_test(test_method),
         cmocka_unit_test(test_host),
+        cmocka_unit_test(test_target_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 static void test_plain(void **state) {
     answers(*state, HEALTH CLOSE "\r\n", 200, "Content-Type: application/json\r\n");
     answers(*state, "GET /health HTTP/1.0\r\n\r\n", 200, "\"status\":\"ok\"");
+    answers(*state, "GET http://localhost:1/health HTTP/1.1\r\n" CLOSE "Host: a\r\n\r\n", 200, "\"status\":\"ok\"");
     answers(*state, LINE("GET", "/ready") CLOSE "\r\n", 200, "{");
     answers(*state, LINE("GET", "/v1/models/stub") CLOSE "\r\n", 200, "\"id\":\"stub\"");
     answers(*state, HEALTH CLOSE "X-Request-Id: my.own_id-1\r\n\r\n", 200, "x-request-id: my.own_id-1\r\n");
@@ -185,7 +186,8 @@ static void test_slow_reader_of_one_answer(void **state) {
     close(fd);
 }
 
-// One that reads little but goes on reading gets it all, however long it takes: here, longer than it may read nothing. Its window stays open: a sender who finds one closed asks again at doubled intervals, soon of seconds.
+// One that reads little but goes on reading gets it all, however long it takes: here, longer than it may read nothing.
+// Its window stays open: a sender who finds one closed asks again at doubled intervals, soon of seconds.
 static void test_steady_reader(void **state) {
     int fd = ask_for_much(*state, 64 * 1024);
     char piece[16 * 1024], last[16] = "";
