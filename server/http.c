@@ -109,10 +109,10 @@ void http_refuse_body(struct connection *connection, const struct error *error) 
     note_cause(exchange, error);
     refusal_send(connection->fd, exchange->status, exchange->id, error);
     shutdown(connection->fd, SHUT_WR); // nothing comes behind that
-    connection->linger = true;
-    connection->fate = FATE_REFUSED;                         // whatever libmicrohttpd asks next is answered by closing
+    connection->fate = FATE_REFUSED;   // whatever libmicrohttpd asks next is answered by closing
+    connection->linger = !connection->suspended;
     connection_set_phase(connection, PHASE_IDLE, LINGER_MS); // time to read the answer; then it is cut off
-    connection_resume(connection);                           // where it was kept from reading on
+    if (connection->suspended) connection_dismiss(connection);
 }
 
 void http_reply_error(struct exchange *exchange, const struct error *error, const char *allow) {

@@ -184,16 +184,21 @@ static void watch_leaving(struct connection *connection) {
         loop_watch_start(connection->watch, LOOP_DISCONNECT);
 }
 
-// Answers a header that libmicrohttpd has not seen, and never will: it is left with a dead socket.
-static void refuse_next(struct connection *connection, int status, const struct error *error) {
-    struct http *http = connection->http;
+// The socket of a connection that is suspended, so that libmicrohttpd's epoll set has not got it: what libmicrohttpd is
+// left with is a dead one. -1: there are no descriptors left.
+static int take_socket(struct connection *connection) {
     loop_watch_destroy(connection->watch);
     connection->watch = NULL;
     int fd = fcntl(connection->fd, F_DUPFD_CLOEXEC, 0);
-    if (fd >= 0 && dup2(http->dead_fd, connection->fd) >= 0)
-        listener_refuse(http->listener, fd, status, error);
-    else if (fd >= 0)
-        close(fd);
+    if (fd < 0 || dup2(connection->http->dead_fd, connection->fd) >= 0) return fd;
+    close(fd);
+    return -1;
+}
+
+// Answers a header that libmicrohttpd has not seen, and never will.
+static void refuse_next(struct connection *connection, int status, const struct error *error) {
+    int fd = take_socket(connection);
+    if (fd >= 0) listener_refuse(connection->http->listener, fd, status, error);
     connection->fate = FATE_REFUSED;
     cut_off(connection);
 }
@@ -230,6 +235,14 @@ void connection_begin_chunks(struct connection *connection) {
 static void touch(struct connection *connection) {
     if (connection->untouched) connection->http->untouched--;
     connection->untouched = false;
+}
+
+// Were libmicrohttpd to read what still comes of a body in chunks, its complaints would be taken for another's.
+void connection_dismiss(struct connection *connection) {
+    touch(connection);
+    int fd = take_socket(connection);
+    if (fd >= 0) listener_linger(connection->http->listener, fd);
+    cut_off(connection);
 }
 
 // Sizes and trailers without a byte of the body between them: nobody needs so much.

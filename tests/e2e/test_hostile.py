@@ -1,9 +1,11 @@
 """Requests that no client should send: every one is answered with a JSON error or by closing, and leaves no trace."""
 import http.client
 import json
+import os
 import random
 import re
 import select
+import signal
 import socket
 import time
 
@@ -229,6 +231,41 @@ def test_slow_senders_are_dropped(serve, start):
         assert received.startswith(b"HTTP/1.1 4"), received[:300]
         tandem.check_error(received.partition(b"\r\n\r\n")[2])
     assert server.say("Hello!")
+
+
+def test_what_follows_a_refused_body_harms_nobody(server):
+    """Requests whose bodies come in chunks, ended by a DELETE, go on with what is no chunk, in the turn of the server's
+    loop in which others' chunks come: these are not blamed for it."""
+    body = json.dumps({"prompt": "Once", "max_tokens": 2}).encode()
+    chunks = [b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:5], body[5:10], body[10:])] + [b"0\r\n\r\n"]
+
+    def begin(request_id):
+        connection = server.connect()
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                           b"x-request-id: %s\r\nTransfer-Encoding: chunked\r\n\r\n%s" % (request_id, chunks[0]))
+        return connection
+
+    for turn in range(4):
+        bad = [begin(b"bad-%d-%d" % (turn, i)) for i in range(8)]
+        for i, connection in enumerate(bad):
+            deadline = time.monotonic() + tandem.PATIENCE_S
+            while server.request("DELETE", f"/v1/completions/bad-{turn}-{i}")[0] != 200:  # it is not there yet
+                assert time.monotonic() < deadline
+            assert tandem.read_answer(connection)[0] == 499
+        good = [begin(b"good") for _ in range(8)]
+        assert server.say("Hello!")  # all that came has been looked at
+        os.kill(server.process.pid, signal.SIGSTOP)
+        for connection in bad:
+            connection.sendall(b"zz\r\n\r\n")
+        for connection in good:
+            connection.sendall(chunks[1])
+        os.kill(server.process.pid, signal.SIGCONT)
+        for connection in good:
+            connection.sendall(chunks[2] + chunks[3])
+            assert tandem.read_answer(connection)[0] == 200
+            connection.close()
+        for connection in bad:
+            connection.close()
 
 
 def test_many_idle_connections(server):
