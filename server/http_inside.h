@@ -89,8 +89,8 @@ void connection_settle(struct connection *connection);
 bool connection_ends(const struct connection *connection);
 // libmicrohttpd has passed on a header with a body in chunks behind it: it stops there.
 void connection_begin_chunks(struct connection *connection);
-// One that is suspended, and was answered past libmicrohttpd: the client has time to read the answer, while libmicrohttpd
-// gets nothing more of what it sends.
+// One that is suspended, and was answered past libmicrohttpd: the client has time to read the answer, while
+// libmicrohttpd gets nothing more of what it sends.
 void connection_dismiss(struct connection *connection);
 void connection_tick(struct http *http);
 int connection_open_daemon(struct http *http, struct error *error);

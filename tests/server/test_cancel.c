@@ -135,6 +135,11 @@ static void test_cancelled_while_its_body_arrives(void **state) {
         }
 }
 
+static int teardown_released(void **state) {
+    stub_engine_hold_tokenizing(false); // where the test has failed before it did
+    return teardown(state);
+}
+
 // On a thread of the pool, or waiting for one.
 static void test_cancelled_while_it_is_tokenized(void **state) {
     enum { ALL = 6 }; // the pool has four threads
@@ -291,7 +296,7 @@ int main(void) {
         WITH(setup_two_places, test_cancelled_before_an_answer),
         WITH(setup, test_others_are_not_cancelled),
         WITH(setup, test_cancelled_while_its_body_arrives),
-        WITH(setup, test_cancelled_while_it_is_tokenized),
+        cmocka_unit_test_setup_teardown(test_cancelled_while_it_is_tokenized, setup, teardown_released),
         WITH(setup_two_places, test_cancelled_as_it_is_refused),
         WITH(setup_two_places, test_cancelled_with_several_answers),
         WITH(setup_impatient, test_cancelled_behind_a_heartbeat),

@@ -263,15 +263,15 @@ static void test_idle_connections(void **state) {
 
 // ---- Those that dribble
 
-enum { DRIBBLERS = 2000 / MANY };
+enum { DRIBBLERS = 5000 / MANY };
 
 static bool falls_silent(int dribbler) {
     return dribbler % 8 == 0;
 }
 
 static int setup_impatient_house(void **state) {
-    char *flags[] = {"--connections-max=6000", "--header-seconds=1.5",    "--body-seconds=1",
-                     "--idle-seconds=1",       "--heartbeat-seconds=0.3", "--body-bytes-max=64K"};
+    char *flags[] = {"--connections-max=6000", "--header-seconds=3",    "--body-seconds=1",
+                     "--idle-seconds=2",       "--heartbeat-seconds=0.3", "--body-bytes-max=64K"};
     if (!allow_descriptors(DRIBBLERS + 400)) skip();
     return move_in(state, flags, sizeof flags / sizeof *flags);
 }
@@ -438,7 +438,7 @@ static int setup_overload(void **state) {
 }
 
 // All ask at once, and again, while nobody ends: each is told when to come back, and after some rounds no more memory
-// is taken: 700 bytes left behind by each would be seen. Then whoever asks is answered.
+// is taken: 800 bytes left behind by each would be seen. Then whoever asks is answered.
 static void test_overload(void **state) {
     struct house *house = *state;
     struct service *service = &house->service;
