@@ -37,6 +37,9 @@ const struct setting MODEL_SETTINGS[] = {
     {"engine.threads", "--threads", "TANDEM_THREADS", SETTING_INT, AT(threads), 0, ENGINE_THREADS_MAX, NULL, "0", "",
      "threads that compute; 0: one for each physical core, but for a laptop's low-power ones that share no cache with "
      "the others"},
+    {"engine.pin", "--pin", "TANDEM_PIN", SETTING_CHOICE, AT(pin), 0, 0, "auto off", "auto", "",
+     "whether each of them keeps to a core of its own; auto: where there is one for each, so that other programs can "
+     "not push two onto one"},
     {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
     {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0,
@@ -158,6 +161,7 @@ int model_settings_open(const struct model_settings *settings, struct engine_opt
         return error_set(error, ERROR_ARGUMENT, "`%s` is no format of keys and values", settings->kv);
     options.stages = settings->kernels;
     options.threads = settings->threads;
+    options.unpinned = settings->pin && strcmp(settings->pin, "off") == 0;
     options.cl_kernels = settings->cl_kernels;
     options.cl_products = settings->cl_products;
     options.placement = settings->placement;

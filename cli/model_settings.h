@@ -15,7 +15,7 @@ struct model_settings {
     char *cl_kernels, *cl_products, *cl_weights, *speculate;
     char *placement, *experts_prefill, *experts_decode;
     struct setting_sourced experts_layers, experts_opencl;
-    char *bus_share;
+    char *bus_share, *pin;
     int halves_from, experts_decode_from;
     char *trace;
 };

@@ -109,6 +109,7 @@ static int read_options(struct engine *engine, const struct engine_options *opti
     if ((code = pick(options->prefill_tokens_max, ENGINE_PREFILL_TOKENS_STANDARD, ENGINE_PREFILL_TOKENS_MAX,
                      "prefill_tokens_max", &engine->prefill_tokens_max, error)))
         return code;
+    engine->unpinned = options->unpinned;
     if ((code = pick(options->threads, machine_cores(""), ENGINE_THREADS_MAX, "threads", &engine->threads, error)))
         return code;
 

@@ -171,6 +171,7 @@ struct engine_options {
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
     const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
     int threads;                // OpenMP threads; 0: one for each physical core (engine/machine.h)
+    bool unpinned;              // they run wherever they are put, also where there is one for each core
     int sequences_max;          // sequences decoding at once; 0: ENGINE_SEQUENCES_STANDARD
     int queue_max;              // jobs waiting beyond those; 0: ENGINE_QUEUE_STANDARD
     size_t kv_tokens;           // capacity of the KV cache; 0: chosen as engine_kv_sizes tells. What does not fit the

@@ -36,6 +36,7 @@ struct engine {
     const struct stages *stages; // from opening the devices on those that placement runs
     struct sequence_model sequence_model;
     struct admission_limits limits;
+    bool unpinned;
     int threads, sequences_max, queue_max, prefill_tokens_max;
     int answer_rows_max;       // of one batch: one of each sequence, or fewer sequences' with guesses
     int rows_max, outputs_max; // of one batch

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CPUS_MAX = 4096, CACHES_MAX = 16, LINE_BYTES = 256 };
+enum { CACHES_MAX = 16, LINE_BYTES = 256 };
 
 // The first line of root/path. False where there is none.
 static bool read_line(const char *root, const char *path, char line[LINE_BYTES]) {
@@ -76,33 +76,39 @@ static int last_cache(const char *root, int cpu) {
 // Takes the CPUs out whose caches end earlier than others' do.
 static void leave_islands_out(const char *root, cpu_set_t *cpus, size_t set_bytes) {
     int last = 0;
-    for (int cpu = 0; cpu < CPUS_MAX; cpu++) {
+    for (int cpu = 0; cpu < MACHINE_CPUS_MAX; cpu++) {
         int level = CPU_ISSET_S((size_t)cpu, set_bytes, cpus) ? last_cache(root, cpu) : 0;
         if (level > last) last = level;
     }
-    for (int cpu = 0; cpu < CPUS_MAX; cpu++)
+    for (int cpu = 0; cpu < MACHINE_CPUS_MAX; cpu++)
         if (CPU_ISSET_S((size_t)cpu, set_bytes, cpus) && last_cache(root, cpu) < last)
             CPU_CLR_S((size_t)cpu, set_bytes, cpus);
 }
 
-int machine_cores(const char *root) {
-    cpu_set_t *allowed = CPU_ALLOC(CPUS_MAX);
-    long long *cores = calloc(CPUS_MAX, sizeof *cores);
-    size_t set_bytes = CPU_ALLOC_SIZE(CPUS_MAX);
+int machine_core_of_cpus(const char *root, int core[MACHINE_CPUS_MAX]) {
+    cpu_set_t *allowed = CPU_ALLOC(MACHINE_CPUS_MAX);
+    long long *cores = calloc(MACHINE_CPUS_MAX, sizeof *cores);
+    size_t set_bytes = CPU_ALLOC_SIZE(MACHINE_CPUS_MAX);
     int count = 0;
-    if (allowed && cores && sched_getaffinity(0, set_bytes, allowed) == 0) {
-        leave_islands_out(root, allowed, set_bytes);
-        for (int cpu = 0; cpu < CPUS_MAX; cpu++) {
-            if (!CPU_ISSET_S((size_t)cpu, set_bytes, allowed)) continue;
-            long long core = core_of(root, cpu);
-            bool known = false;
-            for (int i = 0; i < count && core >= 0 && !known; i++) known = cores[i] == core;
-            if (!known) cores[count++] = core;
-        }
+    bool known = allowed && cores && sched_getaffinity(0, set_bytes, allowed) == 0;
+    if (known) leave_islands_out(root, allowed, set_bytes);
+    for (int cpu = 0; cpu < MACHINE_CPUS_MAX; cpu++) {
+        core[cpu] = -1;
+        if (!known || !CPU_ISSET_S((size_t)cpu, set_bytes, allowed)) continue;
+        long long name = core_of(root, cpu);
+        for (int i = 0; i < count && name >= 0 && core[cpu] < 0; i++)
+            if (cores[i] == name) core[cpu] = i;
+        if (core[cpu] >= 0) continue;
+        core[cpu] = count;
+        cores[count++] = name;
     }
     free(cores);
     CPU_FREE(allowed);
-    int granted = quota(root);
+    return count;
+}
+
+int machine_cores(const char *root) {
+    int core[MACHINE_CPUS_MAX], count = machine_core_of_cpus(root, core), granted = quota(root);
     if (count > granted) count = granted;
     return count > 0 ? count : 1;
 }

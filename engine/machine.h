@@ -16,6 +16,12 @@
 // was there.
 int machine_cores(const char *root);
 
+enum { MACHINE_CPUS_MAX = 4096 };
+
+// Which core each CPU belongs to, of the cores that machine_cores() counts, without the quota: 0, 1, …; -1: none of them.
+// Returns how many cores there are; 0: unknown.
+int machine_core_of_cpus(const char *root, int core[MACHINE_CPUS_MAX]);
+
 // Bytes of memory that can be taken without swapping, within the limits of the control group and of those around it (in
 // both versions), and of what a kernel that does not overcommit will promise; 0: unknown.
 size_t machine_memory_available(const char *root);

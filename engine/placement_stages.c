@@ -245,6 +245,11 @@ static void measure_limits(void *state, enum weight_format weights, const void *
     if (placement->inner->measure) placement->inner->measure(placement->state, weights, memory, bytes, out);
 }
 
+static void pin(void *state, bool pinned) {
+    const struct placement *placement = state;
+    if (placement->inner->pin) placement->inner->pin(placement->state, pinned);
+}
+
 static const char *describe(const void *state) {
     return ((const struct placement *)state)->description;
 }
@@ -253,6 +258,7 @@ const struct stages placement_split_stages = {
     .name = "split",
     .describe = describe,
     .measure = measure_limits,
+    .pin = pin,
     .rows_are = rows_are,
     .unpacks = unpacks,
     .embed = embed,

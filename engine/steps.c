@@ -202,9 +202,15 @@ static void run_forward(struct engine *engine, const struct batch *batch) {
     end_work(engine, 1);
 }
 
+static void pin(struct engine *engine, bool pinned) {
+    if (engine->stages->pin && !engine->unpinned) engine->stages->pin(engine->stages_state, pinned);
+}
+
 static void retry_device(struct engine *engine) {
     begin_work(engine);
+    pin(engine, false); // drivers start threads
     placement_retry(engine->placement);
+    pin(engine, true);
     end_work(engine, 0);
 }
 
@@ -382,7 +388,10 @@ void *engine_run(void *argument) {
         engine->placement_found = *placement_found(engine->placement);
     }
     job_bell_ring(&engine->opened); // engine_open goes on
-    if (!code) run_steps(engine);
+    if (!code) {
+        pin(engine, true);
+        run_steps(engine);
+    }
     forward_destroy(engine->forward);
     profile_destroy(engine->profile);
     placement_close(engine->placement);

@@ -63,6 +63,7 @@ static bool scratch_take(struct cpu *cpu) {
 static void cpu_close(void *state) {
     struct cpu *cpu = state;
     if (!cpu) return;
+    team_close(cpu->team);
     free(cpu->scratch);
     free(cpu);
 }
@@ -165,6 +166,7 @@ const struct stages cpu_stages = {
     .close = cpu_close,
     .measure = cpu_measure,
     .measure_reading = cpu_measure_reading,
+    .pin = cpu_pin,
     .rows_are = rows_are,
     .unpacks = unpacks,
     .embed = embed,

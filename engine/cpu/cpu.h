@@ -39,6 +39,7 @@ struct expert_rows { // one expert's share of the sorted rows
 
 struct cpu {
     struct stage_limits limits;
+    struct team *team; // NULL: the threads have never been pinned
     enum row_kind kind; // what rows are at the moment
     const struct kernels *kernels;
     bool onednn;                                       // it multiplies f32 by many rows; otherwise our own kernels do
@@ -179,6 +180,11 @@ void packed_outputs(const struct cpu *cpu, const struct linear *linear, struct s
 // y[token] += weight · down(silu(gate x[token]) ⊙ up x[token]) of all sorted rows; at least one expert has some.
 void packed_experts(struct cpu *cpu, const struct layer *layer, const struct routing *routing, int experts,
                     const float *x, float *y);
+
+// ---- team.c
+
+void cpu_pin(void *state, bool pinned);
+void team_close(struct team *team); // takes NULL
 
 // ---- limits.c
 

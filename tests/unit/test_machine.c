@@ -81,6 +81,21 @@ static void cores_are_counted_once(void **state) {
     assert_in_range(machine_cores(root), 1, 2);
 }
 
+static void who_shares_a_core(void **state) {
+    (void)state;
+    int cpus[CPU_SETSIZE], core[MACHINE_CPUS_MAX];
+    int count = allowed_cpus(cpus, CPU_SETSIZE);
+    for (int i = 0; i < count; i++) put_cpu(cpus[i], 0, 7 - i / 2 % 8); // two threads a core, numbered backwards
+    put("/sys/fs/cgroup/cpu.max", "100000 100000\n");                   // a quota makes threads fewer, not cores
+    int cores = machine_core_of_cpus(root, core), seen = 0;
+    assert_int_equal(cores, (count < 16 ? count + 1 : 17) / 2);
+    for (int i = 0; i < count && i < 16; i++) assert_int_equal(core[cpus[i]], i / 2);
+    for (int cpu = 0; cpu < MACHINE_CPUS_MAX; cpu++) seen += core[cpu] >= 0;
+    assert_int_equal(seen, count);
+    put("/sys/fs/cgroup/cpu.max", "");
+    for (int i = 0; i < count; i++) put_cpu(cpus[i], 0, i);
+}
+
 static void put_caches(int cpu, int last) {
     char path[96], text[16];
     for (int level = 1; level <= 3; level++) {
@@ -210,6 +225,7 @@ static void the_real_machine_has_some_of_both(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cores_are_counted_once),
+        cmocka_unit_test(who_shares_a_core),
         cmocka_unit_test(cores_without_the_shared_cache_are_left_out),
         cmocka_unit_test(the_quota_of_a_container_counts),
         cmocka_unit_test(memory_is_what_is_left),

@@ -1,0 +1,54 @@
+// Threads that keep to their cores. They meet hundreds of times a step, and wait for each other by spinning. Where other
+// programs run, the kernel puts two of them on one CPU now and then, and does not notice: both are busy, one of them
+// waiting for the other, for as long as its turn lasts (benchmarks/README.md, "Beside other programs").
+//
+// Only a team that has a thread for each core is pinned: no core has to be chosen then. A smaller one, as beside other
+// servers, or in a container with a share of the machine, is the kernel's to place, which sees what else runs.
+#include "engine/cpu/cpu.h"
+#include "engine/machine.h"
+
+#include <omp.h>
+#include <sched.h>
+#include <stdlib.h>
+
+enum { WORD_BITS = 8 * sizeof(unsigned long), WORDS = MACHINE_CPUS_MAX / WORD_BITS };
+
+struct team {
+    bool whole;                      // a thread for each core
+    int core[MACHINE_CPUS_MAX];      // of each CPU; -1: none of ours
+    unsigned long everywhere[WORDS]; // where the calling thread may run otherwise, as cpu_set_t
+};
+
+static struct team *find_team(int threads) {
+    struct team *team = calloc(1, sizeof *team);
+    if (!team) return NULL;
+    bool known = sched_getaffinity(0, sizeof team->everywhere, (cpu_set_t *)team->everywhere) == 0;
+    team->whole = known && threads > 1 && machine_core_of_cpus("", team->core) == threads;
+    return team;
+}
+
+// One that is refused stays where it may be.
+static void keep_to_core(const struct team *team, int core) {
+    unsigned long words[WORDS] = {0};
+    cpu_set_t *cpus = (cpu_set_t *)words;
+    for (int cpu = 0; cpu < MACHINE_CPUS_MAX; cpu++)
+        if (team->core[cpu] == core) CPU_SET_S((size_t)cpu, sizeof words, cpus);
+    (void)sched_setaffinity(0, sizeof words, cpus);
+}
+
+void cpu_pin(void *state, bool pinned) {
+    struct cpu *cpu = state;
+    if (!cpu->team) cpu->team = find_team(cpu->limits.threads);
+    struct team *team = cpu->team;
+    if (!team || !team->whole) return;
+    if (!pinned) {
+        (void)sched_setaffinity(0, sizeof team->everywhere, (cpu_set_t *)team->everywhere);
+        return;
+    }
+#pragma omp parallel num_threads(cpu->limits.threads)
+    keep_to_core(team, omp_get_thread_num());
+}
+
+void team_close(struct team *team) {
+    free(team);
+}
