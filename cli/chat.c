@@ -90,9 +90,9 @@ static int interrupted(struct chat *chat, bool empty, struct error *error) {
 // Until the user leaves. *failed: something that was entered could not be done.
 static int converse(struct chat *chat, bool *failed, struct error *error) {
     bool colours = output_colours(STDOUT_FILENO);
-    const struct entry_prompts prompts = {
-        colours ? "\1\033[1m\1> \1\033[0m\1" : "> ",
-        colours ? "\1\033[1m\1| \1\033[0m\1" : "| ",
+    const struct entry_prompts prompts = { // libedit drops escapes that nothing follows
+        colours ? "\1\033[1m\1>\1\033[0m\1 " : "> ",
+        colours ? "\1\033[1m\1|\1\033[0m\1 " : "| ",
     };
     struct entry entry;
     int code = 0;

@@ -93,6 +93,7 @@ static bool read_bearer(const char *authorization, char out[API_KEY_BYTES_MAX]) 
     authorization += sizeof scheme - 1;
     authorization += strspn(authorization, " ");
     size_t bytes = strlen(authorization);
+    while (bytes > 0 && (authorization[bytes - 1] == ' ' || authorization[bytes - 1] == '\t')) bytes--; // no part of it
     if (bytes == 0 || bytes > API_KEY_BYTES_MAX) return false;
     memset(out, 0, API_KEY_BYTES_MAX);
     memcpy(out, authorization, bytes);

@@ -23,7 +23,7 @@ SEES = [
     ("engine/checkpoints/", ["base/", "engine/checkpoints/", "engine/hf_json.h"]),
     ("engine/quants/", ["base/", "engine/quants/", "engine/(engine|weights).h"]),
     ("engine/weight_cache.", ["base/", "engine/weight_cache.h"]),
-    ("engine/(reference|cpu|opencl)/", ["base/", "engine/{}/", "engine/(engine|stages|weights|batch|kv_cache).h", "engine/quants/"]),
+    ("engine/(reference|cpu|opencl)/", ["base/", "engine/{}/", "engine/(engine|machine|stages|weights|batch|kv_cache).h", "engine/quants/"]),
     ("engine/architectures/", ["base/", "engine/architectures/", "engine/(model|binder|forward|stages|weights|hf_json).h"]),
     ("engine/", ["base/", "engine/"]),
     ("api/", ["base/", "api/", "engine/engine.h"]),

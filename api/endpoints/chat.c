@@ -3,6 +3,7 @@
 #include "api/json.h"
 #include "api/logprobs.h"
 #include "api/messages.h"
+#include "base/nearest.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -110,7 +111,13 @@ static int check_keys(const json_t *message, const char *where, struct error *er
         }
         bool list = strcmp(key, "tool_calls") == 0 || strcmp(key, "annotations") == 0;
         if (list && json_is_array(value) && json_array_size(value) == 0) continue;
-        return error_set_param(error, ERROR_UNSUPPORTED, field, "'%s' is not supported", field);
+        struct nearest nearest;
+        nearest_init(&nearest, key, strlen(key));
+        nearest_consider(&nearest, "role", strlen("role"));
+        nearest_consider(&nearest, "content", strlen("content"));
+        bool like = nearest.word[0];
+        return error_set_param(error, ERROR_UNSUPPORTED, field, "'%s' is not supported%s%s%s", field,
+                               like ? "; did you mean " : "", nearest.word, like ? "?" : "");
     }
     return ERROR_NONE;
 }

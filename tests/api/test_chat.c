@@ -339,6 +339,8 @@ static void messages(void **state) {
          "messages[0].content[0]", "'messages[0].content[0].cache' is not supported"},
         {"[{\"role\":\"assistant\",\"tool_calls\":[{}]}]", ERROR_UNSUPPORTED, "messages[0].tool_calls",
          "'messages[0].tool_calls' is not supported"},
+        {"[{\"role\":\"user\",\"contents\":\"x\"}]", ERROR_UNSUPPORTED, "messages[0].contents",
+         "'messages[0].contents' is not supported; did you mean content?"},
         {"[{\"role\":\"user\",\"content\":\"x\",\"name\":5}]", ERROR_ARGUMENT, "messages[0].name",
          "'messages[0].name' must be a string, got 5"},
     };

@@ -412,6 +412,7 @@ def test_colours(chat):
     colourful = chat(NO_COLOR="")
     assert COLOUR.search(colourful.shown)
     assert not COLOUR.search(colourful.enter(FRANCE))  # the answer is plain
+    assert "\033[1m>\033[0m " in colourful.shown and not colourful.shown.endswith("\033[1m> ")
     colourful.leave()
 
 

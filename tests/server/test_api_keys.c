@@ -126,7 +126,7 @@ static void test_accept(void **state) {
     memcpy(list, "sk-abc,", 7);
     list[7 + API_KEY_BYTES_MAX] = '\0';
     assert_int_equal(api_keys_read(&keys, list, "A_KEY", NULL, &error), 0);
-    static const char *const right[] = {"Bearer sk-abc", "bearer sk-abc", "BEARER   sk-abc"};
+    static const char *const right[] = {"Bearer sk-abc", "bearer sk-abc", "BEARER   sk-abc", "Bearer sk-abc \t "};
     for (size_t i = 0; i < sizeof right / sizeof *right; i++) assert_true(accepts(right[i]));
     static const char *const wrong[] = {"",
                                         "Bearer",
