@@ -251,6 +251,7 @@ static void choose(const struct sharing *sharing, const struct engine_placement 
     if (many > 0) kinds |= 1u << ENGINE_ROWS_ANSWERS;
     make_plan(sharing, kinds, from, NULL, best);
     for (kinds = 1; kinds <= ALL_KINDS; kinds++) {
+        if (many > 0 && !(kinds >> ENGINE_ROWS_ANSWERS & 1)) continue; // few of them are the CPU's as it is
         make_plan(sharing, kinds, from, room + layers, &other);
         if (!engine_placement_pays(total(best), total(&other))) continue;
         memcpy(room, other.experts, layers * sizeof *room);
