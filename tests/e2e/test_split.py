@@ -246,7 +246,9 @@ def test_inspect_says_why(device_ms, answers, prompts, tmp_path):
     (["--weights", "int8"], "OpenCL from 8 at once on, as even 8 rows take 0.67 times as long with it as on the CPU "
      "alone; fewer: the CPU, as 1 row would take 1.33 times as long with OpenCL.", ["CPU"] + 3 * ["OpenCL"]),
     (["--weights", "int8", "--experts-decode-from", "16"], "OpenCL from 16 at once on, as even 16 rows take 0.67 times "
-     "as long with it as on the CPU alone; fewer: the CPU, as was asked for.", 2 * ["CPU"] + 2 * ["OpenCL"])])
+     "as long with it as on the CPU alone; fewer: the CPU, as was asked for.", 2 * ["CPU"] + 2 * ["OpenCL"]),
+    (["--weights", "int8", "--experts-decode-from", "64"],
+     "OpenCL from 64 at once on; fewer: the CPU, as was asked for.", 4 * ["CPU"])])
 def test_inspect_decides_answers_by_number(arguments, answers, devices, tmp_path):
     """One is slower on the device: that decides for all, but where the bits of both are the same."""
     said = inspect_made_up(tmp_path, (3, 1), *arguments)
