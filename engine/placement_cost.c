@@ -313,8 +313,7 @@ static double measure_bus(const struct placement_devices *devices) {
 
 // ---- All sizes of calls
 
-// What takes longer than a larger call of its kind, by more than this, was measured while somebody else had the machine:
-// that only ever makes a call longer. (Less than this is noise, or a number of rows that suits better.)
+// Less than this is noise, or a number of rows that suits better.
 static const double LONGER = 1.25;
 enum { AGAIN_MOST = 6 }; // so often a size is measured once more, whichever it is
 
@@ -323,8 +322,7 @@ static bool is_longer(const struct engine_placement_point *less, const struct en
            less->rest_seconds > LONGER * more->rest_seconds;
 }
 
-// The first of such sizes; NULL: there is none.
-static struct engine_placement_point *find_contradiction(struct engine_placement *found) {
+struct engine_placement_point *placement_contradiction(struct engine_placement *found) {
     for (int i = 0; i < found->point_count; i++)
         for (int j = i + 1; j < found->point_count; j++)
             if (kind_of(found->points[i].rows) == kind_of(found->points[j].rows) &&
@@ -340,7 +338,7 @@ static int measure_point(const struct placement_devices *devices, int rows, stru
     return code ? code : time_rest(devices, out, error);
 }
 
-static void keep_less(struct engine_placement_point *point, const struct engine_placement_point *other) {
+void placement_keep_less(struct engine_placement_point *point, const struct engine_placement_point *other) {
     point->cpu_seconds = fmin(point->cpu_seconds, other->cpu_seconds);
     point->rest_seconds = fmin(point->rest_seconds, other->rest_seconds);
     point->head_seconds = fmin(point->head_seconds, other->head_seconds);
@@ -361,11 +359,11 @@ int placement_measure(const struct placement_devices *devices, struct engine_pla
         code = measure_point(devices, rows, &found->points[found->point_count], &found->same_bits, error);
         if (!code) found->point_count++;
     }
-    for (int i = 0; !code && i < AGAIN_MOST && (at = find_contradiction(found)); i++) {
+    for (int i = 0; !code && i < AGAIN_MOST && (at = placement_contradiction(found)); i++) {
         code = measure_point(devices, at->rows, &again, &found->same_bits, error);
-        if (!code) keep_less(at, &again);
+        if (!code) placement_keep_less(at, &again);
     }
-    found->contradictory = !code && find_contradiction(found);
+    found->contradictory = !code && placement_contradiction(found);
     found->read_bytes = measure_bus(devices);
     found->from_cache = false;
     found->age_seconds = 0;
