@@ -297,7 +297,7 @@ static bool decide_all(struct placement *placement) {
 
 // What was asked for and can not be, so that an answer stays the same alone and in company.
 static void warn_of_other_bits(const struct placement *placement) {
-    if (placement->options.decode_from > 1 && placement->opencl && !placement->found.same_bits)
+    if (placement->options.decode_from > 1 && placement->from[PLACEMENT_DECODE] > 0 && !placement->found.same_bits)
         warn(placement, "OpenCL has all answers or none, not those of %d at once and more alone: its bits are not the "
              "CPU's in %s with these kernels", placement->options.decode_from,
              weight_format_name(placement->options.weights));
@@ -334,16 +334,14 @@ bool placement_retry_due(const struct placement *placement) {
 void placement_retry(struct placement *placement) {
     struct engine_placement found = placement->found;
     struct error error;
-    bool used = true;
     int code = open_device(placement, &found, &error);
     if (code) {
         placement_fail(placement, &error);
         return;
     }
-    if (!knows_device(&placement->found)) {
-        placement->found = found;
-        used = decide_all(placement);
-    }
+    if (!knows_device(&placement->found)) placement->found = found;
+    placement->found.same_bits = found.same_bits; // the driver may be another by now
+    bool used = decide_all(placement);
     placement->retry_at = 0;
     placement->degraded[0] = 0;
     if (used) {
@@ -353,6 +351,7 @@ void placement_retry(struct placement *placement) {
              opencl_describe(placement->opencl));
         drop_device(placement);
     }
+    warn_of_other_bits(placement);
 }
 
 // ---- Opening and closing
