@@ -99,6 +99,47 @@ static void copies_are_told(void **unused) {
     }
 }
 
+// Of the layers that are the device's, and of the first, which it is tried with.
+static void copies_are_of_the_devices_layers(void **unused) {
+    (void)unused;
+    need_device();
+    static const char *const LAYERS[] = {NULL, "0-1", "2,5", "3"};
+    static const int COUNTS[] = {6, 2, 3, 2};
+    double first = 0;
+    for (size_t i = 0; i < sizeof COUNTS / sizeof *COUNTS; i++) {
+        const struct engine_options options = {.model_dir = "models/demo", .placement = "split",
+                                               .experts_layers = LAYERS[i], .threads = 1};
+        struct engine *engine;
+        struct error error;
+        double amount = 0;
+        char unit = 0;
+        host_pages_are_refused = true;
+        if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+        host_pages_are_refused = false;
+        const char *told = strstr(engine_placement(engine)->device, "which takes ");
+        assert_non_null(told);
+        assert_int_equal(sscanf(told, "which takes %lf %cB more", &amount, &unit), 2);
+        assert_int_equal(unit, 'M');
+        if (i == 0) first = amount;
+        close_to(amount, first * COUNTS[i] / COUNTS[0], 0.11);
+        engine_close(engine);
+    }
+}
+
+// Two digits of what is less than ten, and no powers of ten.
+static void figures_are_told_in_whole_milliseconds(void **unused) {
+    (void)unused;
+    need_device();
+    char directory[] = "/tmp/tandem-cache-XXXXXX";
+    keep_figures(directory, &(struct pace){{400, 1234.5}, {9.96, 0.034}, 1});
+    struct placement *placement = open_well((struct placement_options){.way = PLACEMENT_SPLIT, .cache = directory});
+    const char *told = placement_describe(placement);
+    assert_non_null(strstr(told, "there/on the CPU: 400/10 for 1 row, 400/10 for 8, "));
+    assert_non_null(strstr(told, ", 1234/0.034 for 64"));
+    placement_close(placement);
+    remove_all(directory);
+}
+
 static void phases_and_layers(void **unused) {
     (void)unused;
     need_device();
@@ -230,6 +271,27 @@ static void ask_at_once(struct engine *engine, int first, int last, struct told 
         assert_int_equal(count, ANSWER + j);
         engine_job_release(jobs[j]);
     }
+}
+
+// A driver that takes the pages of the first layer, which the device is tried with, and no others': what the start has
+// told is not the whole.
+static void copies_are_told_later(void **unused) {
+    (void)unused;
+    need_device();
+    const struct engine_options options = {.model_dir = "models/demo", .placement = "split", .threads = 1,
+                                           .kv_tokens = 1024, .warn = note, .warn_user = &warnings};
+    struct engine *engine;
+    struct error error;
+    struct told told[TOGETHER];
+    warnings.count = 0;
+    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+    assert_null(strstr(engine_placement(engine)->device, "weights copied"));
+    host_pages_are_refused = true;
+    ask_at_once(engine, 0, 0, told);
+    host_pages_are_refused = false;
+    engine_close(engine);
+    assert_int_equal(warnings.count, 1);
+    assert_non_null(strstr(warnings.lines[0], "weights copied, which takes "));
 }
 
 // Answers at once in two halves: the tokens of all at once.
@@ -383,6 +445,9 @@ int main(void) {
         DEVICE_TEST(auto_does_not_take_a_cpu),
         DEVICE_TEST(split_takes_whatever_there_is),
         DEVICE_TEST(copies_are_told),
+        DEVICE_TEST(copies_are_of_the_devices_layers),
+        DEVICE_TEST(copies_are_told_later),
+        DEVICE_TEST(figures_are_told_in_whole_milliseconds),
         DEVICE_TEST(phases_and_layers),
         DEVICE_TEST(experts_are_shared_out),
         cmocka_unit_test(experts_that_are_none),
