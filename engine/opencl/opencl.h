@@ -46,7 +46,8 @@ struct opencl_options {
     // Told of each kernel that has run, by the clock of base/clock.h; NULL: nobody is, which is faster.
     void (*span)(void *user, const char *name, int rows, double began_at, double ended_at);
     void *span_user;
-    void (*warn)(void *user, const char *line); // told when CLBlast fails in a call, or weights are copied; NULL: nobody is
+    // Told when CLBlast fails in a call, and when weights are copied in one; NULL: nobody is.
+    void (*warn)(void *user, const char *line);
     void *warn_user;
     double wait_seconds; // a device that has not answered for so long is lost; 0: a minute
 };

@@ -139,8 +139,8 @@ static void kinds_do_not_contradict_each_other(void **unused) {
     assert_true(script.calls == 10 && found.point_count == 5 && !found.contradictory);
 }
 
-// Whichever of its parts it is that takes too long; of the head there may be more in a smaller call, as of a prompt only
-// the last row's is computed.
+// Whichever of its parts it is that takes too long; but of the head there may be more in a smaller call, as of a prompt
+// only the last row's is computed.
 static void any_part_may_contradict(void **unused) {
     (void)unused;
     static const struct {
@@ -306,8 +306,8 @@ static void halves_as_they_are_asked_for(void **unused) {
     }
 }
 
-// What counts is the whole: what passes beside the CPU's work costs nothing, and what the device saves has to be a tenth
-// of all there is, in calls of all sizes.
+// What counts is the whole: what passes beside the CPU's work costs nothing, and what the device saves has to be a
+// tenth of all there is, in calls of all sizes.
 static void the_whole_decides(void **unused) {
     (void)unused;
     static const struct {

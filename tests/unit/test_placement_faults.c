@@ -339,8 +339,8 @@ static void count_answers(void *user, const struct engine_step *step) { // that 
     if (!step->prefill) *(uint64_t *)user += step->device.mixtures;
 }
 
-// Few answers may be the CPU's and many the device's only as long as both have the same bits: who comes back with others
-// has all of them, which is told.
+// Few answers may be the CPU's and many the device's only as long as both have the same bits: one that comes back with
+// others has all of them, which is told.
 static void one_that_is_back_may_have_other_bits(void **unused) {
     (void)unused;
     need_device();
