@@ -359,6 +359,7 @@ struct engine_placement_point {
 struct engine_placement {
     const char *device; // the OpenCL device; "": there is none
     const char *why;    // why there is none, or why it is not used; "" otherwise
+    const char *key;    // all that the figures depend on, in words; "": there is no device
     int point_count;    // 0: nothing was measured
     struct engine_placement_point points[ENGINE_PLACEMENT_POINTS];
     int halves_from;    // so many answers at once and more go in two halves, as options say or for speed; 0: none do

@@ -323,8 +323,10 @@ static void plan(struct placement *placement) {
     describe_cpu(placement, "");
     if (!wants_device(placement)) return;
     int code = open_device(placement, &placement->found, &error);
-    if (placement->opencl)
+    if (placement->opencl) {
         snprintf(placement->device, sizeof placement->device, "%s", opencl_describe(placement->opencl));
+        describe_figures(placement, placement->key, sizeof placement->key);
+    }
     if (code) {
         placement->found = (struct engine_placement){0};
         describe_cpu(placement, error.message);
@@ -406,6 +408,7 @@ int placement_open(struct placement **out, const struct placement_options *optio
     plan(placement);
     placement->found.device = placement->device;
     placement->found.why = placement->why;
+    placement->found.key = placement->key;
     *out = placement;
     return 0;
 }
