@@ -175,7 +175,7 @@ def test_inspect(tmp_path):
     keep_figures(tmp_path, told["figures_of"], told["read_gbps"] * 1e9, [
         [point["rows"], *(point[part] / 1e3 for part in ("cpu_ms", "opencl_ms", "handing_over_ms", "rest_ms")), 0]
         for point in told["points"]])
-    told = json.loads(run(*arguments, "--json").stdout)["placement"]
+    told = inspect(tmp_path)
     text = run(*arguments).stdout
     assert told["device"] in text and len(re.findall(r"^ +\d+ .*(?:CPU|OpenCL)$", text, re.M)) == 6
     for phase, points in ("Answers", told["points"][:4]), ("Prompts", told["points"][4:]):
@@ -213,15 +213,22 @@ def keep_figures(directory, key, read_bytes, points):
     (directory / f"placement-{checksum(key.encode()):016x}").write_text(f"{text}{checksum(text.encode()):016x}\n")
 
 
-def inspect_made_up(directory, device_ms, *arguments):
-    """What `inspect` says where in each of 6 layers the device takes so long for all experts (one answer's, if they are
-    two numbers, and all other calls'), and the CPU 2 ms for them, 1 ms for all else and 0.1 ms to hand over."""
+def make_up(directory, device_ms, key):
+    """In each of 6 layers the device takes so long for all experts (one answer's, if they are two numbers, and all other
+    calls'), and the CPU 2 ms for them, 1 ms for all else and 0.1 ms to hand over."""
     one, more = device_ms if isinstance(device_ms, tuple) else (device_ms, device_ms)
-    arguments = ["inspect", "--placement", *arguments]
-    told = json.loads(run(*arguments, "--cache", "none", "--json").stdout)["placement"]
-    keep_figures(directory, told["figures_of"], 0, [
+    keep_figures(directory, key, 0, [
         (rows, 2e-3, (one if rows == 1 else more) * 1e-3, 1e-4, 1e-3, 0) for rows in (1, 8, 16, 32, 128, 512)])
-    return run(*arguments, "--cache", directory).stdout
+
+
+def inspect(directory, *arguments):
+    return json.loads(run("inspect", "--placement", "--json", "--cache", directory, *arguments).stdout)["placement"]
+
+
+def inspect_made_up(directory, device_ms, *arguments):
+    """What `inspect` says with such figures."""
+    make_up(directory, device_ms, inspect("none", *arguments)["figures_of"])
+    return run("inspect", "--placement", "--cache", directory, *arguments).stdout
 
 
 @pytest.mark.parametrize("device_ms, answers, prompts", [
@@ -254,6 +261,18 @@ def test_inspect_decides_answers_by_number(arguments, answers, devices, tmp_path
     said = inspect_made_up(tmp_path, (3, 1), *arguments)
     assert f"\nAnswers: {answers}\nPrompts: OpenCL" in said
     assert re.findall(r"^ +\d+ .* (CPU|OpenCL)$", said, re.M)[:4] == devices
+    told = inspect(tmp_path, *arguments)
+    assert told["from_cache"] and told["same_bits"] == ("int8" in arguments)
+    assert told["answers_from"] == (int(answers.split()[2]) if "at once on" in answers else 0)
+
+
+def test_profile_suggests_answers_by_number(tmp_path):
+    (tmp_path / "questions.txt").write_text(QUESTIONS[0])
+    arguments = ["profile", "--weights", "int8", "--speculate", "off", "--max-tokens", "2", tmp_path / "questions.txt"]
+    make_up(tmp_path, (3, 1), json.loads(run(*arguments, "--json", "--cache", "none").stdout)["suggested"]["figures_of"])
+    told = json.loads(run(*arguments, "--json", "--cache", tmp_path).stdout)["suggested"]
+    assert (told["experts_decode"], told["experts_decode_from"]) == ("opencl", 8)
+    assert "    decode: opencl\n    decode_from: 8\n" in run(*arguments, "--cache", tmp_path).stdout
 
 
 @pytest.mark.parametrize("arguments, answers, prompts", [
