@@ -377,6 +377,9 @@ const struct engine_placement *engine_placement(const struct engine *engine); //
 // some: it has to be clearly faster, so that noise in what was measured does not decide. Whoever plans by figures asks
 // this: `auto` for calls of each size, `tandem profile` for all calls of a text.
 bool engine_placement_pays(double plain_seconds, double seconds);
+// From which size of calls on it pays in all of those that are known: rows[count] rise, and pays[count] says where it
+// does. 1: in every one, or there is none; 0: not in the largest.
+int engine_placement_pays_from(const int *rows, const bool *pays, int count);
 
 // What OpenCL has here. Loads its drivers into the process; any thread, one at a time, while no engine is open.
 struct engine_opencl_device {

@@ -156,6 +156,12 @@ bool engine_placement_pays(double plain_seconds, double seconds) {
     return plain_seconds > 0 && seconds <= WORTH * plain_seconds;
 }
 
+int engine_placement_pays_from(const int *rows, const bool *pays, int count) {
+    int least = count;
+    while (least > 0 && pays[least - 1]) least--;
+    return least == 0 ? 1 : least == count ? 0 : rows[least];
+}
+
 static struct placement_costs costs_of(const struct engine_placement_point *point, double times) {
     return (struct placement_costs){times * point->device_seconds, times * point->handing_seconds,
                                     times * point->cpu_seconds, times * point->rest_seconds};
@@ -250,15 +256,15 @@ void placement_conclude(struct engine_placement *found, const struct placement_p
 }
 
 int placement_worth_from(const struct engine_placement *found, bool answers, bool by_number) {
-    int from = 1;
+    int rows[ENGINE_PLACEMENT_POINTS], count = 0;
+    bool pays[ENGINE_PLACEMENT_POINTS];
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
         if ((point->rows <= ENGINE_PLACEMENT_ANSWERS) != answers) continue;
-        if (!(point->split_rate > 0 && engine_placement_pays(1 / point->cpu_rate, 1 / point->split_rate)))
-            from = 0;
-        else if (from == 0)
-            from = point->rows;
+        rows[count] = point->rows;
+        pays[count++] = point->split_rate > 0 && engine_placement_pays(1 / point->cpu_rate, 1 / point->split_rate);
     }
+    int from = engine_placement_pays_from(rows, pays, count);
     return by_number || from == 1 ? from : 0;
 }
 
