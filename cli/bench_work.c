@@ -15,7 +15,7 @@ enum {
     ID_BYTES_MAX = 12,    // of a token id in a text, with its comma
 };
 static const size_t MEMORY_BYTES_MAX = (size_t)2 << 30; // far more than any cache
-static const size_t CACHES_MIN = 16;                    // that quick's memory would fill: new memory may cost seconds
+static const size_t QUICK_CACHES = 16;                  // so much do for quick: new memory may cost seconds
 static const size_t MEMORY_SHARE = 4;                   // of what is free
 
 // ---- Figures
@@ -61,8 +61,8 @@ double bench_share_of_bandwidth(const struct bench *bench, const struct bench_re
 int bench_take_memory(struct bench *bench, bool quick, struct error *error) {
     struct engine_machine machine = engine_machine();
     size_t bytes = machine.memory_bytes / MEMORY_SHARE, most = MEMORY_BYTES_MAX;
-    if (quick && machine.cache_bytes > 0 && machine.cache_bytes < most / CACHES_MIN)
-        most = CACHES_MIN * machine.cache_bytes;
+    if (quick && machine.cache_bytes > 0 && machine.cache_bytes < most / QUICK_CACHES)
+        most = QUICK_CACHES * machine.cache_bytes;
     if (bytes == 0 || bytes > most) bytes = most;
     bench->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (bench->memory == MAP_FAILED) {

@@ -43,8 +43,8 @@ static const struct {
 };
 enum { KNOWN_COUNT = sizeof KNOWN / sizeof *KNOWN };
 
-// Releases whose package of Intel's driver, intel-opencl-icd, is of this version; 0: there is none. Later ones have one
-// that knows all of these GPUs.
+// Releases whose package of Intel's driver, intel-opencl-icd, is of this version; 0: there is none, as their apt indexes
+// had it in November 2026. Of others nothing is known, and the package is named all the same.
 static const struct {
     const char *id; // as in /etc/os-release
     int version[2], driver[2];
@@ -260,17 +260,28 @@ static void write_remedy(const struct gpu *gpu, char out[2 * TEXT_BYTES]) {
         snprintf(out, 2 * TEXT_BYTES, "For Intel's GPUs: `sudo apt install intel-opencl-icd`.");
 }
 
+// A problem that another driver solves. Nobody installs one in a container: that gets it with its image.
+__attribute__((format(printf, 2, 3))) static void problem_of_driver(const struct gpu *gpu, const char *format, ...) {
+    char what[2 * TEXT_BYTES], remedy[2 * TEXT_BYTES];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof what, format, arguments);
+    va_end(arguments);
+    if (is_container()) {
+        problem("%s An image with Intel's driver is made from Tandem's sources like this:", what);
+        tell_image();
+        return;
+    }
+    write_remedy(gpu, remedy);
+    problem("%s %s", what, remedy);
+}
+
 static void check_icds(const struct gpu *gpu) {
     char pattern[PATH_MAX], library[TEXT_BYTES];
     glob_t files = {0};
-    char remedy[2 * TEXT_BYTES];
-    write_remedy(gpu, remedy);
     path_of(pattern, "/etc/OpenCL/vendors/*.icd");
-    if (glob(pattern, 0, NULL, &files) != 0) {
-        problem("/etc/OpenCL/vendors names no driver for OpenCL. %s",
-                is_container() ? "An image with Intel's is made from Tandem's sources like this:" : remedy);
-        if (is_container()) tell_image();
-    }
+    if (glob(pattern, 0, NULL, &files) != 0)
+        problem_of_driver(gpu, "/etc/OpenCL/vendors names no driver for OpenCL.");
     for (size_t i = 0; i < files.gl_pathc; i++) {
         const char *path = files.gl_pathv[i] + strlen(own.root);
         read_line(path, library);
@@ -281,14 +292,12 @@ static void check_icds(const struct gpu *gpu) {
 
 static void check_device(const struct engine_opencl_device *device, const struct gpu *gpu) {
     bool intel = strstr(device->platform, "Intel") != NULL;
-    char remedy[2 * TEXT_BYTES];
-    write_remedy(gpu, remedy);
     const int *least = gpu->known >= 0 ? KNOWN[gpu->known].driver : NULL;
     if (device->refused)
         problem("%s (%s %s) %s.", device->name, device->platform, device->driver, device->refused);
     else if (device->gpu && intel && least && !is_at_least(device->driver, least))
-        problem("The driver of %s is %s; its GPU needs %d.%d or newer. %s", device->name, device->driver, least[0],
-                least[1], remedy);
+        problem_of_driver(gpu, "The driver of %s is %s; its GPU needs %d.%d or newer.", device->name, device->driver,
+                          least[0], least[1]);
     else if (device->gpu)
         well("%s (%s %s) gets the %s kernels.", device->name, device->platform, device->driver, device->kernels);
     else
@@ -309,13 +318,13 @@ static void check_opencl(const struct gpu *gpu) {
         gpus += devices[i].gpu && !devices[i].refused;
     }
     if (gpus > 0) return;
-    char remedy[2 * TEXT_BYTES] = "";
-    if (gpu->node[0] && !is_container()) write_remedy(gpu, remedy);
     if (gpu->known >= 0)
-        problem("OpenCL does not see the GPU, %s, whose driver has to be %d.%d or newer.%s%s", KNOWN[gpu->known].name,
-                KNOWN[gpu->known].driver[0], KNOWN[gpu->known].driver[1], remedy[0] ? " " : "", remedy);
+        problem_of_driver(gpu, "OpenCL does not see the GPU, %s, whose driver has to be %d.%d or newer.",
+                          KNOWN[gpu->known].name, KNOWN[gpu->known].driver[0], KNOWN[gpu->known].driver[1]);
+    else if (gpu->node[0])
+        problem_of_driver(gpu, "OpenCL sees no GPU.");
     else
-        problem("OpenCL sees no GPU.%s%s", remedy[0] ? " " : "", remedy);
+        problem("OpenCL sees no GPU.");
 }
 
 static void check_memory(void) {

@@ -150,15 +150,17 @@ static const struct engine_placement_point *slowest_of(const struct engine_place
 static void print_reason(const struct engine_placement *placement, bool answers) {
     const struct engine_placement_point *device = slowest_of(placement, answers, true);
     const struct engine_placement_point *cpu = slowest_of(placement, answers, false);
+    const int from = answers ? placement->answers_from : device ? 1 : 0; // maybe beyond what was measured
     if (device || cpu) printf("%s: ", answers ? "Answers" : "Prompts");
+    if (from > 0) printf("OpenCL");
+    if (from > 0 && cpu) printf(" from %d at once on", from);
     if (device) {
         const char *rows = plural((size_t)device->rows);
-        printf("OpenCL");
-        if (cpu) printf(" from %d at once on", placement->answers_from);
-        printf(", as even %d row%s take%s %.2f times as long with it as on the CPU alone%s", device->rows, rows,
-               rows[0] ? "" : "s", times_of(device), cpu ? "; fewer: " : ".\n");
+        printf(", as even %d row%s take%s %.2f times as long with it as on the CPU alone", device->rows, rows,
+               rows[0] ? "" : "s", times_of(device));
     }
-    if (cpu && device && placement->answers_from == opened.experts_decode_from)
+    if (from > 0) printf(cpu ? "; fewer: " : ".\n");
+    if (cpu && from > 0 && from == opened.experts_decode_from)
         printf("the CPU, as was asked for.\n");
     else if (cpu)
         printf("the CPU, as %d row%s would take %.2f times as long with OpenCL%s.\n", cpu->rows,
@@ -221,8 +223,8 @@ static json_t *json_placement(const struct engine_placement *placement) {
                                         point->rest_seconds * 1e3, "on_opencl", point->on_device, "cpu_tokens_per_s",
                                         point->cpu_rate, "split_tokens_per_s", point->split_rate));
     }
-    return json_pack("{s:s, s:s, s:b, s:b, s:f, s:i, s:b, s:i, s:f, s:o}", "device", placement->device, "why",
-                     placement->why, "contradictory", placement->contradictory, "from_cache", placement->from_cache,
+    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:f, s:i, s:b, s:i, s:f, s:o}", "device", placement->device, "why",
+                     placement->why, "figures_of", placement->key, "contradictory", placement->contradictory, "from_cache", placement->from_cache,
                      "age_s", placement->age_seconds, "halves_from", placement->halves_from, "same_bits",
                      placement->same_bits, "answers_from", placement->answers_from, "read_gbps",
                      placement->read_bytes / 1e9, "points", points);

@@ -53,7 +53,8 @@ const struct setting MODEL_SETTINGS[] = {
      NULL, "", "", "the experts OpenCL may have there: 0-7, or by layers 0-3:0-7;4:2,5; others are the CPU's"},
     {"engine.experts.decode_from", "--experts-decode-from", "TANDEM_EXPERTS_DECODE_FROM", SETTING_INT,
      AT(experts_decode_from), 0, ENGINE_SEQUENCES_MAX, NULL, "0", "",
-     "OpenCL has the experts of no fewer answers at once than these, where its bits are the CPU's; 0: it is measured"},
+     "OpenCL has the experts of no fewer answers at once than these, where its bits are the CPU's; 0: of "
+     "any number, or with auto as measured"},
     {"engine.halves_from", "--halves-from", "TANDEM_HALVES_FROM", SETTING_INT, AT(halves_from), 0, ENGINE_SEQUENCES_MAX,
      NULL, "0", "", "so many answers at once go through OpenCL and CPU in two halves; 0: where that is faster"},
     {.flag = NULL},

@@ -251,10 +251,10 @@ static int print_json(const struct engine_choices *choices, const struct engine_
                               json_pack("{s:o, s:o}", "prompts", json_rows(choices, ENGINE_ROWS_PROMPTS, l, rows_of),
                                         "answers", json_rows(choices, ENGINE_ROWS_ANSWERS, l, rows_of)));
     json_t *top = json_pack(
-        "{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s, s:s, s:i, s:s?, s:o, s:o}}", "prompts", totals->prompts,
+        "{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s, s:s, s:s, s:i, s:s?, s:o, s:o}}", "prompts", totals->prompts,
         "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens, "prompt_seconds",
         totals->prompt_seconds, "decode_seconds", totals->decode_seconds, "experts", choices->experts, "layers", layers,
-        "suggested", "device", placement->device, "experts_prefill", suggestion->who[ENGINE_ROWS_PROMPTS],
+        "suggested", "device", placement->device, "figures_of", placement->key, "experts_prefill", suggestion->who[ENGINE_ROWS_PROMPTS],
         "experts_decode", suggestion->who[ENGINE_ROWS_ANSWERS], "experts_decode_from", suggestion->decode_from,
         "experts_opencl", suggestion->experts, "prompts_gain", json_gain(suggestion, ENGINE_ROWS_PROMPTS),
         "answers_gain", json_gain(suggestion, ENGINE_ROWS_ANSWERS));

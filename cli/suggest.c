@@ -215,24 +215,25 @@ static bool was_measured(const struct engine_placement *found, int answers) {
     return false;
 }
 
-// From how many answers at once on the device pays with all of their experts, as placement_worth_from() has it: of the
-// sizes that were measured, and of the text's, from the least on from which on all do. 0: it never does.
+// From how many answers at once on the device pays with all of their experts, of the sizes that were measured and of the
+// text's. 0: it never does.
 static int answers_from(const struct sharing *sharing, const struct engine_placement *found) {
     enum { KIND = ENGINE_ROWS_ANSWERS };
     struct suggest_work one = {0};
     const struct sharing alone = {sharing->costs, sharing->choices, &one, sharing->share};
-    int from = 0;
-    for (int rows = SUGGEST_ROWS_MAX; rows > 0; rows--) {
+    int sizes[SUGGEST_ROWS_MAX], count = 0;
+    bool pays[SUGGEST_ROWS_MAX];
+    for (int rows = 1; rows <= SUGGEST_ROWS_MAX; rows++) {
         struct plan cpu, device;
         if (!was_measured(found, rows) && !(sharing->work->calls[KIND][rows] > 0)) continue;
         one.calls[KIND][rows] = 1;
         make_plan(&alone, 0, 1, NULL, &cpu);
         make_plan(&alone, 1u << KIND, 1, NULL, &device);
         one.calls[KIND][rows] = 0;
-        if (!engine_placement_pays(cpu.seconds[KIND], device.seconds[KIND])) return from;
-        from = rows;
+        sizes[count] = rows;
+        pays[count++] = engine_placement_pays(cpu.seconds[KIND], device.seconds[KIND]);
     }
-    return from > 0;
+    return engine_placement_pays_from(sizes, pays, count);
 }
 
 // The best, of which others have to be better by more than what may be noise. room: [2][layers] for its experts, and
@@ -251,6 +252,7 @@ static void choose(const struct sharing *sharing, const struct engine_placement 
     if (many > 0) kinds |= 1u << ENGINE_ROWS_ANSWERS;
     make_plan(sharing, kinds, from, NULL, best);
     for (kinds = 1; kinds <= ALL_KINDS; kinds++) {
+        if (many > 0 && !(kinds >> ENGINE_ROWS_ANSWERS & 1)) continue; // few of them are the CPU's as it is
         make_plan(sharing, kinds, from, room + layers, &other);
         if (!engine_placement_pays(total(best), total(&other))) continue;
         memcpy(room, other.experts, layers * sizeof *room);

@@ -159,7 +159,8 @@ struct engine_options {
     const char *experts_prefill; // "auto", as placement says (also for NULL), or "cpu" or "opencl", whatever it says
     const char *experts_decode;  // the same, for answers
     int experts_decode_from; // OpenCL has the experts of no fewer answers at once than these, if its bits are the
-                             // CPU's; 0: of any number, or with "auto" of as many as was measured to be faster
+                             // CPU's; 0: of any number, or with "auto" of as many as was measured to be faster. What
+                             // counts is a step's rows: each guessed token is one more, and so is each of a brief prompt
     const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
     const char *experts_opencl;  // which of them: "0-7", or by layers "0-3:0-7;4:2,5"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none
@@ -360,6 +361,7 @@ struct engine_placement_point {
 struct engine_placement {
     const char *device; // the OpenCL device; "": there is none
     const char *why;    // why there is none, or why it is not used; "" otherwise
+    const char *key;    // all that the figures depend on, in words; "": there is no device
     int point_count;    // 0: nothing was measured
     struct engine_placement_point points[ENGINE_PLACEMENT_POINTS];
     int halves_from;    // so many answers at once and more go in two halves, as options say or for speed; 0: none do
@@ -376,6 +378,9 @@ const struct engine_placement *engine_placement(const struct engine *engine); //
 // some: it has to be clearly faster, so that noise in what was measured does not decide. Whoever plans by figures asks
 // this: `auto` for calls of each size, `tandem profile` for all calls of a text.
 bool engine_placement_pays(double plain_seconds, double seconds);
+// From which size of calls on it pays in all of those that are known: rows[count] rise, and pays[count] says where it
+// does. 1: in every one, or there is none; 0: not in the largest.
+int engine_placement_pays_from(const int *rows, const bool *pays, int count);
 
 // What OpenCL has here. Loads its drivers into the process; any thread, one at a time, while no engine is open.
 struct engine_opencl_device {

@@ -156,6 +156,13 @@ static void share_bus(struct placement *placement, const struct engine_placement
                                                              : found->read_bytes);
 }
 
+// Those that the device has experts of, and the first, which it is tried with.
+static int count_layers(const struct placement *placement) {
+    int count = 1;
+    for (int l = 1; l < placement->options.layer_count; l++) count += placement->experts[l] != 0;
+    return count;
+}
+
 // Leaves the device open where that failed half-way, for placement_fail() to close.
 static int open_device(struct placement *placement, struct engine_placement *found, struct error *error) {
     const struct placement_options *options = &placement->options;
@@ -166,7 +173,7 @@ static int open_device(struct placement *placement, struct engine_placement *fou
                                           .kernels = options->kernels,
                                           .products = options->products,
                                           .where = options->where,
-                                          .layers = options->layer_count,
+                                          .layers = count_layers(placement),
                                           .route = route_here,
                                           .route_user = placement,
                                           .gpu_only = !any,
@@ -209,6 +216,12 @@ static void describe_cpu(struct placement *placement, const char *why) {
              why);
 }
 
+// "0.034", "1.2", "400"
+static void write_milliseconds(struct buffer *text, double seconds) {
+    double milliseconds = seconds * 1e3;
+    buffer_format(text, milliseconds < 9.95 ? "%.2g" : "%.0f", milliseconds);
+}
+
 // "…; experts in decode on OpenCL: DEVICE; ms for a layer's, there/on the CPU: 1.2/0.8 for 1 row, 2.3/2.0 for 8, …"
 static void describe_split(struct placement *placement) {
     static const char *const WHAT[1 << PLACEMENT_PHASES] = {"nothing", "experts in decode", "experts in prefill",
@@ -224,9 +237,11 @@ static void describe_split(struct placement *placement) {
     buffer_format(&text, ": %s", placement->device);
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
-        buffer_format(&text, "%s%.2g/%.2g for %d%s", i ? ", " : "; ms for a layer's, there/on the CPU: ",
-                      point->device_seconds * 1e3, point->cpu_seconds * 1e3, point->rows,
-                      i ? "" : point->rows > 1 ? " rows" : " row");
+        buffer_text(&text, i ? ", " : "; ms for a layer's, there/on the CPU: ");
+        write_milliseconds(&text, point->device_seconds);
+        buffer_text(&text, "/");
+        write_milliseconds(&text, point->cpu_seconds);
+        buffer_format(&text, " for %d%s", point->rows, i ? "" : point->rows > 1 ? " rows" : " row");
     }
     if (found->contradictory) buffer_text(&text, "; these figures contradict each other, and are not kept");
     snprintf(placement->description, sizeof placement->description, "%s", text.data ? text.data : "");
@@ -297,7 +312,7 @@ static bool decide_all(struct placement *placement) {
 
 // What was asked for and can not be, so that an answer stays the same alone and in company.
 static void warn_of_other_bits(const struct placement *placement) {
-    if (placement->options.decode_from > 1 && placement->opencl && !placement->found.same_bits)
+    if (placement->options.decode_from > 1 && placement->from[PLACEMENT_DECODE] > 0 && !placement->found.same_bits)
         warn(placement, "OpenCL has all answers or none, not those of %d at once and more alone: its bits are not the "
              "CPU's in %s with these kernels", placement->options.decode_from,
              weight_format_name(placement->options.weights));
@@ -308,8 +323,10 @@ static void plan(struct placement *placement) {
     describe_cpu(placement, "");
     if (!wants_device(placement)) return;
     int code = open_device(placement, &placement->found, &error);
-    if (placement->opencl)
+    if (placement->opencl) {
         snprintf(placement->device, sizeof placement->device, "%s", opencl_describe(placement->opencl));
+        describe_figures(placement, placement->key, sizeof placement->key);
+    }
     if (code) {
         placement->found = (struct engine_placement){0};
         describe_cpu(placement, error.message);
@@ -334,16 +351,14 @@ bool placement_retry_due(const struct placement *placement) {
 void placement_retry(struct placement *placement) {
     struct engine_placement found = placement->found;
     struct error error;
-    bool used = true;
     int code = open_device(placement, &found, &error);
     if (code) {
         placement_fail(placement, &error);
         return;
     }
-    if (!knows_device(&placement->found)) {
-        placement->found = found;
-        used = decide_all(placement);
-    }
+    if (!knows_device(&placement->found)) placement->found = found;
+    placement->found.same_bits = found.same_bits; // the driver may be another by now
+    bool used = decide_all(placement);
     placement->retry_at = 0;
     placement->degraded[0] = 0;
     if (used) {
@@ -353,6 +368,7 @@ void placement_retry(struct placement *placement) {
              opencl_describe(placement->opencl));
         drop_device(placement);
     }
+    warn_of_other_bits(placement);
 }
 
 // ---- Opening and closing
@@ -392,6 +408,7 @@ int placement_open(struct placement **out, const struct placement_options *optio
     plan(placement);
     placement->found.device = placement->device;
     placement->found.why = placement->why;
+    placement->found.key = placement->key;
     *out = placement;
     return 0;
 }

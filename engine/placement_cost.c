@@ -156,6 +156,12 @@ bool engine_placement_pays(double plain_seconds, double seconds) {
     return plain_seconds > 0 && seconds <= WORTH * plain_seconds;
 }
 
+int engine_placement_pays_from(const int *rows, const bool *pays, int count) {
+    int least = count;
+    while (least > 0 && pays[least - 1]) least--;
+    return least == 0 ? 1 : least == count ? 0 : rows[least];
+}
+
 static struct placement_costs costs_of(const struct engine_placement_point *point, double times) {
     return (struct placement_costs){times * point->device_seconds, times * point->handing_seconds,
                                     times * point->cpu_seconds, times * point->rest_seconds};
@@ -250,15 +256,15 @@ void placement_conclude(struct engine_placement *found, const struct placement_p
 }
 
 int placement_worth_from(const struct engine_placement *found, bool answers, bool by_number) {
-    int from = 1;
+    int rows[ENGINE_PLACEMENT_POINTS], count = 0;
+    bool pays[ENGINE_PLACEMENT_POINTS];
     for (int i = 0; i < found->point_count; i++) {
         const struct engine_placement_point *point = &found->points[i];
         if ((point->rows <= ENGINE_PLACEMENT_ANSWERS) != answers) continue;
-        if (!(point->split_rate > 0 && engine_placement_pays(1 / point->cpu_rate, 1 / point->split_rate)))
-            from = 0;
-        else if (from == 0)
-            from = point->rows;
+        rows[count] = point->rows;
+        pays[count++] = point->split_rate > 0 && engine_placement_pays(1 / point->cpu_rate, 1 / point->split_rate);
     }
+    int from = engine_placement_pays_from(rows, pays, count);
     return by_number || from == 1 ? from : 0;
 }
 
@@ -313,8 +319,7 @@ static double measure_bus(const struct placement_devices *devices) {
 
 // ---- All sizes of calls
 
-// What takes longer than a larger call of its kind, by more than this, was measured while somebody else had the machine:
-// that only ever makes a call longer. (Less than this is noise, or a number of rows that suits better.)
+// Less than this is noise, or a number of rows that suits better.
 static const double LONGER = 1.25;
 enum { AGAIN_MOST = 6 }; // so often a size is measured once more, whichever it is
 
@@ -323,8 +328,7 @@ static bool is_longer(const struct engine_placement_point *less, const struct en
            less->rest_seconds > LONGER * more->rest_seconds;
 }
 
-// The first of such sizes; NULL: there is none.
-static struct engine_placement_point *find_contradiction(struct engine_placement *found) {
+struct engine_placement_point *placement_contradiction(struct engine_placement *found) {
     for (int i = 0; i < found->point_count; i++)
         for (int j = i + 1; j < found->point_count; j++)
             if (kind_of(found->points[i].rows) == kind_of(found->points[j].rows) &&
@@ -340,7 +344,7 @@ static int measure_point(const struct placement_devices *devices, int rows, stru
     return code ? code : time_rest(devices, out, error);
 }
 
-static void keep_less(struct engine_placement_point *point, const struct engine_placement_point *other) {
+void placement_keep_less(struct engine_placement_point *point, const struct engine_placement_point *other) {
     point->cpu_seconds = fmin(point->cpu_seconds, other->cpu_seconds);
     point->rest_seconds = fmin(point->rest_seconds, other->rest_seconds);
     point->head_seconds = fmin(point->head_seconds, other->head_seconds);
@@ -361,11 +365,11 @@ int placement_measure(const struct placement_devices *devices, struct engine_pla
         code = measure_point(devices, rows, &found->points[found->point_count], &found->same_bits, error);
         if (!code) found->point_count++;
     }
-    for (int i = 0; !code && i < AGAIN_MOST && (at = find_contradiction(found)); i++) {
+    for (int i = 0; !code && i < AGAIN_MOST && (at = placement_contradiction(found)); i++) {
         code = measure_point(devices, at->rows, &again, &found->same_bits, error);
-        if (!code) keep_less(at, &again);
+        if (!code) placement_keep_less(at, &again);
     }
-    found->contradictory = !code && find_contradiction(found);
+    found->contradictory = !code && placement_contradiction(found);
     found->read_bytes = measure_bus(devices);
     found->from_cache = false;
     found->age_seconds = 0;

@@ -41,6 +41,7 @@ struct placement {
     char degraded[ERROR_MESSAGE_BYTES];
     char why[ERROR_MESSAGE_BYTES]; // found.why
     char device[640];              // found.device
+    char key[1024];                // found.key
     char description[1536];
     struct engine_placement found;
 };

@@ -26,6 +26,7 @@ enum object_kind {
 
 static long objects_left[OBJECT_KIND_COUNT];
 static bool host_pages_are_refused; // as a driver may, whose device shares the host's memory
+static bool division_is_inexact;    // as in a driver that takes the option for IEEE's no more
 static struct opencl_api uncounted;
 
 // ---- The functions
@@ -94,6 +95,14 @@ static inline cl_mem counted_CreateBuffer(cl_context context, cl_mem_flags flags
     return made;
 }
 
+static inline cl_int counted_GetDeviceInfo(cl_device_id id, cl_device_info what, size_t bytes, void *out,
+                                           size_t *needed) {
+    cl_int rc = uncounted.GetDeviceInfo(id, what, bytes, out, needed);
+    if (division_is_inexact && rc == CL_SUCCESS && what == CL_DEVICE_SINGLE_FP_CONFIG && out)
+        *(cl_device_fp_config *)out &= ~(cl_device_fp_config)CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT;
+    return rc;
+}
+
 static inline cl_int counted_RetainEvent(cl_event event) {
     cl_int rc = uncounted.RetainEvent(event);
     objects_left[OBJECT_event] += rc == CL_SUCCESS;
@@ -127,6 +136,7 @@ static inline void count_objects(void) {
     struct opencl_api *api = (struct opencl_api *)(uintptr_t)loaded; // it is no constant, but for whoever uses it
     uncounted = *api;
 #define COUNTED(function) api->function = counted_##function;
+    COUNTED(GetDeviceInfo)
     COUNTED(CreateContext)
     COUNTED(ReleaseContext)
     COUNTED(CreateCommandQueue)

@@ -122,13 +122,16 @@ static cl_mem copy_span(struct opencl *opencl, const struct layer *layer, int co
     return buffer;
 }
 
-// One layer is told of for all: they lie alike.
+// One layer is told of for all that are still to come: they lie alike. The first one comes while the device is tried,
+// and whoever has opened it reads the description then; later there is nobody who would.
 static void tell_copy(struct opencl *opencl, size_t bytes, const char *why) {
-    double all = (double)bytes * (opencl->model_layers > 1 ? opencl->model_layers : 1);
+    int left = opencl->layers_most - opencl->layer_count;
+    double all = (double)bytes * (left > 1 ? left : 1);
     if (opencl->copied[0]) return;
     snprintf(opencl->copied, sizeof opencl->copied, "weights copied, which takes %.1f %cB more (%.300s)",
              all < 1e9 ? all / 1e6 : all / 1e9, all < 1e9 ? 'M' : 'G', why);
     opencl_describe_anew(opencl);
+    if (opencl->layer_count > 0 && opencl->warn) opencl->warn(opencl->warn_user, opencl->copied);
 }
 
 static cl_mem place_weights(struct opencl *opencl, const struct layer *layer, int count, cl_ulong *start,

@@ -206,7 +206,7 @@ static int open_all(struct opencl *opencl, const struct opencl_options *options,
     opencl->limits = *options->limits;
     opencl->weights = options->weights;
     opencl->half_weights = options->half_weights && options->weights == WEIGHTS_BF16;
-    opencl->model_layers = options->layers;
+    opencl->layers_most = options->layers;
     opencl->kernels = options->kernels;
     opencl->wait_seconds = options->wait_seconds > 0 ? options->wait_seconds : WAIT_SECONDS;
     opencl->route = options->route;

@@ -93,7 +93,7 @@ struct opencl {
     enum weight_format weights;
     bool half_weights; // the device has them in f16
     bool beyond_half;  // one has turned out not to be in its range
-    int model_layers;
+    int layers_most;   // that it gets to know
     char copied[384]; // why weights are, though the device reads the host's memory; "": they are not
     const char *kernels;
     double wait_seconds;

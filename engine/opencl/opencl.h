@@ -36,7 +36,7 @@ struct opencl_options {
     const char *clblast; // the library; NULL: the system's
     bool half_weights;   // bf16 weights become f16 on the device, for tests; if one is beyond f16, all stay bf16
     enum opencl_weights where; // they are. Staged ones need `route`, and CLBlast does without them
-    int layers;                // of the model, whose weights would have to fit
+    int layers; // that it will be given at most, for what copies of their weights take
     // SparseMixer on the host, for CLBlast and for staged weights, which have to know what rows an expert has, and
     // wherever the device multiplies integers, so that routes are the CPU's too. NULL: the device routes, and there is
     // neither of the first two.
@@ -46,7 +46,8 @@ struct opencl_options {
     // Told of each kernel that has run, by the clock of base/clock.h; NULL: nobody is, which is faster.
     void (*span)(void *user, const char *name, int rows, double began_at, double ended_at);
     void *span_user;
-    void (*warn)(void *user, const char *line); // told when CLBlast fails in a call; NULL: nobody is
+    // Told when CLBlast fails in a call, and when weights are copied in one; NULL: nobody is.
+    void (*warn)(void *user, const char *line);
     void *warn_user;
     double wait_seconds; // a device that has not answered for so long is lost; 0: a minute
 };

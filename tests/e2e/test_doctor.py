@@ -94,6 +94,10 @@ def test_no_driver(root):
     _, problems = doctor(root, OCL_ICD_VENDORS="/nowhere")
     assert not any("apt install" in problem or "sudo" in problem for problem in problems)
     assert any("names no driver" in problem and IMAGE in problem for problem in problems)
+    put(root, "etc/OpenCL/vendors/intel.icd", "/usr/lib/libigdrcl.so\n")
+    _, problems = doctor(root)
+    sees_none = [problem for problem in problems if problem.startswith("OpenCL does not see")]
+    assert not any("sudo" in problem for problem in problems) and all(IMAGE in problem for problem in sees_none)
 
 
 ELSEWHERE = "Take Intel's own, from github.com/intel/compute-runtime/releases, or a container of Ubuntu 24.04."

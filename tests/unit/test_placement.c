@@ -2,6 +2,7 @@
 // OpenCL device there is (with PoCL, the CPU).
 #include "tests/unit/placement_rig.h"
 
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 // ---- Choosing
@@ -97,6 +98,47 @@ static void copies_are_told(void **unused) {
         assert_true((strstr(engine_placement(engine)->device, TOLD) != NULL) == refused);
         engine_close(engine);
     }
+}
+
+// Of the layers that are the device's, and of the first, which it is tried with.
+static void copies_are_of_the_devices_layers(void **unused) {
+    (void)unused;
+    need_device();
+    static const char *const LAYERS[] = {NULL, "0-1", "2,5", "3"};
+    static const int COUNTS[] = {6, 2, 3, 2};
+    double first = 0;
+    for (size_t i = 0; i < sizeof COUNTS / sizeof *COUNTS; i++) {
+        const struct engine_options options = {.model_dir = "models/demo", .placement = "split",
+                                               .experts_layers = LAYERS[i], .threads = 1};
+        struct engine *engine;
+        struct error error;
+        double amount = 0;
+        char unit = 0;
+        host_pages_are_refused = true;
+        if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+        host_pages_are_refused = false;
+        const char *told = strstr(engine_placement(engine)->device, "which takes ");
+        assert_non_null(told);
+        assert_int_equal(sscanf(told, "which takes %lf %cB more", &amount, &unit), 2);
+        assert_int_equal(unit, 'M');
+        if (i == 0) first = amount;
+        close_to(amount, first * COUNTS[i] / COUNTS[0], 0.11);
+        engine_close(engine);
+    }
+}
+
+// Two digits of what is less than ten, and no powers of ten.
+static void figures_are_told_in_whole_milliseconds(void **unused) {
+    (void)unused;
+    need_device();
+    char directory[] = "/tmp/tandem-cache-XXXXXX";
+    keep_figures(directory, &(struct pace){{400, 1234.5}, {9.96, 0.034}, 1});
+    struct placement *placement = open_well((struct placement_options){.way = PLACEMENT_SPLIT, .cache = directory});
+    const char *told = placement_describe(placement);
+    assert_non_null(strstr(told, "there/on the CPU: 400/10 for 1 row, 400/10 for 8, "));
+    assert_non_null(strstr(told, ", 1234/0.034 for 64"));
+    placement_close(placement);
+    remove_all(directory);
 }
 
 static void phases_and_layers(void **unused) {
@@ -205,8 +247,9 @@ struct told {
     float logprob[ANSWER];
 };
 
-// Answers `first` to `last`, at once; each has a token more than the one before it.
-static void ask_at_once(struct engine *engine, int first, int last, struct told out[TOGETHER]) {
+// Answers `first` to `last`, at once; each has a token more than the one before it. held: what makes the engine wait
+// until it has them all; NULL: it starts with the first, and may be done with it before the last one comes.
+static void ask_at_once(struct engine *engine, int first, int last, atomic_bool *held, struct told out[TOGETHER]) {
     struct engine_job *jobs[TOGETHER];
     struct error error;
     for (int j = first; j <= last; j++) {
@@ -217,6 +260,7 @@ static void ask_at_once(struct engine *engine, int first, int last, struct told 
                                                .sampling = {.top_p = 1, .repetition_penalty = 1}};
         if (engine_submit(engine, &request, &jobs[j], &error)) fail_msg("%s", error.message);
     }
+    if (held) atomic_store(held, false);
     for (int j = first; j <= last; j++) {
         int count = 0;
         for (struct engine_event *event; (event = engine_job_wait(jobs[j])); engine_event_destroy(event)) {
@@ -232,14 +276,37 @@ static void ask_at_once(struct engine *engine, int first, int last, struct told 
     }
 }
 
+// A driver that takes the pages of the first layer, which the device is tried with, and no others': what the start has
+// told is not the whole.
+static void copies_are_told_later(void **unused) {
+    (void)unused;
+    need_device();
+    const struct engine_options options = {.model_dir = "models/demo", .placement = "split", .threads = 1,
+                                           .kv_tokens = 1024, .warn = note, .warn_user = &warnings};
+    struct engine *engine;
+    struct error error;
+    struct told told[TOGETHER];
+    warnings.count = 0;
+    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+    assert_null(strstr(engine_placement(engine)->device, "weights copied"));
+    host_pages_are_refused = true;
+    ask_at_once(engine, 0, 0, NULL, told);
+    host_pages_are_refused = false;
+    engine_close(engine);
+    assert_int_equal(warnings.count, 1);
+    assert_non_null(strstr(warnings.lines[0], "weights copied, which takes "));
+}
+
 // Answers at once in two halves: the tokens of all at once.
 struct seen {
+    atomic_bool held; // as in struct watched
     uint64_t mixtures, halves;
     double beside_seconds;
 };
 
 static void see(void *user, const struct engine_step *step) {
     struct seen *seen = user;
+    while (atomic_load(&seen->held)) usleep(1000);
     if (step->prefill) return;
     seen->mixtures += step->device.mixtures;
     seen->halves += step->device.halves;
@@ -252,9 +319,9 @@ static void ask_together(const char *placement, int halves_from, struct told out
     const struct engine_options options = {.synthetic = "phi-toy-moe", .placement = placement, .threads = 1,
                                            .halves_from = halves_from, .kv_tokens = 1024, .sequences_max = TOGETHER,
                                            .watch = see, .watch_user = seen};
-    *seen = (struct seen){0};
+    *seen = (struct seen){.held = true};
     if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
-    ask_at_once(engine, 0, TOGETHER - 1, out);
+    ask_at_once(engine, 0, TOGETHER - 1, &seen->held, out);
     engine_close(engine);
 }
 
@@ -281,12 +348,14 @@ static void answers_in_halves(void **unused) {
 enum { FROM = 4 };
 
 struct watched {
-    int few, many; // steps of answers only
-    bool wrong;    // the device had few, or not many
+    atomic_bool held; // the engine, before its first step is over
+    int few, many;    // steps of answers only
+    bool wrong;       // the device had few, or not many
 };
 
 static void watch(void *user, const struct engine_step *step) {
     struct watched *watched = user;
+    while (atomic_load(&watched->held)) usleep(1000);
     if (step->prefill) return;
     bool many = step->tokens >= FROM;
     *(many ? &watched->many : &watched->few) += 1;
@@ -301,14 +370,15 @@ static struct engine *open_from(enum weight_format weights, const char *stages, 
                                            .halves_from = FROM + 1, .kv_tokens = 1024, .sequences_max = TOGETHER,
                                            .prefix = PREFIX_OFF, .watch = watch, .watch_user = watched, .warn = note,
                                            .warn_user = &warnings};
-    *watched = (struct watched){0};
+    *watched = (struct watched){.few = 0};
     warnings.count = 0;
     if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
     return engine;
 }
 
 // In int8 and int4 the devices' bits are the same: an answer is alone, on the CPU, what it is in company, on the
-// device, to the bit. Those in halves are the device's as well, though a half has too few for it. The last ones end alone.
+// device, to the bit. Those in halves are the device's as well, though a half has too few for it. The last ones end
+// alone.
 static void few_answers_are_the_cpus(void **unused) {
     (void)unused;
     need_device();
@@ -320,8 +390,9 @@ static void few_answers_are_the_cpus(void **unused) {
         assert_true(engine_placement(engine)->same_bits);
         assert_int_equal(engine_placement(engine)->answers_from, FROM);
         assert_non_null(strstr(engine_info(engine)->device, "answers from 4 at once on"));
-        for (int j = 0; j < TOGETHER; j++) ask_at_once(engine, j, j, alone);
-        ask_at_once(engine, 0, TOGETHER - 1, together);
+        for (int j = 0; j < TOGETHER; j++) ask_at_once(engine, j, j, NULL, alone);
+        atomic_store(&watched.held, true);
+        ask_at_once(engine, 0, TOGETHER - 1, &watched.held, together);
         engine_close(engine);
         assert_true(watched.few > TOGETHER && watched.many > 0 && !watched.wrong);
         assert_int_equal(warnings.count, 0);
@@ -343,12 +414,15 @@ static void other_bits_keep_answers_together(void **unused) {
         struct engine *engine = open_from(CASES[i].weights, CASES[i].stages, &watched);
         assert_false(engine_placement(engine)->same_bits);
         assert_int_equal(engine_placement(engine)->answers_from, 1);
-        ask_at_once(engine, 0, 0, told);
+        ask_at_once(engine, 0, 0, NULL, told);
         engine_close(engine);
         assert_true(watched.few > 0 && watched.wrong); // the device's
         assert_int_equal(warnings.count, 1);
         assert_non_null(strstr(warnings.lines[0], "all answers or none"));
     }
+    placement_close(open_well((struct placement_options){
+        .way = PLACEMENT_SPLIT, .decode_from = FROM, .experts = {[PLACEMENT_DECODE] = EXPERTS_CPU}}));
+    assert_int_equal(warnings.count, 0); // it has none
 }
 
 static void an_unknown_placement_is_refused(void **unused) {
@@ -383,6 +457,9 @@ int main(void) {
         DEVICE_TEST(auto_does_not_take_a_cpu),
         DEVICE_TEST(split_takes_whatever_there_is),
         DEVICE_TEST(copies_are_told),
+        DEVICE_TEST(copies_are_of_the_devices_layers),
+        DEVICE_TEST(copies_are_told_later),
+        DEVICE_TEST(figures_are_told_in_whole_milliseconds),
         DEVICE_TEST(phases_and_layers),
         DEVICE_TEST(experts_are_shared_out),
         cmocka_unit_test(experts_that_are_none),

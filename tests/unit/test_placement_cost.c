@@ -139,6 +139,57 @@ static void kinds_do_not_contradict_each_other(void **unused) {
     assert_true(script.calls == 10 && found.point_count == 5 && !found.contradictory);
 }
 
+// Whichever of its parts it is that takes too long; but of the head there may be more in a smaller call, as of a prompt
+// only the last row's is computed.
+static void any_part_may_contradict(void **unused) {
+    (void)unused;
+    static const struct {
+        double of[3][5]; // rows; seconds on the CPU, on the device, of all else, of the head
+        int at;          // which contradicts; -1: none
+    } CASES[] = {
+        {{{1, 1, 1, 1, 1}, {8, 2, 2, 2, 2}, {16, 3, 3, 3, 3}}, -1},
+        {{{1, 1, 1, 1, 9}, {8, 1, 1, 1, 1}, {16, 1, 1, 1, 1}}, -1},
+        {{{1, 1, 1, 1, 1}, {8, 4, 2, 2, 2}, {16, 3, 3, 3, 3}}, 1},
+        {{{1, 1, 1, 1, 1}, {8, 2, 4, 2, 2}, {16, 3, 3, 3, 3}}, 1},
+        {{{1, 1, 1, 1, 1}, {8, 2, 2, 4, 2}, {16, 3, 3, 3, 3}}, 1},
+        {{{1, 1, 4, 1, 1}, {8, 2, 5, 2, 2}, {16, 3, 3, 3, 3}}, 0},
+        {{{16, 1, 9, 9, 1}, {128, 2, 5, 5, 2}, {512, 3, 5, 5, 3}}, -1}, // answers beside prompts
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        struct engine_placement found = {.point_count = 3};
+        for (int p = 0; p < 3; p++) {
+            const double *of = CASES[i].of[p];
+            found.points[p] = (struct engine_placement_point){.rows = (int)of[0], .cpu_seconds = of[1],
+                                                              .device_seconds = of[2], .rest_seconds = of[3],
+                                                              .head_seconds = of[4]};
+        }
+        const struct engine_placement_point *at = placement_contradiction(&found);
+        if (at != (CASES[i].at < 0 ? NULL : &found.points[CASES[i].at])) fail_msg("case %zu", i);
+    }
+}
+
+// What handing over took belongs to what the device took.
+static void the_less_of_two_is_kept(void **unused) {
+    (void)unused;
+    static const struct {
+        double one[5], other[5], kept[5]; // CPU, device, handing over, all else, head
+    } CASES[] = {
+        {{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}, {1, 2, 3, 4, 5}}, {{6, 7, 8, 9, 10}, {1, 2, 3, 4, 5}, {1, 2, 3, 4, 5}},
+        {{1, 7, 3, 9, 5}, {6, 2, 8, 4, 10}, {1, 2, 8, 4, 5}}, {{6, 2, 8, 4, 10}, {1, 7, 3, 9, 5}, {1, 2, 8, 4, 5}},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        const double *one = CASES[i].one, *other = CASES[i].other, *kept = CASES[i].kept;
+        struct engine_placement_point point = {8, one[0], one[1], one[2], one[3], one[4], false, 0, 0};
+        const struct engine_placement_point again = {8, other[0], other[1], other[2], other[3], other[4], false, 0, 0};
+        placement_keep_less(&point, &again);
+        close_to(point.cpu_seconds, kept[0]);
+        close_to(point.device_seconds, kept[1]);
+        close_to(point.handing_seconds, kept[2]);
+        close_to(point.rest_seconds, kept[3]);
+        close_to(point.head_seconds, kept[4]);
+    }
+}
+
 // ---- What follows
 
 static void costs_between_what_was_measured(void **unused) {
@@ -255,8 +306,8 @@ static void halves_as_they_are_asked_for(void **unused) {
     }
 }
 
-// What counts is the whole: what passes beside the CPU's work costs nothing, and what the device saves has to be a tenth
-// of all there is, in calls of all sizes.
+// What counts is the whole: what passes beside the CPU's work costs nothing, and what the device saves has to be a
+// tenth of all there is, in calls of all sizes.
 static void the_whole_decides(void **unused) {
     (void)unused;
     static const struct {
@@ -332,6 +383,8 @@ int main(void) {
         cmocka_unit_test(the_best_of_several_counts),
         cmocka_unit_test(what_contradicts_is_measured_again),
         cmocka_unit_test(kinds_do_not_contradict_each_other),
+        cmocka_unit_test(any_part_may_contradict),
+        cmocka_unit_test(the_less_of_two_is_kept),
         cmocka_unit_test(costs_between_what_was_measured),
         cmocka_unit_test(halves_that_pay),
         cmocka_unit_test(what_a_part_of_the_experts_gives),

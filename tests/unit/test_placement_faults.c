@@ -335,6 +335,46 @@ static void an_engine_tries_again(void **unused) {
     engine_close(engine);
 }
 
+static void count_answers(void *user, const struct engine_step *step) { // that are the device's
+    if (!step->prefill) *(uint64_t *)user += step->device.mixtures;
+}
+
+// Few answers may be the CPU's and many the device's only as long as both have the same bits: one that comes back with
+// others has all of them, which is told.
+static void one_that_is_back_may_have_other_bits(void **unused) {
+    (void)unused;
+    need_device();
+    int32_t answer[ANSWER];
+    uint64_t answers = 0;
+    struct engine *engine;
+    struct error error;
+    const struct engine_options options = {.synthetic = "phi-toy-moe", .weights = WEIGHTS_INT8, .placement = "split",
+                                           .threads = 1, .experts_decode_from = 4, .kv_tokens = 256,
+                                           .sequences_max = 1, .warn = note, .warn_user = &warnings,
+                                           .watch = count_answers, .watch_user = &answers};
+    warnings.count = 0;
+    if (engine_open(&engine, &options, &error)) fail_msg("%s", error.message);
+    bool same = engine_placement(engine)->same_bits;
+    if (same) {
+        stop_clock();
+        ask(engine, answer);
+        assert_int_equal(answers, 0);
+        opencl_inject(1, OPENCL_FAULT_ONWARDS);
+        ask(engine, answer);
+        opencl_inject(0, OPENCL_FAULT_ONCE);
+        division_is_inexact = true;
+        clock_at += 11;
+        ask(engine, answer);
+        division_is_inexact = false;
+        assert_true(answers > 0);
+        assert_int_equal(warnings.count, 3);
+        assert_non_null(strstr(warnings.lines[1], "run on OpenCL now"));
+        assert_non_null(strstr(warnings.lines[2], "all answers or none"));
+    }
+    engine_close(engine);
+    if (!same) skip(); // nor has it at first, here
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         FAULT_TEST(a_failure_is_made_good),
@@ -346,6 +386,7 @@ int main(void) {
         FAULT_TEST(figures_that_come_late_decide),
         FAULT_TEST(requests_survive),
         FAULT_TEST(an_engine_tries_again),
+        FAULT_TEST(one_that_is_back_may_have_other_bits),
     };
     return cmocka_run_group_tests_name("placement_faults", tests, open_model, close_model);
 }
