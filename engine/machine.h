@@ -18,7 +18,7 @@ int machine_cores(const char *root);
 
 enum { MACHINE_CPUS_MAX = 4096 };
 
-// Which core each CPU belongs to, of the cores that machine_cores() counts, without the quota: 0, 1, …; -1: none of them.
+// Which core each CPU belongs to, of the cores that machine_cores() counts before the quota: 0, 1 and so on; -1: none.
 // Returns how many cores there are; 0: unknown.
 int machine_core_of_cpus(const char *root, int core[MACHINE_CPUS_MAX]);
 

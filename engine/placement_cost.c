@@ -319,8 +319,8 @@ static double measure_bus(const struct placement_devices *devices) {
 
 // ---- All sizes of calls
 
-// Less than this is noise, or a number of rows that suits better.
-static const double LONGER = 1.25;
+// Less than these is noise, or a number of rows that suits better.
+static const double LONGER = 1.25, DEARER = 2;
 enum { AGAIN_MOST = 6 }; // so often a size is measured once more, whichever it is
 
 static bool is_longer(const struct engine_placement_point *less, const struct engine_placement_point *more) {
@@ -328,12 +328,21 @@ static bool is_longer(const struct engine_placement_point *less, const struct en
            less->rest_seconds > LONGER * more->rest_seconds;
 }
 
+// For each row, though rows share what is read.
+static bool is_dearer(const struct engine_placement_point *more, const struct engine_placement_point *less) {
+    double most = DEARER * more->rows / less->rows;
+    return more->cpu_seconds > most * less->cpu_seconds || more->device_seconds > most * less->device_seconds ||
+           more->rest_seconds > most * less->rest_seconds;
+}
+
 struct engine_placement_point *placement_contradiction(struct engine_placement *found) {
     for (int i = 0; i < found->point_count; i++)
-        for (int j = i + 1; j < found->point_count; j++)
-            if (kind_of(found->points[i].rows) == kind_of(found->points[j].rows) &&
-                is_longer(&found->points[i], &found->points[j]))
-                return &found->points[i];
+        for (int j = i + 1; j < found->point_count; j++) {
+            struct engine_placement_point *less = &found->points[i], *more = &found->points[j];
+            if (kind_of(less->rows) != kind_of(more->rows)) continue;
+            if (is_longer(less, more)) return less;
+            if (is_dearer(more, less)) return more;
+        }
     return NULL;
 }
 

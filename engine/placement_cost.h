@@ -25,8 +25,9 @@ int placement_measure(const struct placement_devices *devices, struct engine_pla
 // Both also tell in found->same_bits whether answers had the same bits.
 int placement_check(const struct placement_devices *devices, struct engine_placement *found, struct error *error);
 
-// The first size that takes longer than a larger one of its kind, in anything: it was measured while somebody else had
-// the machine, which only ever makes a call longer. NULL: there is none.
+// The first size that takes longer than a larger one of its kind, or for each row twice as long as a smaller one, in
+// anything: it was measured while somebody else had the machine, which only ever makes a call longer. NULL: there is
+// none.
 struct engine_placement_point *placement_contradiction(struct engine_placement *found);
 // Of a size that was measured twice, the least that each part of it took.
 void placement_keep_less(struct engine_placement_point *point, const struct engine_placement_point *other);

@@ -1,4 +1,4 @@
-// Threads that keep to their cores. They meet hundreds of times a step, and wait for each other by spinning. Where other
+// Threads that keep to their cores. They meet hundreds of times a step and wait for each other by spinning. Where other
 // programs run, the kernel puts two of them on one CPU now and then, and does not notice: both are busy, one of them
 // waiting for the other, for as long as its turn lasts (benchmarks/README.md, "Beside other programs").
 //
