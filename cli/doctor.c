@@ -43,8 +43,8 @@ static const struct {
 };
 enum { KNOWN_COUNT = sizeof KNOWN / sizeof *KNOWN };
 
-// Releases whose package of Intel's driver, intel-opencl-icd, is of this version; 0: there is none, as their apt indexes
-// had it in November 2026. Of others nothing is known, and the package is named all the same.
+// Releases whose package of Intel's driver, intel-opencl-icd, is of this version; 0: there is none, as their apt
+// indexes had it in November 2026. Of others nothing is known, and the package is named all the same.
 static const struct {
     const char *id; // as in /etc/os-release
     int version[2], driver[2];

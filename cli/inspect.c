@@ -224,10 +224,10 @@ static json_t *json_placement(const struct engine_placement *placement) {
                                         point->cpu_rate, "split_tokens_per_s", point->split_rate));
     }
     return json_pack("{s:s, s:s, s:s, s:b, s:b, s:f, s:i, s:b, s:i, s:f, s:o}", "device", placement->device, "why",
-                     placement->why, "figures_of", placement->key, "contradictory", placement->contradictory, "from_cache", placement->from_cache,
-                     "age_s", placement->age_seconds, "halves_from", placement->halves_from, "same_bits",
-                     placement->same_bits, "answers_from", placement->answers_from, "read_gbps",
-                     placement->read_bytes / 1e9, "points", points);
+                     placement->why, "figures_of", placement->key, "contradictory", placement->contradictory,
+                     "from_cache", placement->from_cache, "age_s", placement->age_seconds, "halves_from",
+                     placement->halves_from, "same_bits", placement->same_bits, "answers_from",
+                     placement->answers_from, "read_gbps", placement->read_bytes / 1e9, "points", points);
 }
 
 static json_t *json_weights(const struct engine_outline *model, const struct engine_machine *machine) {

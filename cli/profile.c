@@ -254,10 +254,10 @@ static int print_json(const struct engine_choices *choices, const struct engine_
         "{s:i, s:f, s:f, s:f, s:f, s:i, s:o, s:{s:s, s:s, s:s, s:s, s:i, s:s?, s:o, s:o}}", "prompts", totals->prompts,
         "prompt_tokens", totals->prompt_tokens, "answer_tokens", totals->answer_tokens, "prompt_seconds",
         totals->prompt_seconds, "decode_seconds", totals->decode_seconds, "experts", choices->experts, "layers", layers,
-        "suggested", "device", placement->device, "figures_of", placement->key, "experts_prefill", suggestion->who[ENGINE_ROWS_PROMPTS],
-        "experts_decode", suggestion->who[ENGINE_ROWS_ANSWERS], "experts_decode_from", suggestion->decode_from,
-        "experts_opencl", suggestion->experts, "prompts_gain", json_gain(suggestion, ENGINE_ROWS_PROMPTS),
-        "answers_gain", json_gain(suggestion, ENGINE_ROWS_ANSWERS));
+        "suggested", "device", placement->device, "figures_of", placement->key, "experts_prefill",
+        suggestion->who[ENGINE_ROWS_PROMPTS], "experts_decode", suggestion->who[ENGINE_ROWS_ANSWERS],
+        "experts_decode_from", suggestion->decode_from, "experts_opencl", suggestion->experts, "prompts_gain",
+        json_gain(suggestion, ENGINE_ROWS_PROMPTS), "answers_gain", json_gain(suggestion, ENGINE_ROWS_ANSWERS));
     char *text = rows_of && top ? json_dumps(top, JSON_COMPACT) : NULL;
     int code = text && puts(text) >= 0 ? 0 : error_set_code(error, text ? ERROR_IO : ERROR_MEMORY);
     free(text);

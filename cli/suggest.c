@@ -215,8 +215,8 @@ static bool was_measured(const struct engine_placement *found, int answers) {
     return false;
 }
 
-// From how many answers at once on the device pays with all of their experts, of the sizes that were measured and of the
-// text's. 0: it never does.
+// From how many answers at once on the device pays with all of their experts, of the sizes that were measured and of
+// the text's. 0: it never does.
 static int answers_from(const struct sharing *sharing, const struct engine_placement *found) {
     enum { KIND = ENGINE_ROWS_ANSWERS };
     struct suggest_work one = {0};

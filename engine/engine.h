@@ -160,7 +160,7 @@ struct engine_options {
     const char *experts_decode;  // the same, for answers
     int experts_decode_from; // OpenCL has the experts of no fewer answers at once than these, if its bits are the
                              // CPU's; 0: of any number, or with "auto" of as many as was measured to be faster. What
-                             // counts is a step's rows: each guessed token is one more, and so is each of a brief prompt
+                             // counts is a step's rows: a guessed token is one more, and so is each of a brief prompt's
     const char *experts_layers;  // whose experts OpenCL may have: "0-15,20"; NULL or "": all
     const char *experts_opencl;  // which of them: "0-7", or by layers "0-3:0-7;4:2,5"; NULL or "": all
     const char *cl_kernels;     // a directory of OpenCL kernels that go before the built-in ones; NULL or "": none

@@ -214,8 +214,8 @@ def keep_figures(directory, key, read_bytes, points):
 
 
 def make_up(directory, device_ms, key):
-    """In each of 6 layers the device takes so long for all experts (one answer's, if they are two numbers, and all other
-    calls'), and the CPU 2 ms for them, 1 ms for all else and 0.1 ms to hand over."""
+    """In each of 6 layers the device takes so long for all experts (one answer's, if they are two numbers, and all
+    other calls'), and the CPU 2 ms for them, 1 ms for all else and 0.1 ms to hand over."""
     one, more = device_ms if isinstance(device_ms, tuple) else (device_ms, device_ms)
     keep_figures(directory, key, 0, [
         (rows, 2e-3, (one if rows == 1 else more) * 1e-3, 1e-4, 1e-3, 0) for rows in (1, 8, 16, 32, 128, 512)])
@@ -269,7 +269,8 @@ def test_inspect_decides_answers_by_number(arguments, answers, devices, tmp_path
 def test_profile_suggests_answers_by_number(tmp_path):
     (tmp_path / "questions.txt").write_text(QUESTIONS[0])
     arguments = ["profile", "--weights", "int8", "--speculate", "off", "--max-tokens", "2", tmp_path / "questions.txt"]
-    make_up(tmp_path, (3, 1), json.loads(run(*arguments, "--json", "--cache", "none").stdout)["suggested"]["figures_of"])
+    told = json.loads(run(*arguments, "--json", "--cache", "none").stdout)["suggested"]
+    make_up(tmp_path, (3, 1), told["figures_of"])
     told = json.loads(run(*arguments, "--json", "--cache", tmp_path).stdout)["suggested"]
     assert (told["experts_decode"], told["experts_decode_from"]) == ("opencl", 8)
     assert "    decode: opencl\n    decode_from: 8\n" in run(*arguments, "--cache", tmp_path).stdout

@@ -1,7 +1,7 @@
 // The experts on an OpenCL device beside all of it on the CPU, in each format of weights, through the whole engine: the
 // golden prompts of the built-in model, and beginnings of the longer ones, as most are brief (engine/sequence.h); each
-// continued greedily and freely, eight at once, for 64 tokens where tokens are compared with the CPU's, for 8 where bits
-// are, or what CLBlast does. The tokens are the same.
+// continued greedily and freely, eight at once, for 64 tokens where tokens are compared with the CPU's, for 8 where
+// bits are, or what CLBlast does. The tokens are the same.
 //
 // In int8 and int4 the device computes what the CPU's kernels for bytes do, to the bit (cl_kernels/README.md), so
 // log-probabilities have the same bits too, and no token can turn; nor where the device fails in the middle, or has
