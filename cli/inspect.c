@@ -199,8 +199,8 @@ static void print_placement(const struct engine_placement *placement) {
         printf("   %s\n", point->on_device ? "OpenCL" : "CPU");
     }
     if (placement->contradictory)
-        printf("\nThese figures contradict each other: a size takes longer than a larger one, also when it was\n"
-               "measured again. Is the machine busy? They are not kept, and the next start measures anew.\n");
+        printf("\nThese figures contradict each other: a size, or each of its rows, takes too long beside others, also\n"
+               "when it was measured again. Is the machine busy? They are not kept, and the next start measures anew.\n");
     if (placement->device[0]) printf("\n");
     print_reason(placement, true);
     print_reason(placement, false);

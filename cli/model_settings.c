@@ -38,8 +38,8 @@ const struct setting MODEL_SETTINGS[] = {
      "threads that compute; 0: one for each physical core, but for a laptop's low-power ones that share no cache with "
      "the others"},
     {"engine.pin", "--pin", "TANDEM_PIN", SETTING_CHOICE, AT(pin), 0, 0, "auto off", "auto", "",
-     "whether each of them keeps to a core of its own; auto: where there is one for each, so that other programs can "
-     "not push two onto one"},
+     "whether each of them keeps to a core of its own; auto: where there is one for each core and all cores are alike, "
+     "so that other programs can not push two onto one"},
     {"engine.cl_kernels", "--cl-kernels", "TANDEM_CL_KERNELS", SETTING_PATH, AT(cl_kernels), 0, 0, NULL, "", "",
      "a directory of OpenCL kernels to try instead of the built-in ones of the same names"},
     {"engine.cl_products", "--cl-products", "TANDEM_CL_PRODUCTS", SETTING_CHOICE, AT(cl_products), 0, 0,

@@ -172,7 +172,7 @@ struct engine_options {
     bool explain_placement;     // measure both devices for engine_placement, whatever runs where
     const char *trace;          // a file for a timeline of the devices, see engine/trace.h; NULL or "": none
     int threads;                // OpenMP threads; 0: one for each physical core (engine/machine.h)
-    bool unpinned;              // they run wherever they are put, also where there is one for each core
+    bool unpinned;              // they run wherever they are put, also where each could keep to a core of its own
     int sequences_max;          // sequences decoding at once; 0: ENGINE_SEQUENCES_STANDARD
     int queue_max;              // jobs waiting beyond those; 0: ENGINE_QUEUE_STANDARD
     size_t kv_tokens;           // capacity of the KV cache; 0: chosen as engine_kv_sizes tells. What does not fit the
@@ -368,7 +368,7 @@ struct engine_placement {
     bool same_bits;     // of answers on both devices: so few may be the CPU's and many the OpenCL device's
     int answers_from;   // so many at once and more are that one's, as options say or for speed; 0: all are the CPU's
     double read_bytes;  // a second, that the CPU reads from memory; 0: not measured
-    bool contradictory; // a size takes longer than a larger one, though it was tried again: they are not kept
+    bool contradictory; // a size, or its rows, take too long beside others, though tried again: they are not kept
     bool from_cache;    // the figures are of an earlier start; `cache` in engine_options has kept them
     double age_seconds; // then, so old
 };

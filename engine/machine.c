@@ -107,6 +107,31 @@ int machine_core_of_cpus(const char *root, int core[MACHINE_CPUS_MAX]) {
     return count;
 }
 
+// In units of whatever is known, alike for all CPUs of a machine; 0: nothing is.
+static double speed_of(const char *root, int cpu) {
+    static const char *const FILES[] = {"cpu_capacity", "cpufreq/cpuinfo_max_freq"};
+    unsigned long long speed;
+    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++) {
+        char path[96];
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/%s", cpu, FILES[i]);
+        if (read_number(root, path, &speed)) return (double)speed;
+    }
+    return 0;
+}
+
+bool machine_cores_are_alike(const char *root, const int core[MACHINE_CPUS_MAX]) {
+    double least = 0, most = 0;
+    bool first = true;
+    for (int cpu = 0; cpu < MACHINE_CPUS_MAX; cpu++) {
+        if (core[cpu] < 0) continue;
+        double speed = speed_of(root, cpu);
+        if (first || speed < least) least = speed;
+        if (first || speed > most) most = speed;
+        first = false;
+    }
+    return least >= 0.9 * most; // the best ones of a kind are often a little faster
+}
+
 int machine_cores(const char *root) {
     int core[MACHINE_CPUS_MAX], count = machine_core_of_cpus(root, core), granted = quota(root);
     if (count > granted) count = granted;

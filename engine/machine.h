@@ -2,6 +2,7 @@
 #ifndef ENGINE_MACHINE_H
 #define ENGINE_MACHINE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 // root is put in front of every path: "" for the real machine, a directory for tests.
@@ -21,6 +22,8 @@ enum { MACHINE_CPUS_MAX = 4096 };
 // Which core each CPU belongs to, of the cores that machine_cores() counts before the quota: 0, 1 and so on; -1: none.
 // Returns how many cores there are; 0: unknown.
 int machine_core_of_cpus(const char *root, int core[MACHINE_CPUS_MAX]);
+// Whether all of those are about as fast, by what the kernel knows of them; true also where it knows nothing.
+bool machine_cores_are_alike(const char *root, const int core[MACHINE_CPUS_MAX]);
 
 // Bytes of memory that can be taken without swapping, within the limits of the control group and of those around it (in
 // both versions), and of what a kernel that does not overcommit will promise; 0: unknown.

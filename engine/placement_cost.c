@@ -320,7 +320,7 @@ static double measure_bus(const struct placement_devices *devices) {
 // ---- All sizes of calls
 
 // Less than these is noise, or a number of rows that suits better.
-static const double LONGER = 1.25, DEARER = 2;
+static const double LONGER = 1.25, DEARER = 4;
 enum { AGAIN_MOST = 6 }; // so often a size is measured once more, whichever it is
 
 static bool is_longer(const struct engine_placement_point *less, const struct engine_placement_point *more) {
@@ -328,7 +328,8 @@ static bool is_longer(const struct engine_placement_point *less, const struct en
            less->rest_seconds > LONGER * more->rest_seconds;
 }
 
-// For each row, though rows share what is read.
+// For each row, though rows share what is read. (One row's experts may lie in a cache that eight rows' do not fit into:
+// of that, half as much could come.)
 static bool is_dearer(const struct engine_placement_point *more, const struct engine_placement_point *less) {
     double most = DEARER * more->rows / less->rows;
     return more->cpu_seconds > most * less->cpu_seconds || more->device_seconds > most * less->device_seconds ||

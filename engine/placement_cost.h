@@ -25,7 +25,7 @@ int placement_measure(const struct placement_devices *devices, struct engine_pla
 // Both also tell in found->same_bits whether answers had the same bits.
 int placement_check(const struct placement_devices *devices, struct engine_placement *found, struct error *error);
 
-// The first size that takes longer than a larger one of its kind, or for each row twice as long as a smaller one, in
+// The first size that takes longer than a larger one of its kind, or for each row four times as long as a smaller one, in
 // anything: it was measured while somebody else had the machine, which only ever makes a call longer. NULL: there is
 // none.
 struct engine_placement_point *placement_contradiction(struct engine_placement *found);

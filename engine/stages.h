@@ -67,8 +67,8 @@ struct stages {
     // NULL: not to be measured.
     double (*measure_reading)(void *state, const void *memory, size_t bytes);
 
-    // Each of its threads keeps to a core of its own from now on, the calling one as well; with false, the calling one
-    // is free again, and with it the threads that it starts. NULL: they run wherever they are put.
+    // Each of its threads keeps to a core of its own from now on, the calling one as well, where that pays; with false,
+    // they are free again, and with them those that the calling one starts. NULL: they run wherever they are put.
     void (*pin)(void *state, bool pinned);
 
     // What the rows of `linear`, `linears`, `route` and `experts` are, from now on. NULL: there is one arithmetic for

@@ -260,7 +260,11 @@ const char *http_header(const struct exchange *exchange, const char *name) {
 }
 
 void http_client(const struct exchange *exchange, char out[LISTENER_PEER_BYTES]) {
-    listener_peer(connection_of(exchange)->fd, out);
+    const struct connection *connection = connection_of(exchange);
+    if (connection->peer[0])
+        memcpy(out, connection->peer, LISTENER_PEER_BYTES);
+    else
+        listener_peer(connection->fd, out);
 }
 
 void http_reply(struct exchange *exchange, struct api_reply *reply, const char *allow) {

@@ -189,10 +189,10 @@ static void watch_leaving(struct connection *connection) {
 static int take_socket(struct connection *connection) {
     loop_watch_destroy(connection->watch);
     connection->watch = NULL;
+    listener_peer(connection->fd, connection->peer);
     int fd = fcntl(connection->fd, F_DUPFD_CLOEXEC, 0);
-    if (fd < 0 || dup2(connection->http->dead_fd, connection->fd) >= 0) return fd;
-    close(fd);
-    return -1;
+    (void)dup2(connection->http->dead_fd, connection->fd); // needs no descriptor that there is not
+    return fd;
 }
 
 // Answers a header that libmicrohttpd has not seen, and never will.
@@ -272,8 +272,8 @@ static void read_chunks(struct connection *connection) {
         makes_no_progress(connection)) {
         struct error error;
         error_set(&error, ERROR_ARGUMENT, "the body is not properly divided into chunks");
+        connection_suspend(connection); // so that it is dismissed
         http_refuse_body(connection, &error);
-        cut_off(connection);
     }
     settle_all(http);
 }

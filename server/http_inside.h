@@ -49,6 +49,7 @@ struct connection {
     bool streaming;                // the answer is a stream that may go on for long
     bool suspended;                // libmicrohttpd leaves it alone until we resume it
     bool half_closed;              // the client sends no more
+    char peer[LISTENER_PEER_BYTES]; // who it was, where fd is a dead socket by now; else ""
     bool linger;                   // closed while the client may still be sending
     bool uncounted;                // the system does not tell what was taken: libmicrohttpd notices a slow reader then
     bool stays;                    // behind the answer, as far as client and server have said

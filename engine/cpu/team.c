@@ -2,8 +2,12 @@
 // programs run, the kernel puts two of them on one CPU now and then, and does not notice: both are busy, one of them
 // waiting for the other, for as long as its turn lasts (benchmarks/README.md, "Beside other programs").
 //
-// Only a team that has a thread for each core is pinned: no core has to be chosen then. A smaller one, as beside other
-// servers, or in a container with a share of the machine, is the kernel's to place, which sees what else runs.
+// Only a team that has a thread for each core is pinned, and only where all cores are alike: then none has to be chosen.
+// A smaller team, as in a container with a share of the machine, and one on performance and efficient cores is the
+// kernel's to place, which sees what else runs. (Two servers with a thread for each core have two on each.)
+//
+// OpenMP has to keep the threads it has: all parallel regions are of the whole team, or of the calling thread alone.
+// One of another size would end threads, and new ones start where the calling one is.
 #include "engine/cpu/cpu.h"
 #include "engine/machine.h"
 
@@ -23,7 +27,8 @@ static struct team *find_team(int threads) {
     struct team *team = calloc(1, sizeof *team);
     if (!team) return NULL;
     bool known = sched_getaffinity(0, sizeof team->everywhere, (cpu_set_t *)team->everywhere) == 0;
-    team->whole = known && threads > 1 && machine_core_of_cpus("", team->core) == threads;
+    team->whole = known && threads > 1 && machine_core_of_cpus("", team->core) == threads &&
+                  machine_cores_are_alike("", team->core);
     return team;
 }
 
@@ -41,12 +46,12 @@ void cpu_pin(void *state, bool pinned) {
     if (!cpu->team) cpu->team = find_team(cpu->limits.threads);
     struct team *team = cpu->team;
     if (!team || !team->whole) return;
-    if (!pinned) {
-        (void)sched_setaffinity(0, sizeof team->everywhere, (cpu_set_t *)team->everywhere);
-        return;
-    }
+    omp_set_dynamic(0);
 #pragma omp parallel num_threads(cpu->limits.threads)
-    keep_to_core(team, omp_get_thread_num());
+    if (pinned)
+        keep_to_core(team, omp_get_thread_num());
+    else
+        (void)sched_setaffinity(0, sizeof team->everywhere, (cpu_set_t *)team->everywhere);
 }
 
 void team_close(struct team *team) {

@@ -268,6 +268,31 @@ def test_what_follows_a_refused_body_harms_nobody(server):
             connection.close()
 
 
+def test_a_body_without_end_harms_nobody(server):
+    """Sizes of chunks that go on and on are refused; what lies behind them in the socket is not somebody else's."""
+    head = (b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n")
+    body = json.dumps({"prompt": "Once", "max_tokens": 2}).encode()
+    chunks = [b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:5], body[5:])]
+    for _ in range(4):
+        bad, good = [server.connect() for _ in range(8)], [server.connect() for _ in range(8)]
+        for connection in bad + good:
+            connection.sendall(head + chunks[0])
+        assert server.say("Hello!")  # all that came has been looked at
+        os.kill(server.process.pid, signal.SIGSTOP)
+        for connection in bad:
+            connection.sendall(b"1;" + b"x" * 60_000 + b"zz\r\n\r\n")
+        for connection in good:
+            connection.sendall(chunks[1] + b"0\r\n\r\n")
+        os.kill(server.process.pid, signal.SIGCONT)
+        for connection in good:
+            assert tandem.read_answer(connection)[0] == 200
+            connection.close()
+        for connection in bad:
+            assert tandem.read_answer(connection)[0] == 400
+            connection.close()
+
+
 def test_many_idle_connections(server):
     """Connections that say nothing keep nobody out."""
     idle = [server.connect() for _ in range(200)]

@@ -1,6 +1,8 @@
 """The program as a process: its arguments, what it says of a model it cannot take, and how it ends."""
 import http.client
 import json
+import os
+import pathlib
 import re
 import shutil
 import signal
@@ -239,3 +241,37 @@ def test_second_interrupt_ends_at_once():
     assert server.stop(signal.SIGINT) == 128 + signal.SIGINT
     assert "stopped at once; 1 request was cut off" in server.log
     holder.close()
+
+
+def cores():
+    """CPUs of each core that this process may run on; None where that is not told, or they differ in speed."""
+    found, speeds = {}, set()
+    for cpu in os.sched_getaffinity(0):
+        top = pathlib.Path(f"/sys/devices/system/cpu/cpu{cpu}")
+        try:
+            name = tuple((top / "topology" / part).read_text() for part in ("physical_package_id", "core_id"))
+        except OSError:
+            return None
+        speeds.update(path.read_text() for path in (top / "cpu_capacity", top / "cpufreq/cpuinfo_max_freq")
+                      if path.exists())
+        found.setdefault(name, set()).add(cpu)
+    return sorted(found.values(), key=min) if len(speeds) < 2 else None
+
+
+def kept_to_a_core(server, all_cores):
+    """The cores that single threads of the server's keep to, in order."""
+    where = [os.sched_getaffinity(int(task.name)) for task in pathlib.Path(f"/proc/{server.process.pid}/task").iterdir()]
+    return sorted((cpus for cpus in where if cpus in all_cores), key=min)
+
+
+@pytest.mark.parametrize("arguments, each", [((), True), (("--placement", "split"), True), (("--pin", "off"), False),
+                                             (("--threads", "1"), False)])
+def test_threads_keep_to_their_cores(serve, arguments, each):
+    """And none but those that compute."""
+    all_cores = cores()
+    if not all_cores or len(all_cores) < 2:
+        pytest.skip("there are no two cores, or they may differ")
+    server = serve(*arguments, *(() if "--threads" in arguments else ("--threads", str(len(all_cores)))))
+    assert server.say("Hello!")
+    assert kept_to_a_core(server, all_cores) == (all_cores if each else [])
+    assert len(list(pathlib.Path(f"/proc/{server.process.pid}/task").iterdir())) > len(all_cores)

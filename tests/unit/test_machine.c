@@ -96,6 +96,34 @@ static void who_shares_a_core(void **state) {
     for (int i = 0; i < count; i++) put_cpu(cpus[i], 0, i);
 }
 
+static void put_speed(int cpu, const char *file, const char *speed) {
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/%s", cpu, file);
+    put(path, speed);
+}
+
+// Where the kernel says nothing, they are; cores of the best of one kind may be a little faster.
+static void cores_of_two_kinds_are_told(void **state) {
+    (void)state;
+    static const char *const FILES[] = {"cpufreq/cpuinfo_max_freq", "cpu_capacity"};
+    int core[MACHINE_CPUS_MAX];
+    memset(core, -1, sizeof core);
+    for (int cpu = 3; cpu < 6; cpu++) core[cpu] = cpu - 3;
+    assert_true(machine_cores_are_alike(root, core));
+    for (int file = 0; file < 2; file++) {
+        put_speed(2, FILES[file], "1\n"); // none of ours
+        for (int cpu = 3; cpu < 6; cpu++) put_speed(cpu, FILES[file], "5000000\n");
+        assert_true(machine_cores_are_alike(root, core));
+        put_speed(4, FILES[file], "5100000\n");
+        assert_true(machine_cores_are_alike(root, core));
+        put_speed(5, FILES[file], "3800000\n");
+        assert_false(machine_cores_are_alike(root, core));
+        put_speed(5, FILES[file], ""); // of one nothing is known
+        assert_false(machine_cores_are_alike(root, core));
+        for (int cpu = 2; cpu < 6; cpu++) put_speed(cpu, FILES[file], "");
+    }
+}
+
 static void put_caches(int cpu, int last) {
     char path[96], text[16];
     for (int level = 1; level <= 3; level++) {
@@ -226,6 +254,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cores_are_counted_once),
         cmocka_unit_test(who_shares_a_core),
+        cmocka_unit_test(cores_of_two_kinds_are_told),
         cmocka_unit_test(cores_without_the_shared_cache_are_left_out),
         cmocka_unit_test(the_quota_of_a_container_counts),
         cmocka_unit_test(memory_is_what_is_left),
