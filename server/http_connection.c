@@ -120,6 +120,13 @@ static uint64_t bytes_read(const struct connection *connection) {
     return received == UINT64_MAX ? received : received - unread;
 }
 
+// The same, but what comes in between does not count: for a client that is not to suffer from sending fast.
+static uint64_t bytes_surely_read(const struct connection *connection) {
+    uint64_t received = bytes_received(connection);
+    uint64_t unread = bytes_unread(connection);
+    return received > unread ? received - unread : 0;
+}
+
 bool connection_ends(const struct connection *connection) {
     if (connection->chunked || connection->uncounted) return true; // where it ends, libmicrohttpd alone knows
     if (connection->vetted > 0) return false;
@@ -248,12 +255,12 @@ void connection_dismiss(struct connection *connection) {
 // Sizes and trailers without a byte of the body between them: nobody needs so much.
 static bool makes_no_progress(struct connection *connection) {
     enum { IDLE_BYTES_MAX = 4096 };
-    uint64_t read = bytes_read(connection);
     if (connection->received == connection->received_before && connection->uncounted)
         return bytes_unread(connection) > 0; // it reads no more: its buffer is full
-    if (connection->received == connection->received_before) return read - connection->read_before > IDLE_BYTES_MAX;
+    if (connection->received == connection->received_before)
+        return bytes_surely_read(connection) > connection->read_before + IDLE_BYTES_MAX;
     connection->received_before = connection->received;
-    connection->read_before = read;
+    connection->read_before = bytes_read(connection);
     return false;
 }
 
