@@ -23,11 +23,10 @@
 enum {
     GROUPS = PACKED_COLUMNS / PACKED_GROUP,
     LINE = 64,
-    CHUNK_STRIPS = 4,
-    CHUNK_BLOCKS = 4,
     STRIPS_AT_ONCE = 2,
+    CHUNK_BLOCKS = 8,
     SUM_ROWS = PACKED_PASS + 8, // of a strip: those of two strips must not lie a multiple of 4 KB apart
-    OPENED_TILES_MIN = 2,       // from so many tiles of rows on, int4 is taken apart once for all of them
+    OPENED_STRIP_BYTES = CHUNK_BLOCKS * INT8_BLOCK_BYTES,
 };
 
 // One tile of rows waits for memory. Two strips are read at once then, each asked for a little ahead, or at the same
@@ -45,8 +44,9 @@ INLINE words broadcast(const int8_t *four) {
     return words_set(word);
 }
 
-// How weights lie: as they are stored, or those of int4 one a byte, as int8's.
-enum kind { INT8, INT4, OPENED };
+// How weights lie: as they are stored, or those of int4 one a byte, as int8's. The first of several tiles of rows leaves
+// them so for the others: storing them takes no time beside its products.
+enum kind { INT8, INT4, OPENING, OPENED };
 
 // What the compiler knows of a tile: `strips` times 16 outputs by `rows` rows.
 struct tile {
@@ -61,7 +61,7 @@ struct pass {
     int outlier_rows, outlier[PACKED_PASS]; // those that have some
 };
 
-// Some columns of the rows of a pass, and of up to CHUNK_STRIPS strips.
+// Some columns of the rows of a pass, and of up to STRIPS_AT_ONCE strips.
 struct chunk {
     const unsigned char *weight; // blocks of the first strip
     size_t strip_bytes;          // from one strip's to the next one's
@@ -71,6 +71,7 @@ struct chunk {
     float *sum;                 // [strips][SUM_ROWS][PACKED_OUTPUTS]
     const unsigned char *fetch; // weights that are wanted next, of the first strip: `bytes` of each
     size_t fetch_bytes, bytes;  // from one strip's to the next one's
+    unsigned char *opened;      // [strips][OPENED_STRIP_BYTES]
     int fetch_lines;            // that a tile asks for with each group, of each
     size_t tile_fetches;        // and how many bytes that are
 };
@@ -79,14 +80,20 @@ struct sums {
     vec of[STRIPS_AT_ONCE][TILE_ROWS][VECTORS];
 };
 
-INLINE size_t block_bytes(const enum kind kind) {
-    return kind == INT4 ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES;
+// Two weights a byte.
+INLINE bool is_tight(const enum kind kind) {
+    return kind == INT4 || kind == OPENING;
 }
 
-// One group of columns of a tile, added to its sums.
+INLINE size_t block_bytes(const enum kind kind) {
+    return is_tight(kind) ? INT4_BLOCK_BYTES : INT8_BLOCK_BYTES;
+}
+
+// One group of columns of a tile, added to its sums; the block `opened` is written where t.kind says so.
 INLINE void dot_group(const struct tile t, const unsigned char *block, const size_t strip_bytes, const size_t ahead,
-                      const int group, const struct packed_x *const *x, struct sums *held, float *sum) {
-    const bool four = t.kind == INT4, low_bits = t.kind != INT8;
+                      const int group, const struct packed_x *const *x, struct sums *held, float *sum,
+                      unsigned char *opened) {
+    const bool four = is_tight(t.kind), low_bits = t.kind != INT8;
     const int lines = PACKED_GROUP / (four ? 8 : 4), columns = four ? 8 : 4;
     const unsigned char *line = block + PACKED_SCALE_BYTES + group * lines * LINE;
     const words low = words_set(0x0f0f0f0f);
@@ -104,6 +111,11 @@ INLINE void dot_group(const struct tile t, const unsigned char *block, const siz
                 const words stored = words_load(from + v * LANES * 4);
                 first[s][v] = four ? words_and(stored, low) : stored;
                 second[s][v] = four ? words_and(words_down(stored), low) : stored;
+                if (t.kind != OPENING) continue;
+                unsigned char *to = opened + s * OPENED_STRIP_BYTES + PACKED_SCALE_BYTES +
+                                    (group * lines + l) * 2 * LINE + v * LANES * 4;
+                words_store(to, first[s][v]);
+                words_store(to + LINE, second[s][v]);
             }
         }
         UNROLL for (int r = 0; r < t.rows; r++) {
@@ -143,19 +155,23 @@ INLINE void dot_tile(const struct tile t, const struct chunk *chunk, int strip, 
     const size_t ahead = (size_t)(chunk->fetch - chunk->weight);
     const struct packed_x *x[TILE_ROWS];
     float *sum = chunk->sum + (strip * SUM_ROWS + row) * PACKED_OUTPUTS;
+    unsigned char *opened = chunk->opened + strip * OPENED_STRIP_BYTES;
     struct sums held;
     UNROLL for (int r = 0; r < t.rows; r++) x[r] = chunk->x + (size_t)(row + r) * chunk->x_blocks;
     if (HOLDS_SUMS)
         UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int r = 0; r < t.rows; r++)
             UNROLL for (int v = 0; v < VECTORS; v++)
                 held.of[s][r][v] = vec_load(sum + (s * SUM_ROWS + r) * PACKED_OUTPUTS + v * LANES);
-    for (int b = 0; b < chunk->blocks; b++, block += block_bytes(t.kind)) {
+    for (int b = 0; b < chunk->blocks; b++, block += block_bytes(t.kind), opened += INT8_BLOCK_BYTES) {
         if (t.rows <= STREAM_ROWS)
             UNROLL for (int s = 0; s < t.strips; s++) __builtin_prefetch(block + (size_t)s * strip_bytes + ahead, 0, 2);
+        if (t.kind == OPENING)
+            UNROLL for (int s = 0; s < t.strips; s++)
+                memcpy(opened + s * OPENED_STRIP_BYTES, block + (size_t)s * strip_bytes, PACKED_SCALE_BYTES);
         UNROLL for (int group = 0; group < GROUPS; group++) {
             for (int i = 0; i < fetch_lines; i++, fetch += LINE)
                 UNROLL for (int s = 0; s < t.strips; s++) __builtin_prefetch(fetch + (size_t)s * fetch_bytes, 0, 2);
-            dot_group(t, block, strip_bytes, ahead, group, x, &held, sum);
+            dot_group(t, block, strip_bytes, ahead, group, x, &held, sum, opened);
         }
         UNROLL for (int r = 0; r < t.rows; r++) x[r]++;
     }
@@ -237,37 +253,39 @@ INLINE void dot_rows(const int strips, const enum kind kind, const struct chunk 
     }
 }
 
-// In tiles that are as high as each other, give or take a row.
-INLINE void dot_chunk(const enum kind kind, const struct pass *pass, const struct chunk *chunk) {
-    const int rows = pass->rows / pass->tiles, more = pass->rows % pass->tiles;
-    for (int row = 0, i = 0, some; i < pass->tiles; i++, row += some) {
-        const size_t fetched = chunk->tile_fetches * (size_t)i;
-        int strip = 0;
-        some = rows + (i < more);
-        for (; pass->pairs && strip + 1 < chunk->strips; strip += STRIPS_AT_ONCE)
-            dot_rows(STRIPS_AT_ONCE, kind, chunk, strip, row, some, fetched);
-        for (; strip < chunk->strips; strip++) dot_rows(1, kind, chunk, strip, row, some, fetched);
-    }
+// Some rows, of all strips.
+INLINE void dot_tiles(const enum kind kind, const struct pass *pass, const struct chunk *chunk, int row, int rows,
+                      size_t fetched) {
+    int strip = 0;
+    for (; pass->pairs && strip + 1 < chunk->strips; strip += STRIPS_AT_ONCE)
+        dot_rows(STRIPS_AT_ONCE, kind, chunk, strip, row, rows, fetched);
+    for (; strip < chunk->strips; strip++) dot_rows(1, kind, chunk, strip, row, rows, fetched);
 }
 
-// Blocks of int4 as int8's lie.
-static void open_blocks(const unsigned char *from, int blocks, unsigned char *to) {
-    const words low = words_set(0x0f0f0f0f);
-    for (; blocks > 0; blocks--, from += INT4_BLOCK_BYTES, to += INT8_BLOCK_BYTES) {
-        memcpy(to, from, PACKED_SCALE_BYTES);
-        UNROLL for (int v = 0; v < PACKED_COLUMNS / 8 * VECTORS; v++) {
-            const words stored = words_load(from + PACKED_SCALE_BYTES + v * LANES * 4);
-            unsigned char *at = to + PACKED_SCALE_BYTES + v / VECTORS * 2 * LINE + v % VECTORS * LANES * 4;
-            words_store(at, words_and(stored, low));
-            words_store(at + LINE, words_and(words_down(stored), low));
-        }
+// In tiles that are as high as each other, give or take a row.
+INLINE void dot_chunk(const bool four, const struct pass *pass, const struct chunk *chunk) {
+    const int rows = pass->rows / pass->tiles, more = pass->rows % pass->tiles;
+    struct chunk opened = *chunk;
+    opened.weight = chunk->opened;
+    opened.strip_bytes = OPENED_STRIP_BYTES;
+    for (int row = 0, i = 0, some; i < pass->tiles; i++, row += some) {
+        const size_t fetched = chunk->tile_fetches * (size_t)i;
+        some = rows + (i < more);
+        if (!four)
+            dot_tiles(INT8, pass, chunk, row, some, fetched);
+        else if (pass->tiles == 1)
+            dot_tiles(INT4, pass, chunk, row, some, fetched);
+        else if (i == 0)
+            dot_tiles(OPENING, pass, chunk, row, some, fetched);
+        else
+            dot_tiles(OPENED, pass, &opened, row, some, fetched);
     }
 }
 
 // Some strips.
 INLINE void dot_strips(const bool four, const struct packed_dot *dot, const struct pass *pass, int output, int strips) {
-    _Alignas(LINE) float sum[CHUNK_STRIPS * SUM_ROWS * PACKED_OUTPUTS];
-    _Alignas(LINE) unsigned char opened[CHUNK_STRIPS * CHUNK_BLOCKS * INT8_BLOCK_BYTES];
+    _Alignas(LINE) float sum[STRIPS_AT_ONCE * SUM_ROWS * PACKED_OUTPUTS];
+    _Alignas(LINE) unsigned char opened[STRIPS_AT_ONCE * OPENED_STRIP_BYTES];
     const size_t x_blocks = packed_x_blocks(dot->columns), bytes = block_bytes(four ? INT4 : INT8);
     const int blocks = (int)packed_blocks(dot->columns);
     const size_t strip_bytes = (size_t)blocks * bytes;
@@ -287,6 +305,7 @@ INLINE void dot_strips(const bool four, const struct packed_dot *dot, const stru
                               .fetch = from + (size_t)some * bytes,
                               .fetch_bytes = strip_bytes,
                               .bytes = (size_t)some * bytes,
+                              .opened = opened,
                               .fetch_lines = parts_of((int)bytes / LINE, GROUPS * pass->tiles)};
         chunk.tile_fetches = (size_t)(chunk.fetch_lines * GROUPS * some * LINE);
         if (some == blocks && strip_bytes >= LONG_STRIP_BYTES)
@@ -295,15 +314,7 @@ INLINE void dot_strips(const bool four, const struct packed_dot *dot, const stru
             chunk.fetch = dot->next;
         else if (b + some == blocks)
             chunk.fetch += (size_t)(strips - 1) * strip_bytes; // of the next strips
-        if (four && pass->tiles >= OPENED_TILES_MIN) {
-            for (int s = 0; s < strips; s++)
-                open_blocks(from + (size_t)s * strip_bytes, some, opened + s * CHUNK_BLOCKS * INT8_BLOCK_BYTES);
-            chunk.weight = opened;
-            chunk.strip_bytes = CHUNK_BLOCKS * INT8_BLOCK_BYTES;
-            dot_chunk(OPENED, pass, &chunk);
-        } else {
-            dot_chunk(four ? INT4 : INT8, pass, &chunk);
-        }
+        dot_chunk(four, pass, &chunk);
     }
     for (int s = 0; s < strips; s++, output += PACKED_OUTPUTS) {
         float *of_strip = sum + s * SUM_ROWS * PACKED_OUTPUTS;
@@ -334,7 +345,7 @@ static void dot(const struct packed_dot *dot) {
     const int passes = parts_of(dot->rows, PACKED_PASS), all = parts_of(dot->outputs, PACKED_OUTPUTS);
     for (int i = 0, row = 0; i < passes; i++) {
         const struct pass pass = pass_of(dot, row, dot->rows / passes + (i < dot->rows % passes));
-        const int at_once = pass.tiles > 1 ? CHUNK_STRIPS : pass.pairs ? 2 : 1;
+        const int at_once = pass.tiles > 1 || pass.pairs ? STRIPS_AT_ONCE : 1;
         row += pass.rows;
         for (int strip = 0; strip < all; strip += at_once)
             (dot->format == WEIGHTS_INT4 ? dot_strips_int4 : dot_strips_int8)(

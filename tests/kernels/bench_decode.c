@@ -31,7 +31,7 @@ struct work {
     struct attention attention;
     struct norm norm;
     struct routing routing;
-    float *x, *normed, *qx, *kx, *vx, *attended, *logits;
+    float *routed, *x, *normed, *qx, *kx, *vx, *attended, *logits;
 };
 
 static struct random dice = {1};
@@ -70,7 +70,7 @@ static void run_layer(struct work *w, int l, struct pass *pass) {
     pass->bytes[OUTPUT] += bytes_of(&w->o[l].weight);
     stages->norm(w->state, &w->norm, w->x, w->normed, rows);
     pass->seconds[NORM] += lap(&since);
-    stages->route(w->state, &w->layer[l].router, w->normed, rows, &w->routing);
+    stages->route(w->state, &w->layer[l].router, w->routed, rows, &w->routing);
     pass->seconds[ROUTE] += lap(&since);
     pass->bytes[ROUTE] += EXPERTS * HIDDEN * 4.0;
     stages->experts(w->state, &w->layer[l], &w->routing, w->normed, w->x, rows);
@@ -156,6 +156,7 @@ static void prepare(struct work *w, enum kv_format kv) {
     w->routing = (struct routing){0, TOP_K, allocate(rows * TOP_K, sizeof(int32_t)), allocate(rows * TOP_K, 4)};
     float *angle = random_floats(&dice, (size_t)(w->context + 1) * HEAD_DIM / 2);
     w->attention = (struct attention){HEADS, KV_HEADS, HEAD_DIM, WINDOW, angle, angle, true};
+    w->routed = random_floats(&dice, rows * HIDDEN); // weights that repeat make all rows alike: to one expert
     w->x = allocate(rows * HIDDEN, sizeof(float));
     w->normed = allocate(rows * HIDDEN, sizeof(float));
     w->qx = allocate(rows * Q, sizeof(float));
