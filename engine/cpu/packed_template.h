@@ -44,6 +44,11 @@ INLINE words broadcast(const int8_t *four) {
     return words_set(word);
 }
 
+// A line into the second cache; there may be nothing at that address.
+INLINE void fetch_line(uintptr_t at) {
+    __builtin_prefetch((const void *)at, 0, 2);
+}
+
 // How weights lie: as they are stored, or those of int4 one a byte, as int8's. The first of several tiles of rows leaves
 // them so for the others: storing them takes no time beside its products.
 enum kind { INT8, INT4, OPENING, OPENED };
@@ -69,7 +74,7 @@ struct chunk {
     const struct packed_x *x; // [rows][x_blocks]
     size_t x_blocks;
     float *sum;                 // [strips][SUM_ROWS][PACKED_OUTPUTS]
-    const unsigned char *fetch; // weights that are wanted next, of the first strip: `bytes` of each
+    uintptr_t fetch;            // where the weights are that are wanted next, of the first strip: `bytes` of each
     size_t fetch_bytes, bytes;  // from one strip's to the next one's
     unsigned char *opened;      // [strips][OPENED_STRIP_BYTES]
     int fetch_lines;            // that a tile asks for with each group, of each
@@ -106,7 +111,7 @@ INLINE void dot_group(const struct tile t, const unsigned char *block, const siz
         words first[STRIPS_AT_ONCE][VECTORS], second[STRIPS_AT_ONCE][VECTORS];
         UNROLL for (int s = 0; s < t.strips; s++) {
             const unsigned char *from = line + (size_t)s * strip_bytes + l * LINE;
-            if (t.rows <= STREAM_ROWS) __builtin_prefetch(from + ahead, 0, 2);
+            if (t.rows <= STREAM_ROWS) fetch_line((uintptr_t)from + ahead);
             UNROLL for (int v = 0; v < VECTORS; v++) {
                 const words stored = words_load(from + v * LANES * 4);
                 first[s][v] = four ? words_and(stored, low) : stored;
@@ -150,9 +155,9 @@ INLINE void dot_group(const struct tile t, const unsigned char *block, const siz
 INLINE void dot_tile(const struct tile t, const struct chunk *chunk, int strip, int row, size_t fetched) {
     const size_t strip_bytes = chunk->strip_bytes, fetch_bytes = chunk->fetch_bytes;
     const unsigned char *block = chunk->weight + (size_t)strip * strip_bytes;
-    const unsigned char *fetch = chunk->fetch + (size_t)strip * fetch_bytes + fetched;
+    uintptr_t fetch = chunk->fetch + (size_t)strip * fetch_bytes + fetched;
     const int fetch_lines = t.rows > STREAM_ROWS && fetched < chunk->bytes ? chunk->fetch_lines : 0;
-    const size_t ahead = (size_t)(chunk->fetch - chunk->weight);
+    const size_t ahead = chunk->fetch - (uintptr_t)chunk->weight;
     const struct packed_x *x[TILE_ROWS];
     float *sum = chunk->sum + (strip * SUM_ROWS + row) * PACKED_OUTPUTS;
     unsigned char *opened = chunk->opened + strip * OPENED_STRIP_BYTES;
@@ -164,13 +169,13 @@ INLINE void dot_tile(const struct tile t, const struct chunk *chunk, int strip, 
                 held.of[s][r][v] = vec_load(sum + (s * SUM_ROWS + r) * PACKED_OUTPUTS + v * LANES);
     for (int b = 0; b < chunk->blocks; b++, block += block_bytes(t.kind), opened += INT8_BLOCK_BYTES) {
         if (t.rows <= STREAM_ROWS)
-            UNROLL for (int s = 0; s < t.strips; s++) __builtin_prefetch(block + (size_t)s * strip_bytes + ahead, 0, 2);
+            UNROLL for (int s = 0; s < t.strips; s++) fetch_line((uintptr_t)block + (size_t)s * strip_bytes + ahead);
         if (t.kind == OPENING)
             UNROLL for (int s = 0; s < t.strips; s++)
                 memcpy(opened + s * OPENED_STRIP_BYTES, block + (size_t)s * strip_bytes, PACKED_SCALE_BYTES);
         UNROLL for (int group = 0; group < GROUPS; group++) {
             for (int i = 0; i < fetch_lines; i++, fetch += LINE)
-                UNROLL for (int s = 0; s < t.strips; s++) __builtin_prefetch(fetch + (size_t)s * fetch_bytes, 0, 2);
+                UNROLL for (int s = 0; s < t.strips; s++) fetch_line(fetch + (size_t)s * fetch_bytes);
             dot_group(t, block, strip_bytes, ahead, group, x, &held, sum, opened);
         }
         UNROLL for (int r = 0; r < t.rows; r++) x[r]++;
@@ -302,16 +307,16 @@ INLINE void dot_strips(const bool four, const struct packed_dot *dot, const stru
                               .x = dot->x + (size_t)pass->row * x_blocks + b,
                               .x_blocks = x_blocks,
                               .sum = sum,
-                              .fetch = from + (size_t)some * bytes,
+                              .fetch = (uintptr_t)from + (size_t)some * bytes,
                               .fetch_bytes = strip_bytes,
                               .bytes = (size_t)some * bytes,
                               .opened = opened,
                               .fetch_lines = parts_of((int)bytes / LINE, GROUPS * pass->tiles)};
         chunk.tile_fetches = (size_t)(chunk.fetch_lines * GROUPS * some * LINE);
         if (some == blocks && strip_bytes >= LONG_STRIP_BYTES)
-            chunk.fetch = from + AHEAD_BYTES;
+            chunk.fetch = (uintptr_t)from + AHEAD_BYTES;
         else if (b + some == blocks && output + strips * PACKED_OUTPUTS >= dot->outputs && dot->next)
-            chunk.fetch = dot->next;
+            chunk.fetch = (uintptr_t)dot->next;
         else if (b + some == blocks)
             chunk.fetch += (size_t)(strips - 1) * strip_bytes; // of the next strips
         dot_chunk(four, pass, &chunk);
