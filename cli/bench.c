@@ -248,6 +248,7 @@ static int run(int count, char **arguments) {
 const struct command bench_command = {
     .name = "bench",
     .summary = "measure how fast a model runs here, beside the machine's limits",
+    .meant = "--model",
     .description =
         "Prefill is how fast prompts are read, decode how fast answers are written, for one sequence or for a "
         "batch of them together. The machine's own limits are measured in between, on the same threads: what "

@@ -179,6 +179,7 @@ static int run(int count, char **arguments) {
 const struct command chat_command = {
     .name = "chat",
     .summary = "talk with the model, without a server",
+    .meant = "--model",
     .description =
         "The model answers what is entered, and knows what was said before as long as the context has room for it; "
         "what no longer fits is dropped, oldest first, and chat says so. " ENTRY_HELP

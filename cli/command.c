@@ -44,12 +44,16 @@ int command_misused(const struct command *command, const struct error *error) {
 
 int command_begin(const struct command *command, int count, char *const *arguments, const char **operand) {
     struct error error = {0};
+    const char *stray = NULL;
     for (size_t i = 0; i < command->table_count; i++)
         if (settings_init(&command->tables[i], &error)) return command_fail(command, &error, EXIT_OTHER);
+    if (!operand && command->meant) operand = &stray;
     if (settings_read_environment(command->tables, command->table_count, &error) ||
         settings_read_flags(command->tables, command->table_count, count, arguments, operand, &error))
         return command_misused(command, &error);
-    return 0;
+    if (!stray) return 0;
+    error_set(&error, ERROR_ARGUMENT, "`%.60s` is one argument too many; is it the %s?", stray, command->meant);
+    return command_misused(command, &error);
 }
 
 void command_end(const struct command *command) {

@@ -28,6 +28,7 @@ struct command {
     const char *name;
     const char *summary;     // what it does, in one line: "load a model and serve the OpenAI API"
     const char *operand;     // the argument that is no flag: "[DIR]"; NULL: it takes none
+    const char *meant;       // what such an argument was meant for, where it takes none: "--model"; NULL: nobody knows
     const char *description; // paragraphs, lines wrapped where they are printed, an empty line in between; may be NULL
     const struct setting_table *tables; // the settings it takes, with their targets; NULL: none
     size_t table_count;

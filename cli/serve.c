@@ -121,6 +121,7 @@ static void announce(const struct engine_info *info, const struct listener_socke
     printf("  settings %s\n", settings_read());
     printf("  access   %s\n", access);
     print_devices(info->device);
+    if (info->pinned) printf("           each thread keeps to a core of its own (--pin)\n");
     print_context(info);
     printf("Try:\n  curl %s%s%s-N http://%s/v1/chat/completions %s\\\n"
            "    -d '{\"model\": \"%s\", \"stream\": true, \"temperature\": 0, \"messages\": [{\"role\": \"user\", "
@@ -149,10 +150,11 @@ static void announce_in_log(const struct engine_info *info, const struct listene
     log_member_text(&facts, "settings", settings_read());
     log_member_text(&facts, "devices", info->device);
     buffer_format(&facts,
-                  ",\"parameters\":%" PRIu64 ",\"weight_bytes\":%zu,\"load_seconds\":%.3f,\"threads\":%d,"
+                  ",\"parameters\":%" PRIu64 ",\"weight_bytes\":%zu,\"load_seconds\":%.3f,\"threads\":%d,\"pinned\":%s,"
                   "\"context_tokens\":%d,\"kv_tokens\":%zu,\"sequences_max\":%d,\"queue_max\":%d,\"api_keys\":%zu",
-                  info->parameters, info->weight_bytes, info->load_seconds, info->threads, info->context_tokens,
-                  info->kv_tokens, info->sequences_max, info->queue_max, keys.count);
+                  info->parameters, info->weight_bytes, info->load_seconds, info->threads,
+                  info->pinned ? "true" : "false", info->context_tokens, info->kv_tokens, info->sequences_max,
+                  info->queue_max, keys.count);
     snprintf(line, sizeof line, "Tandem %s serves %s on %s%s", TANDEM_VERSION, info->model_name, scheme(socket),
              socket->address);
     log_members(LOG_INFO, line, &facts);
@@ -233,6 +235,7 @@ static int run(int count, char **arguments) {
 const struct command serve_command = {
     .name = "serve",
     .summary = "load a model and serve the OpenAI API",
+    .meant = "--model",
     .description =
         "A setting is read from a YAML file, then from its environment variable, then from its flag; the "
         "last one wins. configs/tandem.yaml is such a file, with every setting in it; paths in a file are "

@@ -237,6 +237,16 @@ static int read_names(const char *given, char **first, char **all, struct error 
     return *first ? 0 : error_set(error, ERROR_MEMORY, "no memory for the model's name");
 }
 
+// Threads that take turns hold all others up, wherever they meet.
+static void warn_of_turns(const struct engine *engine, const struct engine_options *options) {
+    char line[160];
+    int cpus = machine_cpus("");
+    if (!options->warn || cpus == 0 || engine->threads <= cpus) return;
+    snprintf(line, sizeof line, "%d threads on %d CPU%s take turns and wait for each other: %d would be faster",
+             engine->threads, cpus, cpus == 1 ? "" : "s", machine_cores(""));
+    options->warn(options->warn_user, line);
+}
+
 static int open_tokenizer(struct engine *engine, const char *dir, struct model_config *config, struct error *error) {
     int code = tokenizer_open(&engine->tokenizer, dir, config->vocab, error);
     if (!code) code = chat_template_find(engine->tokenizer, &engine->chat_template, error);
@@ -313,6 +323,7 @@ int engine_open(struct engine **out, const struct engine_options *options, struc
 
     int code;
     if ((code = read_options(engine, options, error))) goto failed;
+    warn_of_turns(engine, options);
     engine->watch = options->watch;
     engine->watch_user = options->watch_user;
     if (options->model_names && options->model_names[0] &&

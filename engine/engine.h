@@ -193,7 +193,8 @@ struct engine_options {
     void (*progress)(void *user, const char *what, double share);
     void *progress_user;
 
-    // A line for a person, from the engine thread: a device has failed, and what is done about it. NULL: nobody hears.
+    // A line for a person. While the engine is opened, from the thread that does so: something will be slow, and what
+    // helps. Later, from the engine thread: a device has failed, and what is done about it. NULL: nobody hears.
     void (*warn)(void *user, const char *line);
     void *warn_user;
 
@@ -226,6 +227,7 @@ struct engine_info {
     int token_bytes_max;          // of the longest token in a text: fewer tokens than bytes / this can not be
     int sequences_max, queue_max; // jobs that decode at once, and that may wait beyond those
     int threads;
+    bool pinned;                // each of them keeps to a core of its own
     uint64_t parameters;        // all of them
     uint64_t parameters_active; // used for one token
     size_t weight_bytes;        // held in memory or mapped

@@ -138,6 +138,15 @@ int machine_cores(const char *root) {
     return count > 0 ? count : 1;
 }
 
+int machine_cpus(const char *root) {
+    cpu_set_t *allowed = CPU_ALLOC(MACHINE_CPUS_MAX);
+    size_t set_bytes = CPU_ALLOC_SIZE(MACHINE_CPUS_MAX);
+    bool known = allowed && sched_getaffinity(0, set_bytes, allowed) == 0;
+    int count = known ? CPU_COUNT_S(set_bytes, allowed) : 0, granted = quota(root);
+    CPU_FREE(allowed);
+    return count < granted ? count : granted;
+}
+
 // ---- Memory
 
 // Where the kernel tells of control groups and their memory, in both of its versions.

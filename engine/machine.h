@@ -17,6 +17,10 @@
 // was there.
 int machine_cores(const char *root);
 
+// CPUs that this thread may run on, within the same quota, two where a core has two threads: more threads than these
+// take turns. 0: unknown.
+int machine_cpus(const char *root);
+
 enum { MACHINE_CPUS_MAX = 4096 };
 
 // Which core each CPU belongs to, of the cores that machine_cores() counts before the quota: 0, 1 and so on; -1: none.

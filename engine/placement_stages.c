@@ -245,9 +245,9 @@ static void measure_limits(void *state, enum weight_format weights, const void *
     if (placement->inner->measure) placement->inner->measure(placement->state, weights, memory, bytes, out);
 }
 
-static void pin(void *state, bool pinned) {
+static bool pin(void *state, bool pinned) {
     const struct placement *placement = state;
-    if (placement->inner->pin) placement->inner->pin(placement->state, pinned);
+    return placement->inner->pin && placement->inner->pin(placement->state, pinned);
 }
 
 static const char *describe(const void *state) {

@@ -68,8 +68,9 @@ struct stages {
     double (*measure_reading)(void *state, const void *memory, size_t bytes);
 
     // Each of its threads keeps to a core of its own from now on, the calling one as well, where that pays; with false,
-    // they are free again, and with them those that the calling one starts. NULL: they run wherever they are put.
-    void (*pin)(void *state, bool pinned);
+    // they are free again, and with them those that the calling one starts. Returns whether they keep to cores. NULL:
+    // they run wherever they are put.
+    bool (*pin)(void *state, bool pinned);
 
     // What the rows of `linear`, `linears`, `route` and `experts` are, from now on. NULL: there is one arithmetic for
     // all. `attention` sees it in its batch.

@@ -202,8 +202,8 @@ static void run_forward(struct engine *engine, const struct batch *batch) {
     end_work(engine, 1);
 }
 
-static void pin(struct engine *engine, bool pinned) {
-    if (engine->stages->pin && !engine->unpinned) engine->stages->pin(engine->stages_state, pinned);
+static bool pin(struct engine *engine, bool pinned) {
+    return engine->stages->pin && !engine->unpinned && engine->stages->pin(engine->stages_state, pinned);
 }
 
 static void retry_device(struct engine *engine) {
@@ -386,12 +386,10 @@ void *engine_run(void *argument) {
     if (!code) {
         engine->info.device = placement_describe(engine->placement);
         engine->placement_found = *placement_found(engine->placement);
+        engine->info.pinned = pin(engine, true);
     }
     job_bell_ring(&engine->opened); // engine_open goes on
-    if (!code) {
-        pin(engine, true);
-        run_steps(engine);
-    }
+    if (!code) run_steps(engine);
     forward_destroy(engine->forward);
     profile_destroy(engine->profile);
     placement_close(engine->placement);

@@ -183,7 +183,7 @@ void packed_experts(struct cpu *cpu, const struct layer *layer, const struct rou
 
 // ---- team.c
 
-void cpu_pin(void *state, bool pinned);
+bool cpu_pin(void *state, bool pinned);
 void team_close(struct team *team); // takes NULL
 
 // ---- limits.c

@@ -41,17 +41,18 @@ static void keep_to_core(const struct team *team, int core) {
     (void)sched_setaffinity(0, sizeof words, cpus);
 }
 
-void cpu_pin(void *state, bool pinned) {
+bool cpu_pin(void *state, bool pinned) {
     struct cpu *cpu = state;
     if (!cpu->team) cpu->team = find_team(cpu->limits.threads);
     struct team *team = cpu->team;
-    if (!team || !team->whole) return;
+    if (!team || !team->whole) return false;
     omp_set_dynamic(0);
 #pragma omp parallel num_threads(cpu->limits.threads)
     if (pinned)
         keep_to_core(team, omp_get_thread_num());
     else
         (void)sched_setaffinity(0, sizeof team->everywhere, (cpu_set_t *)team->everywhere);
+    return pinned;
 }
 
 void team_close(struct team *team) {

@@ -264,6 +264,11 @@ def kept_to_a_core(server, all_cores):
     return sorted((cpus for cpus in where if cpus in all_cores), key=min)
 
 
+@pytest.mark.parametrize("threads, told", [(1, False), (len(os.sched_getaffinity(0)) + 1, True)])
+def test_threads_that_take_turns_are_told(serve, threads, told):
+    assert ("threads on " in serve("--threads", str(threads)).log) == told
+
+
 @pytest.mark.parametrize("arguments, each", [((), True), (("--placement", "split"), True), (("--pin", "off"), False),
                                              (("--threads", "1"), False)])
 def test_threads_keep_to_their_cores(serve, arguments, each):
@@ -274,4 +279,5 @@ def test_threads_keep_to_their_cores(serve, arguments, each):
     server = serve(*arguments, *(() if "--threads" in arguments else ("--threads", str(len(all_cores)))))
     assert server.say("Hello!")
     assert kept_to_a_core(server, all_cores) == (all_cores if each else [])
+    assert ("each thread keeps to a core of its own" in server.log) == each
     assert len(list(pathlib.Path(f"/proc/{server.process.pid}/task").iterdir())) > len(all_cores)

@@ -154,6 +154,11 @@ def test_settings_of_other_commands():
     assert " is one of " not in refused("inspect", "--nothing", "x") + refused("serve", "--port", "x")
 
 
+@pytest.mark.parametrize("command", ["serve", "chat", "bench"])
+def test_an_argument_that_was_meant_as_the_model(command):
+    assert "`some/model` is one argument too many; is it the --model?" in refused(command, "some/model")
+
+
 def test_no_such_file(tmp_path):
     assert str(tmp_path / "none.yaml") in refused("serve", "--config", tmp_path / "none.yaml")
 

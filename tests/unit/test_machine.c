@@ -92,7 +92,9 @@ static void who_shares_a_core(void **state) {
     for (int i = 0; i < count && i < 16; i++) assert_int_equal(core[cpus[i]], i / 2);
     for (int cpu = 0; cpu < MACHINE_CPUS_MAX; cpu++) seen += core[cpu] >= 0;
     assert_int_equal(seen, count);
+    assert_int_equal(machine_cpus(root), 1); // of the quota
     put("/sys/fs/cgroup/cpu.max", "");
+    assert_int_equal(machine_cpus(root), count);
     for (int i = 0; i < count; i++) put_cpu(cpus[i], 0, i);
 }
 
