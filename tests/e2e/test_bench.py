@@ -87,6 +87,13 @@ def test_table_says_what_json_says(measured):
         assert abs(float(stddev) - row["stddev"]) <= 0.06 + 1e-5 * row["stddev"]
 
 
+def test_unsteady_figures_are_said_to_be(measured):
+    found = json.loads(measured[1].read_text())
+    most = max(row["stddev"] / row["tokens_per_s"] for row in found["prefill"] + found["decode"])
+    told = re.search(r"^runs of one figure deviate by up to (\d+) %", measured[0], re.M)
+    assert bool(told) == (most > 0.1) and (not told or abs(int(told[1]) - 100 * most) < 0.6)
+
+
 def test_profile_adds_up(measured):
     blocks = measured[0].split("\n\n")[-5:]
     assert [block.splitlines()[0].split("  ")[0] for block in blocks] == [
