@@ -3,6 +3,7 @@
 #ifndef ENGINE_BATCH_H
 #define ENGINE_BATCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 // A run of rows that belong to one sequence, at consecutive positions. A row of an answer is a run of its own; guesses
@@ -23,6 +24,9 @@ struct batch {
     const struct batch_sequence *sequence; // [sequences], rows in order, together all of them
     int outputs;              // rows whose logits are wanted
     const int32_t *output;    // [outputs] row numbers, ascending
+    // Whether nobody waits for any of this any more, asked on the engine thread between two layers; NULL: somebody does.
+    bool (*unwanted)(void *user);
+    void *unwanted_user;
 };
 
 #endif

@@ -86,8 +86,8 @@ void forward_cut(struct forward *forward, const struct batch *batch, int first, 
     }
 }
 
-void forward_run(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits) {
+bool forward_run(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits) {
     assert(batch->tokens >= 1 && batch->tokens <= forward->tokens_max);
     assert(batch->outputs >= 0 && batch->outputs <= forward->outputs_max);
-    forward->model->architecture->forward(forward, batch, cache, logits);
+    return forward->model->architecture->forward(forward, batch, cache, logits);
 }

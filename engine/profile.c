@@ -76,8 +76,9 @@ static void add_device_work(struct profile *profile) {
     profile->device_before = now;
 }
 
-void profile_end(struct profile *profile) {
+void profile_end(struct profile *profile, bool whole) {
     double now = clock_seconds();
+    profile->shown = !whole;
     profile->forward_seconds += now - profile->forward_began_at;
     add_device_work(profile);
     trace_span(profile->trace, TRACE_STEPS, "step", profile->forward_rows, profile->forward_began_at, now);

@@ -15,9 +15,9 @@ int profile_create(struct profile **out, const struct stages *inner, void *inner
 void profile_destroy(struct profile *profile); // takes NULL
 extern const struct stages profile_stages;     // without open and close: see above
 
-// Around a forward pass.
+// Around a forward pass. One that was not `whole` but broken off is forgotten.
 void profile_begin(struct profile *profile, const struct batch *batch);
-void profile_end(struct profile *profile);
+void profile_end(struct profile *profile, bool whole);
 
 // The step that has just ended after so many seconds: all that happened since the last call. NULL: no forward pass did.
 // Lives until the next call of any kind.

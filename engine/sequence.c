@@ -144,12 +144,23 @@ void sequence_reuse_pages(struct sequence *sequence, struct prefix_cache *cache)
     }
 }
 
-void sequence_reuse_part(struct sequence *sequence, struct prefix_cache *cache) {
-    if (!can_reuse(sequence)) return;
+// A page that begins as the prompt goes on, for *same tokens; -1: there is none.
+static int32_t find_part(const struct sequence *sequence, const struct prefix_cache *cache, int *same) {
+    if (!can_reuse(sequence)) return -1;
     size_t left = sequence_prompt_left(sequence) - 1; // but for the last
-    int same, count = left < KV_PAGE_TOKENS ? (int)left : KV_PAGE_TOKENS;
-    int32_t from = prefix_find_part(cache, sequence->salt, before(sequence, sequence->page_count),
-                                    sequence->prompt + sequence->computed, count, &same);
+    return prefix_find_part(cache, sequence->salt, before(sequence, sequence->page_count),
+                            sequence->prompt + sequence->computed,
+                            left < KV_PAGE_TOKENS ? (int)left : KV_PAGE_TOKENS, same);
+}
+
+int sequence_known_part(const struct sequence *sequence, const struct prefix_cache *cache) {
+    int same;
+    return find_part(sequence, cache, &same) < 0 ? 0 : same;
+}
+
+void sequence_reuse_part(struct sequence *sequence, struct prefix_cache *cache) {
+    int same;
+    int32_t from = find_part(sequence, cache, &same);
     if (from < 0) return;
     prefix_hold(cache, from); // or it might be taken to be copied onto itself
     if (sequence_take_pages(sequence, cache, 1)) {
@@ -160,7 +171,7 @@ void sequence_reuse_part(struct sequence *sequence, struct prefix_cache *cache) 
     prefix_give(cache, from);
 }
 
-bool sequence_follows(const struct sequence *sequence, const struct sequence *other) {
+bool sequence_follows(const struct sequence *sequence, const struct sequence *other, int known) {
     if (other->number >= sequence->number || sequence_prompt_left(other) == 0 || !can_reuse(sequence)) return false;
     if (other->suspect || other->prompt_logprobs) return false; // it makes nothing known; its reader may be slow
     int at = sequence->page_count;
@@ -171,7 +182,7 @@ bool sequence_follows(const struct sequence *sequence, const struct sequence *ot
     if (most > other->prompt_tokens) most = other->prompt_tokens;
     while (same < most && same < sequence->computed + KV_PAGE_TOKENS && sequence->prompt[same] == other->prompt[same])
         same++;
-    return same >= sequence->computed + PREFIX_PART_TOKENS_MIN;
+    return same >= sequence->computed + (size_t)known + PREFIX_PART_TOKENS_MIN;
 }
 
 void sequence_keep_pages(struct sequence *sequence, struct prefix_cache *cache) {

@@ -87,9 +87,12 @@ int sequence_find_pages(const struct sequence *sequence, const struct prefix_cac
 void sequence_reuse_pages(struct sequence *sequence, struct prefix_cache *cache);
 void sequence_reuse_part(struct sequence *sequence, struct prefix_cache *cache);
 
-// Whether it had better wait for `other`, which is computing the page that comes next here too, or enough of it. Once
-// that page is known there is no more to wait for: what is alike of it can be held or copied.
-bool sequence_follows(const struct sequence *sequence, const struct sequence *other);
+// How many tokens of the page that comes next could be copied now.
+int sequence_known_part(const struct sequence *sequence, const struct prefix_cache *cache);
+
+// Whether it had better wait for `other`, which is computing the page that comes next here too, or enough more of it
+// than the part that is `known`. Once that page is known there is no more to wait for.
+bool sequence_follows(const struct sequence *sequence, const struct sequence *other, int known);
 
 // Makes known what it has computed, once there is more of it.
 void sequence_keep_pages(struct sequence *sequence, struct prefix_cache *cache);

@@ -17,6 +17,8 @@
 //      chooses its tokens and posts an event for each to its job. A sequence whose reader is behind is left out;
 //   7. a sequence that is finished or has failed gives its pages back and posts its last event.
 //
+// A step that all have left for whom it runs is broken off between two layers: the next round ends them.
+//
 // With nothing to do it sleeps until the bell rings. A request without a limit of its own (tokens_max -1) reserves
 // the rest of the context, which is why the KV cache is by default as large as all sequences can need together,
 // unless that is more than a quarter of the memory that is free. In a cache of one context such a request runs
@@ -39,8 +41,10 @@ static int count_told_prompts(const struct engine *engine) {
 }
 
 static bool follows_another(const struct engine *engine, const struct sequence *sequence) {
+    if (!engine->prefix.enabled || sequence_prompt_left(sequence) == 0) return false;
+    int known = sequence_known_part(sequence, &engine->prefix);
     for (int i = 0; i < engine->sequences_max; i++)
-        if (engine->places[i] && sequence_follows(sequence, engine->places[i])) return true;
+        if (engine->places[i] && sequence_follows(sequence, engine->places[i], known)) return true;
     return false;
 }
 
@@ -150,9 +154,24 @@ static enum order order_of(const struct engine *engine, int place) {
                                           : ORDER_PROMPTS;
 }
 
+// Whether the clients of all that is in the step have left while it runs, and nobody waits for what it computes of a
+// prompt that begins as his does.
+static bool is_unwanted(void *user) {
+    struct engine *engine = user;
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (engine->rows[i] > 0 && engine->places[i] && !job_is_cancelled(engine->places[i]->job)) return false;
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (engine->rows[i] == 0 && engine->places[i] && follows_another(engine, engine->places[i])) return false;
+    return true;
+}
+
 static struct batch gather(struct engine *engine, struct step_kind *kind) {
-    struct batch batch = {
-        .token = engine->token, .position = engine->position, .sequence = engine->run, .output = engine->output};
+    struct batch batch = {.token = engine->token,
+                          .position = engine->position,
+                          .sequence = engine->run,
+                          .output = engine->output,
+                          .unwanted = is_unwanted,
+                          .unwanted_user = engine};
     *kind = (struct step_kind){0};
     for (enum order order = ORDER_ANSWERS; order < ORDERS; order++)
         for (int i = 0; i < engine->sequences_max; i++) {
@@ -193,13 +212,14 @@ static void end_work(struct engine *engine, unsigned steps) {
     show_placement(engine);
 }
 
-static void run_forward(struct engine *engine, const struct batch *batch) {
+// False: those who waited for it have left, and it was broken off.
+static bool run_forward(struct engine *engine, const struct batch *batch) {
     begin_work(engine);
-
     if (engine->profile) profile_begin(engine->profile, batch);
-    forward_run(engine->forward, batch, &engine->cache, engine->logits);
-    if (engine->profile) profile_end(engine->profile);
-    end_work(engine, 1);
+    bool whole = forward_run(engine->forward, batch, &engine->cache, engine->logits);
+    if (engine->profile) profile_end(engine->profile, whole);
+    end_work(engine, whole);
+    return whole;
 }
 
 static bool pin(struct engine *engine, bool pinned) {
@@ -245,11 +265,11 @@ static void conclude(struct engine *engine, int place, int rows, const float *lo
     if (code || sequence->finished) line_end(engine, place, code ? &error : NULL);
 }
 
-static struct step_kind run_step(struct engine *engine) {
-    struct step_kind kind;
-    struct batch batch = gather(engine, &kind);
-    if (batch.tokens == 0) return kind;
-    run_forward(engine, &batch);
+// False: it was broken off, and everybody in it is about to end.
+static bool run_step(struct engine *engine, struct step_kind *kind) {
+    struct batch batch = gather(engine, kind);
+    if (batch.tokens == 0) return true;
+    if (!run_forward(engine, &batch)) return false;
     const float *logits = engine->logits;
     for (int i = 0, output = 0, place; i < batch.sequences;) {
         int rows = 0, outputs = 0;
@@ -261,7 +281,7 @@ static struct step_kind run_step(struct engine *engine) {
         logits += (size_t)outputs * (size_t)engine->sequence_model.vocab_size;
         output += outputs;
     }
-    return kind;
+    return true;
 }
 
 // Tells those who guess how long a step has taken.
@@ -338,7 +358,8 @@ static void run_steps(struct engine *engine) {
         rested = false;
         double began_at = clock_seconds(); // neither waiting nor trying a device is part of the step
         guess(engine);
-        struct step_kind kind = run_step(engine);
+        struct step_kind kind;
+        if (!run_step(engine, &kind)) continue;
         double seconds = clock_seconds() - began_at;
         scheduler_measured(&engine->scheduler, seconds);
         account(engine, &kind, seconds);

@@ -19,7 +19,8 @@ struct architecture {
     // Binds every tensor of the model through the binder.
     int (*bind)(struct model *model, struct binder *binder, struct error *error);
     // The forward pass over one batch: embeds, runs all layers, final norm and head for the wanted rows.
-    void (*forward)(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits);
+    // As forward_run says, which it is behind.
+    bool (*forward)(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits);
 };
 
 extern const struct architecture phimoe_architecture;

@@ -437,32 +437,35 @@ static void mix_end(struct forward *f, const struct part *part, int l) {
     count(f, &part->batch, 0, l, &routing);
 }
 
-static void run_layers(struct forward *f, const struct batch *batch, const struct kv_cache *cache) {
+// False: broken off, with no device at work for it any more.
+static bool run_layers(struct forward *f, const struct batch *batch, const struct kv_cache *cache) {
     struct part parts[STAGE_SLOTS];
-    int count = cut(f, batch, parts);
-    for (int l = 0; l < f->model->config.layers; l++)
+    int count = cut(f, batch, parts), layers = f->model->config.layers, l = 0;
+    for (; l < layers && !(l > 0 && batch->unwanted && batch->unwanted(batch->unwanted_user)); l++)
         for (int p = 0; p < count; p++) {
             if (l > 0) mix_end(f, &parts[p], l - 1);
             attend(f, &parts[p], cache, l);
             mix_begin(f, &parts[p], l);
         }
-    for (int p = 0; p < count; p++) mix_end(f, &parts[p], f->model->config.layers - 1);
+    for (int p = 0; p < count; p++) mix_end(f, &parts[p], l - 1);
+    return l == layers;
 }
 
-static void run(struct forward *f, const struct batch *batch, const struct kv_cache *cache, float *logits) {
+static bool run(struct forward *f, const struct batch *batch, const struct kv_cache *cache, float *logits) {
     const struct model *model = f->model;
     const struct stages *stages = f->stages;
     size_t hidden = (size_t)model->config.hidden;
 
     stages->embed(f->state, &model->embedding, batch->token, batch->tokens, f->x);
-    run_layers(f, batch, cache);
+    if (!run_layers(f, batch, cache)) return false;
 
-    if (batch->outputs == 0) return;
+    if (batch->outputs == 0) return true;
     for (int i = 0; i < batch->outputs; i++)
         memcpy(f->wanted + (size_t)i * hidden, f->x + (size_t)batch->output[i] * hidden, hidden * sizeof(float));
     stages->norm(f->state, &model->final_norm, f->wanted, f->wanted, batch->outputs);
     rows_are(f, ROWS_OF_ANSWERS); // few, whatever they belong to
     stages->linear(f->state, &model->head, f->wanted, logits, batch->outputs, false);
+    return true;
 }
 
 const struct architecture phimoe_architecture = {

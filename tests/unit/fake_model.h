@@ -232,10 +232,11 @@ void forward_destroy(struct forward *forward) {
     free(forward);
 }
 
-void forward_run(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits) {
+bool forward_run(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits) {
     DEMAND(batch->tokens >= 1 && batch->tokens <= forward->tokens_max);
     DEMAND(batch->outputs >= 0 && batch->outputs <= forward->outputs_max);
     gate_enter(batch);
+    if (batch->unwanted(batch->unwanted_user)) return false;
 
     int32_t *history = calloc((size_t)fake.context, sizeof *history);
     DEMAND(history);
@@ -269,6 +270,7 @@ void forward_run(struct forward *forward, const struct batch *batch, const struc
     DEMAND(next_row == batch->tokens);
     DEMAND(next_output == batch->outputs);
     free(history);
+    return true;
 }
 
 // ---- Its stages: opened and closed, never called

@@ -72,6 +72,40 @@ static void cancel_frees_within_a_step(void **state) {
     engine_close(engine);
 }
 
+// A step is broken off when all have left for whom it runs, and only then; nothing of it counts.
+static void a_step_for_nobody_is_broken_off(void **state) {
+    (void)state;
+    static int32_t prompts[2][100];
+    static struct outcome alone, after;
+    struct engine *engine = open_engine((struct engine_options){.sequences_max = 2, .prefill_tokens_max = 16});
+    struct engine_request requests[2];
+    for (int i = 0; i < 2; i++) requests[i] = request_of(prompts[i], PROMPT_RANDOM, 40, (uint32_t)i + 1, 20);
+    run_request(engine, &requests[0], &alone);
+    for (int leave = 1; leave <= 2; leave++)
+        for (int steps = 1; steps < 10; steps += 8) { // in mid-prompt, and among answers
+            struct engine_job *jobs[2];
+            int before = gate_arrived();
+            gate_hold();
+            for (int i = 0; i < 2; i++) jobs[i] = submit(engine, &requests[i]);
+            gate_pass(steps);
+            gate_await(before + steps + 1);
+            struct engine_stats stats = stats_of(engine);
+            for (int i = 0; i < leave; i++) engine_job_cancel(jobs[i]);
+            gate_open();
+            if (leave == 1) finish_job(jobs[1], &after);
+            for (int i = 0; i < leave; i++) expect_end(jobs[i], ERROR_CANCELLED);
+            while (stats_of(engine).running > 0) usleep(1000);
+            struct engine_stats now = stats_of(engine);
+            assert_int_equal(now.steps == stats.steps, leave == 2);
+            if (leave == 2) assert_int_equal(now.prompt_tokens + now.completion_tokens,
+                                             stats.prompt_tokens + stats.completion_tokens);
+            run_request(engine, &requests[0], &after);
+            assert_string_equal(after.text, alone.text);
+        }
+    check_idle(engine);
+    engine_close(engine);
+}
+
 static void cancel_after_the_end_changes_nothing(void **state) {
     (void)state;
     struct engine *engine = open_engine((struct engine_options){0});
@@ -522,6 +556,7 @@ static void a_crowd_leaves_nothing_behind(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cancel_frees_within_a_step),
+        cmocka_unit_test(a_step_for_nobody_is_broken_off),
         cmocka_unit_test(cancel_after_the_end_changes_nothing),
         cmocka_unit_test(a_slow_reader_pauses_alone),
         cmocka_unit_test(wake_comes_when_there_is_something_new),

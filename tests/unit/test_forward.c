@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include <string.h>
+
 enum { ANSWERS = 2, BRIEF = 5, LONG = 9, TOKENS = ANSWERS + BRIEF + LONG, SEQUENCES = 4, VOCAB_MAX = 512 };
 
 // ---- Stages that compute as the reference does, and note the rows of each call for experts
@@ -143,10 +145,81 @@ static void parts_of_a_batch(void **unused) {
         }
 }
 
+// ---- Broken off
+
+static int asked, wanted_for; // so many times it is wanted
+
+static bool unwanted(void *user) {
+    assert_ptr_equal(user, &asked);
+    return ++asked > wanted_for;
+}
+
+static void what_nobody_wants_is_broken_off(void **unused) {
+    (void)unused;
+    static float logits[SEQUENCES * VOCAB_MAX];
+    struct batch batch = BATCH;
+    batch.unwanted = unwanted;
+    batch.unwanted_user = &asked;
+    int layers = model->config.layers;
+    assert_true(layers > 1);
+    for (wanted_for = 0; wanted_for < layers; wanted_for++) { // asked between layers, so once less than there are
+        asked = call_count = 0;
+        logits[0] = -77;
+        bool whole = forward_run(forward, &batch, &cache, logits);
+        assert_int_equal(whole, wanted_for == layers - 1);
+        assert_int_equal(call_count, 2 * (wanted_for + 1));
+        assert_int_equal(logits[0] == -77, !whole);
+    }
+}
+
+static int begun[STAGE_SLOTS], mixtures;
+
+static void mixture_begin(void *unused, int slot, const struct layer *layer, const float *x, int rows, int whole) {
+    (void)unused, (void)layer, (void)x, (void)whole;
+    assert_int_equal(begun[slot], 0);
+    begun[slot] = rows;
+    mixtures++;
+}
+
+static void mixture_end(void *unused, int slot, float *y, struct routing *routing) {
+    (void)unused, (void)y;
+    assert_int_equal(begun[slot], routing->rows);
+    begun[slot] = 0;
+    memset(routing->expert, 0, (size_t)(routing->rows * routing->top_k) * sizeof *routing->expert);
+}
+
+static int two_parts(const void *unused, enum row_kind kind, int rows) {
+    (void)unused, (void)kind, (void)rows;
+    return 2;
+}
+
+// No device is left at work on what will never be fetched.
+static void what_is_broken_off_ends_on_devices_too(void **unused) {
+    (void)unused;
+    static float logits[SEQUENCES * VOCAB_MAX];
+    struct stages device = noting;
+    struct forward *split;
+    struct error error;
+    struct batch batch = BATCH;
+    batch.unwanted = unwanted;
+    batch.unwanted_user = &asked;
+    device.mixture_begin = mixture_begin;
+    device.mixture_end = mixture_end;
+    device.parts = two_parts;
+    assert_int_equal(forward_create(&split, model, &device, state, TOKENS, SEQUENCES, &error), 0);
+    asked = mixtures = wanted_for = 0;
+    assert_false(forward_run(split, &batch, &cache, logits));
+    assert_true(mixtures > 1);
+    for (int slot = 0; slot < STAGE_SLOTS; slot++) assert_int_equal(begun[slot], 0);
+    forward_destroy(split);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(brief_prompts_are_computed_as_answers),
         cmocka_unit_test(parts_of_a_batch),
+        cmocka_unit_test(what_nobody_wants_is_broken_off),
+        cmocka_unit_test(what_is_broken_off_ends_on_devices_too),
     };
     return cmocka_run_group_tests_name("forward", tests, open_all, close_all);
 }

@@ -93,6 +93,51 @@ static void several_answers_share_their_prompt(void **state) {
     close_idle(engine);
 }
 
+// Whoever begins as another one does waits for what he computes of that, and for no more: then all the rest goes
+// together, as all of it does where nothing is kept.
+static void who_begins_alike_waits_once(void **state) {
+    (void)state;
+    enum { N = 16 };
+    static const struct {
+        enum prefix_mode mode;
+        int head, tail; // tokens that all have, and each has for itself
+        size_t computed;
+    } CASES[] = {
+        {PREFIX_PROMPTS, 12, 20, 32 + (N - 1) * 20},
+        {PREFIX_PROMPTS, KV_PAGE_TOKENS + 9, 20, KV_PAGE_TOKENS + 29 + (N - 1) * 20},
+        {PREFIX_PROMPTS, 50, 0, 50 + N - 1}, // several answers to one prompt
+        {PREFIX_OFF, 50, 20, N * 70},
+        {PREFIX_OFF, 50, 0, N * 50},
+    };
+    static struct visitor visitors[N];
+    struct engine_event *last = NULL;
+    struct error error;
+    for (size_t c = 0; c < sizeof CASES / sizeof *CASES; c++) {
+        int head = CASES[c].head, prompt = head + CASES[c].tail;
+        struct engine *engine = open_held((struct engine_options){
+            .sequences_max = N, .prefill_tokens_max = N * PROMPT_MAX, .prefix = CASES[c].mode});
+        int step = gate_arrived();
+        for (int i = 0; i < N; i++) {
+            visitors[i] = (struct visitor){.prompt_tokens = prompt, .tokens_max = 1};
+            letters(visitors[i].history, 0, head, 7);
+            letters(visitors[i].history, head, prompt, 10 + (uint32_t)i);
+            fill_answer(&visitors[i]);
+            struct engine_request request = request_for(&visitors[i]);
+            assert_int_equal(engine_submit(engine, &request, &visitors[i].job, &error), 0);
+        }
+        while (stands(engine)) pass_step(engine, 0.01);
+        assert_in_range(gate_arrived() - step, 1, 2); // the first one may begin when it comes
+        assert_int_equal(stats_of(engine).prompt_tokens, CASES[c].computed);
+        for (int i = 0; i < N; i++) {
+            assert_true(read_visitor(engine, &visitors[i], &last));
+            assert_int_equal(visitors[i].told, 1);
+            engine_event_destroy(last);
+            engine_job_release(visitors[i].job);
+        }
+        close_idle(engine);
+    }
+}
+
 // Pages that nobody holds are there for whoever comes, and for whoever finds his prompt in them: once, not twice.
 static void pages_that_are_found_are_not_free_too(void **state) {
     (void)state;
@@ -330,6 +375,7 @@ int main(void) {
         cmocka_unit_test(a_second_turn_reads_what_is_new),
         cmocka_unit_test(the_last_token_is_always_computed),
         cmocka_unit_test(several_answers_share_their_prompt),
+        cmocka_unit_test(who_begins_alike_waits_once),
         cmocka_unit_test(pages_that_are_found_are_not_free_too),
         cmocka_unit_test(cancelling_the_one_that_computes),
         cmocka_unit_test(what_runs_beside_bad_numbers_is_not_kept),
