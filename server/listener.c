@@ -66,7 +66,6 @@ static bool is_loopback(const struct sockaddr *address) {
 // Accepted sockets inherit these.
 static void set_options(int fd) {
     int on = 1, send_bytes = SEND_BUFFER_BYTES, not_sent = NOT_SENT_BYTES, timeout = USER_TIMEOUT_MS;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -74,11 +73,23 @@ static void set_options(int fd) {
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
 }
 
+// With what is left of connections of a server that was there before. Two sockets that both allow it can be bound to
+// one address before one of them listens, so that it is allowed only where it has to be until then.
+static void share_address(int fd) {
+    int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+}
+
 static int bind_one(const struct addrinfo *info) {
     int fd = socket(info->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) return -1;
     set_options(fd);
-    if (bind(fd, info->ai_addr, info->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0) return fd;
+    bool bound = bind(fd, info->ai_addr, info->ai_addrlen) == 0;
+    if (!bound && errno == EADDRINUSE) {
+        share_address(fd);
+        bound = bind(fd, info->ai_addr, info->ai_addrlen) == 0;
+    }
+    if (bound) return fd;
     int cause = errno;
     close(fd);
     errno = cause;
@@ -476,8 +487,20 @@ static void on_connection(void *user, int events) {
 
 // ---- Life
 
+static int listen_at(const struct listener_socket *socket, struct error *error) {
+    share_address(socket->fd); // connections inherit it
+    if (listen(socket->fd, BACKLOG) == 0) return 0;
+    return error_set(error, ERROR_IO, "cannot listen on %s: %s", socket->address, strerror(errno));
+}
+
 int listener_create(struct listener **out, struct loop *loop, const struct listener_options *options,
                     struct error *error) {
+    int code = listen_at(&options->socket, error);
+    if (code) {
+        struct listener_socket socket = options->socket;
+        listener_unbind(&socket);
+        return code;
+    }
     struct listener *listener = calloc(1, sizeof *listener);
     if (listener) listener->watch = loop_watch_create(loop, options->socket.fd, on_connection, listener);
     if (listener) listener->again = loop_timer_create(loop, on_again, listener);

@@ -28,7 +28,8 @@ struct listener_socket {
     ino_t file;
 };
 
-// Binds and listens; nothing is accepted yet. Port 0: any free one.
+// Keeps an address for a listener, which listens only once there is one: until then clients are refused, and balancers
+// ask another server. Port 0: any free one.
 int listener_bind(struct listener_socket *out, const char *host, int port, struct error *error);
 
 // The address of a Unix socket at this path. ERROR_ARGUMENT where it is too long for one.
@@ -36,7 +37,8 @@ int listener_unix_address(struct sockaddr_un *out, const char *path, struct erro
 
 // A Unix socket, whose file gets these permissions. One that lies there and that nobody listens on any more is
 // replaced; any other file is left alone: ERROR_IO. The same where another program keeps a lock on its directory for
-// two seconds.
+// two seconds. It listens at once, for another server takes a socket that refuses for one that was left behind; clients
+// wait until there is a listener.
 int listener_bind_unix(struct listener_socket *out, const char *path, mode_t mode, struct error *error);
 
 // Closes it where no listener has taken it over, and removes its file, if it is still its own.

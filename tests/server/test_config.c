@@ -6,12 +6,15 @@
 #include "server/log.h"
 
 #include <ctype.h>
+#include <errno.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -121,9 +124,39 @@ static void test_port_in_use(void **state) {
     struct listener_socket first, second;
     assert_int_equal(listener_bind(&first, "127.0.0.1", 0, &error), 0);
     int port = (int)strtol(strrchr(first.address, ':') + 1, NULL, 10);
-    assert_int_equal(listener_bind(&second, "127.0.0.1", port, &error), ERROR_IO);
-    assert_non_null(strstr(error.message, "--port"));
+    for (int listens = 0; listens < 2; listens++) { // a server that loads, and one that is there
+        if (listens) assert_int_equal(listen(first.fd, 1), 0);
+        assert_int_equal(listener_bind(&second, "127.0.0.1", port, &error), ERROR_IO);
+        assert_non_null(strstr(error.message, "--port"));
+    }
     close(first.fd);
+}
+
+static bool is_refused(int port) {
+    const struct sockaddr_in address = {.sin_family = AF_INET,
+                                        .sin_port = htons((uint16_t)port),
+                                        .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int code = connect(fd, (const struct sockaddr *)&address, sizeof address), cause = errno;
+    if (code) assert_int_equal(cause, ECONNREFUSED);
+    close(fd);
+    return code != 0;
+}
+
+// While a model is loaded clients are refused, at a port that is kept for them; they are not left waiting.
+static void test_refused_before_there_is_a_listener(void **state) {
+    (void)state;
+    struct listener_options options = {.connections_max = 1};
+    struct loop *loop;
+    struct listener *listener;
+    assert_int_equal(listener_bind(&options.socket, "127.0.0.1", 0, &error), 0);
+    int port = (int)strtol(strrchr(options.socket.address, ':') + 1, NULL, 10);
+    assert_true(is_refused(port));
+    assert_int_equal(loop_create(&loop, &error), 0);
+    assert_int_equal(listener_create(&listener, loop, &options, &error), 0);
+    assert_false(is_refused(port));
+    listener_destroy(listener);
+    loop_destroy(loop);
 }
 
 int main(void) {
@@ -133,6 +166,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_engine_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_choices, setup, teardown),
         cmocka_unit_test_setup_teardown(test_port_in_use, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refused_before_there_is_a_listener, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
