@@ -124,7 +124,7 @@ static uint64_t bytes_read(const struct connection *connection) {
 static uint64_t bytes_surely_read(const struct connection *connection) {
     uint64_t received = bytes_received(connection);
     uint64_t unread = bytes_unread(connection);
-    return received > unread ? received - unread : 0;
+    return received != UINT64_MAX && received > unread ? received - unread : 0;
 }
 
 bool connection_ends(const struct connection *connection) {

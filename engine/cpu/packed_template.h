@@ -167,7 +167,7 @@ INLINE void dot_tile(const struct tile t, const struct chunk *chunk, int strip, 
         UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int r = 0; r < t.rows; r++)
             UNROLL for (int v = 0; v < VECTORS; v++)
                 held.of[s][r][v] = vec_load(sum + (s * SUM_ROWS + r) * PACKED_OUTPUTS + v * LANES);
-    for (int b = 0; b < chunk->blocks; b++, block += block_bytes(t.kind), opened += INT8_BLOCK_BYTES) {
+    for (int b = 0; b < chunk->blocks; b++, block += block_bytes(t.kind)) {
         if (t.rows <= STREAM_ROWS)
             UNROLL for (int s = 0; s < t.strips; s++) fetch_line((uintptr_t)block + (size_t)s * strip_bytes + ahead);
         if (t.kind == OPENING)
@@ -179,6 +179,7 @@ INLINE void dot_tile(const struct tile t, const struct chunk *chunk, int strip, 
             dot_group(t, block, strip_bytes, ahead, group, x, &held, sum, opened);
         }
         UNROLL for (int r = 0; r < t.rows; r++) x[r]++;
+        if (t.kind == OPENING) opened += INT8_BLOCK_BYTES;
     }
     if (HOLDS_SUMS)
         UNROLL for (int s = 0; s < t.strips; s++) UNROLL for (int r = 0; r < t.rows; r++)

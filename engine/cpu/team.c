@@ -32,13 +32,13 @@ static struct team *find_team(int threads) {
     return team;
 }
 
-// One that is refused stays where it may be.
-static void keep_to_core(const struct team *team, int core) {
+// Whether it could: one that is refused stays where it may be.
+static bool keep_to_core(const struct team *team, int core) {
     unsigned long words[WORDS] = {0};
     cpu_set_t *cpus = (cpu_set_t *)words;
     for (int cpu = 0; cpu < MACHINE_CPUS_MAX; cpu++)
         if (team->core[cpu] == core) CPU_SET_S((size_t)cpu, sizeof words, cpus);
-    (void)sched_setaffinity(0, sizeof words, cpus);
+    return sched_setaffinity(0, sizeof words, cpus) == 0;
 }
 
 bool cpu_pin(void *state, bool pinned) {
@@ -47,12 +47,13 @@ bool cpu_pin(void *state, bool pinned) {
     struct team *team = cpu->team;
     if (!team || !team->whole) return false;
     omp_set_dynamic(0);
-#pragma omp parallel num_threads(cpu->limits.threads)
+    bool kept = pinned;
+#pragma omp parallel num_threads(cpu->limits.threads) reduction(&& : kept)
     if (pinned)
-        keep_to_core(team, omp_get_thread_num());
+        kept = keep_to_core(team, omp_get_thread_num());
     else
         (void)sched_setaffinity(0, sizeof team->everywhere, (cpu_set_t *)team->everywhere);
-    return pinned;
+    return kept;
 }
 
 void team_close(struct team *team) {

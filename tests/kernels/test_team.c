@@ -56,10 +56,10 @@ static void each_has_a_core(void **unused) {
     assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
     void *state = open_for(threads);
     for (int round = 0; round < 2; round++) {
-        cpu_stages.pin(state, true);
+        assert_true(cpu_stages.pin(state, true));
         cores_of_team(threads, cores);
         for (int t = 0; t < threads; t++) assert_int_equal(cores[t], t);
-        cpu_stages.pin(state, false);
+        assert_false(cpu_stages.pin(state, false));
         assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
         assert_memory_equal(&after, &before, sizeof before);
     }
@@ -72,7 +72,7 @@ static void a_smaller_team_is_the_kernels_to_place(void **unused) {
     cpu_set_t before, after;
     assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
     void *state = open_for(threads);
-    cpu_stages.pin(state, true);
+    assert_false(cpu_stages.pin(state, true));
     assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
     assert_memory_equal(&after, &before, sizeof before);
     cores_of_team(threads, cores);
