@@ -26,12 +26,17 @@ static size_t whose_turn(const struct scheduler *scheduler, const struct schedul
     return count;
 }
 
-// Of the prompts that could have more rows, the one with the fewest left; count when there is none.
-static size_t shortest(const struct scheduler_sequence *sequences, size_t count, const int *rows) {
+// Whether a prompt comes before another: the client's who needs less, and of his the shorter one.
+static bool goes_before(const struct scheduler_sequence *a, const struct scheduler_sequence *b) {
+    return a->client_left != b->client_left ? a->client_left < b->client_left : a->prompt_left < b->prompt_left;
+}
+
+// Of the prompts that could have more rows, the one that comes first; count when there is none.
+static size_t next_to_go(const struct scheduler_sequence *sequences, size_t count, const int *rows) {
     size_t best = count;
     for (size_t i = 0; i < count; i++) {
         if (!prefills(&sequences[i]) || more(&sequences[i], rows[i], 1) == 0) continue;
-        if (best == count || sequences[i].prompt_left < sequences[best].prompt_left) best = i;
+        if (best == count || goes_before(&sequences[i], &sequences[best])) best = i;
     }
     return best;
 }
@@ -53,7 +58,7 @@ static int deal(struct scheduler *scheduler, const struct scheduler_sequence *se
         rows[at] = more(&sequences[at], 0, share > 0 ? share : 1);
         left -= rows[at];
     }
-    while (left > 0 && (at = shortest(sequences, count, rows)) < count) {
+    while (left > 0 && (at = next_to_go(sequences, count, rows)) < count) {
         int some = more(&sequences[at], rows[at], left);
         rows[at] += some;
         left -= some;
@@ -68,7 +73,7 @@ static bool joins(const struct scheduler *scheduler, const struct scheduler_sequ
            sequence->prompt_left - (size_t)rows <= (size_t)room;
 }
 
-// Completes prompts, the shortest first; returns how much of the room was used.
+// Completes prompts, in the same order; returns how much of the room was used.
 static int deal_whole(const struct scheduler *scheduler, const struct scheduler_sequence *sequences, size_t count,
                       int room, int *rows) {
     int left = room;
@@ -76,7 +81,7 @@ static int deal_whole(const struct scheduler *scheduler, const struct scheduler_
         best = count;
         for (size_t i = 0; i < count; i++)
             if (joins(scheduler, &sequences[i], rows[i], left) &&
-                (best == count || sequences[i].prompt_left < sequences[best].prompt_left))
+                (best == count || goes_before(&sequences[i], &sequences[best])))
                 best = i;
         if (best == count) break;
         left -= (int)sequences[best].prompt_left - rows[best];

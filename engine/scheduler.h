@@ -14,7 +14,8 @@
 // one by one.
 //
 // Prompts share the chunk like this: one part in TURN_SHARE goes to them in turns, whatever their length; the rest to
-// the one that needs least, then to the next. So short prompts hardly wait for long ones, and a long one, of P prompts
+// the client who needs least for all prompts of his, of these to the one that needs least, then to the next. So short
+// prompts hardly wait for long ones, nor who asks once for who asks many times at once; and a long one, of P prompts
 // that there are, gets at least that part of a chunk in every P steps, however many short ones come.
 #ifndef ENGINE_SCHEDULER_H
 #define ENGINE_SCHEDULER_H
@@ -36,6 +37,7 @@ enum {
 
 struct scheduler_sequence { // what the scheduler needs to know of a sequence
     size_t prompt_left;     // prompt tokens not yet computed; 0: it decodes
+    size_t client_left;     // the same of all prompts that its client has here, where it has one itself
     int rows_max;           // of its prompt in one step; 0: no bound of its own
     bool paused;            // its reader is slow, or the place is free: leave it out
 };

@@ -57,6 +57,15 @@ static bool prepare_prompt(struct engine *engine, struct sequence *sequence) {
     return true;
 }
 
+// What the client of a prompt has in prompts that can be computed.
+static size_t client_left(const struct engine *engine, int place) {
+    size_t left = 0;
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (!engine->shown[i].paused && engine->places[i]->client == engine->places[place]->client)
+            left += engine->shown[i].prompt_left;
+    return left;
+}
+
 // How many rows of each sequence come next, in engine->rows; their sum.
 static int plan(struct engine *engine) {
     int told = count_told_prompts(engine);
@@ -68,6 +77,8 @@ static int plan(struct engine *engine) {
         engine->shown[i] = (struct scheduler_sequence){.prompt_left = sequence_prompt_left(sequence),
                                                        .rows_max = sequence->prompt_logprobs ? told_rows : 0};
     }
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (engine->shown[i].prompt_left > 0) engine->shown[i].client_left = client_left(engine, i);
     return scheduler_next(&engine->scheduler, engine->shown, (size_t)engine->sequences_max, engine->rows);
 }
 

@@ -61,6 +61,17 @@ static void short_prompts_come_first(void **state) {
     EXPECT(&scheduler, sequences, 1, 1, 1, 1);
 }
 
+// Three prompts of one client, and one of another, which is longer than each of these, beside a stream.
+static void one_does_not_wait_for_many(void **state) {
+    (void)state;
+    struct scheduler scheduler = {.prefill_tokens_max = 16};
+    const struct scheduler_sequence many = {.prompt_left = 10, .client_left = 30};
+    struct scheduler_sequence sequences[] = {many, many, many, {.prompt_left = 12, .client_left = 12}, {0}};
+    EXPECT(&scheduler, sequences, 4, 0, 0, 12, 1); // a quarter by turns
+    EXPECT(&scheduler, sequences, 6, 10, 0, 1, 1);
+    EXPECT(&scheduler, sequences, 1, 1, 10, 1, 1);
+}
+
 static void some_have_bounds_of_their_own(void **state) {
     (void)state;
     struct scheduler scheduler = {.prefill_tokens_max = 40};
@@ -226,6 +237,7 @@ static void nobody_starves(void **state) {
                 if (!live[i] && random() % arrival == 0) {
                     live[i] = true;
                     sequences[i] = (struct scheduler_sequence){.prompt_left = 1 + (size_t)random() % 2000,
+                                                               .client_left = (size_t)random() % 4000,
                                                                .rows_max = random() % 5 ? 0 : 1 + (int)random() % 64};
                     waited[i] = 0;
                 } else if (live[i] && random() % pause == 0) {
@@ -426,6 +438,7 @@ int main(void) {
         cmocka_unit_test(nothing_without_work),
         cmocka_unit_test(steps_are_mixed),
         cmocka_unit_test(short_prompts_come_first),
+        cmocka_unit_test(one_does_not_wait_for_many),
         cmocka_unit_test(some_have_bounds_of_their_own),
         cmocka_unit_test(short_prompts_go_together),
         cmocka_unit_test(together_for_so_long),

@@ -81,6 +81,40 @@ static void a_busy_client_does_not_starve(void **state) {
     close_idle(engine);
 }
 
+// One client asks for twelve answers at once, another for one: that one's prompt does not stand behind theirs.
+static void who_asks_once_does_not_stand_behind_many(void **state) {
+    (void)state;
+    enum { MANY = 12, CHUNK = 10 };
+    static struct visitor stream, many[MANY], one;
+    struct engine *engine = open_held((struct engine_options){
+        .sequences_max = MANY + 2, .prefill_tokens_max = CHUNK, .prefix = PREFIX_OFF});
+    struct engine_event *last = NULL;
+    struct error error;
+    stream = (struct visitor){.prompt_tokens = 5, .tokens_max = ANSWER_MAX, .salt = 9};
+    letters(stream.history, 0, 5, 1);
+    fill_answer(&stream);
+    struct engine_request request = request_for(&stream);
+    assert_int_equal(engine_submit(engine, &request, &stream.job, &error), 0);
+    pass_step(engine, 0.01);
+    for (int i = 0; i < MANY; i++) submit_short(engine, &many[i], 1, 2);
+    pass_step(engine, 0.01); // all have a place now
+    assert_int_equal(stats_of(engine).running, MANY + 1);
+    submit_short(engine, &one, 2, 3);
+    pass_step(engine, 0.01); // the one that stood at the gate
+    assert_false(read_visitor(engine, &one, &last));
+    assert_int_equal(one.told, 0);
+    pass_step(engine, 0.01);
+    assert_false(read_visitor(engine, &one, &last));
+    assert_int_equal(one.told, 1);
+    while (!is_idle(engine)) {
+        pass_step(engine, 0.01);
+        ends(engine, &stream);
+        ends(engine, &one);
+        for (int i = 0; i < MANY; i++) ends(engine, &many[i]);
+    }
+    close_idle(engine);
+}
+
 // When the engine's wait for company is over, by the tests' clock.
 static double company_until(void) {
     double until = 0;
@@ -487,6 +521,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(places_are_shared_out_among_clients),
         cmocka_unit_test(a_busy_client_does_not_starve),
+        cmocka_unit_test(who_asks_once_does_not_stand_behind_many),
         cmocka_unit_test(who_comes_together_goes_together),
         cmocka_unit_test(four_chunks_go_together),
         cmocka_unit_test(nobody_else_could_come),
