@@ -10,6 +10,7 @@
 #include "server/server.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,15 @@ static void log_warning(void *user, const char *line) {
     log_write(LOG_WARNING, "%s", line);
 }
 
+// While the model is loaded there is nothing to end well: nobody has been answered, and nobody waits.
+static char own_socket[LISTENER_PATH_BYTES];
+
+static void end_while_loading(int signal) {
+    (void)signal;
+    if (own_socket[0]) unlink(own_socket);
+    _exit(EXIT_WELL);
+}
+
 static int serve(void) {
     struct error error = {0};
     struct listener_socket socket; // before the model: what is wrong here is known at once
@@ -178,6 +188,8 @@ static int serve(void) {
                                                           (mode_t)strtoul(config.unix_socket_mode, NULL, 8), &error)
                                      : listener_bind(&socket, config.host, config.port, &error);
     if (code) return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
+    snprintf(own_socket, sizeof own_socket, "%s", socket.path);
+    sigaction(SIGTERM, &(struct sigaction){.sa_handler = end_while_loading}, NULL);
 
     struct engine_options options = {
         .sequences_max = config.sequences_max,

@@ -233,6 +233,19 @@ def test_a_model_file_that_shrinks(copy):
     assert server.wait() == 2 and "was shortened" in server.log
 
 
+def test_stop_while_the_model_is_loaded(tmp_path):
+    """As soon as the model's file is seen to be mapped; now and then it may be loaded already, which ends as well."""
+    for i in range(6):
+        where = ["--unix-socket", str(tmp_path / "socket")] if i % 2 else ["--port", "0"]
+        process = subprocess.Popen([tandem.BINARY, "serve", "--config", "none", "--model", tandem.MODEL, *where],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while ".safetensors" not in pathlib.Path(f"/proc/{process.pid}/maps").read_text():
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(60) == 0
+        assert not (tmp_path / "socket").exists()
+
+
 def test_second_interrupt_ends_at_once():
     server = tandem.Server()
     holder = server.held_stream()
