@@ -160,11 +160,11 @@ static void one_that_failed_at_first_is_measured(void **unused) {
     placement_close(open_placement(PLACEMENT_SPLIT));
     long calls = opencl_inject(0, OPENCL_FAULT_ONCE), step = calls / 12;
     double few = mix_on_cpu(5), many = mix_on_cpu(40);
-    int failures = 0;
+    int failures = 0, faults = 0; // a busy machine may measure more often at one start, or less
     for (long n = calls / 4; n < calls; n += step) { // before, it is looked for: where there is none, none comes
         opencl_inject(n, OPENCL_FAULT_ONCE);
         struct placement *placement = open_placement(PLACEMENT_SPLIT);
-        opencl_inject(0, OPENCL_FAULT_ONCE);
+        faults += opencl_inject(0, OPENCL_FAULT_ONCE) >= n;
         const struct engine_placement *found = placement_found(placement);
         bool failed = placement_degraded(placement)[0];
         assert_int_equal(found->point_count, failed ? 0 : POINTS);
@@ -182,7 +182,7 @@ static void one_that_failed_at_first_is_measured(void **unused) {
         nothing_is_left(n);
     }
     clock_stopped = false;
-    assert_true(failures >= 6);
+    assert_true(failures > 0 && 3 * failures >= 2 * faults);
 }
 
 // Who has what is decided then: here by the figures of a start before the one that failed.
