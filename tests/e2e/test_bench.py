@@ -182,7 +182,7 @@ def check_promises(found, text):
     gap, free = found["longest_gap"], found["free_place"]
     assert gap.keys() == {"ms", "promised_ms"} and free.keys() == {"ms", "longest_ms", "leavers", "promised_ms"}
     assert abs(gap["promised_ms"] - 1.5 * (found["chunk_ms"] + found["step_ms"])) < 1e-4 * gap["promised_ms"]
-    assert 0 < free["ms"] <= free["longest_ms"] and free["leavers"] == 8 and found["step_ms"] <= free["promised_ms"]
+    assert 0 < free["ms"] <= free["longest_ms"] and free["leavers"] == 8 and found["step_ms"] == free["promised_ms"]
     shown = re.search(r"prompt of (\d+) tokens comes, a stream stands still for ([\d.]+) ms at most; promised: ([\d.]+)", text)
     assert int(shown[1]) == found["prompt_tokens"]
     assert abs(float(shown[2]) - gap["ms"]) < 0.06 and abs(float(shown[3]) - gap["promised_ms"]) < 0.06
