@@ -19,7 +19,7 @@ void pace_lets_in(struct pace *pace) {
 // Seconds from one end to the next. The one that is still to come counts too where it is late.
 static double seconds_each(const struct pace *pace, double now) {
     double late = (pace->seconds + now - pace->since) / (pace->ends + 1);
-    double each = pace->ends > 0 ? pace->seconds / pace->ends : late;
+    double each = pace->ends > 0 ? pace->seconds / pace->ends : PACE_UNKNOWN_SECONDS;
     return each > late ? each : late;
 }
 

@@ -6,6 +6,7 @@
 #ifndef ENGINE_PACE_H
 #define ENGINE_PACE_H
 
+#define PACE_UNKNOWN_SECONDS 1.0 // from one end to the next, at least, before there was any
 #define PACE_RETRY_SECONDS_MIN 0.1
 #define PACE_RETRY_SECONDS_MAX 60.0
 

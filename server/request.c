@@ -393,6 +393,10 @@ static int admit(struct requests *requests, struct exchange *exchange, struct ro
     if (requests->context.shutting_down) return error_set_code(error, ERROR_SHUTDOWN);
     if (!is_acceptable_type(exchange))
         return error_set(error, ERROR_MEDIA_TYPE, "the Content-Type must be application/json");
+    const char *encoding = http_header(exchange, "Content-Encoding");
+    if (encoding && strcasecmp(encoding, "identity") != 0)
+        return error_set(error, ERROR_MEDIA_TYPE, "a body in Content-Encoding `%.20s` is not taken; send it as it is",
+                         encoding);
     return 0;
 }
 

@@ -130,6 +130,17 @@ def test_wrong_content_type(server):
     tandem.check_error(answer, headers["Content-Type"])
 
 
+@pytest.mark.parametrize("encoding, expected", [("gzip", 415), ("identity", 200)])
+def test_content_encoding(server, encoding, expected):
+    body = json.dumps(tandem.chat("Hello!", max_tokens=1))
+    status, headers, answer = server.request("POST", "/v1/chat/completions", body,
+                                             {"Content-Type": "application/json", "Content-Encoding": encoding})
+    assert status == expected
+    if expected != 200:
+        tandem.check_error(answer, headers["Content-Type"])
+        assert b"gzip" in answer
+
+
 def test_foreign_host_is_refused(server):
     status, headers, body = server.request("GET", "/health", headers={"Host": "attacker.example"})
     assert status == 403

@@ -51,6 +51,8 @@ static void it_follows_what_happens(void **state) {
     (void)state;
     struct pace pace = {0};
     pace_begins(&pace, 50);
+    expect_about(pace_sends_away(&pace, 1, 50), 1); // nothing is known
+    pace.outside = 0;
     expect_about(pace_sends_away(&pace, 1, 54), 4); // nobody has ended yet: so far it takes this long
     double now = 50;
     for (int i = 0; i < 100; i++) pace_ends(&pace, now += 1);
@@ -67,7 +69,12 @@ static void it_follows_what_happens(void **state) {
 static void it_has_bounds(void **state) {
     (void)state;
     struct pace pace = {0};
-    assert_true(pace_sends_away(&pace, 10, 0) == PACE_RETRY_SECONDS_MIN); // nothing is known at all
+    assert_true(pace_sends_away(&pace, 10, 0) == PACE_UNKNOWN_SECONDS); // nothing is known at all
+    pace.outside = 0;
+    pace_begins(&pace, 0);
+    pace_ends(&pace, 1e-6);
+    assert_true(pace_sends_away(&pace, 10, 1e-6) == PACE_RETRY_SECONDS_MIN);
+    pace = (struct pace){0};
     pace_begins(&pace, 0);
     pace_ends(&pace, 1e6);
     assert_true(pace_sends_away(&pace, 10, 1e6) == PACE_RETRY_SECONDS_MAX);
