@@ -24,7 +24,7 @@ struct batch {
     const struct batch_sequence *sequence; // [sequences], rows in order, together all of them
     int outputs;              // rows whose logits are wanted
     const int32_t *output;    // [outputs] row numbers, ascending
-    // Whether nobody waits for any of this any more, asked on the engine thread between two layers; NULL: somebody does.
+    // Whether nobody waits for any of this any more, asked by the engine thread between layers; NULL: somebody does.
     bool (*unwanted)(void *user);
     void *unwanted_user;
 };

@@ -52,8 +52,8 @@ int line_enter(struct engine *engine, struct sequence *sequence, struct error *e
     } else if (stats->running + stats->waiting >= engine->sequences_max + engine->queue_max &&
                !make_room(engine, sequence->client)) {
         int count = stats->running + stats->waiting; // who has a place only not yet counts as waiting, too
-        code = error_set(error, ERROR_BUSY, "%d request%s %s running or waiting, as many as may; try again later", count,
-                         plural((size_t)count), plural_are((size_t)count));
+        code = error_set(error, ERROR_BUSY, "%d request%s %s running or waiting, as many as may; try again later",
+                         count, plural((size_t)count), plural_are((size_t)count));
         double seconds = pace_sends_away(&engine->pace, stats->waiting, clock_seconds());
         if (error) error->retry_seconds = seconds;
     } else {

@@ -91,8 +91,8 @@ void forward_destroy(struct forward *forward); // takes NULL
 const struct expert_counts *forward_counts(const struct forward *forward); // of all that it has run; any thread
 
 // Runs all layers over the batch and leaves the logits of batch->output in logits: [batch->outputs][vocab].
-// The engine thread. Adds the keys and values of the batch's tokens to the cache. Allocates nothing. False: nobody wants
-// it any more, and it was broken off: there are no logits, and keys and values of some layers only.
+// The engine thread. Adds the keys and values of the batch's tokens to the cache. Allocates nothing. False: nobody
+// wants it any more, and it was broken off: there are no logits, and keys and values of some layers only.
 bool forward_run(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits);
 
 #endif

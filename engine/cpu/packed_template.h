@@ -49,8 +49,8 @@ INLINE void fetch_line(uintptr_t at) {
     __builtin_prefetch((const void *)at, 0, 2);
 }
 
-// How weights lie: as they are stored, or those of int4 one a byte, as int8's. The first of several tiles of rows leaves
-// them so for the others: storing them takes no time beside its products.
+// How weights lie: as they are stored, or those of int4 one a byte, as int8's. The first of several tiles of rows
+// leaves them so for the others: storing them takes no time beside its products.
 enum kind { INT8, INT4, OPENING, OPENED };
 
 // What the compiler knows of a tile: `strips` times 16 outputs by `rows` rows.
