@@ -39,7 +39,7 @@ const struct setting CONFIG_SETTINGS[] = {
      NULL, "75", "seconds", "between two requests on one connection"},
     {"server.slow_reader_seconds", "--slow-reader-seconds", "TANDEM_SLOW_READER_SECONDS", SETTING_SECONDS,
      AT(slow_reader_seconds), 0.1, 86400, NULL, "60", "seconds",
-     "without taking a byte of an answer that is there: disconnected; 5 at most while others wait for a place"},
+     "without taking a byte of an answer that is there: disconnected"},
     {"server.heartbeat_seconds", "--heartbeat-seconds", "TANDEM_HEARTBEAT_SECONDS", SETTING_SECONDS,
      AT(heartbeat_seconds), 0.1, 86400, NULL, "15", "seconds", "of silence on a stream before a comment is sent"},
     {"server.drain_seconds", "--drain-seconds", "TANDEM_DRAIN_SECONDS", SETTING_SECONDS, AT(drain_seconds), 0, 86400,

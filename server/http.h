@@ -52,9 +52,6 @@ struct exchange { // for the handler to read; `user` is its own
 // to see to.
 enum { HTTP_BODIES_MAX = 32 };
 
-// So long a client may take nothing of its stream while others wait; less where the options say less.
-enum { HTTP_PRESSED_MS = 5000 };
-
 enum { HTTP_READ_LATER = 0, HTTP_READ_END = -1, HTTP_READ_FAILED = -2 }; // otherwise: bytes read
 
 struct http_handler {
@@ -67,8 +64,6 @@ struct http_handler {
     // The client has gone before the answer was complete. `finished` follows.
     void (*gone)(void *user, struct exchange *exchange);
     void (*finished)(void *user, struct exchange *exchange);
-    // Whether others wait for what slow readers hold: these have HTTP_PRESSED_MS then.
-    bool (*pressed)(void *user);
     // A connection was turned away before there was an exchange: for the log.
     void (*refused)(void *user, const struct listener_refused *refused);
     void *user;

@@ -429,20 +429,12 @@ static void note_progress(struct connection *connection) {
     connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
 }
 
-// A client that takes nothing keeps its answers' places, which may be all that there are.
-static bool holds_up(const struct connection *connection, uint64_t now) {
-    uint64_t patience_ms = connection->http->options.slow_reader_ms;
-    return connection->streaming && connection->phase == PHASE_ANSWER && !connection->suspended &&
-           patience_ms > HTTP_PRESSED_MS && now + patience_ms >= connection->deadline_ms + HTTP_PRESSED_MS;
-}
-
 void connection_tick(struct http *http) {
     uint64_t now = loop_now_ms(http->loop);
-    bool pressed = http->handler.pressed(http->handler.user);
     for (struct connection *connection = http->connections, *next; connection; connection = next) {
         next = connection->next;
         if (connection->phase == PHASE_ANSWER && !connection->suspended) note_progress(connection);
-        if (now >= connection->deadline_ms || (pressed && holds_up(connection, now)))
+        if (now >= connection->deadline_ms)
             check_deadline(connection);
         else if (connection->half_closed && connection->phase <= PHASE_BODY && nothing_unread(connection))
             cut_off(connection);

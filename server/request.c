@@ -580,13 +580,6 @@ int requests_create(struct requests **out, const struct requests_options *option
     return 0;
 }
 
-static bool is_pressed(void *user) {
-    const struct requests *requests = user;
-    struct engine_stats stats;
-    engine_stats(requests->options.engine, &stats);
-    return stats.waiting > 0;
-}
-
 struct http_handler requests_handler(struct requests *requests) {
     return (struct http_handler){
         .header = on_header,
@@ -594,7 +587,6 @@ struct http_handler requests_handler(struct requests *requests) {
         .read = on_read,
         .gone = on_gone,
         .finished = on_finished,
-        .pressed = is_pressed,
         .refused = on_refused,
         .user = requests,
     };

@@ -157,25 +157,6 @@ static void test_slow_reader(void **state) {
     close(fd);
 }
 
-// One that holds the only place and takes nothing has fifty minutes, but not while another waits.
-static int setup_patient(void **state) {
-    char *flags[] = {"--max-sequences=1", "--queue=4", "--slow-reader-seconds=3000", "--queue-seconds=0"};
-    int code = start_logged(state, flags, 4);
-    log_open(LOG_INFO, LOG_TEXT);
-    return code;
-}
-
-static void test_slow_reader_holds_nobody_up(void **state) {
-    int fd = dial(*state, 2048);
-    say_chat(fd, "hi", true, 1000000, "");
-    wait_for_load(*state, 1, 0);
-    char *request = chat("hi", false, 2, CLOSE);
-    answers(*state, request, 200, "t1 ");
-    wait_for_log("the client reads too slowly", 1); // before the system gives it up, after a minute
-    free(request);
-    close(fd);
-}
-
 // An answer in one piece that is more than the kernel's buffers hold: a prompt of 90 kB, eight times.
 enum { LARGE_BYTES = 90 * 1000 };
 
@@ -350,7 +331,6 @@ int main(void) {
         WITH(setup_impatient, test_leaving_while_queued),
         WITH(setup_impatient, test_slow_senders),
         WITH(setup_impatient, test_slow_reader),
-        cmocka_unit_test_setup_teardown(test_slow_reader_holds_nobody_up, setup_patient, teardown_logged),
         WITH(setup_slow, test_slow_reader_of_one_answer),
         WITH(setup_slow_and_busy, test_steady_reader),
         WITH(setup_impatient, test_heartbeat),
