@@ -172,7 +172,9 @@ static bool is_unwanted(void *user) {
     for (int i = 0; i < engine->sequences_max; i++)
         if (engine->rows[i] > 0 && engine->places[i] && !job_is_cancelled(engine->places[i]->job)) return false;
     for (int i = 0; i < engine->sequences_max; i++)
-        if (engine->rows[i] == 0 && engine->places[i] && follows_another(engine, engine->places[i])) return false;
+        if (engine->rows[i] == 0 && engine->places[i] && !job_is_cancelled(engine->places[i]->job) &&
+            follows_another(engine, engine->places[i]))
+            return false;
     return true;
 }
 

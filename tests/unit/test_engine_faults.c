@@ -106,6 +106,28 @@ static void a_step_for_nobody_is_broken_off(void **state) {
     engine_close(engine);
 }
 
+// Four answers to one prompt: three wait for what the first computes, and leave with it.
+static void who_waits_may_leave_too(void **state) {
+    (void)state;
+    enum { N = 4 };
+    static int32_t prompt[100];
+    struct engine *engine = open_engine((struct engine_options){.sequences_max = N, .prefill_tokens_max = 16});
+    struct engine_request request = request_of(prompt, PROMPT_RANDOM, 90, 1, 5);
+    struct engine_job *jobs[N];
+    gate_hold();
+    for (int i = 0; i < N; i++) jobs[i] = submit(engine, &request);
+    gate_pass(1);
+    gate_await(2); // in the second chunk, where all have their places
+    struct engine_stats stats = stats_of(engine);
+    assert_int_equal(stats.running, N);
+    for (int i = 0; i < N; i++) engine_job_cancel(jobs[i]);
+    gate_open();
+    for (int i = 0; i < N; i++) expect_end(jobs[i], ERROR_CANCELLED);
+    assert_int_equal(stats_of(engine).steps, stats.steps);
+    check_idle(engine);
+    engine_close(engine);
+}
+
 static void cancel_after_the_end_changes_nothing(void **state) {
     (void)state;
     struct engine *engine = open_engine((struct engine_options){0});
@@ -557,6 +579,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cancel_frees_within_a_step),
         cmocka_unit_test(a_step_for_nobody_is_broken_off),
+        cmocka_unit_test(who_waits_may_leave_too),
         cmocka_unit_test(cancel_after_the_end_changes_nothing),
         cmocka_unit_test(a_slow_reader_pauses_alone),
         cmocka_unit_test(wake_comes_when_there_is_something_new),
