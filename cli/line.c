@@ -179,7 +179,7 @@ static int open_edit(struct line_reader *reader, struct error *error) {
     el_source(reader->edit, NULL); // what the user's ~/.editrc says wins
     el_set(reader->edit, EL_GETCFN, read_character);
     el_set(reader->edit, EL_SETTY, "-x", "eof=", NULL); // a Ctrl-D between two lines is for the next one to see
-    const struct sigaction action = {.sa_handler = on_change};
+    const struct sigaction action = {.sa_handler = on_change, .sa_flags = SA_RESTART}; // libedit gives up its writes
     sigaction(SIGWINCH, &action, NULL);
     sigaction(SIGCONT, &action, NULL);
     return 0;

@@ -453,6 +453,15 @@ def test_window_changes(chat):
     terminal.leave()
 
 
+def test_window_changes_all_the_time(chat):
+    """As while a corner of it is drawn: a signal that comes while the line is written takes nothing of it away."""
+    terminal = chat()
+    for _ in range(10000):
+        terminal.process.send_signal(signal.SIGWINCH)
+    assert terminal.enter(FRANCE) == PARIS
+    terminal.leave()
+
+
 def test_long_paste(chat, tmp_path):
     """Longer than the screen; as a question it would be too long."""
     terminal = chat()
