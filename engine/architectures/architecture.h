@@ -18,8 +18,8 @@ struct architecture {
     int (*read_variant)(const json_t *json, const char *path, struct model_config *config, struct error *error);
     // Binds every tensor of the model through the binder.
     int (*bind)(struct model *model, struct binder *binder, struct error *error);
-    // The forward pass over one batch: embeds, runs all layers, final norm and head for the wanted rows.
-    // As forward_run says, which it is behind.
+    // The forward pass over one batch: embeds, runs all layers, final norm and head for the wanted rows. False: broken
+    // off, as engine/forward.h says of forward_run, which calls it.
     bool (*forward)(struct forward *forward, const struct batch *batch, const struct kv_cache *cache, float *logits);
 };
 
