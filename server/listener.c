@@ -75,9 +75,9 @@ static void set_options(int fd) {
 
 // With what is left of connections of a server that was there before. Two sockets that both allow it can be bound to
 // one address before one of them listens, so that it is allowed only where it has to be until then.
-static void share_address(int fd) {
-    int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+static void share_address(int fd, bool share) {
+    int value = share;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &value, sizeof value);
 }
 
 static int bind_one(const struct addrinfo *info) {
@@ -86,14 +86,22 @@ static int bind_one(const struct addrinfo *info) {
     set_options(fd);
     bool bound = bind(fd, info->ai_addr, info->ai_addrlen) == 0;
     if (!bound && errno == EADDRINUSE) {
-        share_address(fd);
+        share_address(fd, true);
         bound = bind(fd, info->ai_addr, info->ai_addrlen) == 0;
     }
-    if (bound) return fd;
     int cause = errno;
+    share_address(fd, false);
+    if (bound) return fd;
     close(fd);
     errno = cause;
     return -1;
+}
+
+static int cannot_listen(const char *host, const char *port, int cause, struct error *error) {
+    const char *hint = cause == EADDRINUSE || cause == EACCES ? "; choose another with --port (0: any free one)" : "";
+    // What is no address of this machine is a wrong setting, as a name that there is not.
+    return error_set(error, cause == EADDRNOTAVAIL ? ERROR_ARGUMENT : ERROR_IO, "cannot listen on %s port %s: %s%s",
+                     host, port, strerror(cause), hint);
 }
 
 int listener_bind(struct listener_socket *out, const char *host, int port, struct error *error) {
@@ -110,13 +118,7 @@ int listener_bind(struct listener_socket *out, const char *host, int port, struc
         for (const struct addrinfo *at = list; at && fd < 0; at = at->ai_next)
             if ((at->ai_family == AF_INET) == (pass == 0) && (fd = bind_one(at)) < 0) cause = errno;
     freeaddrinfo(list);
-    if (fd < 0) {
-        const char *hint =
-            cause == EADDRINUSE || cause == EACCES ? "; choose another with --port (0: any free one)" : "";
-        // What is no address of this machine is a wrong setting, as a name that there is not.
-        return error_set(error, cause == EADDRNOTAVAIL ? ERROR_ARGUMENT : ERROR_IO, "cannot listen on %s port %d: %s%s",
-                         host, port, strerror(cause), hint);
-    }
+    if (fd < 0) return cannot_listen(host, service, cause, error);
 
     struct sockaddr_storage bound;
     socklen_t bytes = sizeof bound;
@@ -488,9 +490,10 @@ static void on_connection(void *user, int events) {
 // ---- Life
 
 static int listen_at(const struct listener_socket *socket, struct error *error) {
-    share_address(socket->fd); // connections inherit it
+    if (socket->path[0]) return 0;   // it does already
+    share_address(socket->fd, true); // connections inherit it
     if (listen(socket->fd, BACKLOG) == 0) return 0;
-    return error_set(error, ERROR_IO, "cannot listen on %s: %s", socket->address, strerror(errno));
+    return cannot_listen(socket->host, strrchr(socket->address, ':') + 1, errno, error);
 }
 
 int listener_create(struct listener **out, struct loop *loop, const struct listener_options *options,

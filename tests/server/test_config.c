@@ -8,6 +8,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -119,11 +120,29 @@ static void test_log_choices(void **state) {
     assert_false(log_format_parse("xml", &(enum log_format){LOG_TEXT}));
 }
 
+static struct sockaddr_in address_of(int port) {
+    return (struct sockaddr_in){.sin_family = AF_INET,
+                                .sin_port = htons((uint16_t)port),
+                                .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
+}
+
+static int port_of(const struct listener_socket *socket) {
+    return (int)strtol(strrchr(socket->address, ':') + 1, NULL, 10);
+}
+
+static int connect_to(int port) {
+    const struct sockaddr_in address = address_of(port);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (connect(fd, (const struct sockaddr *)&address, sizeof address) == 0) return fd;
+    close(fd);
+    return -1;
+}
+
 static void test_port_in_use(void **state) {
     (void)state;
     struct listener_socket first, second;
     assert_int_equal(listener_bind(&first, "127.0.0.1", 0, &error), 0);
-    int port = (int)strtol(strrchr(first.address, ':') + 1, NULL, 10);
+    int port = port_of(&first);
     for (int listens = 0; listens < 2; listens++) { // a server that loads, and one that is there
         if (listens) assert_int_equal(listen(first.fd, 1), 0);
         assert_int_equal(listener_bind(&second, "127.0.0.1", port, &error), ERROR_IO);
@@ -132,15 +151,57 @@ static void test_port_in_use(void **state) {
     close(first.fd);
 }
 
+// A server was there, and closed a connection before its client did: the system remembers that for a minute.
+static int worn_port(void) {
+    struct listener_socket before;
+    assert_int_equal(listener_bind(&before, "127.0.0.1", 0, &error), 0);
+    setsockopt(before.fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)); // as a listener does
+    assert_int_equal(listen(before.fd, 1), 0);
+    int port = port_of(&before), client = connect_to(port);
+    struct pollfd door = {.fd = before.fd, .events = POLLIN};
+    assert_int_equal(poll(&door, 1, -1), 1);
+    close(accept(before.fd, NULL, NULL));
+    assert_int_equal(read(client, &(char){0}, 1), 0);
+    close(client);
+    close(before.fd);
+    return port;
+}
+
+static void test_port_of_a_server_before(void **state) {
+    (void)state;
+    struct listener_socket first, second;
+    int port = worn_port();
+    assert_int_equal(listener_bind(&first, "127.0.0.1", port, &error), 0);
+    assert_int_equal(listener_bind(&second, "127.0.0.1", port, &error), ERROR_IO); // at once, and not when it listens
+    close(first.fd);
+}
+
+// Others may share a port with us until one listens. Whoever comes too late is told in the same words.
+static void test_port_taken_while_loading(void **state) {
+    (void)state;
+    struct listener_options options = {.connections_max = 1};
+    struct listener *listener;
+    struct listener_socket late;
+    struct error early;
+    assert_int_equal(listener_bind(&options.socket, "127.0.0.1", 0, &error), 0);
+    int port = port_of(&options.socket), other = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const struct sockaddr_in address = address_of(port);
+    setsockopt(options.socket.fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
+    setsockopt(other, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
+    assert_int_equal(bind(other, (const struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(other, 1), 0);
+    assert_int_equal(listener_bind(&late, "127.0.0.1", port, &early), ERROR_IO);
+    assert_int_equal(listener_create(&listener, NULL, &options, &error), ERROR_IO);
+    assert_string_equal(error.message, early.message);
+    assert_non_null(strstr(error.message, "--port"));
+    close(other);
+}
+
 static bool is_refused(int port) {
-    const struct sockaddr_in address = {.sin_family = AF_INET,
-                                        .sin_port = htons((uint16_t)port),
-                                        .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int code = connect(fd, (const struct sockaddr *)&address, sizeof address), cause = errno;
-    if (code) assert_int_equal(cause, ECONNREFUSED);
-    close(fd);
-    return code != 0;
+    int fd = connect_to(port), cause = errno;
+    if (fd < 0) assert_int_equal(cause, ECONNREFUSED);
+    if (fd >= 0) close(fd);
+    return fd < 0;
 }
 
 // While a model is loaded clients are refused, at a port that is kept for them; they are not left waiting.
@@ -150,7 +211,7 @@ static void test_refused_before_there_is_a_listener(void **state) {
     struct loop *loop;
     struct listener *listener;
     assert_int_equal(listener_bind(&options.socket, "127.0.0.1", 0, &error), 0);
-    int port = (int)strtol(strrchr(options.socket.address, ':') + 1, NULL, 10);
+    int port = port_of(&options.socket);
     assert_true(is_refused(port));
     assert_int_equal(loop_create(&loop, &error), 0);
     assert_int_equal(listener_create(&listener, loop, &options, &error), 0);
@@ -166,6 +227,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_engine_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_choices, setup, teardown),
         cmocka_unit_test_setup_teardown(test_port_in_use, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_port_of_a_server_before, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_port_taken_while_loading, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_before_there_is_a_listener, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
