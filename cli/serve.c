@@ -171,11 +171,11 @@ static void log_warning(void *user, const char *line) {
 }
 
 // While the model is loaded there is nothing to end well: nobody has been answered, and nobody waits.
-static char own_socket[LISTENER_PATH_BYTES];
+static struct listener_socket own_socket;
 
 static void end_while_loading(int signal) {
     (void)signal;
-    if (own_socket[0]) unlink(own_socket);
+    listener_unbind(&own_socket);
     _exit(EXIT_WELL);
 }
 
@@ -188,7 +188,8 @@ static int serve(void) {
                                                           (mode_t)strtoul(config.unix_socket_mode, NULL, 8), &error)
                                      : listener_bind(&socket, config.host, config.port, &error);
     if (code) return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
-    snprintf(own_socket, sizeof own_socket, "%s", socket.path);
+    own_socket = socket;
+    sigaction(SIGINT, &(struct sigaction){.sa_handler = end_while_loading}, NULL);
     sigaction(SIGTERM, &(struct sigaction){.sa_handler = end_while_loading}, NULL);
 
     struct engine_options options = {

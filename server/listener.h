@@ -41,7 +41,7 @@ int listener_unix_address(struct sockaddr_un *out, const char *path, struct erro
 // wait until there is a listener.
 int listener_bind_unix(struct listener_socket *out, const char *path, mode_t mode, struct error *error);
 
-// Closes it where no listener has taken it over, and removes its file, if it is still its own.
+// Closes it where no listener has taken it over, and removes its file, if it is still its own. Signal handlers may.
 void listener_unbind(struct listener_socket *socket);
 
 struct listener_refused { // a connection that was turned away before there was a request

@@ -132,6 +132,24 @@ def test_file_goes_at_once_when_stopped_twice(unix):
     connection.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_file_goes_when_stopped_while_loading(place, number, replaced):
+    """And what came in its place meanwhile stays."""
+    path = f"{place}/http"
+    process = subprocess.Popen([tandem.BINARY, "serve", "--config", "none", "--unix-socket", path],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    caught = lambda: int(re.search("SigCgt:\t(.*)", open(f"/proc/{process.pid}/status").read())[1], 16)
+    while not caught() >> signal.SIGTERM - 1 & 1:
+        assert process.poll() is None
+    if replaced:
+        os.unlink(path)
+        open(path, "w").close()
+    process.send_signal(number)
+    output = process.communicate(timeout=tandem.PATIENCE_S)[0]
+    assert process.returncode == 0 and os.path.exists(path) == replaced, output
+
+
 def test_file_goes_where_the_model_can_not_be_loaded(place):
     path = f"{place}/http"
     run = subprocess.run([tandem.BINARY, "serve", "--config", "none", "--model", place, "--unix-socket", path],
