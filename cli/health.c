@@ -92,6 +92,7 @@ static int dial(struct error *error) {
     char port[16];
     snprintf(port, sizeof port, "%d", config.port);
     struct addrinfo *places, hints = {.ai_socktype = SOCK_STREAM};
+    if (listener_check_host(config.host, error)) return -1;
     int code = getaddrinfo(config.host, port, &hints, &places);
     if (code) {
         error_set(error, ERROR_ARGUMENT, "--host `%.60s`: %s", config.host, gai_strerror(code));

@@ -170,6 +170,13 @@ static void log_warning(void *user, const char *line) {
     log_write(LOG_WARNING, "%s", line);
 }
 
+// One that is said to be what it would be anyway can not be told from one that is not.
+static void warn_of_unused_port(void) {
+    if (config.unix_socket[0] && (config.port != CONFIG_PORT || strcmp(config.host, CONFIG_HOST) != 0))
+        log_write(LOG_WARNING, "--unix-socket takes the place of a port: nothing listens on --host %s --port %d",
+                  config.host, config.port);
+}
+
 // While the model is loaded there is nothing to end well: nobody has been answered, and nobody waits.
 static struct listener_socket own_socket;
 
@@ -188,6 +195,7 @@ static int serve(void) {
                                                           (mode_t)strtoul(config.unix_socket_mode, NULL, 8), &error)
                                      : listener_bind(&socket, config.host, config.port, &error);
     if (code) return command_fail(&serve_command, &error, code == ERROR_ARGUMENT ? EXIT_USAGE : 1);
+    warn_of_unused_port();
     own_socket = socket;
     sigaction(SIGINT, &(struct sigaction){.sa_handler = end_while_loading}, NULL);
     sigaction(SIGTERM, &(struct sigaction){.sa_handler = end_while_loading}, NULL);

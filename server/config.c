@@ -19,10 +19,10 @@
 #define TEXT_OF(number) TEXT(number)
 
 const struct setting CONFIG_SETTINGS[] = {
-    {"server.host", "--host", "TANDEM_HOST", SETTING_TEXT, AT(host), 0, 0, NULL, "127.0.0.1", "",
+    {"server.host", "--host", "TANDEM_HOST", SETTING_TEXT, AT(host), 0, 0, NULL, CONFIG_HOST, "",
      "address or name to listen on; 0.0.0.0 lets other machines in"},
-    {"server.port", "--port", "TANDEM_PORT", SETTING_INT, AT(port), 0, 65535, NULL, "8080", "",
-     "port to listen on; 0 picks a free one"},
+    {"server.port", "--port", "TANDEM_PORT", SETTING_INT, AT(port), 0, 65535, NULL, TEXT_OF(CONFIG_PORT),
+     "", "port to listen on; 0 picks a free one"},
     {"server.unix_socket", "--unix-socket", "TANDEM_UNIX_SOCKET", SETTING_PATH, AT(unix_socket), 0, 0, NULL, "", "",
      "a Unix socket instead of a port: its path"},
     {"server.unix_socket_mode", "--unix-socket-mode", "TANDEM_UNIX_SOCKET_MODE", SETTING_CHOICE, AT(unix_socket_mode),

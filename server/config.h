@@ -20,6 +20,8 @@ struct config {
     char *model_name; // "a,b": what clients may call the model
 };
 
+#define CONFIG_HOST "127.0.0.1" // the defaults
+#define CONFIG_PORT 8080
 #define CONFIG_TOKEN_GAP "0.5" // the default of --token-gap, which is bench's too
 
 extern const struct setting CONFIG_SETTINGS[];

@@ -97,6 +97,21 @@ static int bind_one(const struct addrinfo *info) {
     return -1;
 }
 
+int listener_check_host(const char *host, struct error *error) {
+    const char *scheme = strstr(host, "://"), *name = scheme ? scheme + 3 : host;
+    bool bracketed = *name == '[';
+    name += bracketed;
+    size_t bytes = strcspn(name, bracketed ? "]/" : "/");
+    const char *colon = memchr(name, ':', bytes);
+    if (colon && !bracketed && !strchr(colon + 1, ':')) bytes = (size_t)(colon - name); // more colons: IPv6
+    if (bytes == 0 || (name == host && !name[bytes])) return 0;
+    const char *port = name + bytes + (name[bytes] == ']');
+    int digits = *port == ':' ? (int)strspn(port + 1, "0123456789") : 0;
+    return error_set(error, ERROR_ARGUMENT,
+                     "--host is `%.100s`; it must be a name or an address alone: --host %.*s%s%.*s", host, (int)bytes,
+                     name, digits ? " --port " : "", digits, port + 1);
+}
+
 static int cannot_listen(const char *host, const char *port, int cause, struct error *error) {
     const char *hint = cause == EADDRINUSE || cause == EACCES ? "; choose another with --port (0: any free one)" : "";
     // What is no address of this machine is a wrong setting, as a name that there is not.
@@ -108,7 +123,9 @@ int listener_bind(struct listener_socket *out, const char *host, int port, struc
     char service[8];
     snprintf(service, sizeof service, "%d", port);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list;
-    int code = getaddrinfo(host, service, &hints, &list);
+    int code = listener_check_host(host, error);
+    if (code) return code;
+    code = getaddrinfo(host, service, &hints, &list);
     if (code != 0)
         return error_set(error, ERROR_ARGUMENT, "host `%s` can not be resolved: %s", host, gai_strerror(code));
 

@@ -28,6 +28,9 @@ struct listener_socket {
     ino_t file;
 };
 
+// ERROR_ARGUMENT where that is a URL, or has brackets or a port, and how it would be said with --host.
+int listener_check_host(const char *host, struct error *error);
+
 // Keeps an address for a listener, which listens only once there is one: until then clients are refused, and balancers
 // ask another server. Port 0: any free one.
 int listener_bind(struct listener_socket *out, const char *host, int port, struct error *error);

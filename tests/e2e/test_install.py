@@ -204,3 +204,5 @@ def test_health_does_not_wait_for_ever():
 def test_health_takes_a_host_that_there_is():
     asked = health("--host", "no.such.host.invalid")
     assert asked.returncode == 64 and "no.such.host.invalid" in asked.stderr
+    asked = health("--host", "http://localhost:80")
+    assert asked.returncode == 64 and "--host localhost --port 80" in asked.stderr

@@ -109,6 +109,13 @@ def test_curl_and_health(unix):
     assert long.returncode == 64 and "a path has 1 to 107 bytes" in long.stderr
 
 
+def test_a_port_beside_it_is_of_no_use(unix):
+    for arguments, said in (((), False), (("--port", "9000"), True), (("--host", "::1"), True)):
+        server = unix(*arguments)
+        assert ("nothing listens on --host" in server.log) == said
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize("mode", ["600", "660", "666"])
 def test_permissions(unix, mode):
     """As asked for, whatever the umask, which is as before afterwards: other files are written later."""

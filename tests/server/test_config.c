@@ -204,6 +204,34 @@ static bool is_refused(int port) {
     return fd < 0;
 }
 
+static void test_hosts(void **state) {
+    (void)state;
+    static const struct {
+        const char *host, *instead; // NULL: nothing is wrong with it
+    } cases[] = {
+        {"localhost", NULL},
+        {"::1", NULL},
+        {"fe80::1%eth0", NULL},
+        {"", NULL},
+        {"[::1]", ": --host ::1"},
+        {"[::1]:80", ": --host ::1 --port 80"},
+        {"a:", ": --host a"},
+        {"a:8080", ": --host a --port 8080"},
+        {"a/v1", ": --host a"},
+        {"http://a", ": --host a"},
+        {"http://a:8080/v1", ": --host a --port 8080"},
+        {"http://[::1]:8080/v1", ": --host ::1 --port 8080"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int code = listener_check_host(cases[i].host, &error);
+        assert_int_equal(code, cases[i].instead ? ERROR_ARGUMENT : 0);
+        if (!code) continue;
+        assert_int_equal(listener_bind(&(struct listener_socket){.fd = -1}, cases[i].host, 0, &error), ERROR_ARGUMENT);
+        const char *end = error.message + strlen(error.message) - strlen(cases[i].instead);
+        assert_string_equal(end, cases[i].instead);
+    }
+}
+
 // While a model is loaded clients are refused, at a port that is kept for them; they are not left waiting.
 static void test_refused_before_there_is_a_listener(void **state) {
     (void)state;
@@ -229,6 +257,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_port_in_use, setup, teardown),
         cmocka_unit_test_setup_teardown(test_port_of_a_server_before, setup, teardown),
         cmocka_unit_test_setup_teardown(test_port_taken_while_loading, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_hosts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_before_there_is_a_listener, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
