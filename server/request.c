@@ -496,7 +496,7 @@ static void log_end(const struct exchange *exchange, const struct generation_sum
 static enum metric_outcome outcome_of(const struct exchange *exchange, const struct generation_summary *summary) {
     enum error_code cause = exchange->cause ? exchange->cause : summary->error.code;
     if (cause == ERROR_CANCELLED || (!cause && exchange->failed)) return OUTCOME_CANCELLED;
-    if (cause) return OUTCOME_ERROR;
+    if (cause) return api_error_status(cause) < 500 ? OUTCOME_REFUSED : OUTCOME_ERROR;
     return strcmp(summary->finish, finish_reason_text(FINISH_STOP)) == 0 ? OUTCOME_STOP : OUTCOME_LENGTH;
 }
 

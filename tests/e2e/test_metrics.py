@@ -165,7 +165,7 @@ def test_many_clients(serve):
     assert len(answers) == each * clients
     wait_for(server, "tandem_requests_total", each * clients + left, route=CHAT, status="200")
     metrics = Metrics(server)
-    ended = {outcome: metrics("tandem_generations_total", outcome=outcome) for outcome in ("stop", "length", "error", "cancelled")}
+    ended = {outcome: metrics("tandem_generations_total", outcome=outcome) for outcome in ("stop", "length", "error", "refused", "cancelled")}
     assert sum(ended.values()) == each * clients + left and ended["error"] == 0 and ended["length"] >= each * clients
     assert metrics("tandem_completion_tokens_total") >= sum(answers)
     assert metrics("tandem_time_to_first_token_seconds_count") == each * clients + left

@@ -111,6 +111,8 @@ static void test_leaving_while_queued(void **state) {
     char *request = chat("hi", false, 1, CLOSE);
     answers(*state, request, 429, "retry-after: 1\r\n");
     answers(*state, request, 429, "retry-after-ms: 1000\r\n");
+    wait_for_metric(*state, "tandem_generations_total{outcome=\"refused\"}", 2);
+    assert_int_equal((int)metric(*state, "tandem_generations_total{outcome=\"error\"}"), 0);
     close(fds[3]);
     close(fds[2]);
     wait_for_load(*state, 2, 0);
