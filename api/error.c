@@ -25,6 +25,7 @@ static const struct row ROWS[] = {
     {ERROR_CONTEXT_LENGTH, 400, INVALID, "context_length_exceeded", 0, false},
     {ERROR_KV_CAPACITY, 400, INVALID, "kv_capacity_exceeded", 0, false},
     {ERROR_HEADERS, 400, INVALID, "invalid_headers", 0, false},
+    {ERROR_CHUNKS, 400, INVALID, "invalid_chunks", 0, false},
     {ERROR_API_KEY, 401, INVALID, "invalid_api_key", 0, false},
     {ERROR_FORBIDDEN_HOST, 403, "permission_error", "forbidden_host", 0, false},
     {ERROR_NOT_FOUND, 404, INVALID, "not_found", 0, false},

@@ -31,7 +31,8 @@
     X(ERROR_MEDIA_TYPE, -18, "the content type is not supported") \
     X(ERROR_HEADERS, -19, "the request's headers are not acceptable") \
     X(ERROR_FORBIDDEN_HOST, -20, "the Host header does not name this server") \
-    X(ERROR_API_KEY, -21, "an API key is missing or wrong")
+    X(ERROR_API_KEY, -21, "an API key is missing or wrong") \
+    X(ERROR_CHUNKS, -22, "the body is not properly divided into chunks")
 
 enum error_code {
     ERROR_NONE = 0,

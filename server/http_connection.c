@@ -278,7 +278,7 @@ static void read_chunks(struct connection *connection) {
     if (there && connection->active && connection->phase == PHASE_BODY && connection->fate == FATE_OPEN &&
         makes_no_progress(connection)) {
         struct error error;
-        error_set(&error, ERROR_ARGUMENT, "the body is not properly divided into chunks");
+        error_set_code(&error, ERROR_CHUNKS);
         connection_suspend(connection); // so that it is dismissed
         http_refuse_body(connection, &error);
     }
@@ -313,7 +313,7 @@ static void on_complaint(void *user, const char *format, va_list arguments) {
     struct connection *connection = http->chunks;
     if (!connection || connection->fate != FATE_OPEN || !strstr(format, "Error processing request")) return;
     struct error error;
-    error_set(&error, ERROR_ARGUMENT, "the body is not properly divided into chunks");
+    error_set_code(&error, ERROR_CHUNKS);
     http_refuse_body(connection, &error);
 }
 

@@ -117,6 +117,11 @@ static int header_line(const char *line, size_t bytes, struct http_facts *facts,
     return http_facts_line(facts, line, (size_t)(colon - line), value, (size_t)(end - value), error);
 }
 
+static int refuse_chunks(struct error *error) {
+    error_set_code(error, ERROR_CHUNKS);
+    return BAD_REQUEST;
+}
+
 // Header lines behind the last chunk: as far as they are there.
 static int trailer(const char *text, const char *end, struct error *error) {
     struct http_facts facts = {0};
@@ -132,7 +137,6 @@ static int trailer(const char *text, const char *end, struct error *error) {
 
 // What is there of a body in chunks: sizes in hexadecimal, with CR LF behind them and behind the data.
 static int chunks(const char *text, const char *end, struct error *error) {
-    static const char malformed[] = "the body is not properly divided into chunks";
     enum { DIGITS_MAX = 8, EXTENSION_BYTES_MAX = 256 };
     for (;;) {
         size_t size = 0, digits = 0;
@@ -145,13 +149,13 @@ static int chunks(const char *text, const char *end, struct error *error) {
         const char *last = newline ? newline - 1 : end;
         if (digits == 0 || (*text != '\r' && *text != ';') || last - text > EXTENSION_BYTES_MAX ||
             (newline && *last != '\r'))
-            return refuse(error, BAD_REQUEST, malformed);
+            return refuse_chunks(error);
         if (!newline) return 0;
         text = newline + 1;
         if (size == 0) return trailer(text, end, error);
         if ((size_t)(end - text) <= size) return 0;
         text += size;
-        if (*text != '\r' || (text + 1 < end && text[1] != '\n')) return refuse(error, BAD_REQUEST, malformed);
+        if (*text != '\r' || (text + 1 < end && text[1] != '\n')) return refuse_chunks(error);
         if (end - text <= 2) return 0;
         text += 2;
     }

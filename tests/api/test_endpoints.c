@@ -144,6 +144,7 @@ static void errors(void **state) {
         {ERROR_CONTEXT_LENGTH, 400, "invalid_request_error", "\"context_length_exceeded\"", false, false},
         {ERROR_KV_CAPACITY, 400, "invalid_request_error", "\"kv_capacity_exceeded\"", false, false},
         {ERROR_HEADERS, 400, "invalid_request_error", "\"invalid_headers\"", false, false},
+        {ERROR_CHUNKS, 400, "invalid_request_error", "\"invalid_chunks\"", false, false},
         {ERROR_API_KEY, 401, "invalid_request_error", "\"invalid_api_key\"", false, false},
         {ERROR_FORBIDDEN_HOST, 403, "permission_error", "\"forbidden_host\"", false, false},
         {ERROR_NOT_FOUND, 404, "invalid_request_error", "\"not_found\"", false, false},

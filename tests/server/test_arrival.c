@@ -122,6 +122,8 @@ static void test_refusals(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         answers(*state, cases[i].request, cases[i].status, "\"type\":\"");
     answers(*state, cases[6].request, 405, "Allow: GET, HEAD\r\n");
+    answers(*state, cases[15].request, 400, "\"code\":\"invalid_headers\"");
+    answers(*state, cases[16].request, 400, "\"code\":\"invalid_chunks\"");
 }
 
 // The same rules hold for a later request on a connection, however it arrives: one answer of ours, and then the end.
@@ -253,7 +255,7 @@ static void test_chunks_side_by_side(void **state) {
         free(answer);
         answer = hear(bad[i], NULL);
         expect_status(answer, 400);
-        expect(answer, "divided into chunks");
+        expect(answer, "\"code\":\"invalid_chunks\"");
         free(answer);
         close(good[i]);
         close(bad[i]);
