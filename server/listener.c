@@ -47,7 +47,8 @@ struct listener {
     struct listener_options options;
     struct loop *loop;
     struct loop_watch *watch; // of the listening socket; NULL once closed
-    bool resting;             // out of descriptors: the next tick accepts again
+    bool resting;             // out of descriptors or memory: the next tick accepts again
+    int spare_fd;             // given up where there are no others, to turn somebody away; -1: it is
     struct loop_timer *again; // for guests of whom we know no better
     struct guest *guests;
     size_t dismissed;
@@ -384,7 +385,7 @@ void listener_linger(struct listener *listener, int fd) {
     int one = 1;
     setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one);
     struct guest *guest = NULL;
-    if (more && listener->dismissed < DISMISSED_MAX)
+    if (more && listener->dismissed < DISMISSED_MAX && listener->spare_fd >= 0)
         guest = guest_create(listener, fd, on_dismissed, listener->options.linger_ms);
     if (!guest) {
         close(fd);
@@ -471,11 +472,15 @@ static void on_again(void *user) {
     }
 }
 
-static void welcome(struct listener *listener, int fd) {
+static void refuse_full(struct listener *listener, int fd) {
     struct error error;
+    error_set(&error, ERROR_BUSY, "the server has all the connections it can take; try again later");
+    listener_refuse(listener, fd, 429, &error);
+}
+
+static void welcome(struct listener *listener, int fd) {
     if (listener->connections >= listener->options.connections_max) {
-        error_set(&error, ERROR_BUSY, "the server has all the connections it can take; try again later");
-        listener_refuse(listener, fd, 429, &error);
+        refuse_full(listener, fd);
         return;
     }
     struct guest *guest = guest_create(listener, fd, on_guest, listener->options.header_ms);
@@ -486,20 +491,38 @@ static void welcome(struct listener *listener, int fd) {
     listener->connections++;
 }
 
+static int take_next(struct listener *listener) {
+    return accept4(listener->options.socket.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+static void keep_spare(struct listener *listener) {
+    if (listener->spare_fd < 0) listener->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+// There are no descriptors left: who is next is told so, and closed at once. False: that does not work either.
+static bool turn_away(struct listener *listener) {
+    if (listener->spare_fd < 0) return false;
+    close(listener->spare_fd);
+    listener->spare_fd = -1;
+    int fd = take_next(listener);
+    if (fd >= 0) refuse_full(listener, fd);
+    keep_spare(listener);
+    return fd >= 0;
+}
+
 static void on_connection(void *user, int events) {
     (void)events;
     struct listener *listener = user;
     for (int i = 0; i < ACCEPTS_A_TURN_MAX; i++) {
-        int fd = accept4(listener->options.socket.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = take_next(listener);
         if (fd >= 0) {
             welcome(listener, fd);
             continue;
         }
-        if (errno == EINTR || errno == ECONNABORTED) continue;
-        if (errno != EAGAIN) { // out of descriptors or memory: asking again at once would only burn time
-            loop_watch_stop(listener->watch);
-            listener->resting = true;
-        }
+        if (errno == EAGAIN) return;
+        if (errno == EINTR || errno == ECONNABORTED || turn_away(listener)) continue;
+        loop_watch_stop(listener->watch); // asking again at once would only burn time
+        listener->resting = true;
         return;
     }
 }
@@ -534,6 +557,8 @@ int listener_create(struct listener **out, struct loop *loop, const struct liste
     }
     listener->options = *options;
     listener->loop = loop;
+    listener->spare_fd = -1;
+    keep_spare(listener);
     loop_watch_start(listener->watch, LOOP_READABLE);
     *out = listener;
     return 0;
@@ -554,12 +579,14 @@ void listener_destroy(struct listener *listener) {
     if (!listener) return;
     listener_close(listener);
     while (listener->guests) close(guest_release(listener->guests));
+    if (listener->spare_fd >= 0) close(listener->spare_fd);
     loop_timer_destroy(listener->again);
     free(listener);
 }
 
 void listener_tick(struct listener *listener) {
     uint64_t now = loop_now_ms(listener->loop);
+    keep_spare(listener);
     if (listener->resting && listener->watch) {
         listener->resting = false;
         loop_watch_start(listener->watch, LOOP_READABLE);

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 enum {
-    OTHER_DESCRIPTORS = 320, // model files, pipes, connections that are being turned away
+    OTHER_DESCRIPTORS = 320, // pipes, files that are opened for a moment, connections that are being turned away
     DRAIN_CHECK_MS = 20,
     FAREWELL_MS = 2000, // for the errors sent at the end of the drain to reach the clients
 };
@@ -39,17 +39,18 @@ static uint64_t milliseconds(double seconds) {
     return (uint64_t)(seconds * 1000);
 }
 
-// As many descriptors as the connections need, or as the system allows: then fewer connections.
-static size_t connections_possible(size_t wanted) {
+// As many descriptors as the connections need beside those in use, or as the system allows: then fewer connections.
+static size_t connections_possible(size_t wanted, size_t used) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
-    rlim_t needed = wanted + OTHER_DESCRIPTORS;
+    rlim_t needed = wanted + OTHER_DESCRIPTORS + used;
     if (limit.rlim_cur < needed) {
         limit.rlim_cur = limit.rlim_max == RLIM_INFINITY || limit.rlim_max > needed ? needed : limit.rlim_max;
         if (setrlimit(RLIMIT_NOFILE, &limit) != 0) getrlimit(RLIMIT_NOFILE, &limit);
     }
     if (limit.rlim_cur >= needed) return wanted;
-    size_t possible = limit.rlim_cur > 2 * OTHER_DESCRIPTORS ? limit.rlim_cur - OTHER_DESCRIPTORS : limit.rlim_cur / 2;
+    size_t left = limit.rlim_cur > used ? limit.rlim_cur - used : 0;
+    size_t possible = left > 2 * OTHER_DESCRIPTORS ? left - OTHER_DESCRIPTORS : left / 2;
     log_write(LOG_WARNING, "this process may have %llu open files, so %zu connections instead of %zu",
               (unsigned long long)limit.rlim_cur, possible, wanted);
     return possible;
@@ -141,7 +142,9 @@ static void write_metrics(void *user, struct buffer *out) {
 
 static int open_http(struct server *server, const struct config *config, const struct listener_socket *socket,
                      struct error *error) {
-    server->connections_max = connections_possible((size_t)config->connections_max);
+    struct process_usage usage;
+    process_usage_read(&usage);
+    server->connections_max = connections_possible((size_t)config->connections_max, usage.open_files);
     struct http_options options = {
         .socket = *socket,
         .connections_max = server->connections_max,

@@ -110,12 +110,12 @@ class Client:
 class Server(Client):
     """Runs from construction until stop(); its output is kept in `log`. No model: the built-in one."""
 
-    def __init__(self, *arguments, model=MODEL, environment={}):
+    def __init__(self, *arguments, model=MODEL, environment={}, **options):
         self.output = tempfile.NamedTemporaryFile(prefix="tandem-e2e-", suffix=".log")
         self.process = subprocess.Popen(
             [BINARY, "serve", "--config", "none", *(["--model", model] if model else []), "--port", "0", *arguments],
             env={**{name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}, **environment},
-            stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT)
+            stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT, **options)
         deadline = time.monotonic() + PATIENCE_S
         while True:
             found = re.search(r"http://127\.0\.0\.1:(\d+)", self.log)

@@ -1,6 +1,9 @@
 """Under load, over HTTP and with the built-in model: who waits, who is sent away, and what they are told."""
 import concurrent.futures
 import json
+import os
+import re
+import resource
 import sys
 
 import pytest
@@ -56,6 +59,29 @@ def test_small_requests_while_the_engine_works(server):
             seen.append(server.health())
             assert server.request("GET", "/metrics")[0] == 200
     assert any(health["running"] for health in seen)
+
+
+def test_few_descriptors(serve):
+    """Fewer connections than asked for, which is said. Where there are fewer still, whoever comes is told at once and not
+    left waiting, and those who are in are served."""
+    files = 100
+    server = serve("--header-seconds", "100",
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)))
+    process = server.process.pid
+    room = int(re.search(f"may have {files} open files, so (\\d+) connections instead of 4096", server.log)[1])
+    used = len(os.listdir(f"/proc/{process}/fd"))
+    assert 10 < room < files - used
+    room //= 2
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (used + room, files))
+    connections = [server.connect() for _ in range(files)]
+    for connection in connections[room:]:
+        status, _, body = tandem.read_answer(connection)
+        assert status == 429 and "all the connections" in tandem.check_error(body)["message"]
+    connections[0].sendall(tandem.http_post("/v1/chat/completions", tandem.chat("Hello!")))
+    assert tandem.read_answer(connections[0])[0] == 200
+    for connection in connections:
+        connection.close()
+    server.wait_until(lambda: server.answers("/health"))
 
 
 def test_a_stream_that_waits_too_long(serve):
