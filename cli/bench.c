@@ -163,6 +163,7 @@ static int write_json(const json_t *json, struct error *error) {
 }
 
 static int finish(struct bench_report *report, const json_t *old, struct error *error) {
+    bench_print_steadiness(report);
     if (!own.serve && !own.guess) bench_print_end(report);
     for (int i = 0; own.profile && i < report->result_count; i++) bench_print_profile(&report->results[i]);
     json_t *json = bench_json(report);

@@ -13,7 +13,7 @@ enum { BENCH_PROMISE_PROMPT_TOKENS = 2000 }; // or what the model's context has 
 
 struct bench_promises {
     int prompt_tokens; // of the prompt that came; 0: nothing was measured
-    double step_ms;    // of the stream alone: the median, and the longest
+    double step_ms;    // of the stream alone: the median
     double chunk_ms; // a prompt of one chunk, alone: to its first token, the median
     double gap_ms;   // between two tokens of the stream while the prompt was read: the longest
     int leavers;     // clients that have left

@@ -59,22 +59,22 @@ static double first_token_ms(const struct bench_report *report) {
     return 0;
 }
 
-// The largest of the deviations, as a share of its rate.
-static double unsteadiness(const struct bench_report *report) {
-    double most = 0;
+void bench_print_steadiness(const struct bench_report *report) {
+    double most = 0; // of the deviations, as shares of their rates
     for (int i = 0; i < report->result_count; i++) {
         const struct bench_result *result = &report->results[i];
         most = fmax(most, bench_deviation(result->rate, result->runs) / bench_rate(result));
     }
-    return most;
+    for (int i = 0; i < report->served.row_count; i++)
+        most = fmax(most, report->served.rows[i].deviation / report->served.rows[i].rate);
+    if (most > UNSTEADY)
+        printf("\nruns of one figure deviate by up to %.0f %%: something else was running, or the\n"
+               "processor changed its clock; what was measured is less sure than that\n",
+               100 * most);
 }
 
 void bench_print_end(const struct bench_report *report) {
     const struct bench *bench = report->bench;
-    if (unsteadiness(report) > UNSTEADY)
-        printf("\nruns of one figure deviate by up to %.0f %%: something else was running, or the\n"
-               "processor changed its clock; what was measured is less sure than that\n",
-               100 * unsteadiness(report));
     printf("\nfirst token of a prompt of 128 tokens after %.0f ms; memory %.0f MiB when loaded, %.0f MiB at most\n",
            first_token_ms(report), (double)report->load_rss_bytes / (1 << 20),
            (double)report->peak_rss_bytes / (1 << 20));

@@ -25,6 +25,7 @@ void bench_name_point(const struct bench_point *point, char *out, size_t bytes);
 
 void bench_print_head(const struct bench *bench, bool table); // table: rows of bench_print_result follow
 void bench_print_result(const struct bench *bench, const struct bench_result *result);
+void bench_print_steadiness(const struct bench_report *report); // nothing where the runs agree
 void bench_print_end(const struct bench_report *report);
 void bench_print_profile(const struct bench_result *result);
 

@@ -98,7 +98,7 @@ static void tell(const struct bench_served *row, int run, int runs) {
 
 // Over HTTP and without it in turn, so that what disturbs one disturbs the other. Quantiles are means of the runs'.
 static int measure(struct bench *bench, int port, int runs, struct bench_served *row, struct error *error) {
-    double tokens = 0, seconds = 0, engine_seconds = 0;
+    double tokens = 0, seconds = 0, engine_seconds = 0, rates[BENCH_RUNS_MAX];
     int code = 0, each = row->requests;
     struct load_plan plan = {.port = port,
                              .requests = each,
@@ -117,6 +117,7 @@ static int measure(struct bench *bench, int port, int runs, struct bench_served 
         if (!code) {
             tokens += (double)outcome.tokens;
             seconds += outcome.seconds;
+            rates[run] = (double)outcome.tokens / outcome.seconds;
             row->first = mean(row->first, 1.0 / (run + 1), quantiles(&outcome.first));
             row->between = mean(row->between, 1.0 / (run + 1), quantiles(&outcome.between));
             row->whole = mean(row->whole, 1.0 / (run + 1), quantiles(&outcome.whole));
@@ -130,6 +131,7 @@ static int measure(struct bench *bench, int port, int runs, struct bench_served 
     }
     row->requests = runs * each;
     row->rate = code ? 0 : tokens / seconds;
+    row->deviation = code ? 0 : bench_deviation(rates, runs);
     row->engine_rate = code || !alone ? 0 : (double)row->requests * BENCH_SERVE_NEW_TOKENS / engine_seconds;
     return code;
 }
@@ -180,9 +182,10 @@ json_t *bench_serve_json(const struct bench_service *service) {
     json_t *list = json_array();
     for (int i = 0; i < service->row_count; i++) {
         const struct bench_served *row = &service->rows[i];
-        json_array_append_new(list, json_pack("{s:i, s:i, s:o, s:f, s:o, s:o, s:o, s:o, s:o}", "clients", row->clients,
-                                              "requests", row->requests, "requests_per_s", known(row->per_second),
-                                              "tokens_per_s", row->rate, "times_one_client", known(row->times_one),
+        json_array_append_new(list, json_pack("{s:i, s:i, s:o, s:f, s:f, s:o, s:o, s:o, s:o, s:o}", "clients",
+                                              row->clients, "requests", row->requests, "requests_per_s",
+                                              known(row->per_second), "tokens_per_s", row->rate, "stddev",
+                                              row->deviation, "times_one_client", known(row->times_one),
                                               "engine_tokens_per_s", known(row->engine_rate), "first_token_ms",
                                               quantiles_json(&row->first), "between_tokens_ms",
                                               quantiles_json(&row->between), "whole_ms", quantiles_json(&row->whole)));

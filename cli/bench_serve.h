@@ -23,6 +23,7 @@ struct bench_served {
     int requests;       // of all runs
     double per_second;  // that requests came at; 0: as soon as a client had its answer
     double rate;        // tokens a second: those of all answers by the time of all runs
+    double deviation;   // of single runs' rates; 0 of one run
     double times_one;   // that of one client; 0: at a rate, or not measured
     double engine_rate; // the same work handed to the engine itself; 0: not measured
     struct bench_quantiles first, between, whole; // to the first token, from one to the next, to the end

@@ -42,6 +42,12 @@ int command_misused(const struct command *command, const struct error *error) {
     return EXIT_USAGE;
 }
 
+int command_stray(const struct command *command, const char *argument) {
+    struct error error;
+    error_set(&error, ERROR_ARGUMENT, "`%.60s` is one argument too many; is it the %s?", argument, command->meant);
+    return command_misused(command, &error);
+}
+
 int command_begin(const struct command *command, int count, char *const *arguments, const char **operand) {
     struct error error = {0};
     const char *stray = NULL;
@@ -51,9 +57,7 @@ int command_begin(const struct command *command, int count, char *const *argumen
     if (settings_read_environment(command->tables, command->table_count, &error) ||
         settings_read_flags(command->tables, command->table_count, count, arguments, operand, &error))
         return command_misused(command, &error);
-    if (!stray) return 0;
-    error_set(&error, ERROR_ARGUMENT, "`%.60s` is one argument too many; is it the %s?", stray, command->meant);
-    return command_misused(command, &error);
+    return stray ? command_stray(command, stray) : 0;
 }
 
 void command_end(const struct command *command) {

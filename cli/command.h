@@ -28,7 +28,7 @@ struct command {
     const char *name;
     const char *summary;     // what it does, in one line: "load a model and serve the OpenAI API"
     const char *operand;     // the argument that is no flag: "[DIR]"; NULL: it takes none
-    const char *meant;       // what such an argument was meant for, where it takes none: "--model"; NULL: nobody knows
+    const char *meant;       // what one that it does not take was meant for: "--model"; NULL: nobody knows
     const char *description; // paragraphs, lines wrapped where they are printed, an empty line in between; may be NULL
     const struct setting_table *tables; // the settings it takes, with their targets; NULL: none
     size_t table_count;
@@ -45,6 +45,9 @@ void command_end(const struct command *command); // frees what the tables hold; 
 int command_fail(const struct command *command, const struct error *error, int exit_code);
 // The same for what is wrong with the settings, and says where they are listed. Returns EXIT_USAGE.
 int command_misused(const struct command *command, const struct error *error);
+
+// The same for an argument that it does not take.
+int command_stray(const struct command *command, const char *argument);
 
 // The commands there are; ends with NULL.
 extern const struct command *const COMMANDS[];

@@ -112,8 +112,6 @@ static int check_text(const struct buffer *text, struct error *error) {
 
 static int check_settings(const char *operand, struct error *error) {
     int sources = (own.prompt[0] != 0) + (own.file[0] != 0) + (own.tokens[0] != 0) + (operand != NULL);
-    if (operand && strcmp(operand, "-") != 0)
-        return error_set(error, ERROR_ARGUMENT, "`%.60s` is one argument too many; is it the --prompt?", operand);
     if (sources > 1)
         return error_set(error, ERROR_ARGUMENT,
                          "--prompt, --file, --tokens and - exclude each other: give one of them");
@@ -256,6 +254,7 @@ static int run(int count, char **arguments) {
     struct engine_request request = {0};
     int code = command_begin(&generate_command, count, arguments, &operand);
     buffer_init(&prompt.text, INPUT_BYTES_MAX);
+    if (!code && operand && strcmp(operand, "-") != 0) code = command_stray(&generate_command, operand);
     if (!code && (check_settings(operand, &error) || sampling_settings_request(&sampling, &request, &error)))
         code = command_misused(&generate_command, &error);
     if (!code && interrupt_set(INTERRUPT_ENDS, &error)) code = command_fail(&generate_command, &error, EXIT_OTHER);
@@ -277,6 +276,7 @@ const struct command generate_command = {
     .name = "generate",
     .summary = "go on with a text, or answer a question, without a server",
     .operand = "[-]",
+    .meant = "--prompt",
     .description =
         "The text comes from --prompt, --file or --tokens, else from standard input. Without --chat it goes to the "
         "model as it stands, with no chat format around it. What the model writes goes to standard output as it "

@@ -87,11 +87,16 @@ def test_table_says_what_json_says(measured):
         assert abs(float(stddev) - row["stddev"]) <= 0.06 + 1e-5 * row["stddev"]
 
 
+def check_steadiness(rows, text):
+    """Figures that are not steady are said to be so."""
+    most = max(row["stddev"] / row["tokens_per_s"] for row in rows)
+    told = re.search(r"^runs of one figure deviate by up to (\d+) %", text, re.M)
+    assert bool(told) == (most > 0.1) and (not told or abs(int(told[1]) - 100 * most) < 0.6)
+
+
 def test_unsteady_figures_are_said_to_be(measured):
     found = json.loads(measured[1].read_text())
-    most = max(row["stddev"] / row["tokens_per_s"] for row in found["prefill"] + found["decode"])
-    told = re.search(r"^runs of one figure deviate by up to (\d+) %", measured[0], re.M)
-    assert bool(told) == (most > 0.1) and (not told or abs(int(told[1]) - 100 * most) < 0.6)
+    check_steadiness(found["prefill"] + found["decode"], measured[0])
 
 
 def test_profile_adds_up(measured):
@@ -173,6 +178,8 @@ def test_serve(model, tmp_path):
     assert one["times_one_client"] == 1
     assert abs(eight["times_one_client"] - eight["tokens_per_s"] / one["tokens_per_s"]) < 1e-4 * eight["times_one_client"]
     check_promises(found["promises"], result.stdout)
+    assert all(row["stddev"] > 0 for row in found["serve"])
+    check_steadiness(found["serve"], result.stdout)
 
 
 def check_promises(found, text):
