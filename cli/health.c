@@ -3,7 +3,7 @@
 #include "cli/config_file.h"
 #include "cli/model_settings.h"
 #include "server/config.h"
-#include "server/listener.h"
+#include "server/listener_socket.h"
 
 #include <errno.h>
 #include <netdb.h>

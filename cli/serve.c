@@ -5,7 +5,7 @@
 #include "engine/engine.h"
 #include "server/api_keys.h"
 #include "server/config.h"
-#include "server/listener.h"
+#include "server/listener_socket.h"
 #include "server/log.h"
 #include "server/server.h"
 

@@ -6,7 +6,7 @@
 #include "engine/engine.h"
 #include "server/api_keys.h"
 #include "server/config.h"
-#include "server/listener.h"
+#include "server/listener_socket.h"
 
 struct server;
 
