@@ -1,5 +1,6 @@
-// What the server does with its exchanges: who may ask, which endpoint answers, and for a generating request the
-// way from its body over the engine's jobs to the bytes of its answer. Loop thread, but for the engine's wake call.
+// What the server does with its exchanges, once they are admitted: has their endpoint answer, and for a generating
+// request goes the way from its body over the engine's jobs to the bytes of its answer. Loop thread, but for the
+// engine's wake call.
 #ifndef SERVER_REQUEST_H
 #define SERVER_REQUEST_H
 
