@@ -4,6 +4,7 @@
 #include "cli/bench_work.h"
 #include "cli/command.h"
 #include "cli/model_settings.h"
+#include "engine/inspect.h"
 #include "server/config.h"
 
 #include <signal.h>

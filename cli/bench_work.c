@@ -3,6 +3,7 @@
 #include "base/buffer.h"
 #include "base/clock.h"
 #include "base/doubles.h"
+#include "engine/inspect.h"
 
 #include <math.h>
 #include <stdlib.h>

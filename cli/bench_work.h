@@ -4,6 +4,7 @@
 #define CLI_BENCH_WORK_H
 
 #include "engine/engine.h"
+#include "engine/watch.h"
 
 #include <pthread.h>
 

@@ -2,7 +2,7 @@
 #include "base/plural.h"
 #include "base/wrap.h"
 #include "cli/command.h"
-#include "engine/engine.h"
+#include "engine/inspect.h"
 
 #include <errno.h>
 #include <glob.h>

@@ -5,7 +5,8 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/model_settings.h"
-#include "engine/engine.h"
+#include "engine/inspect.h"
+#include "engine/watch.h"
 
 #include <jansson.h>
 #include <math.h>

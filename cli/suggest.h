@@ -5,6 +5,7 @@
 
 #include "base/buffer.h"
 #include "engine/engine.h"
+#include "engine/watch.h"
 
 enum { SUGGEST_ROWS_MAX = ENGINE_PREFILL_TOKENS_STANDARD };
 

@@ -2,6 +2,7 @@
 #include "engine/architectures/architecture.h"
 #include "engine/chat_template.h"
 #include "engine/engine_private.h"
+#include "engine/inspect.h"
 #include "engine/kv_room.h"
 #include "engine/machine.h"
 

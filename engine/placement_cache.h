@@ -3,7 +3,7 @@
 #ifndef ENGINE_PLACEMENT_CACHE_H
 #define ENGINE_PLACEMENT_CACHE_H
 
-#include "engine/engine.h"
+#include "engine/watch.h"
 
 enum { PLACEMENT_CACHE_DAYS_MAX = 7 }; // then it is measured anew: the machine may have been busy that time
 

@@ -9,6 +9,7 @@
 
 #include "engine/batch.h"
 #include "engine/kv_cache.h"
+#include "engine/watch.h"
 #include "engine/weights.h"
 
 enum {

@@ -1,6 +1,7 @@
 #include "server/server.h"
 
 #include "base/plural.h"
+#include "engine/watch.h"
 #include "server/http.h"
 #include "server/log.h"
 #include "server/loop.h"

@@ -15,7 +15,8 @@ LINES_MAX = 800
 # Who may include whom: the first row whose pattern fits a file counts; quoted includes must fit one of its patterns.
 SEES = [
     ("base/", ["base/"]),
-    ("engine/engine.h", ["base/"]),
+    ("engine/(engine|watch).h", ["base/"]),
+    ("engine/inspect.h", ["base/", "engine/engine.h"]),
     ("engine/scheduler.", ["base/", "engine/scheduler.h"]),
     ("engine/pace.", ["engine/pace.h"]),
     ("engine/lookup.", ["base/", "engine/lookup.h"]),
@@ -23,12 +24,12 @@ SEES = [
     ("engine/checkpoints/", ["base/", "engine/checkpoints/", "engine/hf_json.h"]),
     ("engine/quants/", ["base/", "engine/quants/", "engine/(engine|weights).h"]),
     ("engine/weight_cache.", ["base/", "engine/weight_cache.h"]),
-    ("engine/(reference|cpu|opencl)/", ["base/", "engine/{}/", "engine/(engine|machine|stages|weights|batch|kv_cache).h", "engine/quants/"]),
+    ("engine/(reference|cpu|opencl)/", ["base/", "engine/{}/", "engine/(engine|inspect|machine|stages|weights|batch|kv_cache).h", "engine/quants/"]),
     ("engine/architectures/", ["base/", "engine/architectures/", "engine/(model|binder|forward|stages|weights|hf_json).h"]),
     ("engine/", ["base/", "engine/"]),
     ("api/", ["base/", "api/", "engine/engine.h"]),
-    ("server/", ["base/", "server/", "api/", "engine/engine.h"]),
-    ("cli/", ["base/", "cli/", "server/", "api/", "engine/engine.h"]),
+    ("server/", ["base/", "server/", "api/", "engine/(engine|watch).h"]),
+    ("cli/", ["base/", "cli/", "server/", "api/", "engine/(engine|watch|inspect).h"]),
     ("tests/", [""]),
 ]
 

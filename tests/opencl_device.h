@@ -2,7 +2,7 @@
 #ifndef TESTS_OPENCL_DEVICE_H
 #define TESTS_OPENCL_DEVICE_H
 
-#include "engine/engine.h"
+#include "engine/inspect.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,6 @@
 #include "engine/opencl/device.h"
 
+#include "engine/inspect.h"
 #include "engine/opencl/mixture.h"
 
 #include <stdlib.h>

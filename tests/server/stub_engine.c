@@ -8,6 +8,8 @@
 // STUB_STEP_US is the time from token to token.
 #include "tests/server/stub_engine.h"
 
+#include "engine/watch.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>

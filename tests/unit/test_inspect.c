@@ -1,5 +1,5 @@
 // Looking at a model without opening it: the same figures as opening it gives, and a word on what is not supported.
-#include "engine/engine.h"
+#include "engine/inspect.h"
 #include "engine/model.h"
 #include "tests/unit/model_files.h"
 

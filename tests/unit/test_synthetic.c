@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 #include "engine/machine.h"
 #include "engine/synthetic.h"
+#include "engine/watch.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
