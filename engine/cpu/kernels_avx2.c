@@ -3,40 +3,22 @@
 #include "engine/cpu/kernels.h"
 
 #if defined __x86_64__
-#include <immintrin.h>
-
 COMPILE_FOR("avx2,fma,f16c")
 
 #define KERNELS kernels_avx2
 #define KERNELS_NAME "AVX2"
 #define DOT_OUTPUTS(rows) ((rows) == 1 ? 8 : (rows) == 2 ? 4 : 2) // at most 8 sums in 16 registers
 
-enum { LANES = 8, PRODUCT_ROWS = 6 };
+#include "engine/cpu/vec_256.h"
 
-typedef __m256 vec;
+enum { PRODUCT_ROWS = 6 };
 
 static inline __m256i mask(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-static inline vec vec_zero(void) {
-    return _mm256_setzero_ps();
-}
-
-static inline vec vec_set(float value) {
-    return _mm256_set1_ps(value);
-}
-
-static inline vec vec_load(const float *x) {
-    return _mm256_loadu_ps(x);
-}
-
 static inline vec vec_load_part(const float *x, int n) {
     return _mm256_maskload_ps(x, mask(n));
-}
-
-static inline void vec_store(float *x, vec value) {
-    _mm256_storeu_ps(x, value);
 }
 
 static inline void vec_store_part(float *x, vec value, int n) {
@@ -84,32 +66,16 @@ static inline vec vec_load_i8_part(const int8_t *i8, int n) {
     return vec_load_i8(padded);
 }
 
-static inline vec vec_add(vec a, vec b) {
-    return _mm256_add_ps(a, b);
-}
-
 static inline vec vec_sub(vec a, vec b) {
     return _mm256_sub_ps(a, b);
-}
-
-static inline vec vec_mul(vec a, vec b) {
-    return _mm256_mul_ps(a, b);
 }
 
 static inline vec vec_div(vec a, vec b) {
     return _mm256_div_ps(a, b);
 }
 
-static inline vec vec_fma(vec a, vec b, vec c) {
-    return _mm256_fmadd_ps(a, b, c);
-}
-
 static inline vec vec_min(vec a, vec b) {
     return _mm256_min_ps(a, b);
-}
-
-static inline vec vec_max(vec a, vec b) {
-    return _mm256_max_ps(a, b);
 }
 
 static inline vec vec_round(vec x) {
@@ -125,12 +91,6 @@ static inline float vec_sum(vec x) {
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
-static inline float vec_largest(vec x) {
-    __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 #include "engine/cpu/kernels_template.h"

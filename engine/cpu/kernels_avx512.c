@@ -3,40 +3,22 @@
 #include "engine/cpu/kernels.h"
 
 #if defined __x86_64__
-#include <immintrin.h>
-
 COMPILE_FOR("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
 
 #define KERNELS kernels_avx512
 #define KERNELS_NAME "AVX-512"
 #define DOT_OUTPUTS(rows) ((rows) <= 2 ? 8 : 4) // at most 16 sums in 32 registers
 
-enum { LANES = 16, PRODUCT_ROWS = 12 };
+#include "engine/cpu/vec_512.h"
 
-typedef __m512 vec;
+enum { PRODUCT_ROWS = 12 };
 
 static inline __mmask16 mask(int n) {
     return (__mmask16)((1u << n) - 1);
 }
 
-static inline vec vec_zero(void) {
-    return _mm512_setzero_ps();
-}
-
-static inline vec vec_set(float value) {
-    return _mm512_set1_ps(value);
-}
-
-static inline vec vec_load(const float *x) {
-    return _mm512_loadu_ps(x);
-}
-
 static inline vec vec_load_part(const float *x, int n) {
     return _mm512_maskz_loadu_ps(mask(n), x);
-}
-
-static inline void vec_store(float *x, vec value) {
-    _mm512_storeu_ps(x, value);
 }
 
 static inline void vec_store_part(float *x, vec value, int n) {
@@ -83,32 +65,16 @@ static inline vec vec_load_i8_part(const int8_t *i8, int n) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask(n), i8)));
 }
 
-static inline vec vec_add(vec a, vec b) {
-    return _mm512_add_ps(a, b);
-}
-
 static inline vec vec_sub(vec a, vec b) {
     return _mm512_sub_ps(a, b);
-}
-
-static inline vec vec_mul(vec a, vec b) {
-    return _mm512_mul_ps(a, b);
 }
 
 static inline vec vec_div(vec a, vec b) {
     return _mm512_div_ps(a, b);
 }
 
-static inline vec vec_fma(vec a, vec b, vec c) {
-    return _mm512_fmadd_ps(a, b, c);
-}
-
 static inline vec vec_min(vec a, vec b) {
     return _mm512_min_ps(a, b);
-}
-
-static inline vec vec_max(vec a, vec b) {
-    return _mm512_max_ps(a, b);
 }
 
 static inline vec vec_round(vec x) {
@@ -122,10 +88,6 @@ static inline vec vec_power(vec n) {
 
 static inline float vec_sum(vec x) {
     return _mm512_reduce_add_ps(x);
-}
-
-static inline float vec_largest(vec x) {
-    return _mm512_reduce_max_ps(x);
 }
 
 #include "engine/cpu/kernels_template.h"

@@ -1,40 +1,11 @@
 // The vocabulary of 256-bit vectors for packed_template.h, but for how bytes are multiplied: see packed_avx2.c and
 // packed_avx_vnni.c, which include this one.
-#include <immintrin.h>
+#include "engine/cpu/vec_256.h"
 
 // 12 sums of whole numbers, in 16 registers.
-enum { LANES = 8, VECTORS = 2, TILE_ROWS = 6, PAIR_ROWS = 3, PAIRED_ROWS = 3, HOLDS_SUMS = false };
+enum { VECTORS = 2, TILE_ROWS = 6, PAIR_ROWS = 3, PAIRED_ROWS = 3, HOLDS_SUMS = false };
 
-typedef __m256 vec;
 typedef __m256i words;
-
-static inline vec vec_zero(void) {
-    return _mm256_setzero_ps();
-}
-
-static inline vec vec_set(float value) {
-    return _mm256_set1_ps(value);
-}
-
-static inline vec vec_load(const float *x) {
-    return _mm256_loadu_ps(x);
-}
-
-static inline void vec_store(float *x, vec value) {
-    _mm256_storeu_ps(x, value);
-}
-
-static inline vec vec_add(vec a, vec b) {
-    return _mm256_add_ps(a, b);
-}
-
-static inline vec vec_mul(vec a, vec b) {
-    return _mm256_mul_ps(a, b);
-}
-
-static inline vec vec_fma(vec a, vec b, vec c) {
-    return _mm256_fmadd_ps(a, b, c);
-}
 
 static inline vec vec_f16(const unsigned char *x) {
     return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)x));
@@ -44,18 +15,8 @@ static inline vec vec_abs(vec x) {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
 }
 
-static inline vec vec_max(vec a, vec b) {
-    return _mm256_max_ps(a, b);
-}
-
 static inline vec vec_below(vec x, vec limit) {
     return _mm256_and_ps(x, _mm256_cmp_ps(x, limit, _CMP_LT_OQ));
-}
-
-static inline float vec_largest(vec x) {
-    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
 
 static inline bool vec_is_zero(vec x) {

@@ -5,45 +5,17 @@
 #if defined __x86_64__
 COMPILE_FOR("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 
-#include <immintrin.h>
+#include "engine/cpu/vec_512.h"
+
 #include <limits.h>
 
 #define KERNELS packed_avx512_vnni
 #define KERNELS_NAME "AVX-512 VNNI"
 
 // 12 sums of whole numbers and 12 of floats, in 32 registers.
-enum { LANES = 16, VECTORS = 1, TILE_ROWS = 6, PAIR_ROWS = 6, PAIRED_ROWS = INT_MAX, HOLDS_SUMS = true };
+enum { VECTORS = 1, TILE_ROWS = 6, PAIR_ROWS = 6, PAIRED_ROWS = INT_MAX, HOLDS_SUMS = true };
 
-typedef __m512 vec;
 typedef __m512i words;
-
-static inline vec vec_zero(void) {
-    return _mm512_setzero_ps();
-}
-
-static inline vec vec_set(float value) {
-    return _mm512_set1_ps(value);
-}
-
-static inline vec vec_load(const float *x) {
-    return _mm512_loadu_ps(x);
-}
-
-static inline void vec_store(float *x, vec value) {
-    _mm512_storeu_ps(x, value);
-}
-
-static inline vec vec_add(vec a, vec b) {
-    return _mm512_add_ps(a, b);
-}
-
-static inline vec vec_mul(vec a, vec b) {
-    return _mm512_mul_ps(a, b);
-}
-
-static inline vec vec_fma(vec a, vec b, vec c) {
-    return _mm512_fmadd_ps(a, b, c);
-}
 
 static inline vec vec_f16(const unsigned char *x) {
     return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)x));
@@ -53,16 +25,8 @@ static inline vec vec_abs(vec x) {
     return _mm512_abs_ps(x);
 }
 
-static inline vec vec_max(vec a, vec b) {
-    return _mm512_max_ps(a, b);
-}
-
 static inline vec vec_below(vec x, vec limit) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), x);
-}
-
-static inline float vec_largest(vec x) {
-    return _mm512_reduce_max_ps(x);
 }
 
 static inline bool vec_is_zero(vec x) {
