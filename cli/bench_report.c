@@ -101,11 +101,7 @@ static void print_device(const struct engine_device_work *work, double steps) {
 }
 
 void bench_print_profile(const struct bench_result *result) {
-    static const char *const NAMES[] = {
-#define STAGE_NAME(stage, text) text,
-        ENGINE_STAGES(STAGE_NAME)
-#undef STAGE_NAME
-    };
+    static const char *const NAMES[] = {ENGINE_STAGES(NAMED_NAME)};
     char name[64];
     const struct bench_sum *all = &result->all;
     bench_name_point(&result->point, name, sizeof name);

@@ -318,9 +318,7 @@ static int inspect(const char *directory) {
 
 // Commands that run a model take --placement with one of these.
 static bool is_placement(const char *text) {
-#define PLACEMENT_NAME(way, name, meaning) name,
-    static const char *const NAMES[] = {PLACEMENTS(PLACEMENT_NAME)};
-#undef PLACEMENT_NAME
+    static const char *const NAMES[] = {PLACEMENTS(NAMED_NAME)};
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
         if (strcmp(text, NAMES[i]) == 0) return true;
     return false;

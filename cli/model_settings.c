@@ -10,18 +10,16 @@
 
 #define AT(member) offsetof(struct model_settings, member)
 
-#define CHOICE(value, name, ...) " " name
 #define MEANING(value, name, meaning) "; " name ": " meaning
-#define WEIGHTS "auto" WEIGHT_FORMATS(CHOICE)
-#define KV (&KV_FORMATS(CHOICE)[1])
+#define WEIGHTS "auto" WEIGHT_FORMATS(NAMED_WORD)
+#define KV (&KV_FORMATS(NAMED_WORD)[1])
 #define KERNELS_CHOICE(name, text) " " name
 #define KERNELS (&ENGINE_KERNELS(KERNELS_CHOICE)[1])
-#define PLACEMENT_WAYS (&PLACEMENTS(CHOICE)[1])
-#define CL_PRODUCTS (&OPENCL_PRODUCTS(CHOICE)[1])
-#define CL_WEIGHTS (&OPENCL_WEIGHTS(CHOICE)[1])
-#define SHARES (&BUS_SHARES(CHOICE)[1])
-#define SPECULATION(value, name) " " name
-#define SPECULATIONS (&SPECULATE_MODES(SPECULATION)[1])
+#define PLACEMENT_WAYS (&PLACEMENTS(NAMED_WORD)[1])
+#define CL_PRODUCTS (&OPENCL_PRODUCTS(NAMED_WORD)[1])
+#define CL_WEIGHTS (&OPENCL_WEIGHTS(NAMED_WORD)[1])
+#define SHARES (&BUS_SHARES(NAMED_WORD)[1])
+#define SPECULATIONS (&SPECULATE_MODES(NAMED_WORD)[1])
 
 const struct setting MODEL_SETTINGS[] = {
     {"model.path", "--model", "TANDEM_MODEL", SETTING_PATH, AT(model), 0, 0, NULL, "", "",

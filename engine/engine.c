@@ -466,23 +466,11 @@ const char *engine_token_text(const struct engine *engine, int32_t id, size_t *b
 }
 
 bool speculate_mode_parse(const char *name, enum speculate_mode *out) {
-#define SPECULATE_MATCH(mode, text) \
-    if (strcmp(name, text) == 0) { \
-        *out = mode; \
-        return true; \
-    }
-    SPECULATE_MODES(SPECULATE_MATCH)
-#undef SPECULATE_MATCH
+    SPECULATE_MODES(NAMED_MATCH)
     return false;
 }
 
 bool prefix_mode_parse(const char *name, enum prefix_mode *out) {
-#define PREFIX_MATCH(mode, text) \
-    if (strcmp(name, text) == 0) { \
-        *out = mode; \
-        return true; \
-    }
-    PREFIX_MODES(PREFIX_MATCH)
-#undef PREFIX_MATCH
+    PREFIX_MODES(NAMED_MATCH)
     return false;
 }

@@ -9,6 +9,7 @@
 #define ENGINE_ENGINE_H
 
 #include "base/error.h"
+#include "base/named.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -44,13 +45,9 @@ enum {
     X(WEIGHTS_INT4, "int4", 16, 64, 576)
 
 enum weight_format {
-#define WEIGHT_ENUM(name, text, outputs, columns, bytes) name,
-    WEIGHT_FORMATS(WEIGHT_ENUM)
-#undef WEIGHT_ENUM
+    WEIGHT_FORMATS(NAMED_VALUE)
 };
-#define WEIGHT_COUNT(name, text, outputs, columns, bytes) +1
-enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
-#undef WEIGHT_COUNT
+enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(NAMED_ONE) };
 
 // How keys and values are held. One row a format: name on the command line, bytes of a value, and of a scale that the
 // values of one position and head share.
@@ -60,13 +57,9 @@ enum { WEIGHT_FORMAT_COUNT = 0 WEIGHT_FORMATS(WEIGHT_COUNT) };
     X(KV_INT8, "int8", 1, 4)
 
 enum kv_format {
-#define KV_ENUM(name, text, bytes, scale_bytes) name,
-    KV_FORMATS(KV_ENUM)
-#undef KV_ENUM
+    KV_FORMATS(NAMED_VALUE)
 };
-#define KV_COUNT(name, text, bytes, scale_bytes) +1
-enum { KV_FORMAT_COUNT = 0 KV_FORMATS(KV_COUNT) };
-#undef KV_COUNT
+enum { KV_FORMAT_COUNT = 0 KV_FORMATS(NAMED_ONE) };
 
 // Shapes that a model with random weights can be made in, to see what a machine would do with a model that is not
 // there. One row a shape: name, layers, hidden, heads, heads of keys and values, their width, experts' width,
@@ -125,9 +118,7 @@ enum { KV_FORMAT_COUNT = 0 KV_FORMATS(KV_COUNT) };
     X(PREFIX_OFF, "off")
 
 enum prefix_mode {
-#define PREFIX_ENUM(name, text) name,
-    PREFIX_MODES(PREFIX_ENUM)
-#undef PREFIX_ENUM
+    PREFIX_MODES(NAMED_VALUE)
 };
 
 // Whether answers may take several tokens a step where what comes next can be guessed from the text
@@ -137,9 +128,7 @@ enum prefix_mode {
     X(SPECULATE_AUTO, "auto") /* where it pays */
 
 enum speculate_mode {
-#define SPECULATE_ENUM(name, text) name,
-    SPECULATE_MODES(SPECULATE_ENUM)
-#undef SPECULATE_ENUM
+    SPECULATE_MODES(NAMED_VALUE)
 };
 
 struct engine_step; // engine/watch.h

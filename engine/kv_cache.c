@@ -10,20 +10,15 @@
 #include <sys/mman.h>
 
 static const struct {
-    const char *name;
     size_t value_bytes, scale_bytes;
 } FORMATS[] = {
-#define KV_ROW(format, name, bytes, scale_bytes) {name, bytes, scale_bytes},
+#define KV_ROW(format, name, bytes, scale_bytes) {bytes, scale_bytes},
     KV_FORMATS(KV_ROW)
 #undef KV_ROW
 };
 
 bool kv_format_parse(const char *name, enum kv_format *out) {
-    for (int i = 0; i < KV_FORMAT_COUNT; i++)
-        if (strcmp(name, FORMATS[i].name) == 0) {
-            *out = (enum kv_format)i;
-            return true;
-        }
+    KV_FORMATS(NAMED_MATCH)
     return false;
 }
 

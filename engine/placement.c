@@ -18,24 +18,12 @@
 static const double RETRY_SECONDS = 10, RETRY_SECONDS_MAX = 600; // each pause is twice the last one
 
 bool placement_parse(const char *name, enum placement_way *out) {
-#define PLACEMENT_MATCH(way, text, meaning) \
-    if (strcmp(name, text) == 0) { \
-        *out = way; \
-        return true; \
-    }
-    PLACEMENTS(PLACEMENT_MATCH)
-#undef PLACEMENT_MATCH
+    PLACEMENTS(NAMED_MATCH)
     return false;
 }
 
 bool bus_share_parse(const char *name, enum bus_share *out) {
-#define BUS_SHARE_MATCH(share, text, meaning) \
-    if (strcmp(name, text) == 0) { \
-        *out = share; \
-        return true; \
-    }
-    BUS_SHARES(BUS_SHARE_MATCH)
-#undef BUS_SHARE_MATCH
+    BUS_SHARES(NAMED_MATCH)
     return false;
 }
 

@@ -10,9 +10,7 @@
 #include "engine/trace.h"
 
 enum placement_way { // see engine/engine.h
-#define PLACEMENT_ENUM(way, name, meaning) way,
-    PLACEMENTS(PLACEMENT_ENUM)
-#undef PLACEMENT_ENUM
+    PLACEMENTS(NAMED_VALUE)
 };
 bool placement_parse(const char *name, enum placement_way *out);
 
@@ -23,9 +21,7 @@ enum placement_experts { EXPERTS_AUTO, EXPERTS_CPU, EXPERTS_OPENCL }; // auto: a
 bool placement_parse_phase(const char *name, enum placement_experts *out); // "auto", "cpu", "opencl"
 
 enum bus_share { // see engine/engine.h
-#define BUS_SHARE_ENUM(share, name, meaning) share,
-    BUS_SHARES(BUS_SHARE_ENUM)
-#undef BUS_SHARE_ENUM
+    BUS_SHARES(NAMED_VALUE)
 };
 bool bus_share_parse(const char *name, enum bus_share *out);
 

@@ -100,11 +100,7 @@ const struct engine_step *profile_step(struct profile *profile, double seconds, 
 
 // ---- Stages
 
-static const char *const STAGE_NAMES[] = {
-#define STAGE_NAME(name, text) text,
-    ENGINE_STAGES(STAGE_NAME)
-#undef STAGE_NAME
-};
+static const char *const STAGE_NAMES[] = {ENGINE_STAGES(NAMED_NAME)};
 
 // `name` is what the timeline calls it.
 static void add_as(struct profile *profile, enum engine_stage stage, const char *name, int rows, double began_at,

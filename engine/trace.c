@@ -16,11 +16,7 @@ struct trace {
     long spans;
 };
 
-static const char *const TRACKS[TRACE_TRACK_COUNT] = {
-#define TRACE_TEXT(name, text) text,
-    TRACE_TRACKS(TRACE_TEXT)
-#undef TRACE_TEXT
-};
+static const char *const TRACKS[TRACE_TRACK_COUNT] = {TRACE_TRACKS(NAMED_NAME)};
 
 // What can not be written is lost: a timeline with a hole is no reason to stop.
 static void put(struct trace *trace, const char *format, ...) __attribute__((format(printf, 2, 3)));

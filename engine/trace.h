@@ -4,14 +4,13 @@
 #define ENGINE_TRACE_H
 
 #include "base/error.h"
+#include "base/named.h"
 
 // One row a track: its name for a person.
 #define TRACE_TRACKS(X) X(TRACE_STEPS, "steps") X(TRACE_CPU, "CPU") X(TRACE_OPENCL, "OpenCL device")
 
 enum trace_track {
-#define TRACE_ENUM(name, text) name,
-    TRACE_TRACKS(TRACE_ENUM)
-#undef TRACE_ENUM
+    TRACE_TRACKS(NAMED_VALUE)
     TRACE_TRACK_COUNT
 };
 

@@ -4,6 +4,7 @@
 #define ENGINE_WATCH_H
 
 #include "base/error.h"
+#include "base/named.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,13 +26,9 @@ struct engine;
     X(ENGINE_STAGE_SAMPLE, "sampler, answers")
 
 enum engine_stage {
-#define STAGE_ENUM(name, text) name,
-    ENGINE_STAGES(STAGE_ENUM)
-#undef STAGE_ENUM
+    ENGINE_STAGES(NAMED_VALUE)
 };
-#define STAGE_COUNT(name, text) +1
-enum { ENGINE_STAGE_COUNT = 0 ENGINE_STAGES(STAGE_COUNT) };
-#undef STAGE_COUNT
+enum { ENGINE_STAGE_COUNT = 0 ENGINE_STAGES(NAMED_ONE) };
 
 struct engine_stage_work {
     double seconds;

@@ -5,14 +5,10 @@
 
 #define AT(member) offsetof(struct config, member)
 
-// The log's levels and formats as choices: each with a space in front, the first of which is left out.
-#define CHOICE(value, name, other) " " name
-#define LEVELS (&LOG_LEVELS(CHOICE)[1])
-#define FORMATS (&LOG_FORMATS(CHOICE)[1])
-
-// What of a request is kept, the same way.
-#define PREFIX_CHOICE(value, name) " " name
-#define PREFIXES (&PREFIX_MODES(PREFIX_CHOICE)[1])
+// Names as choices: each with a space in front, the first of which is left out.
+#define LEVELS (&LOG_LEVELS(NAMED_WORD)[1])
+#define FORMATS (&LOG_FORMATS(NAMED_WORD)[1])
+#define PREFIXES (&PREFIX_MODES(NAMED_WORD)[1])
 
 // A constant as the text of a default.
 #define TEXT(number) #number

@@ -24,32 +24,18 @@ static const struct {
 #undef LOG_ROW
 };
 
-static const char *const FORMATS[] = {
-#define LOG_ROW(format, name, help) [format] = name,
-    LOG_FORMATS(LOG_ROW)
-#undef LOG_ROW
-};
-
 static enum log_level level_max = LOG_INFO;
 static enum log_format format_wanted = LOG_TEXT;
 static bool colours;
 static atomic_uint dropped;
 
 bool log_level_parse(const char *name, enum log_level *out) {
-    for (size_t level = 0; level < sizeof LEVELS / sizeof *LEVELS; level++) {
-        if (strcmp(LEVELS[level].name, name) != 0) continue;
-        *out = (enum log_level)level;
-        return true;
-    }
+    LOG_LEVELS(NAMED_MATCH)
     return false;
 }
 
 bool log_format_parse(const char *name, enum log_format *out) {
-    for (size_t format = 0; format < sizeof FORMATS / sizeof *FORMATS; format++) {
-        if (strcmp(FORMATS[format], name) != 0) continue;
-        *out = (enum log_format)format;
-        return true;
-    }
+    LOG_FORMATS(NAMED_MATCH)
     return false;
 }
 

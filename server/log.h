@@ -6,6 +6,7 @@
 #define SERVER_LOG_H
 
 #include "base/buffer.h"
+#include "base/named.h"
 
 #include <stdbool.h>
 
@@ -17,9 +18,7 @@
     X(LOG_DEBUG, "debug", "\033[2m")
 
 enum log_level {
-#define LOG_ENUM(level, name, colour) level,
-    LOG_LEVELS(LOG_ENUM)
-#undef LOG_ENUM
+    LOG_LEVELS(NAMED_VALUE)
 };
 
 // name, as settings say it, what a line is
@@ -28,9 +27,7 @@ enum log_level {
     X(LOG_JSON, "json", "an object with time, level, message and what else is known")
 
 enum log_format {
-#define LOG_ENUM(format, name, help) format,
-    LOG_FORMATS(LOG_ENUM)
-#undef LOG_ENUM
+    LOG_FORMATS(NAMED_VALUE)
 };
 
 bool log_level_parse(const char *name, enum log_level *out);   // false: there is no such level

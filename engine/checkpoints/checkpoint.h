@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "base/error.h"
+#include "base/named.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -30,13 +31,9 @@
     X(TENSOR_I64, "I64", 8)
 
 enum tensor_type {
-#define TENSOR_ENUM(name, text, bytes) name,
-    TENSOR_TYPES(TENSOR_ENUM)
-#undef TENSOR_ENUM
+    TENSOR_TYPES(NAMED_VALUE)
 };
-#define TENSOR_COUNT(name, text, bytes) +1
-enum { TENSOR_TYPE_COUNT = 0 TENSOR_TYPES(TENSOR_COUNT) };
-#undef TENSOR_COUNT
+enum { TENSOR_TYPE_COUNT = 0 TENSOR_TYPES(NAMED_ONE) };
 
 const char *tensor_type_name(enum tensor_type type);
 size_t tensor_type_bytes(enum tensor_type type);

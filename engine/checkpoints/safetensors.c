@@ -42,13 +42,7 @@ static const char *join(struct checkpoint *checkpoint, const char *dir, const ch
 // ---- One tensor's entry
 
 static bool parse_type(const char *name, enum tensor_type *out) {
-#define TENSOR_MATCH(type, text, bytes) \
-    if (strcmp(name, text) == 0) { \
-        *out = type; \
-        return true; \
-    }
-    TENSOR_TYPES(TENSOR_MATCH)
-#undef TENSOR_MATCH
+    TENSOR_TYPES(NAMED_MATCH)
     return false;
 }
 

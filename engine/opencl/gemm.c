@@ -17,13 +17,7 @@ enum { TRY_ROWS = 256, TIMED_ROWS = 128 };
 static const size_t TIMED_BYTES_MAX = (size_t)512 << 20; // of weights
 
 bool opencl_products_parse(const char *name, enum opencl_products *out) {
-#define PRODUCTS_MATCH(products, text, meaning) \
-    if (strcmp(name, text) == 0) { \
-        *out = products; \
-        return true; \
-    }
-    OPENCL_PRODUCTS(PRODUCTS_MATCH)
-#undef PRODUCTS_MATCH
+    OPENCL_PRODUCTS(NAMED_MATCH)
     return false;
 }
 

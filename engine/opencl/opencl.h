@@ -13,16 +13,12 @@ struct opencl;
 enum { OPENCL_EXPERTS_MAX = 64 }; // of one layer
 
 enum opencl_products { // see engine/engine.h
-#define OPENCL_PRODUCTS_ENUM(products, name, meaning) products,
-    OPENCL_PRODUCTS(OPENCL_PRODUCTS_ENUM)
-#undef OPENCL_PRODUCTS_ENUM
+    OPENCL_PRODUCTS(NAMED_VALUE)
 };
 bool opencl_products_parse(const char *name, enum opencl_products *out);
 
 enum opencl_weights { // see engine/engine.h
-#define OPENCL_WEIGHTS_ENUM(weights, name, meaning) weights,
-    OPENCL_WEIGHTS(OPENCL_WEIGHTS_ENUM)
-#undef OPENCL_WEIGHTS_ENUM
+    OPENCL_WEIGHTS(NAMED_VALUE)
 };
 bool opencl_weights_parse(const char *name, enum opencl_weights *out);
 

@@ -16,13 +16,7 @@ enum { MATRICES = 3, TILE_FIELDS = 3 }; // of an expert; expert, first place, pl
 static const double RESIDENT_SHARE = 0.75; // of the device's memory: the rest is for rows, and for others
 
 bool opencl_weights_parse(const char *name, enum opencl_weights *out) {
-#define WEIGHTS_MATCH(weights, text, meaning) \
-    if (strcmp(name, text) == 0) { \
-        *out = weights; \
-        return true; \
-    }
-    OPENCL_WEIGHTS(WEIGHTS_MATCH)
-#undef WEIGHTS_MATCH
+    OPENCL_WEIGHTS(NAMED_MATCH)
     return false;
 }
 

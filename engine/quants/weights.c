@@ -27,10 +27,6 @@ enum weight_format weight_format_fine(enum weight_format format) {
 }
 
 bool weight_format_parse(const char *name, enum weight_format *out) {
-    for (int i = 0; i < WEIGHT_FORMAT_COUNT; i++)
-        if (strcmp(name, FORMATS[i].name) == 0) {
-            *out = (enum weight_format)i;
-            return true;
-        }
+    WEIGHT_FORMATS(NAMED_MATCH)
     return false;
 }
