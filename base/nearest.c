@@ -1,10 +1,8 @@
 #include "base/nearest.h"
 
-#include <string.h>
+#include "base/smaller.h"
 
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
+#include <string.h>
 
 // Edit distance, where swapping two neighbours is one mistake.
 static size_t distance(const char *a, size_t a_bytes, const char *b, size_t b_bytes) {
@@ -15,9 +13,9 @@ static size_t distance(const char *a, size_t a_bytes, const char *b, size_t b_by
         const size_t *last = rows[(i + 2) % 3], *before = rows[(i + 1) % 3];
         row[0] = i;
         for (size_t j = 1; j <= b_bytes; j++) {
-            row[j] = least(last[j - 1] + (a[i - 1] != b[j - 1]), least(last[j], row[j - 1]) + 1);
+            row[j] = smaller_size(last[j - 1] + (a[i - 1] != b[j - 1]), smaller_size(last[j], row[j - 1]) + 1);
             if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-                row[j] = least(row[j], before[j - 2] + 1);
+                row[j] = smaller_size(row[j], before[j - 2] + 1);
         }
     }
     return rows[a_bytes % 3][b_bytes];
@@ -32,7 +30,7 @@ void nearest_consider(struct nearest *nearest, const char *word, size_t bytes) {
     size_t written_bytes = strlen(nearest->written);
     if (bytes == 0 || bytes >= NEAREST_BYTES || written_bytes == 0) return;
     size_t found = distance(nearest->written, written_bytes, word, bytes);
-    if (found > 1 + least(bytes, written_bytes) / 4) return; // more mistakes than that: another word
+    if (found > 1 + smaller_size(bytes, written_bytes) / 4) return; // more mistakes than that: another word
     if (nearest->word[0] && found >= nearest->distance) return;
     memcpy(nearest->word, word, bytes);
     nearest->word[bytes] = '\0';

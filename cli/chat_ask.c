@@ -1,3 +1,4 @@
+#include "base/smaller.h"
 #include "base/utf8.h"
 #include "cli/chat.h"
 #include "cli/interrupt.h"
@@ -39,19 +40,15 @@ int chat_measure(void *user, const struct chat_message *messages, size_t count, 
     return code;
 }
 
-static size_t smaller(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
 // Tokens that a conversation and its next answer may have.
 static size_t room(const struct chat *chat) {
     const struct engine_info *info = engine_info(chat->engine);
-    return smaller((size_t)info->context_tokens, info->kv_tokens);
+    return smaller_size((size_t)info->context_tokens, info->kv_tokens);
 }
 
 static int make_room(struct chat *chat, struct error *error) {
     size_t dropped = 0, answer = room(chat) / 4;
-    if (chat->sampling->max_tokens > 0) answer = smaller(answer, (size_t)chat->sampling->max_tokens);
+    if (chat->sampling->max_tokens > 0) answer = smaller_size(answer, (size_t)chat->sampling->max_tokens);
     int code = conversation_fit(&chat->conversation, room(chat), answer, chat_measure, chat->engine, &dropped, error);
     chat->counts.dropped_turns += dropped;
     if (dropped)

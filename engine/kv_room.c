@@ -1,6 +1,7 @@
 #include "engine/kv_room.h"
 
 #include "base/checked.h"
+#include "base/smaller.h"
 #include "engine/kv_cache.h"
 
 #include <stdint.h>
@@ -10,14 +11,6 @@ enum { ALWAYS_SHARE = 4 }; // of the free memory one context may take one part i
 // What a process takes beside weights and cache: activations of the chunks that go together, logits, tokenizer,
 // connections. Some 300 MiB with Phi-tiny-MoE and the default settings.
 static const size_t SPARE_BYTES = (size_t)512 << 20;
-
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
-static size_t greatest(size_t a, size_t b) {
-    return a > b ? a : b;
-}
 
 static size_t whole_pages(size_t tokens) {
     size_t up;
@@ -38,12 +31,12 @@ static size_t fitting(const struct kv_room *room) {
 // Whatever the weights take: a context, or what a share of the memory has room for.
 static size_t always(const struct kv_room *room) {
     size_t share = tokens_in(room, room->free_bytes / ALWAYS_SHARE);
-    return greatest(KV_PAGE_TOKENS, least(whole_pages(room->context_tokens), share));
+    return larger_size(KV_PAGE_TOKENS, smaller_size(whole_pages(room->context_tokens), share));
 }
 
 size_t kv_room_most(const struct kv_room *room) {
     if (room->free_bytes == 0) return SIZE_MAX;
-    return greatest(fitting(room), always(room));
+    return larger_size(fitting(room), always(room));
 }
 
 size_t kv_room_standard(const struct kv_room *room) {
@@ -52,5 +45,5 @@ size_t kv_room_standard(const struct kv_room *room) {
     if (!checked_mul(context, (size_t)room->sequences, &all)) all = SIZE_MAX;
     size_t half = fitting(room) / 2 / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
     size_t one = context <= kv_room_most(room) ? context : always(room);
-    return greatest(least(all, half), one);
+    return larger_size(smaller_size(all, half), one);
 }

@@ -1,13 +1,11 @@
 #include "engine/scheduler.h"
 
+#include "base/smaller.h"
+
 #include <math.h>
 
 static bool prefills(const struct scheduler_sequence *sequence) {
     return !sequence->paused && sequence->prompt_left > 0;
-}
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
 }
 
 // How many more rows a sequence of a step in which it has `rows` could have, of so many that are left.

@@ -9,6 +9,8 @@
 // not depend on the chunk either. They go to attention_many.c where the processor multiplies bf16.
 #include "engine/cpu/attention.h"
 
+#include "base/smaller.h"
+
 #include <math.h>
 #include <omp.h>
 #include <string.h>
@@ -114,14 +116,6 @@ static void apply_scales(const struct attention_call *call, void *block, int row
 }
 
 // ---- Tasks
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
-
-static int larger(int a, int b) {
-    return a > b ? a : b;
-}
 
 struct share attention_keys(const struct attention_call *call, const struct batch_sequence *sequence, int first,
                             int last) {

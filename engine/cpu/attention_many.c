@@ -11,6 +11,8 @@
 //
 // A task's keys are made ready once for all of its units. While tiles multiply one unit, vectors weigh the one before.
 #include "engine/cpu/attention.h"
+
+#include "base/smaller.h"
 #include "engine/cpu/attention_kernels.h"
 
 #include <math.h>
@@ -66,14 +68,6 @@ static size_t lay_out(struct scratch *scratch, int head_dim, float *at) {
 
 size_t attention_many_floats(int head_dim) {
     return lay_out(&(struct scratch){0}, head_dim, NULL);
-}
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
-
-static int larger(int a, int b) {
-    return a > b ? a : b;
 }
 
 int attention_many_rows(const struct attention_call *call, int prompts) {

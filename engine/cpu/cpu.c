@@ -2,15 +2,12 @@
 #include "engine/cpu/cpu.h"
 
 #include "base/block.h"
+#include "base/smaller.h"
 
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static size_t larger(size_t a, size_t b) {
-    return a > b ? a : b;
-}
 
 // ---- Scratch: all of it in one block, which becomes resident where it is used
 
@@ -20,7 +17,7 @@ static bool scratch_take(struct cpu *cpu) {
     size_t hidden = (size_t)limits->hidden, intermediate = (size_t)limits->intermediate;
     size_t heads = (size_t)limits->heads, head_dim = (size_t)limits->head_dim;
     size_t sequences = (size_t)limits->sequences_max;
-    size_t input = larger(larger(hidden, intermediate), heads * head_dim) + BF16_STEP - 1;
+    size_t input = larger_size(larger_size(hidden, intermediate), heads * head_dim) + BF16_STEP - 1;
     size_t input_blocks = (input + PACKED_COLUMNS - 1) / PACKED_COLUMNS + 1;
     size_t sorted = tokens * ROUTE_TOP_K_MAX + experts * (BF16_GROUP - 1);
     size_t thirds = cpu->tiles ? (sorted / BF16_GROUP + 1) * THIRDS_GROUPS : 0;
@@ -29,7 +26,7 @@ static bool scratch_take(struct cpu *cpu) {
     const struct block_part parts[] = {
         {&cpu->panel, threads, PANEL_FLOATS, sizeof *cpu->panel},
         {&cpu->filled_x, SGEMM_ROWS_MIN, input, sizeof *cpu->filled_x},
-        {&cpu->filled_y, SGEMM_ROWS_MIN, larger(input, (size_t)limits->vocab), sizeof *cpu->filled_y},
+        {&cpu->filled_y, SGEMM_ROWS_MIN, larger_size(input, (size_t)limits->vocab), sizeof *cpu->filled_y},
         {&cpu->narrow, sorted, input, sizeof *cpu->narrow},
         {&cpu->many, threads, 1, sizeof *cpu->many},
         {&cpu->many_added, threads * tokens, MANY_ADDED, sizeof *cpu->many_added},

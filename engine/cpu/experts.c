@@ -4,6 +4,8 @@
 // experts together; many are computed as many.c (bf16) and packed.c (int8, int4) say, or one expert after the other.
 #include "engine/cpu/cpu.h"
 
+#include "base/smaller.h"
+
 #include <string.h>
 
 enum {
@@ -11,10 +13,6 @@ enum {
     READ_WORK = 4,   // multiplications as long as which it takes to read a weight from memory
     DOWN_STRIPS = 8, // of each expert that are worth going to it, if there are so many
 };
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
 
 // ---- Sorting
 

@@ -16,6 +16,8 @@
 // with 60 rows, and spares the scales of groups and all that depends on them between the tiles' products.
 #include "engine/cpu/cpu.h"
 
+#include "base/smaller.h"
+
 #include <omp.h>
 #include <string.h>
 #include <unistd.h>
@@ -31,10 +33,6 @@ enum {
 
 static int padded(int count, int step) {
     return (count + step - 1) / step * step;
-}
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
 }
 
 static size_t group_stride(int columns) {

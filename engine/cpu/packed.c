@@ -2,6 +2,7 @@
 //
 // Activations are quantized once for all matrices that read them. A row's result depends neither on its company nor on
 // the number of threads.
+#include "base/smaller.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/packed.h"
 
@@ -9,14 +10,6 @@
 #include <string.h>
 
 enum { CHUNKS_OF_A_THREAD = 4 }; // at least, where there are so many outputs
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
-
-static int larger(int a, int b) {
-    return a > b ? a : b;
-}
 
 void packed_outputs(const struct cpu *cpu, const struct linear *linear, struct share outputs, const struct packed_x *x,
                     int rows, float *y, bool accumulate) {

@@ -14,8 +14,9 @@
 //   given struct packed_x's), end_int8, end_int4 (the bits of PACKED_BASE + sum, given the same), words_down_by (shifts
 //   right by so many bits), narrow (rounds a vector to LANES bytes; gives the words it stored)
 
-#include <string.h>
+#include "base/smaller.h"
 
+#include <string.h>
 
 // A chunk of weights stays in the first cache while rows pass it, tile by tile, and a tile's rows stay there while they
 // pass the strips of the chunk; the rows of a pass stay in the second cache while the weights come from memory. So each
@@ -230,10 +231,6 @@ static void store(const struct packed_dot *dot, int output, int row, int rows, c
 }
 
 // ---- All of it
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
 
 static int parts_of(int count, int most) {
     return (count + most - 1) / most;

@@ -5,6 +5,8 @@
 // experts: they are read once for as many rows as a product takes, and nothing is summed across a vector.
 #include "engine/cpu/cpu.h"
 
+#include "base/smaller.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -13,10 +15,6 @@ enum {
     TURNED_COLUMNS = 256, // that it turns at once
     READ_WORK = 4,        // multiplications as long as which it takes to read a weight from memory
 };
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
 
 // Index of the largest score, the first among equals, leaving out `taken`; a NaN is larger than all.
 static int choose(const float *score, int experts, int taken) {

@@ -2,6 +2,7 @@
 // outputs by 32 columns at a time; those with ragged ends are copied with zeros around them.
 #include "engine/cpu/thirds.h"
 
+#include "base/smaller.h"
 #include "engine/cpu/compile.h"
 #include "engine/cpu/tiles.h"
 
@@ -22,10 +23,6 @@ enum {
     STREAM_COLUMNS = 2048,            // the processor fetches ahead of rows as long as this by itself
 };
 _Static_assert((int)PARTS *(int)THIRDS_ROWS <= (int)SIDE, "a group is as wide as a tile");
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
 
 // ---- Activations
 

@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/smaller.h"
 #include "engine/quants/packed.h"
 
 #include <stdio.h>
@@ -272,10 +273,6 @@ static void zeros_finish(struct zeros *zeros) {
     free(zeros->y);
     free(zeros->routing.expert);
     free(zeros->routing.weight);
-}
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
 }
 
 // Row r goes to expert r and the next one, as the router's experts look for one number each: all have about as many.
