@@ -54,7 +54,7 @@ int line_enter(struct engine *engine, struct sequence *sequence, struct error *e
         int count = stats->running + stats->waiting; // who has a place only not yet counts as waiting, too
         code = error_set(error, ERROR_BUSY, "%d request%s %s running or waiting, as many as may; try again later",
                          count, plural((size_t)count), plural_are((size_t)count));
-        double seconds = pace_sends_away(&engine->pace, stats->waiting, clock_seconds());
+        double seconds = pace_sends_away(&engine->pace, stats->running > 0, stats->waiting, clock_seconds());
         if (error) error->retry_seconds = seconds;
     } else {
         engine->waiting[stats->waiting++] = sequence;
@@ -108,7 +108,8 @@ static void end_waiting(struct engine *engine, struct sequence *sequence, const 
             error_set(&own, ERROR_BUSY, "this request has waited %.1f s for its turn; try again later",
                       usage.queue_seconds);
         pthread_mutex_lock(&engine->lock);
-        own.retry_seconds = pace_sends_away(&engine->pace, engine->stats.waiting, clock_seconds());
+        own.retry_seconds =
+            pace_sends_away(&engine->pace, engine->stats.running > 0, engine->stats.waiting, clock_seconds());
         pthread_mutex_unlock(&engine->lock);
     }
     job_end(sequence->job, FINISH_STOP, &usage, error ? error : &own);

@@ -17,16 +17,16 @@ void pace_lets_in(struct pace *pace) {
 }
 
 // Seconds from one end to the next. The one that is still to come counts too where it is late.
-static double seconds_each(const struct pace *pace, double now) {
-    double late = (pace->seconds + now - pace->since) / (pace->ends + 1);
+static double seconds_each(const struct pace *pace, bool running, double now) {
     double each = pace->ends > 0 ? pace->seconds / pace->ends : PACE_UNKNOWN_SECONDS;
+    double late = running ? (pace->seconds + now - pace->since) / (pace->ends + 1) : 0;
     return each > late ? each : late;
 }
 
 // At the latest when all who wait now have begun: then there is room, if nobody comes who was not sent away.
-double pace_sends_away(struct pace *pace, int waiting, double now) {
+double pace_sends_away(struct pace *pace, bool running, int waiting, double now) {
     if (pace->outside < waiting || pace->outside == 0) pace->outside++;
-    double seconds = pace->outside * seconds_each(pace, now);
+    double seconds = pace->outside * seconds_each(pace, running, now);
     if (seconds < PACE_RETRY_SECONDS_MIN) return PACE_RETRY_SECONDS_MIN;
     return seconds < PACE_RETRY_SECONDS_MAX ? seconds : PACE_RETRY_SECONDS_MAX;
 }

@@ -6,6 +6,8 @@
 #ifndef ENGINE_PACE_H
 #define ENGINE_PACE_H
 
+#include <stdbool.h>
+
 #define PACE_UNKNOWN_SECONDS 1.0 // from one end to the next, at least, before there was any
 #define PACE_RETRY_SECONDS_MIN 0.1
 #define PACE_RETRY_SECONDS_MAX 60.0
@@ -21,7 +23,8 @@ void pace_begins(struct pace *pace, double now); // somebody runs, after nobody 
 void pace_ends(struct pace *pace, double now);   // one of those that run
 void pace_lets_in(struct pace *pace);            // one of those that wait begins to run
 
-// One more is sent away while so many wait. Returns the seconds after which he may come back.
-double pace_sends_away(struct pace *pace, int waiting, double now);
+// One more is sent away while somebody runs, or nobody does, and so many wait. Returns the seconds after which he may
+// come back.
+double pace_sends_away(struct pace *pace, bool running, int waiting, double now);
 
 #endif

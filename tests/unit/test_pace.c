@@ -27,8 +27,8 @@ static void ends_are_counted_whenever_they_come(void **state) {
             pace_ends(&one_by_one, now);
             for (int end = 0; i == 9 && end < 10; end++) pace_ends(&together, now);
         }
-    expect_about(pace_sends_away(&one_by_one, 5, now), 2);
-    double said = pace_sends_away(&together, 5, now + 19); // shortly before the next ones end
+    expect_about(pace_sends_away(&one_by_one, true, 5, now), 2);
+    double said = pace_sends_away(&together, true, 5, now + 19); // shortly before the next ones end
     assert_true(said > 1.4 && said < 2.9);
 }
 
@@ -38,46 +38,48 @@ static void those_outside_stand_in_line(void **state) {
     struct pace pace = {0};
     pace_begins(&pace, 0);
     for (int i = 1; i <= 100; i++) pace_ends(&pace, 3 * i);
-    for (int i = 1; i <= 4; i++) expect_about(pace_sends_away(&pace, 3, 300), 3 * (i < 3 ? i : 3));
+    for (int i = 1; i <= 4; i++) expect_about(pace_sends_away(&pace, true, 3, 300), 3 * (i < 3 ? i : 3));
     pace_lets_in(&pace);
     pace_lets_in(&pace);
-    expect_about(pace_sends_away(&pace, 3, 300), 3 * 2);
+    expect_about(pace_sends_away(&pace, true, 3, 300), 3 * 2);
     for (int i = 0; i < 10; i++) pace_lets_in(&pace);
-    expect_about(pace_sends_away(&pace, 3, 300), 3);
-    expect_about(pace_sends_away(&pace, 0, 300), 3); // nobody waits, and yet there is no room
+    expect_about(pace_sends_away(&pace, true, 3, 300), 3);
+    expect_about(pace_sends_away(&pace, true, 0, 300), 3); // nobody waits, and yet there is no room
 }
 
 static void it_follows_what_happens(void **state) {
     (void)state;
     struct pace pace = {0};
     pace_begins(&pace, 50);
-    expect_about(pace_sends_away(&pace, 1, 50), 1); // nothing is known
+    expect_about(pace_sends_away(&pace, true, 1, 50), 1); // nothing is known
     pace.outside = 0;
-    expect_about(pace_sends_away(&pace, 1, 54), 4); // nobody has ended yet: so far it takes this long
+    expect_about(pace_sends_away(&pace, true, 1, 54), 4); // nobody has ended yet: so far it takes this long
     double now = 50;
     for (int i = 0; i < 100; i++) pace_ends(&pace, now += 1);
     for (int i = 0; i < 150; i++) pace_ends(&pace, now += 5);
     pace.outside = 0;
-    expect_about(pace_sends_away(&pace, 1, now), 5);
+    expect_about(pace_sends_away(&pace, true, 1, now), 5);
     pace.outside = 0;
-    assert_true(pace_sends_away(&pace, 1, now + 1000) > 20); // the next one is very late
-    pace_begins(&pace, now + 1000);                          // but a pause in which nobody ran does not count
+    assert_true(pace_sends_away(&pace, true, 1, now + 1000) > 20); // the next one is very late
     pace.outside = 0;
-    expect_about(pace_sends_away(&pace, 1, now + 1000), 5);
+    expect_about(pace_sends_away(&pace, false, 1, now + 1000), 5); // but a pause in which nobody ran does not count
+    pace_begins(&pace, now + 1000);
+    pace.outside = 0;
+    expect_about(pace_sends_away(&pace, true, 1, now + 1000), 5);
 }
 
 static void it_has_bounds(void **state) {
     (void)state;
     struct pace pace = {0};
-    assert_true(pace_sends_away(&pace, 10, 0) == PACE_UNKNOWN_SECONDS); // nothing is known at all
+    assert_true(pace_sends_away(&pace, false, 10, 1e6) == PACE_UNKNOWN_SECONDS); // nothing is known at all
     pace.outside = 0;
     pace_begins(&pace, 0);
     pace_ends(&pace, 1e-6);
-    assert_true(pace_sends_away(&pace, 10, 1e-6) == PACE_RETRY_SECONDS_MIN);
+    assert_true(pace_sends_away(&pace, true, 10, 1e-6) == PACE_RETRY_SECONDS_MIN);
     pace = (struct pace){0};
     pace_begins(&pace, 0);
     pace_ends(&pace, 1e6);
-    assert_true(pace_sends_away(&pace, 10, 1e6) == PACE_RETRY_SECONDS_MAX);
+    assert_true(pace_sends_away(&pace, true, 10, 1e6) == PACE_RETRY_SECONDS_MAX);
 }
 
 int main(void) {
