@@ -37,7 +37,7 @@ enum {
 
 struct scheduler_sequence { // what the scheduler needs to know of a sequence
     size_t prompt_left;     // prompt tokens not yet computed; 0: it decodes
-    size_t client_left;     // the same of all prompts that its client has here, where it has one itself
+    size_t client_left;     // the same of all prompts that its client has here, or of whoever waits for this one
     int rows_max;           // of its prompt in one step; 0: no bound of its own
     bool paused;            // its reader is slow, or the place is free: leave it out
 };

@@ -40,19 +40,21 @@ static int count_told_prompts(const struct engine *engine) {
     return count;
 }
 
-static bool follows_another(const struct engine *engine, const struct sequence *sequence) {
-    if (!engine->prefix.enabled || sequence_prompt_left(sequence) == 0) return false;
+// Of those that a prompt had better wait for, because they come first to what it begins with too, the first one at a
+// place or behind it; -1: there is none.
+static int find_leader(const struct engine *engine, const struct sequence *sequence, int place) {
+    if (!engine->prefix.enabled || sequence_prompt_left(sequence) == 0) return -1;
     int known = sequence_known_part(sequence, &engine->prefix);
-    for (int i = 0; i < engine->sequences_max; i++)
-        if (engine->places[i] && sequence_follows(sequence, engine->places[i], known)) return true;
-    return false;
+    for (; place < engine->sequences_max; place++)
+        if (engine->places[place] && sequence_follows(sequence, engine->places[place], known)) return place;
+    return -1;
 }
 
 // Takes over what others have computed. False: it waits for one of them.
 static bool prepare_prompt(struct engine *engine, struct sequence *sequence) {
     if (sequence_prompt_left(sequence) == 0) return true;
     sequence_reuse_pages(sequence, &engine->prefix);
-    if (follows_another(engine, sequence)) return false;
+    if (find_leader(engine, sequence, 0) >= 0) return false;
     sequence_reuse_part(sequence, &engine->prefix);
     return true;
 }
@@ -64,6 +66,15 @@ static size_t client_left(const struct engine *engine, int place) {
         if (!engine->shown[i].paused && engine->places[i]->client == engine->places[place]->client)
             left += engine->shown[i].prompt_left;
     return left;
+}
+
+// Whom a prompt waits for goes when this one's client would: one question that begins as another client's many do would
+// stand behind them all.
+static void hurry_leaders(struct engine *engine, int place) {
+    const struct sequence *sequence = engine->places[place];
+    size_t left = sequence_prompt_left(sequence) + client_left(engine, place);
+    for (int i = 0; (i = find_leader(engine, sequence, i)) >= 0; i++)
+        if (left < engine->shown[i].client_left) engine->shown[i].client_left = left;
 }
 
 // How many rows of each sequence come next, in engine->rows; their sum.
@@ -79,6 +90,8 @@ static int plan(struct engine *engine) {
     }
     for (int i = 0; i < engine->sequences_max; i++)
         if (engine->shown[i].prompt_left > 0) engine->shown[i].client_left = client_left(engine, i);
+    for (int i = 0; i < engine->sequences_max; i++)
+        if (engine->places[i] && engine->shown[i].paused) hurry_leaders(engine, i);
     return scheduler_next(&engine->scheduler, engine->shown, (size_t)engine->sequences_max, engine->rows);
 }
 
@@ -165,6 +178,12 @@ static enum order order_of(const struct engine *engine, int place) {
                                           : ORDER_PROMPTS;
 }
 
+static bool waits_for_step(const struct engine *engine, const struct sequence *sequence) {
+    for (int i = 0; (i = find_leader(engine, sequence, i)) >= 0; i++)
+        if (engine->rows[i] > 0) return true;
+    return false;
+}
+
 // Whether the clients of all that is in the step have left while it runs, and nobody waits for what it computes of a
 // prompt that begins as his does.
 static bool is_unwanted(void *user) {
@@ -173,7 +192,7 @@ static bool is_unwanted(void *user) {
         if (engine->rows[i] > 0 && engine->places[i] && !job_is_cancelled(engine->places[i]->job)) return false;
     for (int i = 0; i < engine->sequences_max; i++)
         if (engine->rows[i] == 0 && engine->places[i] && !job_is_cancelled(engine->places[i]->job) &&
-            follows_another(engine, engine->places[i]))
+            waits_for_step(engine, engine->places[i]))
             return false;
     return true;
 }

@@ -128,6 +128,34 @@ static void who_waits_may_leave_too(void **state) {
     engine_close(engine);
 }
 
+// Two begin alike, and have no part in a step: nobody waits for that one when its client has left.
+static void who_waits_for_another_step_holds_up_none(void **state) {
+    (void)state;
+    static int32_t prompts[3][100];
+    struct engine *engine = open_engine((struct engine_options){.sequences_max = 3, .prefill_tokens_max = 16});
+    struct engine_job *jobs[3];
+    gate_hold();
+    for (int i = 0; i < 3; i++) {
+        struct engine_request request = request_of(prompts[i], PROMPT_RANDOM, i ? 90 : 60, i ? 2 : 1, 5);
+        jobs[i] = submit(engine, &request);
+        if (i == 0) gate_await(1);
+    }
+    gate_pass(2); // in the second chunk the second one has a quarter; in the third it is the first one's turn
+    gate_await(3);
+    assert_int_equal(stats_of(engine).running, 3);
+    assert_int_equal(fake.steps[1].sequences, 2);
+    assert_int_equal(fake.steps[2].sequences, 1);
+    engine_job_cancel(jobs[0]);
+    gate_pass(1);
+    gate_await(4);
+    assert_int_equal(stats_of(engine).steps, 2);
+    gate_open();
+    for (int i = 0; i < 3; i++) engine_job_cancel(jobs[i]);
+    for (int i = 0; i < 3; i++) expect_end(jobs[i], ERROR_CANCELLED);
+    check_idle(engine);
+    engine_close(engine);
+}
+
 static void cancel_after_the_end_changes_nothing(void **state) {
     (void)state;
     struct engine *engine = open_engine((struct engine_options){0});
@@ -580,6 +608,7 @@ int main(void) {
         cmocka_unit_test(cancel_frees_within_a_step),
         cmocka_unit_test(a_step_for_nobody_is_broken_off),
         cmocka_unit_test(who_waits_may_leave_too),
+        cmocka_unit_test(who_waits_for_another_step_holds_up_none),
         cmocka_unit_test(cancel_after_the_end_changes_nothing),
         cmocka_unit_test(a_slow_reader_pauses_alone),
         cmocka_unit_test(wake_comes_when_there_is_something_new),

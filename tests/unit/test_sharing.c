@@ -138,6 +138,42 @@ static void who_begins_alike_waits_once(void **state) {
     }
 }
 
+// One question begins as one of another client's many does, and waits for it: that one goes when the question would, and
+// not behind a third client's prompt.
+static void who_is_waited_for_goes_sooner(void **state) {
+    (void)state;
+    enum { STREAM, THIRD, LEADER, MANY, ONE, N, HEAD = 20 };
+    static const struct {
+        int tokens, head;
+        uint64_t client;
+    } CASES[N] = {[STREAM] = {5, 0, 9}, [THIRD] = {150, 0, 3}, [LEADER] = {30, HEAD, 1}, [MANY] = {190, 0, 1},
+                  [ONE] = {HEAD + 5, HEAD, 2}};
+    static struct visitor visitors[N];
+    struct error error;
+    struct engine *engine = open_held((struct engine_options){.sequences_max = N, .prefill_tokens_max = 16});
+    for (int i = 0; i < N; i++) {
+        visitors[i] = (struct visitor){.prompt_tokens = CASES[i].tokens, .tokens_max = i == STREAM ? ANSWER_MAX : 1};
+        letters(visitors[i].history, 0, CASES[i].tokens, 20 + (uint32_t)i);
+        letters(visitors[i].history, 0, CASES[i].head, 7);
+        fill_answer(&visitors[i]);
+        struct engine_request request = request_for(&visitors[i]);
+        request.client = CASES[i].client;
+        assert_int_equal(engine_submit(engine, &request, &visitors[i].job, &error), 0);
+        if (i == STREAM) pass_step(engine, 0.01);
+    }
+    pass_step(engine, 0.01); // the one that stood at the gate: all have a place now
+    for (int step = 0; visitors[ONE].job; step++) {
+        assert_true(step < 5); // two or three for the other's 30 tokens, one for its own
+        pass_step(engine, 0.01);
+        for (int i = 0; i < N; i++) ends(engine, &visitors[i]);
+    }
+    while (!is_idle(engine)) {
+        pass_step(engine, 0.01);
+        for (int i = 0; i < N; i++) ends(engine, &visitors[i]);
+    }
+    close_idle(engine);
+}
+
 // Pages that nobody holds are there for whoever comes, and for whoever finds his prompt in them: once, not twice.
 static void pages_that_are_found_are_not_free_too(void **state) {
     (void)state;
@@ -376,6 +412,7 @@ int main(void) {
         cmocka_unit_test(the_last_token_is_always_computed),
         cmocka_unit_test(several_answers_share_their_prompt),
         cmocka_unit_test(who_begins_alike_waits_once),
+        cmocka_unit_test(who_is_waited_for_goes_sooner),
         cmocka_unit_test(pages_that_are_found_are_not_free_too),
         cmocka_unit_test(cancelling_the_one_that_computes),
         cmocka_unit_test(what_runs_beside_bad_numbers_is_not_kept),
