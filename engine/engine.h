@@ -231,6 +231,7 @@ const struct engine_info *engine_info(const struct engine *engine); // lives as 
 
 struct engine_stats {
     int running, waiting;          // sequences and jobs, now
+    bool held_up;                  // at the last look somebody waited for whom there was no place, or too few pages
     size_t kv_pages, kv_pages_used; // used: by the running sequences
     size_t kv_pages_kept;           // by nobody, but kept in case a prompt begins with what they hold
     uint64_t steps;                // finished steps since the start
@@ -383,6 +384,9 @@ void engine_event_destroy(struct engine_event *event); // takes NULL
 
 // As engine_job_next, but waits for one. For command-line programs; never on the loop thread.
 struct engine_event *engine_job_wait(struct engine_job *job);
+
+// Whether it keeps its place and waits until some of its events are read. Any thread.
+bool engine_job_awaits_reader(struct engine_job *job);
 
 // Asks for an early end: the sequence and its KV pages are free within one step, and the job ends with
 // ERROR_CANCELLED unless it had ended already. Any thread, any number of times.

@@ -234,6 +234,13 @@ struct engine_event *engine_job_wait(struct engine_job *job) {
     return event;
 }
 
+bool engine_job_awaits_reader(struct engine_job *job) {
+    pthread_mutex_lock(&job->lock);
+    bool awaits = job->paused && !job->ended;
+    pthread_mutex_unlock(&job->lock);
+    return awaits;
+}
+
 void engine_job_cancel(struct engine_job *job) {
     atomic_store(&job->cancelled, true);
     pthread_mutex_lock(&job->lock);

@@ -205,11 +205,12 @@ static int find_next(const struct engine *engine) {
     return best;
 }
 
-// Takes the next sequence out of the line; NULL: none can run now.
-static struct sequence *take_next(struct engine *engine) {
+// Takes the next sequence out of the line, if there is a place; NULL: none can run now.
+static struct sequence *take_next(struct engine *engine, bool place) {
     struct sequence *next = NULL;
     pthread_mutex_lock(&engine->lock);
-    int at = find_next(engine);
+    int at = place ? find_next(engine) : -1;
+    engine->stats.held_up = at < 0 && engine->stats.waiting > 0;
     if (at >= 0) {
         struct sequence **from = engine->waiting + at;
         next = *from;
@@ -225,8 +226,9 @@ static struct sequence *take_next(struct engine *engine) {
 }
 
 void line_admit(struct engine *engine) {
-    for (int place; (place = find_free_place(engine)) >= 0;) {
-        struct sequence *sequence = take_next(engine);
+    for (;;) {
+        int place = find_free_place(engine);
+        struct sequence *sequence = take_next(engine, place >= 0);
         if (!sequence) return;
         sequence->admitted_at = clock_seconds();
         sequence->number = engine->admitted++;

@@ -13,7 +13,8 @@ struct config {
     size_t kv_tokens;
     size_t body_bytes_max;
     int connections_max;
-    double header_seconds, body_seconds, idle_seconds, slow_reader_seconds, heartbeat_seconds, drain_seconds;
+    double header_seconds, body_seconds, idle_seconds, slow_reader_seconds, blocking_reader_seconds,
+        heartbeat_seconds, drain_seconds;
     double queue_seconds_max, token_gap;
     char *log_level, *log_format, *cors_origin, *prefix_cache, *api_key_file;
     struct setting_sourced api_key;

@@ -161,7 +161,7 @@ static enum MHD_Result queue(struct connection *connection) {
         add_header(response, "Connection", "close"); // 1.0 would go on after a GET
         connection->stays = false;
     }
-    connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
+    connection_offer(connection);
     if (connection->uncounted)
         MHD_set_connection_option(connection->mhd, MHD_CONNECTION_OPTION_TIMEOUT,
                                   (unsigned)(connection->http->options.slow_reader_ms / 1000 + 1));
@@ -320,7 +320,10 @@ static ssize_t on_read(void *user, uint64_t position, char *out, size_t bytes_ma
     if (connection->fate != FATE_OPEN) return MHD_CONTENT_READER_END_WITH_ERROR;
     ssize_t got = http->handler.read(http->handler.user, &connection->exchange, out, bytes_max);
     connection_set_phase(connection, PHASE_ANSWER, http->options.slow_reader_ms);
-    if (got > 0) return got;
+    if (got > 0) {
+        connection->passed_on += (uint64_t)got;
+        return got;
+    }
     if (got == HTTP_READ_LATER) {
         connection_suspend(connection);
         return 0;

@@ -61,6 +61,8 @@ struct http_handler {
     void (*request)(void *user, struct exchange *exchange);
     // A stream's next bytes, in an answer begun by http_stream.
     ssize_t (*read)(void *user, struct exchange *exchange, char *out, size_t bytes_max);
+    // Whether others wait for what a stream holds whose client takes too little.
+    bool (*holds_up)(void *user, struct exchange *exchange);
     // The client has gone before the answer was complete. `finished` follows.
     void (*gone)(void *user, struct exchange *exchange);
     void (*finished)(void *user, struct exchange *exchange);
@@ -75,6 +77,7 @@ struct http_options {
     uint64_t header_ms, body_ms; // for all of the first header, all of a body
     uint64_t idle_ms;            // from one request on a connection to the header of the next
     uint64_t slow_reader_ms;     // without its machine acknowledging a byte of an answer that is there
+    uint64_t blocking_reader_ms; // with less than a byte a millisecond of a stream that holds others up
     const char *cors_origin;     // whose web pages may read answers: an origin or "*"; NULL or "": none
 };
 

@@ -45,6 +45,11 @@ void connection_set_phase(struct connection *connection, enum phase phase, uint6
     connection->deadline_ms = loop_now_ms(connection->http->loop) + patience_ms;
 }
 
+void connection_offer(struct connection *connection) {
+    connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
+    connection->brisk_ms = loop_now_ms(connection->http->loop);
+}
+
 void connection_suspend(struct connection *connection) {
     connection->suspended = true;
     MHD_suspend_connection(connection->mhd);
@@ -53,8 +58,7 @@ void connection_suspend(struct connection *connection) {
 void connection_resume(struct connection *connection) {
     if (!connection->suspended) return;
     connection->suspended = false;
-    if (connection->phase == PHASE_ANSWER)
-        connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
+    if (connection->phase == PHASE_ANSWER) connection_offer(connection);
     MHD_resume_connection(connection->mhd);
     want_run(connection->http);
 }
@@ -97,10 +101,11 @@ static bool tcp_state(const struct connection *connection, struct tcp_info *out)
            bytes >= offsetof(struct tcp_info, tcpi_bytes_received) + sizeof out->tcpi_bytes_received;
 }
 
-// Bytes of all answers on this connection that the client's machine has acknowledged; 0 where that can not be told.
+// Bytes of all answers on this connection that the client's machine has acknowledged. Where that can not be told, those
+// of streams that there was room for in the socket: 16 kB at a time.
 static uint64_t bytes_taken(const struct connection *connection) {
     struct tcp_info info;
-    return tcp_state(connection, &info) ? info.tcpi_bytes_acked : 0;
+    return tcp_state(connection, &info) ? info.tcpi_bytes_acked : connection->passed_on;
 }
 
 static uint64_t bytes_received(const struct connection *connection) {
@@ -421,21 +426,34 @@ static void check_deadline(struct connection *connection) {
     }
 }
 
-// How fast a client reads is its own business, as long as it does.
-static void note_progress(struct connection *connection) {
+// How fast a client reads is its own business, as long as it does, and holds nobody up.
+static void note_progress(struct connection *connection, uint64_t now) {
     uint64_t taken = bytes_taken(connection);
+    if (taken >= connection->brisk_taken + connection->http->options.blocking_reader_ms) {
+        connection->brisk_taken = taken;
+        connection->brisk_ms = now;
+    }
     if (taken == connection->taken) return;
     connection->taken = taken;
     connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
+}
+
+static bool holds_up(struct connection *connection, uint64_t now) {
+    const struct http *http = connection->http;
+    return connection->phase == PHASE_ANSWER && connection->streaming && !connection->suspended &&
+           connection->fate == FATE_OPEN && now >= connection->brisk_ms + http->options.blocking_reader_ms &&
+           http->handler.holds_up(http->handler.user, &connection->exchange);
 }
 
 void connection_tick(struct http *http) {
     uint64_t now = loop_now_ms(http->loop);
     for (struct connection *connection = http->connections, *next; connection; connection = next) {
         next = connection->next;
-        if (connection->phase == PHASE_ANSWER && !connection->suspended) note_progress(connection);
+        if (connection->phase == PHASE_ANSWER && !connection->suspended) note_progress(connection, now);
         if (now >= connection->deadline_ms)
             check_deadline(connection);
+        else if (holds_up(connection, now))
+            connection_leave(connection, HTTP_SLOW_READER);
         else if (connection->half_closed && connection->phase <= PHASE_BODY && nothing_unread(connection))
             cut_off(connection);
     }

@@ -26,6 +26,9 @@ struct connection {
     enum phase phase;
     uint64_t deadline_ms; // of the phase; moved by progress in PHASE_ANSWER
     uint64_t taken;       // bytes that the client's machine had acknowledged when last looked at
+    uint64_t brisk_taken; // the same when it had last been as fast as who holds others up has to be; and when that was
+    uint64_t brisk_ms;
+    uint64_t passed_on;   // bytes of streams that libmicrohttpd has been given
     enum fate fate;
 
     // Requests whose header has been looked at, and which libmicrohttpd may therefore read.
@@ -51,7 +54,7 @@ struct connection {
     bool half_closed;              // the client sends no more
     char peer[LISTENER_PEER_BYTES]; // who it was, where fd is a dead socket by now; else ""
     bool linger;                   // closed while the client may still be sending
-    bool uncounted;                // the system does not tell what was taken: libmicrohttpd notices a slow reader then
+    bool uncounted;                // the system does not tell what was taken: libmicrohttpd notices who takes nothing
     bool stays;                    // behind the answer, as far as client and server have said
     struct MHD_Response *response; // waits to be queued
 };
@@ -80,6 +83,7 @@ extern const char HTTP_CLIENT_LEFT[], HTTP_SLOW_READER[], HTTP_OUT_OF_MEMORY[]; 
 // ---- http_connection.c
 
 void connection_set_phase(struct connection *connection, enum phase phase, uint64_t patience_ms);
+void connection_offer(struct connection *connection); // it has something to read from now on
 void connection_suspend(struct connection *connection);
 void connection_resume(struct connection *connection); // does nothing where it is not suspended
 // The client has gone, or has to: cuts the connection off, and says so to the exchange under way.

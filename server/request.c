@@ -408,6 +408,17 @@ static ssize_t on_read(void *user, struct exchange *exchange, char *out, size_t 
     return generation_complete(request->generation) ? HTTP_READ_END : HTTP_READ_LATER;
 }
 
+// Its client is behind: answers stand still, and keep places that somebody waits for.
+static bool holds_up(void *user, struct exchange *exchange) {
+    struct requests *requests = user;
+    const struct request *request = exchange->user;
+    struct engine_stats stats;
+    engine_stats(requests->options.engine, &stats);
+    for (size_t i = 0; request && stats.held_up && i < request->job_count; i++)
+        if (request->jobs[i] && engine_job_awaits_reader(request->jobs[i])) return true;
+    return false;
+}
+
 static void on_gone(void *user, struct exchange *exchange) {
     (void)user;
     struct request *request = exchange->user;
@@ -537,6 +548,7 @@ struct http_handler requests_handler(struct requests *requests) {
         .header = on_header,
         .request = on_request,
         .read = on_read,
+        .holds_up = holds_up,
         .gone = on_gone,
         .finished = on_finished,
         .refused = on_refused,

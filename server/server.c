@@ -154,6 +154,7 @@ static int open_http(struct server *server, const struct config *config, const s
         .body_ms = milliseconds(config->body_seconds),
         .idle_ms = milliseconds(config->idle_seconds),
         .slow_reader_ms = milliseconds(config->slow_reader_seconds),
+        .blocking_reader_ms = milliseconds(config->blocking_reader_seconds),
         .cors_origin = config->cors_origin,
     };
     struct http_handler handler = requests_handler(server->requests);

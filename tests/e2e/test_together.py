@@ -99,9 +99,10 @@ def test_slow_reader_gets_everything(server):
     assert tandem.text_of(tandem.events(tandem.body_of(stream))[0]) == whole
 
 
-def test_slow_reader_is_dropped_in_the_end(serve):
+@pytest.mark.parametrize("slow, blocking", [("1", "3000"), ("3000", "1")])
+def test_slow_reader_is_dropped_in_the_end(serve, slow, blocking):
     """The only slot is held by one that does not read: after its time it is free for the next."""
-    server = serve("--max-sequences", "1", "--slow-reader-seconds", "1")
+    server = serve("--max-sequences", "1", "--slow-reader-seconds", slow, "--blocking-reader-seconds", blocking)
     held = server.held_stream()
     assert server.say("Hello!")
     held.close()

@@ -263,6 +263,14 @@ def test_a_header_in_pieces(unix):
     assert server.request("GET", "/health")[0] == 200
 
 
+def test_one_that_reads_nothing_while_others_wait(unix):
+    server = unix("--slow-reader-seconds", "3000", "--blocking-reader-seconds", "0.5", "--max-sequences", "1")
+    stuck, _ = server.open_stream(max_tokens=400, ignore_eos=True, logprobs=True, top_logprobs=20)
+    assert server.say("Hello!")
+    assert "reads too slowly" in server.log
+    stuck.close()
+
+
 def test_slow_readers(unix):
     """One that reads nothing is dropped; one that reads little by little gets all."""
     server = unix("--slow-reader-seconds", "0.5", "--max-sequences", "1")

@@ -140,6 +140,7 @@ static void *run(void *user) {
         engine->stats.steps++;
         engine->stats.running = live < engine->sequences_max ? live : engine->sequences_max;
         engine->stats.waiting = live - engine->stats.running;
+        engine->stats.held_up = engine->stats.waiting > 0;
         if (engine->stop && !engine->jobs) break;
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);
@@ -319,6 +320,13 @@ void engine_event_destroy(struct engine_event *event) {
     free(event->text);
     free(event->tokens);
     free(event);
+}
+
+bool engine_job_awaits_reader(struct engine_job *job) {
+    pthread_mutex_lock(&job->engine->lock);
+    bool awaits = job->count == ENGINE_JOB_EVENTS_MAX && !job->ended;
+    pthread_mutex_unlock(&job->engine->lock);
+    return awaits;
 }
 
 void engine_job_cancel(struct engine_job *job) {

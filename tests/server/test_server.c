@@ -159,6 +159,73 @@ static void test_slow_reader(void **state) {
     close(fd);
 }
 
+// Who takes nothing has fifty minutes, but a tenth of a second while others wait for a place.
+static int setup_patient(void **state) {
+    char *flags[] = {"--max-sequences=1", "--slow-reader-seconds=3000", "--blocking-reader-seconds=0.1"};
+    return start_logged(state, flags, 3);
+}
+
+static void test_slow_reader_holds_nobody_up(void **state) {
+    int fd = dial(*state, 2048);
+    say_chat(fd, "hi", true, 1000000, "");
+    wait_for_load(*state, 1, 0);
+    log_open(LOG_INFO, LOG_TEXT);
+    char *request = chat("hi", false, 2, CLOSE);
+    answers(*state, request, 200, "t1 ");
+    wait_for_log("the client reads too slowly", 1);
+    free(request);
+    close(fd);
+}
+
+static int setup_patient_with_places(void **state) {
+    char *flags[] = {"--max-sequences=2", "--slow-reader-seconds=3000", "--blocking-reader-seconds=0.1"};
+    return start(state, flags, 3);
+}
+
+// Until no token has come for longer than those who hold others up have.
+static void wait_for_standstill(const struct service *service) {
+    struct engine_stats stats, before;
+    engine_stats(service->engine, &stats);
+    do {
+        before = stats;
+        nanosleep(&(struct timespec){.tv_nsec = 700000000}, NULL);
+        engine_stats(service->engine, &stats);
+    } while (stats.completion_tokens != before.completion_tokens);
+}
+
+static void test_slow_reader_stays_while_there_are_places(void **state) {
+    int fd = dial(*state, 2048);
+    say_chat(fd, "hi", true, 1000000, "");
+    wait_for_load(*state, 1, 0);
+    char *request = chat("hi", false, 2, CLOSE);
+    answers(*state, request, 200, "t1 ");
+    wait_for_standstill(*state);
+    wait_for_load(*state, 1, 0);
+    free(request);
+    close(fd);
+}
+
+// It reads on, but less than a kilobyte a second: what the smallest window holds, again and again.
+static int setup_patient_for_longer(void **state) {
+    char *flags[] = {"--max-sequences=1", "--slow-reader-seconds=3000", "--blocking-reader-seconds=1.5"};
+    return start(state, flags, 3);
+}
+
+static void test_dripping_reader_holds_nobody_up(void **state) {
+    enum { DRIP_MS = 700 };
+    int fd = dial(*state, 1), other = dial(*state, 0);
+    say_chat(fd, "hi", true, 1000000, "");
+    wait_for_load(*state, 1, 0);
+    say_chat(other, "hi", false, 2, "");
+    struct pollfd answer = {.fd = other, .events = POLLIN};
+    for (int ms = 0; poll(&answer, 1, DRIP_MS) == 0; ms += DRIP_MS) {
+        char piece[1024];
+        assert_true(ms < PATIENCE_MS && recv(fd, piece, sizeof piece, 0) > 0);
+    }
+    close(fd);
+    close(other);
+}
+
 // An answer in one piece that is more than the kernel's buffers hold: a prompt of 90 kB, eight times.
 enum { LARGE_BYTES = 90 * 1000 };
 
@@ -333,6 +400,9 @@ int main(void) {
         WITH(setup_impatient, test_leaving_while_queued),
         WITH(setup_impatient, test_slow_senders),
         WITH(setup_impatient, test_slow_reader),
+        cmocka_unit_test_setup_teardown(test_slow_reader_holds_nobody_up, setup_patient, teardown_logged),
+        WITH(setup_patient_with_places, test_slow_reader_stays_while_there_are_places),
+        WITH(setup_patient_for_longer, test_dripping_reader_holds_nobody_up),
         WITH(setup_slow, test_slow_reader_of_one_answer),
         WITH(setup_slow_and_busy, test_steady_reader),
         WITH(setup_impatient, test_heartbeat),

@@ -191,6 +191,7 @@ static void a_slow_reader_pauses_alone(void **state) {
     assert_int_equal(gate_arrived() - steps, 450);
     assert_int_equal(stats_of(engine).completion_tokens - 400 - 2 * 450, made);
     assert_int_equal(stats_of(engine).running, 1);
+    assert_true(engine_job_awaits_reader(job));
 
     struct engine_event *event = engine_job_next(job); // one event read is not enough to go on …
     slow = (struct outcome){0};
@@ -199,7 +200,9 @@ static void a_slow_reader_pauses_alone(void **state) {
     run_request(engine, &other, &quick);
     assert_int_equal(gate_arrived() - steps, 2 * 450);
     int events = 1;
+    assert_true(engine_job_awaits_reader(job));
     while (!add_event(&slow, engine_job_wait(job))) events++; // … but going on reading is
+    assert_false(engine_job_awaits_reader(job));
     engine_job_release(job);
     assert_int_equal(events, 400);
     assert_string_equal(slow.text, alone.text);
@@ -210,6 +213,7 @@ static void a_slow_reader_pauses_alone(void **state) {
     engine_job_cancel(job);
     while (stats_of(engine).running > 0) usleep(1000); // nobody reads, and the engine slept: this woke it
     check_idle(engine);
+    while (engine_job_awaits_reader(job)) usleep(1000); // its place is free a moment before it ends
     expect_end(job, ERROR_CANCELLED);
     engine_close(engine);
 }

@@ -138,8 +138,8 @@ static void who_begins_alike_waits_once(void **state) {
     }
 }
 
-// One question begins as one of another client's many does, and waits for it: that one goes when the question would, and
-// not behind a third client's prompt.
+// One question begins as one of another client's many does, and waits for it: that one goes when the question would,
+// and not behind a third client's prompt.
 static void who_is_waited_for_goes_sooner(void **state) {
     (void)state;
     enum { STREAM, THIRD, LEADER, MANY, ONE, N, HEAD = 20 };

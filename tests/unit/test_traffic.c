@@ -81,6 +81,31 @@ static void a_busy_client_does_not_starve(void **state) {
     close_idle(engine);
 }
 
+// Whoever comes while a step runs waits for its end, which holds nobody up; but somebody who is left behind then is, for
+// want of a place or of pages.
+static void held_up_is_who_is_left_behind(void **state) {
+    (void)state;
+    static struct visitor visitors[3];
+    for (int pages = 0; pages < 2; pages++) {
+        struct engine *engine = open_held((struct engine_options){
+            .sequences_max = pages ? 3 : 2, .kv_tokens = pages ? 2 * KV_PAGE_TOKENS : 0, .prefix = PREFIX_OFF});
+        for (int i = 0; i < 3; i++) {
+            submit_short(engine, &visitors[i], 1, (uint32_t)i);
+            stands(engine);
+            assert_int_equal(stats_of(engine).waiting, i > 0);
+            assert_false(stats_of(engine).held_up);
+            if (i > 0) pass_step(engine, 0.01);
+            assert_int_equal(stats_of(engine).held_up, i == 2);
+        }
+        while (visitors[0].job || visitors[1].job || visitors[2].job) {
+            pass_step(engine, 0.01);
+            for (int i = 0; i < 3; i++) ends(engine, &visitors[i]);
+            assert_int_equal(stats_of(engine).held_up, stats_of(engine).waiting == 1);
+        }
+        close_idle(engine);
+    }
+}
+
 // One client asks for twelve answers at once, another for one: that one's prompt does not stand behind theirs.
 static void who_asks_once_does_not_stand_behind_many(void **state) {
     (void)state;
@@ -521,6 +546,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(places_are_shared_out_among_clients),
         cmocka_unit_test(a_busy_client_does_not_starve),
+        cmocka_unit_test(held_up_is_who_is_left_behind),
         cmocka_unit_test(who_asks_once_does_not_stand_behind_many),
         cmocka_unit_test(who_comes_together_goes_together),
         cmocka_unit_test(four_chunks_go_together),
