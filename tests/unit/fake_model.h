@@ -445,9 +445,22 @@ static inline void run_request(struct engine *engine, const struct engine_reques
     finish_job(submit(engine, request), outcome);
 }
 
-static inline void check_idle(struct engine *engine) {
+// Reads a job to its end, which has to be this one, and releases it.
+static inline void expect_end(struct engine_job *job, int code) {
+    static struct outcome outcome;
+    finish_job(job, &outcome);
+    assert_int_equal(outcome.end, code ? ENGINE_EVENT_ERROR : ENGINE_EVENT_DONE);
+    assert_int_equal(outcome.error.code, code);
+}
+
+static inline struct engine_stats stats_of(struct engine *engine) {
     struct engine_stats stats;
     engine_stats(engine, &stats);
+    return stats;
+}
+
+static inline void check_idle(struct engine *engine) {
+    struct engine_stats stats = stats_of(engine);
     assert_int_equal(stats.running, 0);
     assert_int_equal(stats.waiting, 0);
     assert_int_equal(stats.kv_pages_used, 0);

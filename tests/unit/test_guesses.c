@@ -28,12 +28,6 @@ static struct engine *open_guessing(enum speculate_mode mode) {
     return open_with_chunks(mode, 4);
 }
 
-static struct engine_stats stats_of(struct engine *engine) {
-    struct engine_stats stats;
-    engine_stats(engine, &stats);
-    return stats;
-}
-
 static void assert_same(const struct outcome *with, const struct outcome *without) {
     assert_int_equal(with->end, without->end);
     assert_int_equal(with->finish, without->finish);

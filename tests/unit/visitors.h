@@ -16,12 +16,6 @@ double clock_seconds(void) {
     return atomic_load(&now);
 }
 
-static inline struct engine_stats stats_of(struct engine *engine) {
-    struct engine_stats stats;
-    engine_stats(engine, &stats);
-    return stats;
-}
-
 static inline bool is_idle(struct engine *engine) {
     struct engine_stats stats = stats_of(engine);
     return stats.running + stats.waiting == 0;
