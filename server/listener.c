@@ -229,6 +229,7 @@ static void welcome(struct listener *listener, int fd) {
     listener->connections++;
 }
 
+// Who is next; -1 with errno where nobody is, and where it does not work.
 static int take_next(struct listener *listener) {
     return accept4(listener->options.socket.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
@@ -237,28 +238,48 @@ static void keep_spare(struct listener *listener) {
     if (listener->spare_fd < 0) listener->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
-// There are no descriptors left: who is next is told so, and closed at once. False: that does not work either.
-static bool turn_away(struct listener *listener) {
-    if (listener->spare_fd < 0) return false;
+// There are no descriptors left, which is found before anybody is looked for: with the spare one, who is next, if
+// anybody is, is told so and closed at once. 0, or why that did not work.
+static int turn_away(struct listener *listener) {
     close(listener->spare_fd);
     listener->spare_fd = -1;
-    int fd = take_next(listener);
+    int fd = take_next(listener), cause = fd < 0 ? errno : 0;
     if (fd >= 0) refuse_full(listener, fd);
     keep_spare(listener);
-    return fd >= 0;
+    return cause;
+}
+
+// Takes in who is next. 0, or why that did not work.
+static int admit(struct listener *listener) {
+    int fd = take_next(listener), cause = fd < 0 ? errno : 0;
+    if (fd >= 0) welcome(listener, fd);
+    return (cause == EMFILE || cause == ENFILE) && listener->spare_fd >= 0 ? turn_away(listener) : cause;
+}
+
+// It does not work with this one only, whose network's errors accept(2) passes on; the next may be well.
+static bool is_of_one(int cause) {
+    switch (cause) {
+    case EINTR:
+    case ECONNABORTED:
+    case ENETDOWN:
+    case EPROTO:
+    case ENOPROTOOPT:
+    case EHOSTDOWN:
+    case ENONET:
+    case EHOSTUNREACH:
+    case EOPNOTSUPP:
+    case ENETUNREACH: return true;
+    default: return false;
+    }
 }
 
 static void on_connection(void *user, int events) {
     (void)events;
     struct listener *listener = user;
     for (int i = 0; i < ACCEPTS_A_TURN_MAX; i++) {
-        int fd = take_next(listener);
-        if (fd >= 0) {
-            welcome(listener, fd);
-            continue;
-        }
-        if (errno == EAGAIN) return;
-        if (errno == EINTR || errno == ECONNABORTED || turn_away(listener)) continue;
+        int cause = admit(listener);
+        if (cause == EAGAIN) return; // that was all
+        if (cause == 0 || is_of_one(cause)) continue;
         loop_watch_stop(listener->watch); // asking again at once would only burn time
         listener->resting = true;
         return;

@@ -1,5 +1,6 @@
 // How requests may arrive over real sockets: several at once, in chunks, and in all the wrong ways, which are refused.
 // Made for ThreadSanitizer as well.
+#include "server/listener.h"
 #include "tests/server/service.h"
 
 #include <netinet/tcp.h>
@@ -89,6 +90,61 @@ static void test_quick_chunks(void **state) {
         free(answer);
         free(request);
         close(fd);
+    }
+}
+
+// ---- What accepting runs into
+
+// As the system does without descriptors but the one that the listener gives up: whoever asks is told so, before it is
+// looked whether anybody is there; then it has one. Or one error in place of whoever is next, who stays there.
+static atomic_bool without_descriptors, without_ticks;
+static atomic_int accept_error;
+
+int __wrap_accept4(int fd, struct sockaddr *peer, socklen_t *bytes, int flags);
+int __real_accept4(int fd, struct sockaddr *peer, socklen_t *bytes, int flags);
+void __wrap_listener_tick(struct listener *listener);
+void __real_listener_tick(struct listener *listener);
+
+int __wrap_accept4(int fd, struct sockaddr *peer, socklen_t *bytes, int flags) {
+    static bool has_given_up;
+    has_given_up = without_descriptors && !has_given_up;
+    errno = has_given_up ? EMFILE : atomic_exchange(&accept_error, 0);
+    return errno ? -1 : __real_accept4(fd, peer, bytes, flags);
+}
+
+void __wrap_listener_tick(struct listener *listener) {
+    if (!without_ticks) __real_listener_tick(listener);
+}
+
+// Nobody is left waiting for the tick behind which a listener that rests begins anew: here, none comes.
+static void test_without_descriptors(void **state) {
+    without_descriptors = without_ticks = true;
+    for (int i = 0; i < 4; i++) answers(*state, HEALTH CLOSE "\r\n", 429, "all the connections");
+    without_descriptors = false;
+    answers(*state, HEALTH CLOSE "\r\n", 200, "");
+    without_ticks = false;
+}
+
+// What has befallen one connection is no reason to turn the next away, nor to let it wait.
+static void test_errors_of_one_connection(void **state) {
+    static const int errors[] = {EINTR,     ECONNABORTED, ENETDOWN,     EPROTO,     ENOPROTOOPT,
+                                 EHOSTDOWN, ENONET,       EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH};
+    without_ticks = true;
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+        accept_error = errors[i];
+        answers(*state, HEALTH CLOSE "\r\n", 200, "");
+        assert_int_equal(accept_error, 0);
+    }
+    without_ticks = false;
+}
+
+// Without memory there is nothing to do but to wait for some, and nobody is turned away.
+static void test_without_memory(void **state) {
+    static const int errors[] = {ENOBUFS, ENOMEM};
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+        accept_error = errors[i];
+        answers(*state, HEALTH CLOSE "\r\n", 200, "");
+        assert_int_equal(accept_error, 0);
     }
 }
 
@@ -299,6 +355,9 @@ int main(void) {
         WITH(setup, test_sent_ahead),
         WITH(setup, test_chunked),
         WITH(setup, test_quick_chunks),
+        WITH(setup, test_without_descriptors),
+        WITH(setup, test_errors_of_one_connection),
+        WITH(setup, test_without_memory),
         WITH(setup, test_refusals),
         WITH(setup, test_later_refusals),
         WITH(setup, test_bad_chunks),
