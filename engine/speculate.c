@@ -1,14 +1,8 @@
 #include "engine/speculate.h"
 
+#include "base/smaller.h"
+
 #include <math.h>
-
-static double smaller(double a, double b) {
-    return a < b ? a : b;
-}
-
-static int fewer(int a, int b) {
-    return a < b ? a : b;
-}
 
 // ---- What steps take
 
@@ -54,21 +48,21 @@ static double seconds_at_most(const struct step_costs *costs, int rows) {
 
 // More rows than one take no less than one, and no more than as many steps.
 static double clamped(double shape, int rows) {
-    return shape < 1 ? 1 : smaller(shape, rows);
+    return shape < 1 ? 1 : fmin(shape, rows);
 }
 
 static void learn_shape(struct step_costs *costs, int rows, double seconds) {
     double found = clamped(seconds / costs->pace, rows), known = costs->shape[rows];
-    int steps = fewer(++costs->seen[rows], SHAPE_STEPS);
+    int steps = smaller(++costs->seen[rows], SHAPE_STEPS);
     costs->seen_at[rows] = costs->steps;
-    if (steps > 1) found = smaller(found, known * OUTLIER);
+    if (steps > 1) found = fmin(found, known * OUTLIER);
     costs->shape[rows] += (found - known) / steps;
 }
 
 static void follow_pace(struct step_costs *costs, int rows, double seconds, double quickly) {
     double found = seconds / shape_of(costs, rows, SLOPE_EXPECTED);
     if (costs->pace == 0) costs->pace = found;
-    costs->pace += (smaller(found, costs->pace * OUTLIER) - costs->pace) * quickly;
+    costs->pace += (fmin(found, costs->pace * OUTLIER) - costs->pace) * quickly;
 }
 
 void step_costs_measured(struct step_costs *costs, int answers, int rows, double seconds) {
@@ -91,7 +85,7 @@ static int rows_to_try(const struct step_costs *costs, int answers) {
     int widest = SPECULATE_ROWS_MAX;
     while (widest > answers && costs->seen[widest] == 0) widest--;
     int guesses = 2 * (widest - answers) > answers ? 2 * (widest - answers) : answers;
-    return fewer(answers + guesses, SPECULATE_ROWS_MAX);
+    return smaller(answers + guesses, SPECULATE_ROWS_MAX);
 }
 
 // ---- One answer
@@ -148,7 +142,7 @@ void speculator_waits(struct speculator *speculator, double seconds) {
 void speculator_pays(struct speculator *speculator, const struct step_costs *costs, int answers, double seconds) {
     double plain = step_costs_seconds(costs, answers);
     speculator->account_seconds += speculator->told * plain * (1 + SPECULATE_COST_MAX) - seconds;
-    speculator->account_seconds = smaller(speculator->account_seconds, SPECULATE_SAVED_STEPS_MAX * plain);
+    speculator->account_seconds = fmin(speculator->account_seconds, SPECULATE_SAVED_STEPS_MAX * plain);
     speculator->told = 0;
 }
 
@@ -186,7 +180,7 @@ static int next_to_guess(struct speculator *const *running, const int *most, con
 
 static double least_account(struct speculator *const *running, int count) {
     double least = INFINITY;
-    for (int i = 0; i < count; i++) least = smaller(least, running[i]->account_seconds);
+    for (int i = 0; i < count; i++) least = fmin(least, running[i]->account_seconds);
     return least;
 }
 
@@ -200,7 +194,7 @@ int speculate_plan(const struct step_costs *costs, struct speculator *const *run
 
     for (int i = 0; i < count; i++) {
         struct speculator *one = running[i];
-        int guesses = fewer(room[i], SPECULATE_ROWS_MAX - count);
+        int guesses = smaller(room[i], SPECULATE_ROWS_MAX - count);
         most[i] = one->lookup && guesses > 0 ? lookup_guess(one->lookup, one->guess, guesses) : 0;
         reached[i] = 1;
     }
