@@ -13,11 +13,7 @@ static const struct {
 #undef METRIC_ROW
 };
 
-static const char *const OUTCOMES[OUTCOME_COUNT] = {
-#define OUTCOME_ROW(id, name) [id] = name,
-    METRIC_OUTCOMES(OUTCOME_ROW)
-#undef OUTCOME_ROW
-};
+static const char *const OUTCOMES[OUTCOME_COUNT] = {METRIC_OUTCOMES(NAMED_NAME)};
 
 // The upper bounds of a histogram's buckets, in seconds; 0 ends them. From what a small model needs on a fast machine
 // to what a large one needs on a slow one, finer where a person would tell the difference.

@@ -8,6 +8,7 @@
 #define SERVER_METRICS_H
 
 #include "api/endpoint.h"
+#include "base/named.h"
 
 #include <stdint.h>
 
@@ -81,12 +82,7 @@
     X(METRIC_PROCESS_FILES, gauge, "process_open_fds", "", "Open file descriptors") \
     X(METRIC_PROCESS_FILES_MAX, gauge, "process_max_fds", "", "File descriptors that may be open")
 
-enum metric {
-#define METRIC_ENUM(id, type, name, labels, help) id,
-    METRICS(METRIC_ENUM)
-#undef METRIC_ENUM
-        METRIC_COUNT,
-};
+enum metric { METRICS(NAMED_VALUE) METRIC_COUNT };
 
 // How a chat or completion has ended.
 #define METRIC_OUTCOMES(X) \
@@ -96,12 +92,7 @@ enum metric {
     X(OUTCOME_REFUSED, "refused") \
     X(OUTCOME_CANCELLED, "cancelled")
 
-enum metric_outcome {
-#define OUTCOME_ENUM(id, name) id,
-    METRIC_OUTCOMES(OUTCOME_ENUM)
-#undef OUTCOME_ENUM
-        OUTCOME_COUNT,
-};
+enum metric_outcome { METRIC_OUTCOMES(NAMED_VALUE) OUTCOME_COUNT };
 
 enum {
     METRIC_BUCKETS_MAX = 16,
