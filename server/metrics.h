@@ -20,8 +20,8 @@
       "Answers, by path and HTTP status; status 499: its client left, or a DELETE came, before there was one; route " \
       "other: requests and connections that reached no path") \
     X(METRIC_GENERATIONS, counter, "tandem_generations_total", "outcome", \
-      "Chats and completions that have ended: stop; length; error; refused for want of room; cancelled by its " \
-      "client's leaving or a DELETE") \
+      "Chats and completions that were understood and have ended: stop; length; error; refused, as there was no room " \
+      "or it can not be done; cancelled by a DELETE or by the client, who left or read too slowly") \
     X(METRIC_PROMPT_TOKENS, counter, "tandem_prompt_tokens_total", "", "Tokens of the prompts that were accepted") \
     X(METRIC_COMPLETION_TOKENS, counter, "tandem_completion_tokens_total", "", \
       "Tokens of answers, counted as they were passed on") \

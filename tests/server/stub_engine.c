@@ -3,9 +3,9 @@
 // that pauses the job, wake calls, cancellation, ERROR_BUSY, ERROR_SHUTDOWN.
 //
 // A prompt is its bytes. An answer is "t0 t1 t2 …", tokens_max of them. What the prompt contains decides more:
-// "fail-now" fails before the first token, "fail-later" after the third, "silent" gives no token at all, "together"
-// makes all tokens at once, before anybody is woken, and "<name>" makes it "name.0 name.1 …". The environment's
-// STUB_STEP_US is the time from token to token.
+// "too-long" is refused, "fail-now" fails before the first token, "fail-later" after the third, "silent" gives no token
+// at all, "together" makes all tokens at once, before anybody is woken, and "<name>" makes it "name.0 name.1 …". The
+// environment's STUB_STEP_US is the time from token to token.
 #include "tests/server/stub_engine.h"
 
 #include "engine/watch.h"
@@ -276,6 +276,7 @@ static void read_name(struct engine_job *job, const struct engine_request *reque
 
 int engine_submit(struct engine *engine, const struct engine_request *request, struct engine_job **out,
                   struct error *error) {
+    if (contains(request, "too-long")) return error_set_code(error, ERROR_CONTEXT_LENGTH);
     struct engine_job *job = calloc(1, sizeof *job);
     if (!job) return error_set_code(error, ERROR_MEMORY);
     job->engine = engine;

@@ -93,6 +93,11 @@ static void test_metrics(void **state) {
     wait_for_metric(service, "tandem_generation_duration_seconds_count", 2); // of those that went well
     wait_for_metric(service, "tandem_completion_tokens_total", 12);
 
+    ask(service, "too-long", false, 4, 400);
+    ask(service, "too-long", true, 4, 400);
+    wait_for_metric(service, OUTCOME("refused"), 2);
+    assert_int_equal((int)metric(service, OUTCOME("error")), 2);
+
     answers(service, LINE("GET", "/secret") CLOSE "\r\n", 404, "");
     answers(service, LINE("PUT", "/health") CLOSE "\r\n", 405, "");
     answers(service, "GET / HTTP/1.1\r\n\r\n", 400, "");
