@@ -1,7 +1,7 @@
 // How often the router has chosen which experts: a number for each layer and each pair, the row's first choice and its
 // second, for answers and for prompts. All else follows from these: rows of an expert, who is chosen with whom, how
-// even the load is. A step that is broken off has counted in the layers that it ran. One thread adds, without a lock; any
-// may read meanwhile, and sees each number as it was a moment ago.
+// even the load is. A step that is broken off has counted in the layers that it ran. One thread adds, without a lock;
+// any may read meanwhile, and sees each number as it was a moment ago.
 #ifndef ENGINE_EXPERT_COUNTS_H
 #define ENGINE_EXPERT_COUNTS_H
 
