@@ -4,6 +4,7 @@ import fcntl
 import http.client
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -139,20 +140,36 @@ def test_file_goes_at_once_when_stopped_twice(unix):
     connection.close()
 
 
+def paused_while_loading(path):
+    """A server that has its socket and no model yet: it heeds signals, and its loop, which comes after the model, is
+    not made. One that was quicker than we are is ended, and there is another."""
+    while True:
+        process = subprocess.Popen([tandem.BINARY, "serve", "--config", "none", "--model", tandem.MODEL,
+                                    "--placement", "cpu", "--unix-socket", path],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        proc = pathlib.Path(f"/proc/{process.pid}")
+        caught = lambda: int(re.search("SigCgt:\t(.*)", (proc / "status").read_text())[1], 16)
+        while not caught() >> signal.SIGTERM - 1 & 1:
+            assert process.poll() is None
+        process.send_signal(signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        if not any("eventpoll" in os.readlink(file) for file in (proc / "fd").iterdir()):
+            return process
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_file_goes_when_stopped_while_loading(place, number, replaced):
     """And what came in its place meanwhile stays."""
     path = f"{place}/http"
-    process = subprocess.Popen([tandem.BINARY, "serve", "--config", "none", "--unix-socket", path],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    caught = lambda: int(re.search("SigCgt:\t(.*)", open(f"/proc/{process.pid}/status").read())[1], 16)
-    while not caught() >> signal.SIGTERM - 1 & 1:
-        assert process.poll() is None
+    process = paused_while_loading(path)
     if replaced:
         os.unlink(path)
         open(path, "w").close()
     process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
     output = process.communicate(timeout=tandem.PATIENCE_S)[0]
     assert process.returncode == 0 and os.path.exists(path) == replaced, output
 
