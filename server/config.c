@@ -37,8 +37,9 @@ const struct setting CONFIG_SETTINGS[] = {
      AT(slow_reader_seconds), 0.1, 86400, NULL, "60", "seconds",
      "without taking a byte of an answer that is there: disconnected"},
     {"server.blocking_reader_seconds", "--blocking-reader-seconds", "TANDEM_BLOCKING_READER_SECONDS", SETTING_SECONDS,
-     AT(blocking_reader_seconds), 0.1, 86400, NULL, "5", "seconds",
-     "with less than a kilobyte taken in each, while others wait for that answer's place: disconnected"},
+     AT(blocking_reader_seconds), 0.1, 86400, NULL, "20", "seconds",
+     "that a stream may stand still while a request waits for its place, and a second more for each kilobyte taken: "
+     "disconnected"},
     {"server.heartbeat_seconds", "--heartbeat-seconds", "TANDEM_HEARTBEAT_SECONDS", SETTING_SECONDS,
      AT(heartbeat_seconds), 0.1, 86400, NULL, "15", "seconds", "of silence on a stream before a comment is sent"},
     {"server.drain_seconds", "--drain-seconds", "TANDEM_DRAIN_SECONDS", SETTING_SECONDS, AT(drain_seconds), 0, 86400,

@@ -61,8 +61,10 @@ struct http_handler {
     void (*request)(void *user, struct exchange *exchange);
     // A stream's next bytes, in an answer begun by http_stream.
     ssize_t (*read)(void *user, struct exchange *exchange, char *out, size_t bytes_max);
-    // Whether others wait for what a stream holds whose client takes too little.
-    bool (*holds_up)(void *user, struct exchange *exchange);
+    // Whether a stream stands still until its client takes more of it, and whether somebody waits for what such streams
+    // hold.
+    bool (*behind)(void *user, struct exchange *exchange);
+    bool (*held_up)(void *user);
     // The client has gone before the answer was complete. `finished` follows.
     void (*gone)(void *user, struct exchange *exchange);
     void (*finished)(void *user, struct exchange *exchange);
@@ -77,7 +79,7 @@ struct http_options {
     uint64_t header_ms, body_ms; // for all of the first header, all of a body
     uint64_t idle_ms;            // from one request on a connection to the header of the next
     uint64_t slow_reader_ms;     // without its machine acknowledging a byte of an answer that is there
-    uint64_t blocking_reader_ms; // with less than a byte a millisecond of a stream that holds others up
+    uint64_t blocking_reader_ms; // of a stream that stands still and holds others up; a byte is worth one more
     const char *cors_origin;     // whose web pages may read answers: an origin or "*"; NULL or "": none
 };
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h> // netinet/tcp.h lacks tcpi_bytes_acked
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -47,7 +48,7 @@ void connection_set_phase(struct connection *connection, enum phase phase, uint6
 
 void connection_offer(struct connection *connection) {
     connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
-    connection->brisk_ms = loop_now_ms(connection->http->loop);
+    connection->behind = false;
 }
 
 void connection_suspend(struct connection *connection) {
@@ -101,11 +102,14 @@ static bool tcp_state(const struct connection *connection, struct tcp_info *out)
            bytes >= offsetof(struct tcp_info, tcpi_bytes_received) + sizeof out->tcpi_bytes_received;
 }
 
-// Bytes of all answers on this connection that the client's machine has acknowledged. Where that can not be told, those
-// of streams that there was room for in the socket: 16 kB at a time.
+// Bytes of all answers on this connection that the client's machine has acknowledged. Where that can not be told, of a
+// Unix socket, those of streams that do not lie in it any more, more or less: it counts what they take up there.
 static uint64_t bytes_taken(const struct connection *connection) {
     struct tcp_info info;
-    return tcp_state(connection, &info) ? info.tcpi_bytes_acked : connection->passed_on;
+    if (tcp_state(connection, &info)) return info.tcpi_bytes_acked;
+    int lying = 0;
+    if (ioctl(connection->fd, SIOCOUTQ, &lying) != 0 || lying < 0) lying = 0;
+    return connection->passed_on > (uint64_t)lying ? connection->passed_on - (uint64_t)lying : 0;
 }
 
 static uint64_t bytes_received(const struct connection *connection) {
@@ -426,37 +430,49 @@ static void check_deadline(struct connection *connection) {
     }
 }
 
-// How fast a client reads is its own business, as long as it does, and holds nobody up.
-static void note_progress(struct connection *connection, uint64_t now) {
-    uint64_t taken = bytes_taken(connection);
-    if (taken >= connection->brisk_taken + connection->http->options.blocking_reader_ms) {
-        connection->brisk_taken = taken;
-        connection->brisk_ms = now;
-    }
-    if (taken == connection->taken) return;
+// How fast a client reads is its own business, as long as it does. Returns how many bytes it has taken since the last
+// time.
+static uint64_t note_progress(struct connection *connection) {
+    uint64_t before = connection->taken, taken = bytes_taken(connection);
+    if (taken == before) return 0;
     connection->taken = taken;
     connection_set_phase(connection, PHASE_ANSWER, connection->http->options.slow_reader_ms);
+    return taken > before ? taken - before : 0;
 }
 
-static bool holds_up(struct connection *connection, uint64_t now) {
+// Whose stream stands still is excused for a while, and for a millisecond more with each byte that it takes. Systems
+// tell of reading in pieces, of up to 64 kB on one machine: so one piece may excuse it for long.
+static bool stands_still(struct connection *connection, uint64_t taken, uint64_t now) {
     const struct http *http = connection->http;
-    return connection->phase == PHASE_ANSWER && connection->streaming && !connection->suspended &&
-           connection->fate == FATE_OPEN && now >= connection->brisk_ms + http->options.blocking_reader_ms &&
-           http->handler.holds_up(http->handler.user, &connection->exchange);
+    uint64_t least = now + http->options.blocking_reader_ms, most = now + http->options.slow_reader_ms;
+    if (!connection->streaming || connection->fate != FATE_OPEN) return false;
+    bool was_behind = connection->behind;
+    connection->behind = http->handler.behind(http->handler.user, &connection->exchange);
+    if (!connection->behind) return false;
+    if (!was_behind) { // what was taken until now may only have filled its machine's buffers
+        connection->excused_ms = least;
+    } else if (taken > 0) {
+        uint64_t excused = (connection->excused_ms > now ? connection->excused_ms : now) + taken;
+        connection->excused_ms = excused < most ? excused : most;
+    }
+    return now >= connection->excused_ms;
 }
 
 void connection_tick(struct http *http) {
     uint64_t now = loop_now_ms(http->loop);
+    struct connection *stillest = NULL; // one at a time: its place may be enough
     for (struct connection *connection = http->connections, *next; connection; connection = next) {
         next = connection->next;
-        if (connection->phase == PHASE_ANSWER && !connection->suspended) note_progress(connection, now);
+        bool reads = connection->phase == PHASE_ANSWER && !connection->suspended;
+        bool still = reads && stands_still(connection, note_progress(connection), now);
         if (now >= connection->deadline_ms)
             check_deadline(connection);
-        else if (holds_up(connection, now))
-            connection_leave(connection, HTTP_SLOW_READER);
         else if (connection->half_closed && connection->phase <= PHASE_BODY && nothing_unread(connection))
             cut_off(connection);
+        else if (still && (!stillest || connection->excused_ms < stillest->excused_ms))
+            stillest = connection;
     }
+    if (stillest && http->handler.held_up(http->handler.user)) connection_leave(stillest, HTTP_SLOW_READER);
 }
 
 // ---- The daemon

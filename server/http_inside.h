@@ -26,8 +26,8 @@ struct connection {
     enum phase phase;
     uint64_t deadline_ms; // of the phase; moved by progress in PHASE_ANSWER
     uint64_t taken;       // bytes that the client's machine had acknowledged when last looked at
-    uint64_t brisk_taken; // the same when it had last been as fast as who holds others up has to be; and when that was
-    uint64_t brisk_ms;
+    bool behind;          // its stream stood still when last looked at
+    uint64_t excused_ms;  // until then it may, though it holds others up
     uint64_t passed_on;   // bytes of streams that libmicrohttpd has been given
     enum fate fate;
 

@@ -408,15 +408,20 @@ static ssize_t on_read(void *user, struct exchange *exchange, char *out, size_t 
     return generation_complete(request->generation) ? HTTP_READ_END : HTTP_READ_LATER;
 }
 
-// Its client is behind: answers stand still, and keep places that somebody waits for.
-static bool holds_up(void *user, struct exchange *exchange) {
-    struct requests *requests = user;
+// One that is complete and not yet read holds no place.
+static bool is_behind(void *user, struct exchange *exchange) {
+    (void)user;
     const struct request *request = exchange->user;
-    struct engine_stats stats;
-    engine_stats(requests->options.engine, &stats);
-    for (size_t i = 0; request && stats.held_up && i < request->job_count; i++)
+    for (size_t i = 0; request && i < request->job_count; i++)
         if (request->jobs[i] && engine_job_awaits_reader(request->jobs[i])) return true;
     return false;
+}
+
+static bool are_held_up(void *user) {
+    const struct requests *requests = user;
+    struct engine_stats stats;
+    engine_stats(requests->options.engine, &stats);
+    return stats.held_up;
 }
 
 static void on_gone(void *user, struct exchange *exchange) {
@@ -548,7 +553,8 @@ struct http_handler requests_handler(struct requests *requests) {
         .header = on_header,
         .request = on_request,
         .read = on_read,
-        .holds_up = holds_up,
+        .behind = is_behind,
+        .held_up = are_held_up,
         .gone = on_gone,
         .finished = on_finished,
         .refused = on_refused,

@@ -159,80 +159,13 @@ static void test_slow_reader(void **state) {
     close(fd);
 }
 
-// Who takes nothing has fifty minutes, but a tenth of a second while others wait for a place.
-static int setup_patient(void **state) {
-    char *flags[] = {"--max-sequences=1", "--slow-reader-seconds=3000", "--blocking-reader-seconds=0.1"};
-    return start_logged(state, flags, 3);
-}
-
-static void test_slow_reader_holds_nobody_up(void **state) {
-    int fd = dial(*state, 2048);
-    say_chat(fd, "hi", true, 1000000, "");
-    wait_for_load(*state, 1, 0);
-    log_open(LOG_INFO, LOG_TEXT);
-    char *request = chat("hi", false, 2, CLOSE);
-    answers(*state, request, 200, "t1 ");
-    wait_for_log("the client reads too slowly", 1);
-    free(request);
-    close(fd);
-}
-
-static int setup_patient_with_places(void **state) {
-    char *flags[] = {"--max-sequences=2", "--slow-reader-seconds=3000", "--blocking-reader-seconds=0.1"};
-    return start(state, flags, 3);
-}
-
-// Until no token has come for longer than those who hold others up have.
-static void wait_for_standstill(const struct service *service) {
-    struct engine_stats stats, before;
-    engine_stats(service->engine, &stats);
-    do {
-        before = stats;
-        nanosleep(&(struct timespec){.tv_nsec = 700000000}, NULL);
-        engine_stats(service->engine, &stats);
-    } while (stats.completion_tokens != before.completion_tokens);
-}
-
-static void test_slow_reader_stays_while_there_are_places(void **state) {
-    int fd = dial(*state, 2048);
-    say_chat(fd, "hi", true, 1000000, "");
-    wait_for_load(*state, 1, 0);
-    char *request = chat("hi", false, 2, CLOSE);
-    answers(*state, request, 200, "t1 ");
-    wait_for_standstill(*state);
-    wait_for_load(*state, 1, 0);
-    free(request);
-    close(fd);
-}
-
-// It reads on, but less than a kilobyte a second: what the smallest window holds, again and again.
-static int setup_patient_for_longer(void **state) {
-    char *flags[] = {"--max-sequences=1", "--slow-reader-seconds=3000", "--blocking-reader-seconds=1.5"};
-    return start(state, flags, 3);
-}
-
-static void test_dripping_reader_holds_nobody_up(void **state) {
-    enum { DRIP_MS = 700 };
-    int fd = dial(*state, 1), other = dial(*state, 0);
-    say_chat(fd, "hi", true, 1000000, "");
-    wait_for_load(*state, 1, 0);
-    say_chat(other, "hi", false, 2, "");
-    struct pollfd answer = {.fd = other, .events = POLLIN};
-    for (int ms = 0; poll(&answer, 1, DRIP_MS) == 0; ms += DRIP_MS) {
-        char piece[1024];
-        assert_true(ms < PATIENCE_MS && recv(fd, piece, sizeof piece, 0) > 0);
-    }
-    close(fd);
-    close(other);
-}
-
-// An answer in one piece that is more than the kernel's buffers hold: a prompt of 90 kB, eight times.
+// An answer that is more than the kernel's buffers hold: a prompt of 90 kB, eight times.
 enum { LARGE_BYTES = 90 * 1000 };
 
-static int ask_for_much(const struct service *service, int receive_bytes) {
+static int ask_for_much(const struct service *service, int receive_bytes, const char *fields) {
     char *body = malloc(LARGE_BYTES + 512);
     assert_non_null(body);
-    int front = sprintf(body, "{\"max_tokens\":1,\"echo\":true,\"n\":8,\"prompt\":\"");
+    int front = sprintf(body, "{%s,\"echo\":true,\"n\":8,\"prompt\":\"", fields);
     memset(body + front, 'x', LARGE_BYTES);
     strcpy(body + front + LARGE_BYTES, "\"}");
     int fd = dial(service, receive_bytes);
@@ -244,8 +177,106 @@ static int ask_for_much(const struct service *service, int receive_bytes) {
     return fd;
 }
 
+// Who takes nothing has fifty minutes, but a tenth of a second while others wait for a place.
+static int setup_patient(void **state) {
+    char *flags[] = {"--max-sequences=2", "--slow-reader-seconds=3000", "--blocking-reader-seconds=0.1"};
+    return start_logged(state, flags, 3);
+}
+
+// Until it has been looked at several times whose stream stands still.
+static void wait_for_looks(void) {
+    nanosleep(&(struct timespec){.tv_nsec = 700000000}, NULL);
+}
+
+// Until no token has come for so long.
+static void wait_for_standstill(const struct service *service) {
+    struct engine_stats stats, before;
+    engine_stats(service->engine, &stats);
+    do {
+        before = stats;
+        wait_for_looks();
+        engine_stats(service->engine, &stats);
+    } while (stats.completion_tokens != before.completion_tokens);
+}
+
+static void test_slow_reader_holds_nobody_up(void **state) {
+    int stuck[2];
+    for (int i = 0; i < 2; i++) {
+        stuck[i] = dial(*state, 2048);
+        say_chat(stuck[i], "hi", true, 1000000, "");
+    }
+    wait_for_load(*state, 2, 0);
+    wait_for_standstill(*state); // nobody waits, and both stay
+    wait_for_load(*state, 2, 0);
+    log_open(LOG_INFO, LOG_TEXT);
+    char *request = chat("hi", false, 2, CLOSE);
+    answers(*state, request, 200, "t1 ");
+    answers(*state, request, 200, "t1 ");
+    wait_for_log("the client reads too slowly", 1);
+    wait_for_looks();
+    wait_for_load(*state, 1, 0); // one place was enough
+    free(request);
+    for (int i = 0; i < 2; i++) close(stuck[i]);
+}
+
+static int setup_patient_with_one(void **state) {
+    char *flags[] = {"--max-sequences=1", "--slow-reader-seconds=3000", "--blocking-reader-seconds=0.1"};
+    return start(state, flags, 3);
+}
+
+// Its tokens are all there, and its place is free: whoever waits does so for somebody else's.
+static void test_slow_reader_of_what_is_complete(void **state) {
+    int fd = ask_for_much(*state, 2048, "\"max_tokens\":40,\"stream\":true");
+    int busy = dial(*state, 0), other = dial(*state, 0);
+    wait_for_metric(*state, "tandem_engine_completion_tokens_total", 8 * 40);
+    wait_for_load(*state, 0, 0);
+    say_chat(busy, "hi", false, 1000000, "");
+    wait_for_load(*state, 1, 0);
+    say_chat(other, "hi", false, 2, "");
+    wait_for_load(*state, 1, 1);
+    wait_for_looks();
+    char *answer = hear(fd, NULL);
+    assert_non_null(strstr(answer, "data: [DONE]"));
+    free(answer);
+    close(fd);
+    close(busy);
+    close(other);
+}
+
+static int setup_patient_for_longer(void **state) {
+    char *flags[] = {"--max-sequences=1", "--slow-reader-seconds=3000", "--blocking-reader-seconds=1"};
+    return start(state, flags, 3);
+}
+
+// Reads so many bytes a beat, for so many beats or until the other one is answered. Returns whether he is.
+static bool reads_while_another_waits(const struct service *service, size_t bytes, int beats) {
+    enum { BEAT_MS = 100 };
+    int fd = dial(service, 2048), other = dial(service, 0);
+    say_chat(fd, "hi", true, 1000000, "");
+    wait_for_load(service, 1, 0);
+    say_chat(other, "hi", false, 2, "");
+    struct pollfd answer = {.fd = other, .events = POLLIN};
+    bool answered = false;
+    for (int beat = 0; beat < beats && !(answered = poll(&answer, 1, BEAT_MS) > 0); beat++) {
+        char piece[4096];
+        assert_true(recv(fd, piece, bytes, 0) > 0);
+    }
+    close(fd);
+    close(other);
+    return answered;
+}
+
+// Twenty kilobytes a second are slower than what comes, and yet nobody may cut it off.
+static void test_steady_reader_stays_while_others_wait(void **state) {
+    assert_false(reads_while_another_waits(*state, 2000, 40));
+}
+
+static void test_dripping_reader_holds_nobody_up(void **state) {
+    assert_true(reads_while_another_waits(*state, 20, PATIENCE_MS / 100));
+}
+
 static void test_slow_reader_of_one_answer(void **state) {
-    int fd = ask_for_much(*state, 4096);
+    int fd = ask_for_much(*state, 4096, "\"max_tokens\":1");
     struct pollfd answer = {.fd = fd, .events = POLLIN};
     assert_int_equal(poll(&answer, 1, PATIENCE_MS), 1);
     wait_for_metric(*state, "tandem_generations_total{outcome=\"cancelled\"}", 1); // it was dropped
@@ -258,7 +289,7 @@ static void test_slow_reader_of_one_answer(void **state) {
 // One that reads little but goes on reading gets it all, however long it takes: here, longer than it may read nothing.
 // Its window stays open: a sender who finds one closed asks again at doubled intervals, soon of seconds.
 static void test_steady_reader(void **state) {
-    int fd = ask_for_much(*state, 64 * 1024);
+    int fd = ask_for_much(*state, 64 * 1024, "\"max_tokens\":1");
     char piece[16 * 1024], last[16] = "";
     size_t all = 0;
     for (;;) {
@@ -401,7 +432,8 @@ int main(void) {
         WITH(setup_impatient, test_slow_senders),
         WITH(setup_impatient, test_slow_reader),
         cmocka_unit_test_setup_teardown(test_slow_reader_holds_nobody_up, setup_patient, teardown_logged),
-        WITH(setup_patient_with_places, test_slow_reader_stays_while_there_are_places),
+        WITH(setup_patient_with_one, test_slow_reader_of_what_is_complete),
+        WITH(setup_patient_for_longer, test_steady_reader_stays_while_others_wait),
         WITH(setup_patient_for_longer, test_dripping_reader_holds_nobody_up),
         WITH(setup_slow, test_slow_reader_of_one_answer),
         WITH(setup_slow_and_busy, test_steady_reader),
