@@ -24,7 +24,7 @@ static void shapes(void) {
     for (int format = (int)first_format(); format < WEIGHT_FORMAT_COUNT; format++)
         for (int s = 0; s < 7; s++)
             for (int r = 0; r < 8; r++)
-                if (!SANITIZED || (format + s + r) % 5 == 0)
+                if (!SANITIZED || (format + s + r) % 9 == 0)
                     one_shape(&random, (enum weight_format)format, SHAPES[s][0], SHAPES[s][1], SHAPES[s][2],
                               ROWS[r], (size_t)(r % 3), ROWS[r] > 16 ? s < 6 ? 7 : 67 : 1, s < 6 ? 1 : 11);
 }
