@@ -55,13 +55,25 @@ declare -A arch=([libc6-dev]=glibc [ninja-build]=ninja [pkg-config]=pkgconf [lib
     [libomp-dev]=openmp [libcmocka-dev]=cmocka [xz-utils]=xz [groff-base]=groff [python3]=python [python3-venv]=python
     [ocl-icd-opencl-dev]=ocl-icd [opencl-c-headers]=opencl-headers [pocl-opencl-icd]=pocl [libclblast-dev]=clblast)
 
-# Ctrl-C, at whatever it comes: what was begun is taken up by the next call.
-interrupted() {
+# A signal, at whatever it comes: what was begun is taken up by the next call.
+interrupted() { # EXIT STATUS
+    [ -z "${builder-}" ] || ! kill "$builder" 2>/dev/null || wait "$builder"
     rm -f "${build_log-}"
     say "interrupted"
-    exit 130
+    exit "$1"
 }
-trap interrupted INT
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+
+# Runs a program that builds, beside this script, so that a signal that only the script hears ends both.
+building() {
+    "$@" >>"$build_log" 2>&1 &
+    builder=$!
+    wait "$builder"
+    local result=$?
+    builder=
+    return $result
+}
 
 asks_for_help() {
     local argument
@@ -172,8 +184,8 @@ build_tree() {
         [ ! -d "$dir/meson-private" ] || # what ./check keeps inside the tree of ./run stays
             find "$dir" -mindepth 1 -maxdepth 1 ! -name check ! -name platforms ! -name venv -exec rm -rf {} +
         mkdir -p "$dir"
-        CC=$compiler meson setup "$dir" "$root" "$@" >"$build_log" 2>&1 && printf '%s' "$made_as" >"$dir/made-as"
-    fi && ninja -C "$dir" "$target" >>"$build_log" 2>&1
+        building env CC="$compiler" meson setup "$dir" "$root" "$@" && printf '%s' "$made_as" >"$dir/made-as"
+    fi && building ninja -C "$dir" "$target"
     local result=$?
     if [ $result -ne 0 ]; then
         cat "$build_log" >&2

@@ -1,6 +1,7 @@
 """What ./run and ./check do before anything is built: with an apt, an id and a sudo that only write down their calls."""
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -101,18 +102,21 @@ def source(tmp_path):
 BUILDER = "echo noise; exit 0"
 
 
+@pytest.mark.parametrize("tell, sign, code", [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)])
 @pytest.mark.parametrize("slow", ["meson", "ninja"])
-def test_an_interrupted_build(source, tmp_path, slow):
-    """As a terminal does it: all of the group hear of it. ninja ends with 2 then."""
+def test_an_interrupted_build(source, tmp_path, slow, tell, sign, code):
+    """A terminal tells all of the group, `kill` the script alone: whatever builds ends, too."""
     programs = {"meson": BUILDER, "ninja": BUILDER, "pkg-config": "exit 0", "gcc": "exit 0"}
-    programs[slow] = f"trap 'exit 2' INT; echo noise; touch {tmp_path}/begun; while :; do sleep 0.01; done"
+    programs[slow] = f"trap 'exit 2' INT; echo noise; echo $$ > {tmp_path}/begun; while :; do sleep 0.01; done"
     running = source(**programs)
-    while not (tmp_path / "begun").exists():
+    begun = tmp_path / "begun"
+    while not begun.exists() or not begun.read_text():
         assert running.poll() is None, running.communicate()
         time.sleep(0.01)
-    os.killpg(running.pid, signal.SIGINT)
+    tell(running.pid, sign)
     _, words = running.communicate(timeout=tandem.PATIENCE_S)
-    assert running.returncode == 130 and words.splitlines()[1:] == ["interrupted"]
+    assert running.returncode == code and words.splitlines()[1:] == ["interrupted"]
+    assert not pathlib.Path("/proc", begun.read_text().strip()).exists()
 
 
 def test_a_failed_build_tells_all(source):
