@@ -1,5 +1,6 @@
 #include "cli/bench_serve.h"
 
+#include "base/smaller.h"
 #include "cli/load.h"
 #include "server/log.h"
 #include "server/server.h"
@@ -21,7 +22,8 @@ static const double SHARES[] = {0.5, 0.9};
 enum {
     CLOSED_COUNT = sizeof CLOSED / sizeof *CLOSED,
     SHARE_COUNT = sizeof SHARES / sizeof *SHARES,
-    OPEN_REQUESTS_MIN = 8,                // at a fixed rate; otherwise one for each client
+    OPEN_REQUESTS_MIN = 32,               // at a rate of our own; otherwise one for each client
+    ASKED_MIN = 8,                        // at a rate that was asked for
     ENGINE_CLIENTS_MAX = BENCH_BATCH_MAX, // what the engine is asked without a server
 };
 _Static_assert((int)CLOSED_COUNT *(1 + (int)SHARE_COUNT) <= (int)BENCH_SERVED_MAX, "a row for each");
@@ -215,9 +217,8 @@ static int add_closed(struct bench *bench, int port, int clients, struct bench_s
 }
 
 // At a fixed rate, however many are under way.
-static int add_rate(struct bench *bench, int port, int clients, double per_second, struct bench_service *out,
+static int add_rate(struct bench *bench, int port, int requests, double per_second, struct bench_service *out,
                     struct error *error) {
-    int requests = clients < OPEN_REQUESTS_MIN ? OPEN_REQUESTS_MIN : clients;
     const struct bench_served wanted = {.clients = requests, .requests = requests, .per_second = per_second};
     return add_row(bench, port, 1, &wanted, out, error);
 }
@@ -225,9 +226,9 @@ static int add_rate(struct bench *bench, int port, int clients, double per_secon
 // At shares of the rate that the row before has reached.
 static int add_open(struct bench *bench, int port, struct bench_service *out, struct error *error) {
     const struct bench_served closed = out->rows[out->row_count - 1];
-    int code = 0;
+    int code = 0, requests = larger(closed.clients, OPEN_REQUESTS_MIN);
     for (int i = 0; !code && i < SHARE_COUNT; i++)
-        code = add_rate(bench, port, closed.clients, SHARES[i] * closed.rate / BENCH_SERVE_NEW_TOKENS, out, error);
+        code = add_rate(bench, port, requests, SHARES[i] * closed.rate / BENCH_SERVE_NEW_TOKENS, out, error);
     return code;
 }
 
@@ -257,7 +258,7 @@ int bench_serve(struct bench *bench, int clients, double per_second, bool quick,
     if (!code) print_head();
     if (!code) code = measure(bench, service.port, 1, &warm_up, error);
     if (!code)
-        code = per_second > 0 ? add_rate(bench, service.port, clients, per_second, out, error)
+        code = per_second > 0 ? add_rate(bench, service.port, larger(clients, ASKED_MIN), per_second, out, error)
                : clients > 0  ? measure_some(bench, service.port, clients, quick, out, error)
                               : measure_all(bench, service.port, quick, out, error);
     if (!code && clients <= 1 && per_second == 0) {
