@@ -100,7 +100,7 @@ static void tell(const struct bench_served *row, int run, int runs) {
 
 // Over HTTP and without it in turn, so that what disturbs one disturbs the other. Quantiles are means of the runs'.
 static int measure(struct bench *bench, int port, int runs, struct bench_served *row, struct error *error) {
-    double tokens = 0, seconds = 0, engine_seconds = 0, rates[BENCH_RUNS_MAX];
+    double tokens = 0, seconds = 0, engine_seconds = 0, rates[BENCH_RUNS_MAX] = {0};
     int code = 0, each = row->requests;
     struct load_plan plan = {.port = port,
                              .requests = each,
