@@ -211,6 +211,7 @@ static struct sequence *take_next(struct engine *engine, bool place) {
     pthread_mutex_lock(&engine->lock);
     int at = place ? find_next(engine) : -1;
     engine->stats.held_up = at < 0 && engine->stats.waiting > 0;
+    engine->stats.looks++;
     if (at >= 0) {
         struct sequence **from = engine->waiting + at;
         next = *from;

@@ -343,6 +343,7 @@ void http_stream(struct exchange *exchange, const char *content_type) {
         return;
     }
     connection->streaming = true;
+    connection->excused_ms = 0;
     add_header(response, "Cache-Control", "no-cache");
     answer(exchange, response, 200, content_type);
 }

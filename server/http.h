@@ -61,8 +61,8 @@ struct http_handler {
     void (*request)(void *user, struct exchange *exchange);
     // A stream's next bytes, in an answer begun by http_stream.
     ssize_t (*read)(void *user, struct exchange *exchange, char *out, size_t bytes_max);
-    // Whether a stream stands still until its client takes more of it, and whether somebody waits for what such streams
-    // hold.
+    // Whether a stream stands still until its client takes more of it, and whether somebody waits for what one of these
+    // holds: which is cut off if so.
     bool (*behind)(void *user, struct exchange *exchange);
     bool (*held_up)(void *user);
     // The client has gone before the answer was complete. `finished` follows.

@@ -450,7 +450,7 @@ static bool stands_still(struct connection *connection, uint64_t taken, uint64_t
     connection->behind = http->handler.behind(http->handler.user, &connection->exchange);
     if (!connection->behind) return false;
     if (!was_behind) { // what was taken until now may only have filled its machine's buffers
-        connection->excused_ms = least;
+        if (connection->excused_ms < least) connection->excused_ms = least;
     } else if (taken > 0) {
         uint64_t excused = (connection->excused_ms > now ? connection->excused_ms : now) + taken;
         connection->excused_ms = excused < most ? excused : most;

@@ -60,6 +60,7 @@ struct requests {
     size_t body_bytes; // memory of all the bodies that wait to be parsed
     struct loop_wake *wake;
     struct loop_timer *tick;
+    uint64_t looks_told;                    // the engine's, when others were last said to be held up
     _Atomic(struct request *) woken;        // a stack: the engine pushes, the loop takes all
     struct request *pending, **pending_end; // a queue: taken off the stack, to be pumped
 };
@@ -417,11 +418,14 @@ static bool is_behind(void *user, struct exchange *exchange) {
     return false;
 }
 
+// Once for each time that the engine has looked who can be let in: what is given up now is seen the next time.
 static bool are_held_up(void *user) {
-    const struct requests *requests = user;
+    struct requests *requests = user;
     struct engine_stats stats;
     engine_stats(requests->options.engine, &stats);
-    return stats.held_up;
+    if (!stats.held_up || stats.looks == requests->looks_told) return false;
+    requests->looks_told = stats.looks;
+    return true;
 }
 
 static void on_gone(void *user, struct exchange *exchange) {

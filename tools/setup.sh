@@ -57,21 +57,23 @@ declare -A arch=([libc6-dev]=glibc [ninja-build]=ninja [pkg-config]=pkgconf [lib
 
 # A signal, at whatever it comes: what was begun is taken up by the next call.
 interrupted() { # EXIT STATUS
-    [ -z "${builder-}" ] || ! kill "$builder" 2>/dev/null || wait "$builder"
+    [ -z "${builder-}" ] || ! kill "$builder" 2>/dev/null || wait "$builder" || true
     rm -f "${build_log-}"
     say "interrupted"
     exit "$1"
 }
 trap 'interrupted 130' INT
-trap 'interrupted 143' TERM
 
-# Runs a program that builds, beside this script, so that a signal that only the script hears ends both.
+# Runs a program that builds, beside this script, so that a signal that only the script hears ends both. Only for so
+# long: with a trap bash would wait for whatever else it runs.
 building() {
+    trap 'interrupted 143' TERM
     "$@" >>"$build_log" 2>&1 &
     builder=$!
     wait "$builder"
     local result=$?
     builder=
+    trap - TERM
     return $result
 }
 

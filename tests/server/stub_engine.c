@@ -141,6 +141,7 @@ static void *run(void *user) {
         engine->stats.running = live < engine->sequences_max ? live : engine->sequences_max;
         engine->stats.waiting = live - engine->stats.running;
         engine->stats.held_up = engine->stats.waiting > 0;
+        engine->stats.looks++;
         if (engine->stop && !engine->jobs) break;
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);

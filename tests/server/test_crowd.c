@@ -439,9 +439,9 @@ static int setup_overload(void **state) {
 }
 
 // All ask at once, and again, while nobody ends: each is told when to come back, and after some rounds no more memory
-// is taken. How many connections are alive at once, and what they take, is different each time: so the least of the last
-// rounds may not lie above the most of the first ones, and 800 bytes left behind by each would be seen. Then whoever asks
-// is answered.
+// is taken. How many connections are alive at once, and what they take, is different each time: so the least of the
+// last rounds is held against the most of the first ones. 800 bytes left behind by each would be seen on a quiet
+// machine. Then whoever asks is answered.
 static void test_overload(void **state) {
     struct house *house = *state;
     struct service *service = &house->service;
@@ -466,9 +466,10 @@ static void test_overload(void **state) {
         if (round >= OVERLOAD_ROUNDS - OVERLOAD_FIRST && now < least) least = now;
         crowd_go(&outside);
     }
-    print_message("# %d refused: %ld KiB of anonymous memory at most for the first %d, at least %+ld KiB for the last\n",
+    print_message("# %d refused: %ld KiB of anonymous memory at most for the first %d, then at least %+ld KiB\n",
                   OVERLOAD * OVERLOAD_ROUNDS, most, OVERLOAD * OVERLOAD_FIRST, least - most);
-    if (!SANITIZED && least - most > OVERLOAD_KIB_MAX) fail_msg("%ld KiB more for those who were refused", least - most);
+    if (!SANITIZED && least - most > OVERLOAD_KIB_MAX)
+        fail_msg("%ld KiB more for those who were refused", least - most);
     assert_int_equal((int)metric(service, "tandem_sequences_running"), PLACES);
     crowd_go(&inside);
     char *request = chat("hi", false, 2, CLOSE);
