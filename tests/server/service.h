@@ -148,7 +148,7 @@ static int setup_slow(void **state) {
 
 // Some more, for it shares the machine with other tests.
 static int setup_slow_and_busy(void **state) {
-    char *flags[] = {"--slow-reader-seconds=2"};
+    char *flags[] = {"--slow-reader-seconds=4"};
     return start(state, flags, 1);
 }
 

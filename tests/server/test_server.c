@@ -244,7 +244,7 @@ static void test_slow_reader_of_what_is_complete(void **state) {
 }
 
 static int setup_patient_for_longer(void **state) {
-    char *flags[] = {"--max-sequences=1", "--slow-reader-seconds=3000", "--blocking-reader-seconds=1"};
+    char *flags[] = {"--max-sequences=1", "--slow-reader-seconds=3000", "--blocking-reader-seconds=2"};
     return start(state, flags, 3);
 }
 
@@ -297,7 +297,7 @@ static void test_steady_reader(void **state) {
         if (got <= 0) break;
         all += (size_t)got;
         last[0] = piece[got - 1];
-        nanosleep(&(struct timespec){.tv_nsec = 60000000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     }
     assert_true(all > 8 * (size_t)LARGE_BYTES);
     assert_string_equal(last, "}");
