@@ -231,8 +231,8 @@ const struct engine_info *engine_info(const struct engine *engine); // lives as 
 
 struct engine_stats {
     int running, waiting;          // sequences and jobs, now
-    uint64_t looks;                // for somebody to let in: once a step
-    bool held_up;                  // at the last of them somebody was left for whom there was no place, or too few pages
+    uint64_t looks;                // for somebody to let in: before each step, and behind each who was let in
+    bool held_up;                  // at the last of them somebody was left, for want of a place or of pages
     size_t kv_pages, kv_pages_used; // used: by the running sequences
     size_t kv_pages_kept;           // by nobody, but kept in case a prompt begins with what they hold
     uint64_t steps;                // finished steps since the start
